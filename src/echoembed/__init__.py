@@ -1,1 +1,60 @@
-"""Text embeddings from any causal language model by letting it read the text twice."""
+"""Text embeddings from any causal language model by letting it read the text twice.
+
+import echoembed
+
+model = echoembed.load()                   # the bundled model, recipe "echo": a SentenceTransformer
+vectors = model.encode(["a text", "another"])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from echoembed.report import describe as describe
+    from echoembed.report import fingerprint as fingerprint
+    from echoembed.report import render as render
+    from echoembed.loading import RecipeWarning as RecipeWarning
+    from echoembed.loading import load as load
+    from echoembed.loading import save as save
+    from echoembed.model import TruncationWarning as TruncationWarning
+    from echoembed.recipe import Recipe as Recipe
+    from echoembed.recipe import load_recipes as load_recipes
+    from echoembed.recipe import recipes as recipes
+    from echoembed.template import Rendered as Rendered
+    from echoembed.template import Template as Template
+    from echoembed.text import check_text as check_text
+
+__version__ = "0.1.0"
+
+# Where each public name lives: torch and transformers are imported when a name that needs them is first used,
+# so that "echoembed --help" answers at once.
+_HOMES = {
+    "describe": "report",
+    "fingerprint": "report",
+    "render": "report",
+    "RecipeWarning": "loading",
+    "load": "loading",
+    "save": "loading",
+    "TruncationWarning": "model",
+    "Recipe": "recipe",
+    "load_recipes": "recipe",
+    "recipes": "recipe",
+    "Rendered": "template",
+    "Template": "template",
+    "check_text": "text",
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

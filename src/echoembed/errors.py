@@ -44,3 +44,635 @@ def near(name: str, known: Iterable[str]) -> str:
     """A hint such as `` Did you mean 'echo'?``, or nothing."""
     matches = get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
+
+
+# Templates
+
+_SLOTS = "{text}, {instruction}, {bos}, {eos} and the recipe's markers"
+
+
+def template_unbalanced(source: str, position: int) -> TemplateError:
+    """A brace without its partner."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} has a brace without its partner at position {position}. "
+        "Braces enclose slots such as {text:pool}; write {{ or }} for a brace that is meant as text."
+    )
+
+
+def template_unknown_slot(source: str, slot: str, known: Iterable[str]) -> TemplateError:
+    """A slot that neither the grammar nor the recipe knows."""
+    names = list(known)
+    position = max(source.find("{" + slot), 0)
+    return TemplateError(
+        f"Template {quoted(source, 80)} has an unknown slot {quoted(slot)} at position {position}. "
+        f"Slots: {', '.join(names)}. Rename it or declare it among the recipe's markers.{near(slot, names)}"
+    )
+
+
+def template_bad_slot(source: str, slot: str) -> TemplateError:
+    """A slot with a conversion, or a format other than ``pool``."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position "
+        f"{max(source.find('{' + slot), 0)}. A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
+    )
+
+
+def template_without_text(source: str) -> TemplateError:
+    """A template that never reads the text."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} never reads the text (looked from position 0 to {len(source)}). "
+        "Put {text} or {text:pool} where the text belongs."
+    )
+
+
+def template_pools_nothing(source: str) -> TemplateError:
+    """A template without a pooled token."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} pools nothing (looked from position 0 to {len(source)}). "
+        "Mark what is pooled, for instance the last reading: {text:pool}."
+    )
+
+
+def template_pools_apart(source: str) -> TemplateError:
+    """Pooled slots with something between them."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} pools slots that are not neighbours (the first at position "
+        f"{source.find(':pool')}). Pool one run of slots, such as {{text:pool}}{{eos:pool}}."
+    )
+
+
+def template_spells_special(source: str, token: str) -> TemplateError:
+    """A literal that spells a special token, which it will not become."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} spells the special token {quoted(token)} as text at position "
+        f"{max(source.find(token), 0)}. Write {{bos}} or {{eos}}, or declare the token among the recipe's markers."
+    )
+
+
+def template_wants_token(source: str, slot: str) -> TemplateError:
+    """A template whose special token the tokenizer lacks."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} puts {{{slot}}} at position {max(source.find('{' + slot), 0)}, but this "
+        f"tokenizer has no such token. Choose a recipe without {{{slot}}}, or set the token in tokenizer_config.json."
+    )
+
+
+def template_special_tokens(source: str, rendered: str) -> TemplateError:
+    """A rendered prompt with another number of BOS or EOS than the template puts."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} came out as {quoted(rendered, 120)}, in which BOS or EOS do not stand exactly "
+        "where {bos} and {eos} put them. Remove markers that spell them."
+    )
+
+
+# Texts
+
+
+def text_not_str(value: object, where: str) -> TextError:
+    """An input that is not a string."""
+    return TextError(
+        f"{where} is {quoted(value)}, of type {type(value).__name__}. A text must be a str: "
+        "convert it, or leave it out."
+    )
+
+
+def text_blank(value: str, where: str) -> TextError:
+    """An input without a single visible character."""
+    return TextError(
+        f"{where} is {'empty' if not value else 'blank (' + quoted(value) + ')'}. A text needs at least one visible "
+        "character: leave it out, or give a placeholder of your own."
+    )
+
+
+def text_with_character(value: str, position: int, where: str) -> TextError:
+    """An input with a character that no text holds: NUL, a control character, half a surrogate pair."""
+    char = value[position]
+    kind = "a lone surrogate" if "\ud800" <= char <= "\udfff" else "a control character"
+    return TextError(
+        f"{where} ({quoted(value[max(position - 10, 0) : position + 10])}) holds {kind}, U+{ord(char):04X}, at position "
+        f"{position}. Allowed: Unicode text with tabs and line breaks. Decode it correctly, or remove the character."
+    )
+
+
+def text_without_tokens(value: str) -> TextError:
+    """An input that this tokenizer turns into nothing."""
+    return TextError(
+        f"The text {quoted(value)} has no tokens under this model's tokenizer. "
+        "A text needs at least one: leave it out, or choose another model."
+    )
+
+
+def text_spells_special(value: str) -> TextError:
+    """An input that would become a special token whatever is done."""
+    return TextError(
+        f"The text {quoted(value)} spells a special token that this tokenizer cannot read as text. "
+        "Reword it, or choose another model."
+    )
+
+
+def no_room_for_text(fixed: int, context: int) -> TextError:
+    """A prompt that fills the context by itself."""
+    return TextError(
+        f"Template and instruction take {fixed} tokens of a context of {context}, which leaves no room for the text. "
+        "Shorten the instruction, or choose a recipe that reads the text once."
+    )
+
+
+def text_over_budget(text: str, dropped: int, room: int) -> TextError:
+    """A text over the budget, where that is refused."""
+    return TextError(
+        f"The text {quoted(text)} is {dropped} tokens over the {room} that are read of a text. "
+        "Shorten it, raise the budget, or allow it to be cut (overflow='warn')."
+    )
+
+
+def instruction_unused(recipe: str, kind: str, instruction: str) -> TextError:
+    """An instruction given to a template that has no place for it."""
+    return TextError(
+        f"Recipe {recipe!r} has no {{instruction}} slot in its {kind} template, but got the instruction "
+        f"{quoted(instruction)}. Leave it out, or use a recipe with the slot, such as 'echo-finetuned-last'."
+    )
+
+
+def task_unknown(task: object) -> TextError:
+    """A task that is neither of the two."""
+    return TextError(f"Got task {quoted(task)}. Allowed: 'query' and 'document'. Leave it out for the query template.")
+
+
+# Recipes
+
+
+def recipe_unknown(name: object, known: Iterable[str]) -> RecipeError:
+    """A recipe name that is not in the table."""
+    names = list(known)
+    return RecipeError(
+        f"There is no recipe {quoted(name)}. Known: {', '.join(names)}. "
+        f"List them with 'echoembed recipes', or pass an echoembed.Recipe.{near(str(name), names)}"
+    )
+
+
+def recipe_bad_field(recipe: object, field: str, value: object, allowed: str) -> RecipeError:
+    """A field of a recipe that cannot be."""
+    return RecipeError(f"Recipe {quoted(recipe)} has {field} = {quoted(value)}. Allowed: {allowed}. Change that field.")
+
+
+def recipe_file_unreadable(path: object, reason: str) -> RecipeError:
+    """A file of recipes that is no TOML."""
+    return RecipeError(
+        f"The recipes file {path} cannot be read: {reason}. It must be TOML with a table per recipe, "
+        "such as [twice] with query_template = '...'. See 'echoembed recipes --help'."
+    )
+
+
+def recipe_file_unknown_key(path: object, recipe: str, key: str, known: Iterable[str]) -> RecipeError:
+    """A key of a recipe's table that means nothing."""
+    names = list(known)
+    return RecipeError(
+        f"The recipe {recipe!r} in {path} has an unknown key {key!r}. Known: {', '.join(names)}. "
+        f"Remove or rename it.{near(key, names)}"
+    )
+
+
+# Models
+
+
+def tokenizer_unsupported(kind: str) -> ModelError:
+    """A tokenizer that is not built on the ``tokenizers`` library."""
+    return ModelError(
+        f"The model's tokenizer is a {kind}, which has no 'tokenizers' backend. Exact spans need one: "
+        "add a tokenizer.json to the model's folder."
+    )
+
+
+def model_not_language_model(name: str, model_type: str) -> ModelError:
+    """A model of another kind."""
+    return ModelError(
+        f"{name} is a model of type {model_type!r}, which transformers has neither as a causal nor as a masked "
+        "language model. Choose a language model such as a Llama, Mistral, Qwen, Gemma, GPT-2 or BERT."
+    )
+
+
+def model_unreadable(name: str, reason: str) -> ModelError:
+    """A model that transformers refuses."""
+    return ModelError(
+        f"{name} cannot be loaded: {quoted(reason, 200)}. "
+        "A model is a folder with config.json, a tokenizer and safetensors weights; fetch it again or choose another."
+    )
+
+
+def model_weights_missing(name: str, keys: Iterable[str]) -> ModelError:
+    """Weights that the file lacks and that would silently be random."""
+    listed = list(keys)
+    return ModelError(
+        f"{name} lacks {len(listed)} of its weights ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''}), which "
+        "would be random. All must be there: fetch the model again, or choose the one its config.json is of."
+    )
+
+
+def model_attention(name: str, wanted: str, found: str) -> ModelError:
+    """A model whose attention is not what the recipe says."""
+    return ModelError(
+        f"{name} should read with {wanted} attention, but a probe shows that {found}. "
+        f"Its vectors would be another recipe's: choose a recipe with the attention it has, or another model."
+    )
+
+
+def model_padding_leaks(name: str, difference: float) -> ModelError:
+    """A model whose states depend on padding."""
+    return ModelError(
+        f"{name} gives other states when a text is padded (largest relative difference {difference:.1e}). "
+        "States must not depend on padding: choose another model or attention implementation."
+    )
+
+
+def model_layer(name: str, layer: int, count: int) -> ModelError:
+    """A layer that is not there."""
+    return ModelError(
+        f"{name} has {count} layers, but layer {layer} was asked for. Allowed: 0 (the token embeddings) to {count}, "
+        f"or -1 (the last) to {-count - 1}."
+    )
+
+
+def model_layer_unsupported(name: str) -> ModelError:
+    """A model that cannot be cut."""
+    return ModelError(
+        f"{name} cannot be cut at a layer: the states of the cut model are not those of the whole one. "
+        "Use layer=-1 for this architecture."
+    )
+
+
+def model_states_not_finite(name: str) -> ModelError:
+    """States with NaN or infinity."""
+    return ModelError(
+        f"{name} gave states that are not finite numbers. No vector was made: load it with dtype='float32', "
+        "or check its weights."
+    )
+
+
+def model_bad_option(option: str, value: object, allowed: str) -> ModelError:
+    """An argument of ``load`` that cannot be."""
+    return ModelError(f"Got {option} = {quoted(value)}. Allowed: {allowed}. Change that argument.")
+
+
+def model_is_sentence_transformer(name: str) -> ModelError:
+    """A model with a pipeline of its own."""
+    return ModelError(
+        f"{name} is a sentence-transformers model with modules of its own. Load it with "
+        "sentence_transformers.SentenceTransformer, or say which recipe to read it with: load(..., recipe='...')."
+    )
+
+
+def model_module_refused(name: str, module: str) -> ModelError:
+    """A saved model with a module from elsewhere."""
+    return ModelError(
+        f"{name} holds a module of type {quoted(module, 80)}. Allowed: echoembed's and sentence-transformers' own. "
+        "Code from elsewhere is not run: remove the module from modules.json, or load it with the library it is from."
+    )
+
+
+def model_saved_unreadable(name: str, reason: str) -> ModelError:
+    """A saved model whose own description is broken."""
+    return ModelError(
+        f"{name} has an unreadable {reason}. It must be as echoembed.save wrote it: save the model again."
+    )
+
+
+def model_adapter_misfit(name: str, adapter: str, keys: Iterable[str]) -> ModelError:
+    """An adapter for another model."""
+    listed = list(keys)
+    return ModelError(
+        f"The adapter {adapter} does not fit {name}: {len(listed)} weights have no place ({', '.join(listed[:2])}). "
+        "Merge it into the model that its adapter_config.json names."
+    )
+
+
+def model_exists(path: object) -> FileError:
+    """A folder that is there already."""
+    return FileError(
+        f"{path} exists already. A model is saved to a new folder: choose another, or pass overwrite=True."
+    )
+
+
+def model_not_saved(path: object, reason: str) -> FileError:
+    """A folder that cannot be written."""
+    return FileError(
+        f"The model cannot be saved to {path}: {quoted(reason, 120)}. Nothing was left there. It needs a folder that "
+        "can be written and room for the weights: free some, or choose another."
+    )
+
+
+def extra_missing(extra: str, purpose: str) -> ModelError:
+    """An optional library that is not installed."""
+    return ModelError(f"{purpose} needs an extra library. Install it: pip install 'echoembed[{extra}]'.")
+
+
+# Reading texts and writing vectors
+
+
+def file_missing(name: str) -> FileError:
+    """An input that is named like a file, and there is none."""
+    return FileError(f"there is no file {quoted(name, 200)}; give the path of one, or give words to embed as --text")
+
+
+def file_unreadable(name: str, reason: str) -> FileError:
+    """An input that exists and cannot be read."""
+    return FileError(f"cannot read {quoted(name, 200)}: {reason}; check that it is whole and yours to read")
+
+
+def file_format_unknown(name: str, allowed: Iterable[str]) -> FileError:
+    """A file whose name does not say how to read or write it."""
+    return FileError(f"cannot tell the format of {quoted(name, 200)}; known are {', '.join(allowed)}; rename it")
+
+
+def format_unknown(name: str, allowed: Iterable[str]) -> FileError:
+    """A format that was asked for by name and is none of ours, or not here."""
+    known = list(allowed)
+    return FileError(f"cannot read the format {quoted(name)}; allowed are {', '.join(known)}.{near(name, known)}")
+
+
+def line_too_long(where: str, limit: int) -> FileError:
+    """A line that nobody meant as one text."""
+    return FileError(
+        f"{where} is longer than {limit:,} bytes; a line holds one text: is this a text file, with line ends?"
+    )
+
+
+def text_not_utf8(where: str, byte: int, value: int) -> TextError:
+    """Bytes that are not UTF-8; ``byte`` counts from 1 within the line."""
+    return TextError(
+        f"{where}, byte {byte}: 0x{value:02x} is not UTF-8; convert the file (iconv -t utf-8) or skip the line"
+    )
+
+
+def json_malformed(where: str, reason: str) -> FileError:
+    """A line of a JSONL file that does not parse."""
+    return FileError(f'{where} is not JSON: {reason}; every line must be one object such as {{"text": "…"}}')
+
+
+def json_not_object(where: str, value: object) -> FileError:
+    """A line of a JSONL file that is JSON and not an object."""
+    return FileError(f'{where} holds {quoted(value)}, not an object; every line must be one such as {{"text": "…"}}')
+
+
+def csv_malformed(where: str, reason: str) -> FileError:
+    """A CSV record that does not parse."""
+    return FileError(f"{where} is not CSV: {reason}; quote cells that hold commas, quotes or line ends")
+
+
+def column_missing(where: str, column: str, known: Iterable[str]) -> FileError:
+    """A column that was asked for and is not there."""
+    names = list(known)
+    shown = ", ".join(repr(name) for name in names[:12]) + (", …" if len(names) > 12 else "")
+    return FileError(
+        f"{where} has no column {quoted(column)}; it has {shown or 'none'}; choose with --column and --id-column."
+        + near(column, names)
+    )
+
+
+def column_twice(where: str, column: str) -> FileError:
+    """A column name that means two columns."""
+    return FileError(f"{where} has two columns named {quoted(column)}; rename one")
+
+
+def id_unusable(where: str, value: object) -> FileError:
+    """An id that is neither a string nor a whole number."""
+    return FileError(f"{where} has the id {quoted(value)}; an id is a non-empty string or a whole number")
+
+
+def id_twice(id_: str, where: str, first: str) -> FileError:
+    """An id that two texts have."""
+    return FileError(
+        f"{where} has the id {quoted(id_)}, which {first} has already; make ids differ, or leave out --id-column"
+    )
+
+
+def no_texts(names: Iterable[str], skipped: int = 0) -> TextError:
+    """Inputs that hold no text at all."""
+    why = f" but {skipped:,} that cannot be embedded" if skipped else ""
+    return TextError(f"found no text in {', '.join(names) or 'the input'}{why}; give at least one text")
+
+
+def too_many_texts(limit: int) -> TextError:
+    """More texts than a comparison of every pair can show."""
+    return TextError(f"got more than {limit:,} texts, too many to show every pair; give fewer, or use embed")
+
+
+def output_exists(path: object) -> FileError:
+    """An output that would overwrite a file."""
+    return FileError(f"{quoted(str(path), 200)} exists already; choose another name, or allow it with --overwrite")
+
+
+def output_unwritable(path: object, reason: str) -> FileError:
+    """An output that cannot be written; what was begun has been removed."""
+    return FileError(f"cannot write {quoted(str(path), 200)}: {reason}; nothing is left of it: mend that and run again")
+
+
+def vector_unusable(where: str, reason: str) -> ModelError:
+    """A vector that is no embedding."""
+    return ModelError(f"the vector of {where} {reason}; nothing was written: try --dtype float32 or another model")
+
+
+def vectors_misshapen(expected: tuple[int, int | str], got: tuple[int, ...]) -> ModelError:
+    """An array of vectors that does not fit its texts."""
+    wanted = " × ".join(map(str, expected))
+    return ModelError(f"the model gave vectors of shape {got} where {wanted} were due; encode to one array per chunk")
+
+
+# Finding and reading a model
+
+
+def model_name_invalid(name: object, reason: str) -> ModelError:
+    """A model's name that names neither a folder nor anything the hub could have."""
+    return ModelError(
+        f"{quoted(name, 120)} is not a model's name: {reason}. A model is a local folder, a name on the hub such as "
+        "'Qwen/Qwen3-0.6B', or None for the bundled one. Correct the name."
+    )
+
+
+def model_folder_missing(name: str) -> ModelError:
+    """A path at which there is no folder."""
+    return ModelError(
+        f"The folder {quoted(name, 200)} does not exist. A model is a local folder, or a name on the hub such as "
+        "'Qwen/Qwen3-0.6B', with one slash at most. Check the path."
+    )
+
+
+def model_folder_is_file(name: str) -> ModelError:
+    """A path at which there is a file."""
+    return ModelError(
+        f"{quoted(name, 200)} is a file. A model is a folder with config.json, a tokenizer and safetensors. "
+        "Give the folder that holds them."
+    )
+
+
+def model_folder_unreadable(name: str, reason: str) -> FileError:
+    """A model's folder or file that the system will not let us read."""
+    return FileError(
+        f"The files of {quoted(name, 200)} cannot be read: {reason}. All of them must be readable. "
+        "Check their permissions and the disk."
+    )
+
+
+def revision_not_exact(revision: object) -> ModelError:
+    """A revision that could mean other bytes tomorrow."""
+    return ModelError(
+        f"The revision {quoted(revision, 80)} is not exact. It must be 40 hexadecimal digits, in lower case. "
+        "Let echoembed.source.resolve find it."
+    )
+
+
+def revision_of_folder(name: str, revision: str) -> ModelError:
+    """A revision asked of a folder, which has but one."""
+    return ModelError(
+        f"Got revision {quoted(revision, 80)} for the folder {quoted(name, 200)}. Only a model on the hub has "
+        "revisions; a folder's is the hash of its content. Leave it out, or give the model's name on the hub."
+    )
+
+
+def model_config_missing(where: str) -> ModelError:
+    """A folder or a model on the hub that says nothing of its architecture."""
+    return ModelError(
+        f"{quoted(where, 200)} has no config.json. A model has config.json, a tokenizer and safetensors at its root. "
+        "Give the folder or model that has them."
+    )
+
+
+def model_adapter_alone(where: str) -> ModelError:
+    """An adapter without the model it belongs to."""
+    return ModelError(
+        f"{quoted(where, 200)} has no config.json, only an adapter (adapter_config.json). A model must have its own "
+        "weights. Merge the adapter into its base with peft's merge_and_unload and save both model and tokenizer."
+    )
+
+
+def model_tokenizer_missing(where: str) -> ModelError:
+    """A folder or a model on the hub without a tokenizer."""
+    return ModelError(
+        f"{quoted(where, 200)} has no tokenizer. Allowed: tokenizer.json, vocab.json with merges.txt, vocab.txt, or "
+        "a SentencePiece *.model. Save the tokenizer there with its save_pretrained."
+    )
+
+
+def model_json_broken(path: str, reason: str) -> ModelError:
+    """A settings file that does not say what it should."""
+    return ModelError(
+        f"{quoted(path, 200)} is broken: {reason}. It must be JSON as save_pretrained writes it. "
+        "Copy or download it again."
+    )
+
+
+def weights_missing(where: str) -> ModelError:
+    """A model without weights in any form that could be read."""
+    return ModelError(
+        f"{quoted(where, 200)} has no weights to load. Allowed: model.safetensors, or model.safetensors.index.json "
+        "with its shards, and adapter_model.safetensors for an adapter. Save the model with save_pretrained."
+    )
+
+
+def weights_pickled(where: str, files: Iterable[str]) -> ModelError:
+    """Weights that only unpickling could read, which may run any code."""
+    names = list(files)
+    return ModelError(
+        f"{quoted(where, 200)} has pickled weights ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}) and no "
+        "safetensors. Pickles can run code and are refused. Convert them: where you trust the model, load it with "
+        "transformers and save_pretrained() it, or use https://huggingface.co/spaces/safetensors/convert."
+    )
+
+
+def weights_shard_missing(where: str, files: Iterable[str]) -> ModelError:
+    """An index that names files that are not there."""
+    names = list(files)
+    return ModelError(
+        f"{quoted(where, 200)} lacks {len(names)} file(s) that model.safetensors.index.json names: "
+        f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}. Every shard must be there. "
+        "Copy or download the missing ones."
+    )
+
+
+def weights_damaged(path: str, reason: str) -> ModelError:
+    """A safetensors file that is cut short, garbled, or another model's."""
+    return ModelError(
+        f"{quoted(path, 200)} is damaged: {reason}. The file must be whole and belong to this model. "
+        "Copy or download it again."
+    )
+
+
+def hub_model_unknown(name: str, endpoint: str) -> ModelError:
+    """A name that the hub does not know, or does not show to this user."""
+    return ModelError(
+        f"There is no model {quoted(name, 120)} at {endpoint}, or it is private. Names on the hub look like "
+        "'Qwen/Qwen3-0.6B'. Check the spelling, log in with `hf auth login` for a private model, or give the path "
+        "of a folder that exists."
+    )
+
+
+def hub_model_gated(name: str, endpoint: str) -> ModelError:
+    """A model whose licence has to be accepted first."""
+    return ModelError(
+        f"The model {quoted(name, 120)} is gated: its licence must be accepted before its files can be had. "
+        f"Accept it at {endpoint}/{name.partition('@')[0]}, then log in with `hf auth login`."
+    )
+
+
+def hub_revision_unknown(name: str, revision: str) -> ModelError:
+    """A branch, tag or commit that the model does not have."""
+    return ModelError(
+        f"The model {quoted(name, 120)} has no revision {quoted(revision, 80)}. Allowed: a branch, a tag or a commit "
+        "of 40 digits. Leave it out for the main branch."
+    )
+
+
+def hub_refused(name: str, status: int, reason: str) -> ModelError:
+    """An answer that says neither why nor what to do."""
+    return ModelError(
+        f"The hub answered {status} to the request for {quoted(name, 120)} ({reason}). "
+        "Check your account with `hf auth whoami`, or try again later."
+    )
+
+
+def hub_unreachable(name: str, reason: str) -> ModelError:
+    """No connection, and nothing in the cache to use instead."""
+    return ModelError(
+        f"The hub cannot be reached for {quoted(name, 120)} ({reason}), and the cache has no copy. "
+        "Check the connection and HF_ENDPOINT, or give a local folder."
+    )
+
+
+def hub_not_cached(name: str, reason: str) -> ModelError:
+    """Offline by choice, and nothing in the cache."""
+    return ModelError(
+        f"The model {quoted(name, 120)} is not in the cache ({reason}). Offline, only models that were downloaded "
+        "before can be used. Load it once without local_files_only and HF_HUB_OFFLINE, or give a local folder."
+    )
+
+
+def hub_cache_incomplete(name: str, revision: str, missing: str) -> ModelError:
+    """A download of which something is missing or damaged, as one that was interrupted leaves it."""
+    return ModelError(
+        f"The cached copy of {quoted(name, 120)} at {revision} is incomplete or damaged: {missing}. Every file must "
+        "be there, whole. Load it once with a connection, without local_files_only and HF_HUB_OFFLINE."
+    )
+
+
+def hub_download_interrupted(name: str, reason: str) -> ModelError:
+    """A download that broke off."""
+    return ModelError(
+        f"The download of {quoted(name, 120)} broke off ({reason}). No partial file is ever used. "
+        "Check the connection and load it again: files that have arrived are kept."
+    )
+
+
+def hub_cache_full(name: str, folder: str) -> FileError:
+    """No room for a download."""
+    return FileError(
+        f"The disk is full: {quoted(name, 120)} does not fit into {quoted(folder, 200)}. No partial file is ever used. "
+        "Free some space (`hf cache rm`), or set HF_HOME to a larger disk."
+    )
+
+
+def hub_cache_not_writable(name: str, folder: str) -> FileError:
+    """A cache that cannot take a download."""
+    return FileError(
+        f"{quoted(name, 120)} cannot be downloaded into {quoted(folder, 200)}: it is not writable. "
+        "Check its permissions, or set HF_HOME to a folder of yours."
+    )

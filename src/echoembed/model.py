@@ -1,0 +1,244 @@
+"""Where the parts meet: a language model and a recipe become a ``SentenceTransformer``.
+
+``EchoTransformer`` is the first module of the pipeline. It renders texts by the recipe's templates, runs
+the model and hands on the pooled states only; the library's own pooling and normalising follow, so that
+everything that takes a ``SentenceTransformer`` takes the result.
+
+Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the longest span, D width of the model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from sentence_transformers.base.modules import Transformer
+from torch import Tensor
+
+from echoembed import backbone, errors
+from echoembed.pieces import PieceTokenizer
+from echoembed.pooling import gather_spans, span_mask
+from echoembed.recipe import Kind, Recipe, prepare
+from echoembed.source import resolve
+from echoembed.template import Rendered, Renderer
+from echoembed.text import check_text
+
+Overflow = Literal["warn", "error", "ignore"]
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the budget and were cut."""
+
+
+class EchoTransformer(Transformer):
+    """A language model that reads texts as a recipe says and gives the states that are pooled.
+
+    Args:
+        folder: Folder with configuration, tokenizer and safetensors weights (see ``source.resolve``).
+        recipe: The recipe, or its fields as a saved model holds them.
+        name: What the model is called in errors and reports.
+        revision: 40 hexadecimal digits that name these weights.
+        dtype: Type of the weights in memory.
+        cut: Whether the folder holds a model that was cut at the recipe's layer already.
+        adapters: Folders of adapters to merge into the weights, in order.
+
+    Attributes:
+        overflow: What happens to a text over the budget: ``warn`` (cut it and say so), ``error``, ``ignore``.
+        dropped_texts: Texts cut since the counter was last set to 0.
+        dropped_tokens: Tokens of text cut off since then, counted once per text.
+
+    Raises:
+        ModelError: If the model cannot be loaded, or a probe shows that it does not do what the recipe says.
+        TemplateError: If the recipe's templates do not fit the tokenizer.
+    """
+
+    config_file_name = "echoembed_config.json"
+    config_keys = ("recipe_fields", "name", "cut")
+    # Not in the root: a loader that ignores modules.json would find the plain model and serve other vectors.
+    save_in_root = False
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        recipe: Recipe | dict[str, Any],
+        name: str,
+        revision: str,
+        dtype: torch.dtype = torch.float32,
+        cut: bool = False,
+        adapters: Sequence[Path] = (),
+    ) -> None:
+        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**recipe)
+        self.name = name
+        self.revision = revision
+        self._wanted = (Path(folder), dtype, cut, tuple(adapters))
+        super().__init__(
+            str(folder),
+            # Pinned to text: the library would otherwise wrap the inputs of instruct models in their chat format.
+            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            module_output_name="token_embeddings",
+        )
+        layers = int(self.model.config.num_hidden_layers)
+        self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer)
+        self.cut = cut or self.layers < layers
+        backbone.check_attention(self.model, name, self.recipe.attention)
+
+        self.pieces = PieceTokenizer(self.tokenizer)
+        self.context = backbone.context_length(self.model.config, self.tokenizer.model_max_length)
+        self.overflow: Overflow = "warn"
+        self.dropped_texts = 0
+        self.dropped_tokens = 0
+        self.renderers = {
+            kind: Renderer(
+                self.recipe.template(kind),
+                self.pieces,
+                budget=self.recipe.budget,
+                context=self.context,
+                prepare=lambda text: prepare(text, self.recipe.preparation),
+            )
+            for kind in get_args(Kind)
+        }
+        for kind, renderer in self.renderers.items():
+            self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
+
+    # What the base class calls to load: the model as the recipe wants it, and nothing that runs foreign code.
+
+    def _load_config(self, *_: object, **__: object) -> tuple[Any, bool]:
+        folder, *_rest = self._wanted
+        return backbone.read_config(folder, self.name, self.recipe.attention), False
+
+    def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # noqa: ANN401
+        folder, dtype, cut, adapters = self._wanted
+        model = backbone.load_model(folder, self.name, config, dtype, cut=cut)
+        return backbone.merge_adapters(model, self.name, adapters)
+
+    def _check_special_tokens(self, rendered: Rendered, kind: Kind) -> None:
+        """Assert, at load, that BOS and EOS are where the template puts them and nowhere else."""
+        template = self.recipe.template(kind)
+        wanted = [self.pieces.bos for part in template.parts if part.slot == "bos" and self.pieces.bos is not None]
+        wanted += [self.pieces.eos for part in template.parts if part.slot == "eos"]
+        ends = {self.pieces.bos, self.pieces.eos} - {None}
+        if sorted(id_ for id_ in rendered.ids if id_ in ends) != sorted(id_ for id_ in wanted if id_ is not None):
+            raise errors.template_special_tokens(template.source, rendered.text)
+
+    # The library's interface.
+
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None, **kwargs: object
+    ) -> dict[str, Any]:
+        """Render texts into padded ids.
+
+        Args:
+            inputs: B texts.
+            prompt: The instruction; the recipe's own where it is None or empty.
+            task: ``query`` or ``document``; None means the query template.
+            kwargs: Refused: the library's per-call processor settings would change the prompt behind the recipe.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64.
+
+        Raises:
+            TextError: If a text cannot be embedded, the task is unknown, or an instruction has no place.
+        """
+        rendered = self.render(inputs, prompt=prompt, task=task)
+        if kwargs.get("processing_kwargs"):
+            raise errors.model_bad_option("processing_kwargs", kwargs["processing_kwargs"], "nothing; use a recipe")
+        self._count(rendered)
+        length = max(len(prompt.ids) for prompt in rendered)
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.pieces.eos or 0
+        ids_BT = torch.full((len(rendered), length), pad)
+        mask_BT = torch.zeros_like(ids_BT)
+        for row, prompt_ in enumerate(rendered):
+            ids_BT[row, : len(prompt_.ids)] = torch.tensor(prompt_.ids)
+            mask_BT[row, : len(prompt_.ids)] = 1
+        spans = [prompt_.span for prompt_ in rendered]
+        return {"input_ids": ids_BT, "attention_mask": mask_BT, "span_mask": span_mask(spans, length)}
+
+    def render(self, inputs: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Rendered]:
+        """Render texts, without padding; arguments and errors as ``preprocess``."""
+        if task is not None and task not in get_args(Kind):
+            raise errors.task_unknown(task)
+        kind: Kind = "document" if task == "document" else "query"
+        renderer = self.renderers[kind]
+        if prompt and not renderer.template.has("instruction"):
+            raise errors.instruction_unused(self.recipe.name, kind, prompt)
+        instruction = check_text(prompt, "The instruction") if prompt else self.recipe.instruction
+        rendered = renderer.render([check_text(text) for text in inputs], instruction)
+        if self.overflow == "error":
+            for text, prompt_ in zip(inputs, rendered, strict=True):
+                if prompt_.dropped:
+                    raise errors.text_over_budget(text, prompt_.dropped, renderer.room(instruction) or 0)
+        return rendered
+
+    def _count(self, rendered: list[Rendered]) -> None:
+        """Add up what was cut; warn at the first text, and whenever their number has grown tenfold."""
+        cut = [prompt.dropped for prompt in rendered if prompt.dropped]
+        before = self.dropped_texts
+        self.dropped_texts += len(cut)
+        self.dropped_tokens += sum(cut)
+        if cut and self.overflow == "warn" and len(str(self.dropped_texts)) > (len(str(before)) if before else 0):
+            warnings.warn(
+                f"{self.dropped_texts} texts were over the budget; {self.dropped_tokens} of their tokens were not read "
+                f"(budget {self.recipe.budget}, context {self.context}). Raise the budget, or split the texts.",
+                TruncationWarning,
+                stacklevel=4,
+            )
+
+    def forward(self, features: dict[str, Any], **_: object) -> dict[str, Any]:
+        """Run the model and hand on the pooled states.
+
+        Args:
+            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``); left as they are.
+            _: Ignored; the library passes further arguments to other modules' forwards.
+
+        Returns:
+            The features, with ``token_embeddings`` (``_BSD``, float32) and ``attention_mask`` (``_BS``) of
+            the pooled tokens.
+
+        Raises:
+            ModelError: If a state is not finite (checked outside training).
+        """
+        output = self.model(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
+        states_BSD, mask_BS = gather_spans(output.last_hidden_state, features["span_mask"])
+        if not self.training:
+            self._check_finite(states_BSD)
+        return {**features, "token_embeddings": states_BSD, "attention_mask": mask_BS}
+
+    def _check_finite(self, states_BSD: Tensor) -> None:
+        if not torch.isfinite(states_BSD).all():
+            raise errors.model_states_not_finite(self.name)
+
+    # Saving and loading.
+
+    @property
+    def recipe_fields(self) -> dict[str, Any]:
+        """The recipe as a saved model holds it."""
+        return self.recipe.as_dict()
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What is saved beside the weights."""
+        return {key: getattr(self, key) for key in self.config_keys}
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        revision: str | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> EchoTransformer:
+        """Load the module of a saved model; called by the library, and by ``echoembed.load``.
+
+        Settings that would loosen what is loaded (remote code, other backends) are not taken over.
+        """
+        from echoembed.loading import load_module
+
+        local = bool(kwargs.get("local_files_only", False))
+        source = resolve(model_name_or_path, revision=revision, local_files_only=local)
+        return load_module(source, subfolder, dtype=(kwargs.get("model_kwargs") or {}).get("dtype", torch.float32))
+
+    def __repr__(self) -> str:
+        return f"EchoTransformer(recipe={self.recipe.name!r}, model={self.name!r}, layers={self.layers})"

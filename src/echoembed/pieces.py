@@ -1,0 +1,158 @@
+"""Tokenising one piece of a prompt exactly, as if it stood in the middle of the joined text.
+
+Tokenizers treat the beginning of a text specially: SentencePiece models put a blank in front of
+it, which would appear in front of every piece. ``PieceTokenizer`` takes that rule out and remembers
+it, so that the ids of the pieces, put together, are the ids of the joined text wherever no merge
+crosses a seam. User text never yields a special token: these are put in by id, and only by us.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenizers import Encoding, Tokenizer
+
+from echoembed import errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Token ids of one piece, with the character offset in the piece at which each token ends."""
+
+    ids: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+class PieceTokenizer:
+    """A tokenizer without its habits at the edges of a text.
+
+    Attributes:
+        leading_blank: Whether the original puts a blank in front of a whole text: ``"never"``,
+            ``"always"``, or only where it is ``"missing"``. The renderer gives it to the first piece.
+        bos: Id of the token that begins a text (BOS, else CLS), or None where the model has none.
+        eos: Id of the token that ends a text (EOS, else SEP), or None.
+
+    Raises:
+        ModelError: If the tokenizer has no ``tokenizers`` backend.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            raise errors.tokenizer_unsupported(type(tokenizer).__name__)
+        description = json.loads(backend.to_str())
+        self.leading_blank = _take_leading_blank(description)
+        self._tokenizer = Tokenizer.from_str(json.dumps(description))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True  # text that spells </s> stays text
+
+        self.bos = _first_id(tokenizer.bos_token_id, tokenizer.cls_token_id)
+        self.eos = _first_id(tokenizer.eos_token_id, tokenizer.sep_token_id)
+        self._added = {token.content: id_ for id_, token in backend.get_added_tokens_decoder().items()}
+        named = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        marked = {id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special}
+        unknown = {tokenizer.unk_token_id} - {self.bos, self.eos, tokenizer.pad_token_id}
+        self.special_ids = frozenset((named | marked | {self.bos, self.eos}) - unknown - {None})
+        self._special_strings = sorted(
+            (token for token in map(self._tokenizer.id_to_token, self.special_ids) if token),
+            key=len,
+            reverse=True,
+        )
+
+    def token(self, id_: int) -> str:
+        """The token of an id, as the vocabulary writes it."""
+        return str(self._tokenizer.id_to_token(id_))
+
+    def special_in(self, literal: str) -> str | None:
+        """The special token that ``literal`` spells, if it spells one."""
+        return next((token for token in self._special_strings if token in literal), None)
+
+    def marker(self, content: str) -> tuple[int, ...]:
+        """Ids of a template's marker: the added token of that name, else its ids as a piece of its own."""
+        if content in self._added:
+            return (self._added[content],)
+        return self.encode([content])[0].ids
+
+    def encode(self, pieces: Sequence[str]) -> list[Piece]:
+        """Tokenise pieces, each by itself, without special tokens.
+
+        Raises:
+            TextError: If a piece cannot be tokenised without yielding a special token.
+        """
+        encodings = self._tokenizer.encode_batch(list(pieces), add_special_tokens=False)
+        return [self._checked(text, encoding) for text, encoding in zip(pieces, encodings, strict=True)]
+
+    def _checked(self, text: str, encoding: Encoding) -> Piece:
+        if self.special_ids.isdisjoint(encoding.ids):
+            return Piece(tuple(encoding.ids), tuple(end for _, end in encoding.offsets))
+        # Unigram vocabularies hold "<s>" as an ordinary entry: cut such a word in two and try again.
+        ids: list[int] = []
+        ends: list[int] = []
+        start = 0
+        for stop in (*self._cuts(text), len(text)):
+            part = self._tokenizer.encode(text[start:stop], add_special_tokens=False)
+            ids.extend(part.ids)
+            ends.extend(start + end for _, end in part.offsets)
+            start = stop
+        if not self.special_ids.isdisjoint(ids):
+            raise errors.text_spells_special(text)
+        return Piece(tuple(ids), tuple(ends))
+
+    def _cuts(self, text: str) -> list[int]:
+        cuts = set()
+        for token in self._special_strings:
+            at = text.find(token)
+            while at >= 0:
+                cuts.add(at + 1)
+                at = text.find(token, at + 1)
+        return sorted(cuts)
+
+
+def _first_id(*ids: int | None) -> int | None:
+    return next((id_ for id_ in ids if id_ is not None), None)
+
+
+LeadingBlank = Literal["never", "always", "missing"]
+
+
+def _take_leading_blank(description: dict[str, Any]) -> LeadingBlank:
+    """Remove, in place, what puts a blank in front of a text, and say when it did so."""
+    found: LeadingBlank = "never"
+    normalizer = description.get("normalizer")
+    if normalizer is not None:
+        steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
+        kept = [step for step in steps if step["type"] != "Prepend"]
+        if len(kept) < len(steps):
+            found = "always"
+            description["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+    pre_tokenizer = description.get("pre_tokenizer")
+    if pre_tokenizer is not None:
+        for step in _continuous_steps(pre_tokenizer):
+            found = "missing" if _drop_prefix(step) else found
+    return found
+
+
+def _continuous_steps(pre_tokenizer: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """The steps that see the whole text: after a split on blanks each word has its own prefix."""
+    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
+    for step in steps:
+        if step["type"] in {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}:
+            return
+        yield step
+
+
+def _drop_prefix(step: dict[str, Any]) -> bool:
+    if step["type"] == "Metaspace" and step.get("prepend_scheme", "always") != "never":
+        step["prepend_scheme"] = "never"
+        return True
+    if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
+        step["add_prefix_space"] = False
+        return True
+    return False

@@ -1,0 +1,54 @@
+"""Pooling: states and spans → what the library's pooling module averages.
+
+Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the longest span, D width of the model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from echoembed.recipe import Pooling
+
+# What sentence-transformers calls the poolings. Its module works on the pooled span alone (see ``gather_spans``),
+# so "last" is the last pooled token and "weighted-mean" counts positions from the beginning of the span.
+LIBRARY_MODE: dict[Pooling, str] = {
+    "mean": "mean",
+    "last": "lasttoken",
+    "first": "cls",
+    "weighted-mean": "weightedmean",
+}
+
+
+def span_mask(spans: list[tuple[int, int]], length: int) -> Tensor:
+    """Spans as a mask.
+
+    Args:
+        spans: Start and stop of each text's pooled tokens.
+        length: T, to which prompts are padded.
+
+    Returns:
+        ``mask_BT``, int64, 1 where a token is pooled.
+    """
+    position_T = torch.arange(length)
+    bounds_B2 = torch.tensor(spans)
+    return ((position_T >= bounds_B2[:, :1]) & (position_T < bounds_B2[:, 1:])).long()
+
+
+def gather_spans(states_BTD: Tensor, span_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the pooled states only, moved to the left and padded with zeros on the right.
+
+    Args:
+        states_BTD: States of whole prompts, any floating dtype.
+        span_mask_BT: 1 in one unbroken run of each row, the span.
+
+    Returns:
+        ``states_BSD`` in float32 and ``mask_BS`` in int64, 1 where a state is a pooled one.
+    """
+    length_B = span_mask_BT.sum(dim=1)
+    start_B = span_mask_BT.argmax(dim=1)
+    offset_S = torch.arange(int(length_B.max()), device=states_BTD.device)
+    mask_BS = offset_S < length_B[:, None]
+    index_BS = torch.where(mask_BS, start_B[:, None] + offset_S, 0)
+    states_BSD = states_BTD.gather(1, index_BS[:, :, None].expand(-1, -1, states_BTD.shape[-1])).float()
+    return states_BSD * mask_BS[:, :, None], mask_BS.long()

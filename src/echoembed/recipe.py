@@ -1,0 +1,199 @@
+"""Recipes: each system the paper compares is one frozen row of one table.
+
+The rows are in ``recipes.toml`` beside this file, and a user's own rows have the same form. A
+recipe says everything that decides a vector apart from the weights: how a query and a document are
+written, which states are pooled and how, under which attention, from which layer, and how much of
+a text is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from echoembed import errors
+from echoembed.template import Template
+
+Attention = Literal["causal", "bidirectional"]
+Pooling = Literal["mean", "last", "weighted-mean", "first"]
+Preparation = Literal["none", "prompteol"]
+Kind = Literal["query", "document"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How texts become vectors.
+
+    Raises:
+        RecipeError: If a field cannot be; the message names the field and what is allowed.
+        TemplateError: If a template cannot be (see ``Template``).
+    """
+
+    name: str
+    """What it is called in the table and on the command line."""
+    query_template: str
+    """Template of queries, and of all texts where no task is given (grammar: ``template.py``)."""
+    document_template: str = ""
+    """Template of documents; the query template unless given."""
+    pooling: Pooling = "mean"
+    """What becomes of the pooled states: their mean, the last, the first, or the mean weighted 1, 2, 3, …"""
+    attention: Attention = "causal"
+    """Whether a token sees the tokens after it. Checked when a model is loaded."""
+    layer: int = -1
+    """Layer whose states are pooled: 0 the token embeddings, k the k-th layer, -1 the last after its norm."""
+    budget: int | None = 512
+    """Most tokens of text, for each reading; None for what the model's context holds."""
+    instruction: str = ""
+    """What stands in ``{instruction}`` where the caller gives no prompt."""
+    markers: Mapping[str, str] = field(default_factory=dict)
+    """Further slots: name → the string, or the added token, it stands for. Unlike literals they can be pooled."""
+    preparation: Preparation = "none"
+    """What is done to a text first: ``prompteol`` sets its final full stop and its quotes."""
+    checkpoint: str = ""
+    """The published model the row belongs to: loaded where no model is named, and picks the row where it is."""
+    adapters: tuple[str, ...] = ()
+    """Published adapters that are merged into the checkpoint, in order."""
+    trained: bool = False
+    """Whether the row only means something with weights that were trained for it."""
+    source: str = ""
+    """The paper's section or table, or the publication."""
+    description: str = ""
+    """What it is, in a line."""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__  # frozen after this
+        set_(self, "document_template", self.document_template or self.query_template)
+        set_(self, "adapters", tuple(self.adapters))
+        self._check()
+        set_(self, "markers", MappingProxyType(dict(self.markers)))
+        for kind in get_args(Kind):
+            self.template(kind)
+
+    def _check(self) -> None:
+        strings = {
+            "query_template",
+            "document_template",
+            "instruction",
+            "checkpoint",
+            "source",
+            "description",
+        }
+        checks: list[tuple[str, bool, str]] = [
+            ("name", isinstance(self.name, str) and bool(self.name.strip()), "a name that is not blank"),
+            *((name, isinstance(getattr(self, name), str), "a string") for name in sorted(strings)),
+            ("pooling", self.pooling in get_args(Pooling), ", ".join(get_args(Pooling))),
+            ("attention", self.attention in get_args(Attention), ", ".join(get_args(Attention))),
+            ("preparation", self.preparation in get_args(Preparation), ", ".join(get_args(Preparation))),
+            ("layer", type(self.layer) is int, "a whole number, -1 for the last layer"),
+            (
+                "budget",
+                self.budget is None or (type(self.budget) is int and self.budget > 0),
+                "a whole number of tokens above 0, or None for the model's context",
+            ),
+            (
+                "markers",
+                isinstance(self.markers, Mapping)
+                and all(isinstance(text, str) and text and name.isidentifier() for name, text in self.markers.items()),
+                "a table of slot names to strings that are not empty",
+            ),
+            ("trained", isinstance(self.trained, bool), "true or false"),
+        ]
+        for name, passed, allowed in checks:
+            if not passed:
+                raise errors.recipe_bad_field(self.name, name, getattr(self, name), allowed)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.fingerprint()))
+
+    def template(self, kind: Kind) -> Template:
+        """The parsed template of queries or of documents."""
+        return self._templates[kind]
+
+    @cached_property
+    def _templates(self) -> dict[str, Template]:
+        markers = dict(self.markers)
+        return {
+            "query": Template(self.query_template, markers),
+            "document": Template(self.document_template, markers),
+        }
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over everything in the recipe that decides a vector; name and notes are left out."""
+        notes = {"name", "checkpoint", "adapters", "trained", "source", "description"}
+        decides = {key: value for key, value in self.as_dict().items() if key not in notes}
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON and TOML can hold them; ``Recipe(**recipe.as_dict())`` is the same recipe."""
+        plain: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {**plain, "markers": dict(self.markers), "adapters": list(self.adapters)}
+
+
+def prepare(text: str, preparation: Preparation) -> str:
+    """A text as its recipe wants it before it is tokenised.
+
+    ``prompteol`` (Jiang et al. 2023, "Scaling sentence embeddings with large language models"): double
+    quotes become single ones, as double ones enclose the text in the prompt, and the sentence ends in
+    one full stop, also where it asked. The full stop itself stands in the template: it shares a token
+    with the quote behind it, which must be there even when the text is cut.
+    """
+    if preparation == "none":
+        return text
+    unended = text[:-1] if text[-1:] in (".", "?") and text[:-1].strip() else text
+    return unended.replace('"', "'")
+
+
+def load_recipes(path: str | Path) -> dict[str, Recipe]:
+    """Read recipes from a TOML file: a table per recipe, its keys the fields of ``Recipe``.
+
+    Raises:
+        RecipeError: If the file is missing or no TOML, or a table has an unknown key or a bad value.
+        TemplateError: If a template cannot be.
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise errors.recipe_file_unreadable(path, str(error)) from error
+    known = [entry.name for entry in fields(Recipe) if entry.name != "name"]
+    rows = {}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise errors.recipe_file_unreadable(path, f"{name} is no table")
+        for key in table:
+            if key not in known:
+                raise errors.recipe_file_unknown_key(path, name, key, known)
+        if "query_template" not in table:
+            raise errors.recipe_file_unreadable(path, f"the recipe {name} has no query_template")
+        rows[name] = Recipe(name=name, **table)
+    return rows
+
+
+recipes: Mapping[str, Recipe] = MappingProxyType(load_recipes(Path(__file__).with_name("recipes.toml")))
+"""The table: name → recipe."""
+
+
+def find_recipe(recipe: str | Recipe) -> Recipe:
+    """The recipe itself, or the row of that name.
+
+    Raises:
+        RecipeError: If there is no such row.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if not isinstance(recipe, str) or recipe not in recipes:
+        raise errors.recipe_unknown(recipe, recipes)
+    return recipes[recipe]
+
+
+def recipe_of_checkpoint(name: str) -> Recipe | None:
+    """The row a published checkpoint belongs to, if it is the checkpoint of exactly one trained row."""
+    rows = [row for row in recipes.values() if name.lower() in (row.checkpoint.lower(), *map(str.lower, row.adapters))]
+    last = [row for row in rows if not row.adapters or row.adapters[-1].lower() == name.lower()]
+    return last[0] if len(last) == 1 else None

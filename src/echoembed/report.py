@@ -1,0 +1,96 @@
+"""What a model and its recipe come to: one prompt, one fingerprint, one page of facts."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, get_args
+
+from sentence_transformers import SentenceTransformer
+
+from echoembed import errors
+from echoembed.model import EchoTransformer
+from echoembed.recipe import Kind
+from echoembed.template import Rendered
+
+
+def transformer_of(model: SentenceTransformer) -> EchoTransformer:
+    """The model's first module, if it is ours.
+
+    Raises:
+        ModelError: If the model was not loaded by ``echoembed.load``.
+    """
+    first = model[0] if isinstance(model, SentenceTransformer) and len(model) else None
+    if not isinstance(first, EchoTransformer):
+        raise errors.model_bad_option("model", model, "a model from echoembed.load")
+    return first
+
+
+def render(model: SentenceTransformer, text: str, *, kind: Kind = "query", instruction: str | None = None) -> Rendered:
+    """What the model reads for a text.
+
+    Args:
+        model: From ``load``.
+        text: The text.
+        kind: Which template, ``query`` or ``document``.
+        instruction: What stands in ``{instruction}``; None for the recipe's own.
+
+    Returns:
+        The prompt: ``ids``, ``span`` of the pooled tokens, ``dropped`` tokens, ``text``.
+
+    Raises:
+        TextError: If the text cannot be embedded.
+    """
+    return transformer_of(model).render([text], prompt=instruction, task=kind)[0]
+
+
+def fingerprint(model: SentenceTransformer) -> str:
+    """16 hexadecimal digits that go with every stored vector.
+
+    They cover the recipe, the exact weights, the dtype and the modules that follow: vectors with different
+    fingerprints must not be compared.
+    """
+    first = transformer_of(model)
+    after = [f"{type(module).__name__} {_settings(module)}" for module in list(model)[1:]]
+    parts = [first.recipe.fingerprint(), first.revision, str(first.model.dtype), str(first.context), *after]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _settings(module: Any) -> str:  # noqa: ANN401
+    keys = getattr(module, "config_keys", [])
+    return repr({key: getattr(module, key, None) for key in keys})
+
+
+def describe(model: SentenceTransformer) -> dict[str, Any]:
+    """What model and recipe resolve to, in plain values.
+
+    Returns:
+        Names, exact revision, architecture, sizes, templates with their rendered prompts, budget in force,
+        context, attention and layers as checked at load, and the fingerprint.
+    """
+    first = transformer_of(model)
+    config = first.model.config
+    recipe = first.recipe
+    facts: dict[str, Any] = {
+        "model": first.name,
+        "revision": first.revision,
+        "architecture": config.model_type,
+        "parameters": sum(weight.numel() for weight in first.model.parameters()),
+        "dtype": str(first.model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "recipe": recipe.name,
+        "source": recipe.source,
+        "attention": f"{recipe.attention} (checked)",
+        "layers": first.layers,
+        "pooling": recipe.pooling,
+        "dimension": model.get_embedding_dimension(),
+        "normalized": any(type(module).__name__ == "Normalize" for module in model),
+        "context": first.context,
+        "budget": recipe.budget,
+    }
+    for kind in get_args(Kind):
+        renderer = first.renderers[kind]
+        instruction = recipe.instruction if renderer.template.has("instruction") else ""
+        facts[f"{kind}_template"] = renderer.template.source
+        facts[f"{kind}_prompt"] = renderer.render(["TEXT"], instruction)[0].text
+        facts[f"{kind}_budget_in_force"] = renderer.room(instruction)
+    return {**facts, "recipe_fingerprint": recipe.fingerprint(), "fingerprint": fingerprint(model)}

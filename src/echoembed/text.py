@@ -1,0 +1,30 @@
+"""What counts as a text: checked once, where it enters."""
+
+from __future__ import annotations
+
+import re
+
+from echoembed import errors
+
+# Everything below a blank but tab and the line breaks; DEL; the C1 controls but NEL; half surrogate pairs.
+_NO_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff]")
+
+
+def check_text(text: object, where: str = "The text") -> str:
+    """The text itself, if it can be embedded.
+
+    Args:
+        text: What should be a text.
+        where: What the error calls it, such as ``line 7 of notes.txt``.
+
+    Raises:
+        TextError: If it is no ``str``, is blank, or holds NUL, another control character or half a
+            surrogate pair, which only appear where bytes were read as something they are not.
+    """
+    if not isinstance(text, str):
+        raise errors.text_not_str(text, where)
+    if not text.strip():
+        raise errors.text_blank(text, where)
+    if found := _NO_TEXT.search(text):
+        raise errors.text_with_character(text, found.start(), where)
+    return text
