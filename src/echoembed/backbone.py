@@ -45,7 +45,7 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
     )
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_unreadable(name, str(error)) from error
     kind = str(config.model_type)
@@ -82,7 +82,7 @@ def load_model(
     small = sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 2**30
     bar_was_on = transformers_logging.is_progress_bar_enabled()
     if small:  # a bar that is gone before it can be read
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, info = AutoModel.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -91,7 +91,7 @@ def load_model(
         raise errors.model_unreadable(name, str(error)) from error
     finally:
         if bar_was_on:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     wrong = sorted(map(str, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]))
     wrong = [key for key in wrong if not key.startswith("pooler.")]  # BERT's pooler: not used, often not saved
     if cut:
@@ -100,7 +100,7 @@ def load_model(
         wrong = [key for key in wrong if key in kept]
     if wrong:
         raise errors.model_weights_missing(name, wrong)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.train(False)  # type: ignore[no-any-return]
 
 
 def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -> PreTrainedModel:
@@ -126,12 +126,12 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its complaint about names, which is checked here
             adapted = PeftModel.from_pretrained(model, str(folder))
-        result = set_peft_model_state_dict(adapted, weights)
+        result: Any = set_peft_model_state_dict(adapted, weights)
         missing = [key for key in result.missing_keys if "lora_" in key]
         if result.unexpected_keys or missing:
             raise errors.model_adapter_misfit(name, str(folder), [*result.unexpected_keys, *missing])
         model = adapted.merge_and_unload()
-    return model.eval()
+    return model.train(False)  # type: ignore[no-any-return]
 
 
 def context_length(config: PreTrainedConfig, tokenizer_limit: int | None) -> int | None:

@@ -160,7 +160,7 @@ class Renderer:
             return () if self._tokenizer.bos is None else (self._tokenizer.bos,)
         if part.slot == "eos":
             return () if self._tokenizer.eos is None else (self._tokenizer.eos,)
-        if part.slot in self.template.markers:
+        if part.slot is not None and part.slot in self.template.markers:
             return self._tokenizer.marker(self._spaced(part, self.template.markers[part.slot]))
         if part.slot is None:
             return self._tokenizer.encode([self._spaced(part, part.content)])[0].ids

@@ -92,7 +92,7 @@ def _jsonl(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
         except ValueError as error:
             raise errors.json_malformed(where, str(error).replace("line 1 column", "column")) from error
         if not isinstance(record, dict):
-            raise errors.json_not_object(where, record)
+            raise errors.json_malformed(where, f"it holds {errors.quoted(record)}")
         columns.check(list(record), where)
         yield Row(where, record[columns.text], record[columns.id] if columns.id else None)
 
