@@ -96,9 +96,11 @@ def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = Fal
     else:
         snapshot = _Snapshot(name=name, shown=shown, sha=sha, folder=folder, sizes=sizes, offline=offline)
         if not adapter and MODULES not in sizes:  # with modules, the model may be in the first one's folder
-            require(shown, sizes)
+            require(shown, sizes, [])
         snapshot.take(setting_files(sizes, []))
         modules = module_folders(folder)
+        if not adapter:
+            require(shown, sizes, modules)
         snapshot.take(setting_files(sizes, modules))
         snapshot.take(weight_files(shown, sizes, folder, modules, adapter=adapter))
         checked_files(folder, adapter=adapter)

@@ -73,6 +73,8 @@ def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
     """
     modules = module_folders(folder)
     names = _names(folder, modules)
+    if not adapter:
+        require(str(folder), names, modules)
     weights = weight_files(str(folder), names, folder, modules, adapter=adapter)
     settings = setting_files(names, modules)
     for file in settings:
@@ -117,8 +119,10 @@ def setting_files(names: Collection[str], modules: Collection[str]) -> list[str]
     )
 
 
-def require(where: str, names: Collection[str]) -> None:
-    """Refuse a list of files without settings or tokenizer, before any of them is fetched."""
+def require(where: str, names: Collection[str], modules: Collection[str]) -> None:
+    """Refuse a list of files without settings or tokenizer, before any large one is fetched."""
+    home = _home(names, modules)
+    names = [name.removeprefix(home) for name in names if name.startswith(home)]
     if CONFIG not in names:
         alone = _ADAPTER_CONFIG in names
         raise errors.model_adapter_alone(where) if alone else errors.model_config_missing(where)
@@ -155,7 +159,6 @@ def weight_files(
 
 def _model_weights(where: str, names: Collection[str], folder: Path, home: str) -> dict[str, set[str]]:
     inside = [name.removeprefix(home) for name in names if name.startswith(home)]
-    require(where, inside)
     if _WEIGHTS in inside:  # transformers, too, prefers the one file to shards beside it
         return {home + _WEIGHTS: set()}
     if _INDEX not in inside:

@@ -13,7 +13,7 @@ from echoembed import errors
 
 
 class WholeFile:
-    """A file written beside its target, which takes its name only when ``commit`` is called.
+    """A file written beside its target, which takes the target's name only by ``commit``.
 
     As a context manager it removes what was written if the block fails or never commits.
 
@@ -22,7 +22,7 @@ class WholeFile:
         overwrite: Whether a target that exists is replaced.
 
     Attributes:
-        handle: Where to write, until committed.
+        handle: Where to write, until sealed.
 
     Raises:
         FileError: If the target exists, or nothing can be written beside it.
@@ -31,27 +31,16 @@ class WholeFile:
     def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
         self.path = Path(path)
         self._overwrite = overwrite
-        self._check_free()
-        target = self.path.resolve()  # a link stays a link: what it names is replaced
-        self._target = target
-        self._part = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+        check_free(self.path, overwrite=overwrite)
+        self._target = self.path.resolve()  # a link stays a link: what it names is replaced
+        self._part = self._target.with_name(f".{self._target.name[:100]}.{secrets.token_hex(4)}.part")
         try:
             self.handle: BinaryIO = self._part.open("xb")
         except OSError as error:
-            raise self.unwritable(error) from error
+            raise errors.output_unwritable(self.path, reason_of(error)) from error
 
-    def _check_free(self) -> None:
-        if self.path.is_dir():
-            raise errors.output_unwritable(self.path, "it is a folder")
-        if self.path.exists() and not self._overwrite:
-            raise errors.output_exists(self.path)
-
-    def unwritable(self, error: OSError) -> errors.FileError:
-        """What an error of the operating system means for this file."""
-        return errors.output_unwritable(self.path, error.strerror or str(error))
-
-    def commit(self) -> None:
-        """Put the file under its name.
+    def seal(self) -> None:
+        """Bring everything to the disk; nothing can be written after it.
 
         Raises:
             FileError: If the disk is full, or the target has appeared meanwhile.
@@ -60,12 +49,20 @@ class WholeFile:
             self.handle.flush()
             os.fsync(self.handle.fileno())
             self.handle.close()
-            self._check_free()
-            self._part.replace(self._target)
-        except errors.FileError:
-            raise
         except OSError as error:
-            raise self.unwritable(error) from error
+            raise errors.output_unwritable(self.path, reason_of(error)) from error
+        check_free(self.path, overwrite=self._overwrite)
+
+    def commit(self) -> None:
+        """Give the sealed file its name.
+
+        Raises:
+            FileError: If the system refuses.
+        """
+        try:
+            self._part.replace(self._target)
+        except OSError as error:
+            raise errors.output_unwritable(self.path, reason_of(error)) from error
 
     def __enter__(self) -> WholeFile:
         return self
@@ -77,3 +74,22 @@ class WholeFile:
             self.handle.close()
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse a target that cannot be, or must not be, replaced.
+
+    Raises:
+        FileError: If it is a folder, or exists and must not be overwritten, or its folder is missing.
+    """
+    if path.is_dir():
+        raise errors.output_unwritable(path, "it is a folder")
+    if path.exists() and not overwrite:
+        raise errors.output_exists(path)
+    if not path.resolve().parent.is_dir():
+        raise errors.output_unwritable(path, "its folder does not exist")
+
+
+def reason_of(error: OSError) -> str:
+    """What the operating system says, as messages hold it."""
+    return error.strerror or str(error)

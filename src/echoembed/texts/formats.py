@@ -135,10 +135,11 @@ def _parquet(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**20)
+        file = pyarrow.parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**16)
         columns.check(file.schema_arrow.names, name)
         number = 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(filter(None, columns))):
+        wanted = list(filter(None, columns))
+        for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
             ids = batch.column(columns.id) if columns.id else [None] * batch.num_rows
             for text, id_ in zip(batch.column(columns.text), ids, strict=True):
                 number += 1
