@@ -1,6 +1,6 @@
 """Small real tokenizers of every family, the large real ones where they are at hand, and hostile texts.
 
-The small ones are trained here, in a second, on a few sentences of ours: the same classes, rules at the
+The small ones are made here, in a moment, from a few sentences of ours: the same classes, rules at the
 edges and special tokens as the large ones of their family, only with a small vocabulary. The large ones are
 in ``shared/tokenizers`` beside the checkout (or where ECHOEMBED_SHARED says); tests skip where that is absent.
 """
@@ -8,7 +8,10 @@ in ``shared/tokenizers`` beside the checkout (or where ECHOEMBED_SHARED says); t
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -118,15 +121,24 @@ def llama2_style() -> PreTrainedTokenizerFast:
     return _finished(backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-def _unigram(pre_tokenizer: Any, *steps: Any) -> Tokenizer:
-    backend = Tokenizer(models.Unigram())
-    backend.normalizer = normalizers.Sequence([*steps, normalizers.NFKC()])
+def _unigram(pre_tokenizer: Any) -> Tokenizer:
+    # The library's own trainers for Unigram and WordPiece give another vocabulary on every run: counted here.
+    words = ["▁" + word for word in normalizers.NFKC().normalize_str(" ".join(SENTENCES)).split()]
+    counts = Counter(
+        word[start:stop]
+        for word in words
+        for start in range(len(word))
+        for stop in range(start + 1, min(start + 8, len(word)) + 1)
+    )
+    total = counts.total()
+    pieces_ = sorted(piece for piece, count in counts.items() if count > 1 or len(piece) == 1)
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    vocabulary = [*((special, 0.0) for special in specials), *((p, math.log(counts[p] / total)) for p in pieces_)]
+    backend = Tokenizer(models.Unigram(vocabulary, specials.index("<unk>"), byte_fallback=False))
+    backend.add_special_tokens([AddedToken(special, normalized=False) for special in specials])
+    backend.normalizer = normalizers.NFKC()
     backend.pre_tokenizer = pre_tokenizer
     backend.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=320, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    backend.train_from_iterator(SENTENCES, trainer)
     return backend
 
 
@@ -149,13 +161,18 @@ def xlmr_style() -> PreTrainedTokenizerFast:
 
 def bert_style() -> PreTrainedTokenizerFast:
     """WordPiece, lower case, [CLS] and [SEP]; neither BOS nor EOS."""
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    words = Counter(re.findall(r"\w+|[^\w\s]", normalizer.normalize_str(" ".join(SENTENCES))))
+    chars = sorted({char for word in words for char in word})
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    whole = sorted(word for word, count in words.items() if count > 1 and len(word) > 1)
+    tokens = [*specials, *chars, *(f"##{char}" for char in chars), *whole]
+    vocabulary = {token: id_ for id_, token in enumerate(tokens)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.add_special_tokens([AddedToken(special, normalized=False) for special in specials])
+    backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=500, special_tokens=specials, show_progress=False)
-    backend.train_from_iterator(SENTENCES, trainer)
     backend.post_processor = _adds(backend, "[CLS] $A [SEP]", "[CLS]", "[SEP]")
     return _finished(
         backend,
