@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -100,7 +101,7 @@ class EchoTransformer(Transformer):
                 self.pieces,
                 budget=self.recipe.budget,
                 context=self.context,
-                prepare=lambda text: prepare(text, self.recipe.preparation),
+                prepare=partial(prepare, preparation=self.recipe.preparation),
             )
             for kind in get_args(Kind)
         }

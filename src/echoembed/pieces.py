@@ -67,6 +67,11 @@ class PieceTokenizer:
             reverse=True,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and worker processes get the tokenizer as JSON, which does not hold this switch."""
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = True
+
     def token(self, id_: int) -> str:
         """The token of an id, as the vocabulary writes it."""
         return str(self._tokenizer.id_to_token(id_))
