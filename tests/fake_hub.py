@@ -17,6 +17,7 @@ import re
 import socket
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -70,10 +71,8 @@ class FakeHub:
         self._server.shutdown()
         self._server.server_close()
         for connection in self.connections:
-            try:
+            with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def commit(self, name: str, files: Mapping[str, bytes], branch: str = "main") -> str:
         """Add a commit that holds exactly these files and point the branch at it."""
@@ -142,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     hub: FakeHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes; waiting to join them costs 40 ms a request
 
     def setup(self) -> None:
         super().setup()

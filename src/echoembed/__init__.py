@@ -12,9 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from echoembed.report import describe as describe
-    from echoembed.report import fingerprint as fingerprint
-    from echoembed.report import render as render
     from echoembed.loading import RecipeWarning as RecipeWarning
     from echoembed.loading import load as load
     from echoembed.loading import save as save
@@ -22,6 +19,9 @@ if TYPE_CHECKING:
     from echoembed.recipe import Recipe as Recipe
     from echoembed.recipe import load_recipes as load_recipes
     from echoembed.recipe import recipes as recipes
+    from echoembed.report import describe as describe
+    from echoembed.report import fingerprint as fingerprint
+    from echoembed.report import render as render
     from echoembed.template import Rendered as Rendered
     from echoembed.template import Template as Template
     from echoembed.text import check_text as check_text
@@ -45,7 +45,7 @@ _HOMES = {
     "Template": "template",
     "check_text": "text",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:

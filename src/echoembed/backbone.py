@@ -11,7 +11,8 @@ states of the whole model.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
     )
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_unreadable(name, str(error)) from error
     kind = str(config.model_type)
@@ -77,21 +78,20 @@ def load_model(
         ModelError: If transformers refuses it, or weights are missing that would silently be random.
     """
     from transformers import AutoModel
-    from transformers.utils import logging as transformers_logging
 
     small = sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 2**30
-    bar_was_on = transformers_logging.is_progress_bar_enabled()
-    if small:  # a bar that is gone before it can be read
-        transformers_logging.disable_progress_bar()
     try:
-        model, info = AutoModel.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with _quiet(bar=not small):
+            model, info = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise errors.model_unreadable(name, str(error)) from error
-    finally:
-        if bar_was_on:
-            transformers_logging.enable_progress_bar()
     wrong = sorted(map(str, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]))
     wrong = [key for key in wrong if not key.startswith("pooler.")]  # BERT's pooler: not used, often not saved
     if cut:
@@ -100,7 +100,24 @@ def load_model(
         wrong = [key for key in wrong if key in kept]
     if wrong:
         raise errors.model_weights_missing(name, wrong)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.train(False)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet(*, bar: bool) -> Iterator[None]:
+    """Keep transformers from reporting what is checked here, and from showing a bar gone before it is read."""
+    from transformers.utils import logging
+
+    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if not bar:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -> PreTrainedModel:
@@ -126,12 +143,12 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its complaint about names, which is checked here
             adapted = PeftModel.from_pretrained(model, str(folder))
-        result = set_peft_model_state_dict(adapted, weights)
+        result: Any = set_peft_model_state_dict(adapted, weights)
         missing = [key for key in result.missing_keys if "lora_" in key]
         if result.unexpected_keys or missing:
             raise errors.model_adapter_misfit(name, str(folder), [*result.unexpected_keys, *missing])
         model = adapted.merge_and_unload()
-    return model.eval()
+    return model.train(False)  # type: ignore[no-any-return]
 
 
 def context_length(config: PreTrainedConfig, tokenizer_limit: int | None) -> int | None:

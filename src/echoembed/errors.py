@@ -6,12 +6,16 @@ The classes are what a caller catches; all derive from ``EchoembedError``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 
 class EchoembedError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and mend. The text is one line, whatever names it quotes."""
+
+    def __str__(self) -> str:
+        return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: ascii(m[0])[1:-1], super().__str__())
 
 
 class TemplateError(EchoembedError, ValueError):
@@ -68,7 +72,11 @@ def near(name: str, known: Iterable[str]) -> str:
 
 # Templates
 
-_SLOTS = "{text}, {instruction}, {bos}, {eos} and the recipe's markers"
+
+def _slot_at(source: str, slot: str, ending: str = "") -> int:
+    """Position of the first such slot, of those with such an ending."""
+    found = re.search(r"\{" + re.escape(slot) + ending + r"(?=[}:!])", source)
+    return found.start() if found else 0
 
 
 def template_unbalanced(source: str, position: int) -> TemplateError:
@@ -82,9 +90,8 @@ def template_unbalanced(source: str, position: int) -> TemplateError:
 def template_unknown_slot(source: str, slot: str, known: Iterable[str]) -> TemplateError:
     """A slot that neither the grammar nor the recipe knows."""
     names = list(known)
-    position = max(source.find("{" + slot), 0)
     return TemplateError(
-        f"Template {quoted(source, 80)} has an unknown slot {quoted(slot)} at position {position}. "
+        f"Template {quoted(source, 80)} has an unknown slot {quoted(slot)} at position {_slot_at(source, slot)}. "
         f"Slots: {', '.join(names)}. Rename it or declare it among the recipe's markers.{near(slot, names)}"
     )
 
@@ -93,7 +100,7 @@ def template_bad_slot(source: str, slot: str) -> TemplateError:
     """A slot with a conversion, or a format other than ``pool``."""
     return TemplateError(
         f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position "
-        f"{max(source.find('{' + slot), 0)}. A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
+        f"{_slot_at(source, slot, r'(?!:pool})(?!})')}. A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
     )
 
 
@@ -132,7 +139,7 @@ def template_spells_special(source: str, token: str) -> TemplateError:
 def template_wants_token(source: str, slot: str) -> TemplateError:
     """A template whose special token the tokenizer lacks."""
     return TemplateError(
-        f"Template {quoted(source, 80)} puts {{{slot}}} at position {max(source.find('{' + slot), 0)}, but this "
+        f"Template {quoted(source, 80)} puts {{{slot}}} at position {_slot_at(source, slot)}, but this "
         f"tokenizer has no such token. Choose a recipe without {{{slot}}}, or set the token in tokenizer_config.json."
     )
 
@@ -169,8 +176,9 @@ def text_with_character(value: str, position: int, where: str) -> TextError:
     char = value[position]
     kind = "a lone surrogate" if "\ud800" <= char <= "\udfff" else "a control character"
     return TextError(
-        f"{where} ({quoted(value[max(position - 10, 0) : position + 10])}) holds {kind}, U+{ord(char):04X}, at position "
-        f"{position}. Allowed: Unicode text with tabs and line breaks. Decode it correctly, or remove the character."
+        f"{where} ({quoted(value[max(position - 10, 0) : position + 10])}) holds {kind}, U+{ord(char):04X}, at "
+        f"position {position}. Allowed: Unicode text with tabs and line breaks. Decode it correctly, or remove the "
+        "character."
     )
 
 
@@ -390,112 +398,138 @@ def extra_missing(extra: str, purpose: str) -> ModelError:
 
 
 def file_missing(name: str) -> FileError:
-    """An input that is named like a file, and there is none."""
-    return FileError(f"there is no file {quoted(name, 200)}; give the path of one, or give words to embed as --text")
+    """An input that looks like a file, where there is none."""
+    return FileError(
+        f"There is no file {quoted(name, 200)}. Give the path of one; if these are words to embed, give them as --text."
+    )
 
 
 def file_unreadable(name: str, reason: str) -> FileError:
-    """An input that exists and cannot be read."""
-    return FileError(f"cannot read {quoted(name, 200)}: {reason}; check that it is whole and yours to read")
+    """An input that is there and cannot be read."""
+    return FileError(f"{quoted(name, 200)} cannot be read: {reason}. It must be whole, and yours to read.")
 
 
 def file_format_unknown(name: str, allowed: Iterable[str]) -> FileError:
-    """A file whose name does not say how to read or write it."""
-    return FileError(f"cannot tell the format of {quoted(name, 200)}; known are {', '.join(allowed)}; rename it")
+    """An input whose name does not say how to read it."""
+    return FileError(
+        f"The name {quoted(name, 200)} does not tell a format. Allowed: {', '.join(allowed)}. "
+        "Say --format, or if these are words to embed, give them as --text."
+    )
 
 
-def format_unknown(name: str, allowed: Iterable[str]) -> FileError:
-    """A format that was asked for by name and is none of ours, or not here."""
+def format_unknown(format_: object, allowed: Iterable[str]) -> FileError:
+    """A format asked for by name that is none."""
     known = list(allowed)
-    return FileError(f"cannot read the format {quoted(name)}; allowed are {', '.join(known)}.{near(name, known)}")
+    return FileError(f"Got format {quoted(format_)}. Allowed: {', '.join(known)}.{near(str(format_), known)}")
+
+
+def format_needs_file(format_: str) -> FileError:
+    """A format that cannot be read from a stream."""
+    return FileError(f"Standard input cannot be read as {format_}, whose index is at its end. Give a file.")
 
 
 def line_too_long(where: str, limit: int) -> FileError:
     """A line that nobody meant as one text."""
     return FileError(
-        f"{where} is longer than {limit:,} bytes; a line holds one text: is this a text file, with line ends?"
+        f"{where} is longer than {limit:,} bytes. A line holds one text: give a text file with line breaks."
     )
 
 
 def text_not_utf8(where: str, byte: int, value: int) -> TextError:
-    """Bytes that are not UTF-8; ``byte`` counts from 1 within the line."""
+    """Bytes that are no text; ``byte`` counts from 1 within the line."""
     return TextError(
-        f"{where}, byte {byte}: 0x{value:02x} is not UTF-8; convert the file (iconv -t utf-8) or skip the line"
+        f"{where} is not UTF-8: byte {byte} is 0x{value:02X}. Convert the file (iconv -f latin1 -t utf-8), or leave "
+        "the line out."
     )
 
 
 def json_malformed(where: str, reason: str) -> FileError:
-    """A line of a JSONL file that does not parse."""
-    return FileError(f'{where} is not JSON: {reason}; every line must be one object such as {{"text": "…"}}')
-
-
-def json_not_object(where: str, value: object) -> FileError:
-    """A line of a JSONL file that is JSON and not an object."""
-    return FileError(f'{where} holds {quoted(value)}, not an object; every line must be one such as {{"text": "…"}}')
+    """A line of a JSONL file that is no JSON object."""
+    return FileError(f'{where} is no JSON object: {reason}. Every line must be one, such as {{"text": "…"}}.')
 
 
 def csv_malformed(where: str, reason: str) -> FileError:
     """A CSV record that does not parse."""
-    return FileError(f"{where} is not CSV: {reason}; quote cells that hold commas, quotes or line ends")
+    return FileError(f"{where} is no CSV record: {reason}. Quote cells that hold commas, quotes or line breaks.")
 
 
 def column_missing(where: str, column: str, known: Iterable[str]) -> FileError:
     """A column that was asked for and is not there."""
     names = list(known)
-    shown = ", ".join(repr(name) for name in names[:12]) + (", …" if len(names) > 12 else "")
+    shown = ", ".join(quoted(name) for name in names[:12]) + (", …" if len(names) > 12 else "")
     return FileError(
-        f"{where} has no column {quoted(column)}; it has {shown or 'none'}; choose with --column and --id-column."
-        + near(column, names)
+        f"{where} has no column {quoted(column)}. It has: {shown or 'none'}. Choose with --column and --id-column."
+        f"{near(column, names)}"
     )
 
 
 def column_twice(where: str, column: str) -> FileError:
-    """A column name that means two columns."""
-    return FileError(f"{where} has two columns named {quoted(column)}; rename one")
+    """A column name that stands for two columns."""
+    return FileError(f"{where} has two columns named {quoted(column)}. Names must differ: rename one.")
 
 
 def id_unusable(where: str, value: object) -> FileError:
-    """An id that is neither a string nor a whole number."""
-    return FileError(f"{where} has the id {quoted(value)}; an id is a non-empty string or a whole number")
+    """An id that is neither a word nor a whole number."""
+    return FileError(
+        f"{where} has the id {quoted(value)}. Allowed: a string that is not blank, or a whole number. Mend it, or "
+        "leave out --id-column to number the texts."
+    )
 
 
 def id_twice(id_: str, where: str, first: str) -> FileError:
     """An id that two texts have."""
     return FileError(
-        f"{where} has the id {quoted(id_)}, which {first} has already; make ids differ, or leave out --id-column"
+        f"{where} has the id {quoted(id_)}, as {first} has. Ids must differ: mend them, or leave out --id-column."
     )
 
 
 def no_texts(names: Iterable[str], skipped: int = 0) -> TextError:
-    """Inputs that hold no text at all."""
-    why = f" but {skipped:,} that cannot be embedded" if skipped else ""
-    return TextError(f"found no text in {', '.join(names) or 'the input'}{why}; give at least one text")
+    """Inputs without any text."""
+    found = f"only {skipped:,} that cannot be embedded" if skipped else "none"
+    return TextError(f"A text is needed, and {', '.join(names) or 'the input'} holds {found}. Give at least one.")
 
 
 def too_many_texts(limit: int) -> TextError:
     """More texts than a comparison of every pair can show."""
-    return TextError(f"got more than {limit:,} texts, too many to show every pair; give fewer, or use embed")
+    return TextError(f"Got more than {limit} texts. Every pair is shown: give at most {limit}, or use 'embed'.")
+
+
+def too_few_texts(count: int) -> TextError:
+    """Fewer texts than a comparison takes."""
+    return TextError(f"Got {count} text. A comparison takes at least 2: give another.")
+
+
+def output_unknown(path: object, allowed: Iterable[str]) -> FileError:
+    """An output whose name does not say how to write it."""
+    return FileError(
+        f"The name {quoted(str(path), 200)} does not tell a format to write. Allowed: {', '.join(allowed)}. Rename it."
+    )
 
 
 def output_exists(path: object) -> FileError:
-    """An output that would overwrite a file."""
-    return FileError(f"{quoted(str(path), 200)} exists already; choose another name, or allow it with --overwrite")
+    """An output that would replace a file."""
+    return FileError(f"{quoted(str(path), 200)} exists already. Choose another name, or allow it with --overwrite.")
 
 
 def output_unwritable(path: object, reason: str) -> FileError:
     """An output that cannot be written; what was begun has been removed."""
-    return FileError(f"cannot write {quoted(str(path), 200)}: {reason}; nothing is left of it: mend that and run again")
+    return FileError(
+        f"{quoted(str(path), 200)} cannot be written: {reason}. Nothing of it was left. It needs a folder that can be "
+        "written, with room: free some, or choose another."
+    )
 
 
 def vector_unusable(where: str, reason: str) -> ModelError:
     """A vector that is no embedding."""
-    return ModelError(f"the vector of {where} {reason}; nothing was written: try --dtype float32 or another model")
+    return ModelError(
+        f"The vector of {where} {reason}. Nothing was written: a vector must be finite and not zero. Try "
+        "--dtype float32, or another model."
+    )
 
 
-def vectors_misshapen(expected: tuple[int, int | str], got: tuple[int, ...]) -> ModelError:
+def vectors_misshapen(wanted: str, got: tuple[int, ...]) -> ModelError:
     """An array of vectors that does not fit its texts."""
-    wanted = " × ".join(map(str, expected))
-    return ModelError(f"the model gave vectors of shape {got} where {wanted} were due; encode to one array per chunk")
+    return ModelError(f"Got vectors of shape {got}. Due: {wanted}. Encode to one array with a row for each text.")
 
 
 # Finding and reading a model
@@ -562,6 +596,13 @@ def model_adapter_alone(where: str) -> ModelError:
     return ModelError(
         f"{quoted(where, 200)} has no config.json, only an adapter (adapter_config.json). A model must have its own "
         "weights. Merge the adapter into its base with peft's merge_and_unload and save both model and tokenizer."
+    )
+
+
+def adapter_config_missing(where: str) -> ModelError:
+    """An adapter without its configuration."""
+    return ModelError(
+        f"{where} has no adapter_config.json, so it is no adapter; name a folder or a repository that peft has saved"
     )
 
 

@@ -22,7 +22,7 @@ from echoembed import errors
 from echoembed.model import EchoTransformer
 from echoembed.pooling import LIBRARY_MODE
 from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
-from echoembed.source import Source, resolve
+from echoembed.source import Source, resolve, resolve_adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_RECIPE = "echo"
@@ -87,9 +87,6 @@ def load(
         if chosen is None and pipeline:
             raise errors.model_is_sentence_transformer(source.name)
         row = chosen or find_recipe(DEFAULT_RECIPE)
-        from echoembed import source as sources
-
-        resolve_adapter = getattr(sources, "resolve_adapter", None)
         adapters = [resolve_adapter(adapter, local_files_only=local_files_only) for adapter in row.adapters]
         _warn_if_not_made_for(row, source)
         first = EchoTransformer(

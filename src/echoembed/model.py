@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,7 +57,7 @@ class EchoTransformer(Transformer):
     """
 
     config_file_name = "echoembed_config.json"
-    config_keys = ("recipe_fields", "name", "cut")
+    config_keys: list[str] = ["recipe_fields", "name", "cut"]  # noqa: RUF012 (as the base class declares it)
     # Not in the root: a loader that ignores modules.json would find the plain model and serve other vectors.
     save_in_root = False
 
@@ -86,8 +87,11 @@ class EchoTransformer(Transformer):
         self.cut = cut or self.layers < layers
         backbone.check_attention(self.model, name, self.recipe.attention)
 
+        assert self.tokenizer is not None  # every text model has one
         self.pieces = PieceTokenizer(self.tokenizer)
         self.context = backbone.context_length(self.model.config, self.tokenizer.model_max_length)
+        pad = self.tokenizer.pad_token_id
+        self.pad_id: int = pad if pad is not None else self.pieces.eos or 0  # masked wherever it stands
         self.overflow: Overflow = "warn"
         self.dropped_texts = 0
         self.dropped_tokens = 0
@@ -97,7 +101,7 @@ class EchoTransformer(Transformer):
                 self.pieces,
                 budget=self.recipe.budget,
                 context=self.context,
-                prepare=lambda text: prepare(text, self.recipe.preparation),
+                prepare=partial(prepare, preparation=self.recipe.preparation),
             )
             for kind in get_args(Kind)
         }
@@ -110,7 +114,7 @@ class EchoTransformer(Transformer):
         folder, *_rest = self._wanted
         return backbone.read_config(folder, self.name, self.recipe.attention), False
 
-    def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # noqa: ANN401
+    def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]  # noqa: ANN401
         folder, dtype, cut, adapters = self._wanted
         model = backbone.load_model(folder, self.name, config, dtype, cut=cut)
         return backbone.merge_adapters(model, self.name, adapters)
@@ -118,38 +122,44 @@ class EchoTransformer(Transformer):
     def _check_special_tokens(self, rendered: Rendered, kind: Kind) -> None:
         """Assert, at load, that BOS and EOS are where the template puts them and nowhere else."""
         template = self.recipe.template(kind)
-        wanted = [self.pieces.bos for part in template.parts if part.slot == "bos" and self.pieces.bos is not None]
-        wanted += [self.pieces.eos for part in template.parts if part.slot == "eos"]
-        ends = {self.pieces.bos, self.pieces.eos} - {None}
-        if sorted(id_ for id_ in rendered.ids if id_ in ends) != sorted(id_ for id_ in wanted if id_ is not None):
+        ends = {"bos": self.pieces.bos, "eos": self.pieces.eos}
+        wanted = [ends[part.slot] for part in template.parts if part.slot in ends]
+        found = [id_ for id_ in rendered.ids if id_ in ends.values()]
+        if found != [id_ for id_ in wanted if id_ is not None]:
             raise errors.template_special_tokens(template.source, rendered.text)
 
     # The library's interface.
 
     def preprocess(
-        self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None, **kwargs: object
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        processing_kwargs: Any = None,  # noqa: ANN401
+        task: str | None = None,
+        **_: object,
     ) -> dict[str, Any]:
         """Render texts into padded ids.
 
         Args:
             inputs: B texts.
             prompt: The instruction; the recipe's own where it is None or empty.
+            processing_kwargs: Refused: it would change the prompt behind the recipe's back.
             task: ``query`` or ``document``; None means the query template.
-            kwargs: Refused: the library's per-call processor settings would change the prompt behind the recipe.
+            _: Ignored; what the library passes to modules of other kinds.
 
         Returns:
             ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64.
 
         Raises:
             TextError: If a text cannot be embedded, the task is unknown, or an instruction has no place.
+            ModelError: If ``processing_kwargs`` are given.
         """
+        if processing_kwargs:
+            raise errors.model_bad_option("processing_kwargs", processing_kwargs, "None; a recipe says what is read")
         rendered = self.render(inputs, prompt=prompt, task=task)
-        if kwargs.get("processing_kwargs"):
-            raise errors.model_bad_option("processing_kwargs", kwargs["processing_kwargs"], "nothing; use a recipe")
         self._count(rendered)
         length = max(len(prompt.ids) for prompt in rendered)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.pieces.eos or 0
-        ids_BT = torch.full((len(rendered), length), pad)
+        ids_BT = torch.full((len(rendered), length), self.pad_id)
         mask_BT = torch.zeros_like(ids_BT)
         for row, prompt_ in enumerate(rendered):
             ids_BT[row, : len(prompt_.ids)] = torch.tensor(prompt_.ids)

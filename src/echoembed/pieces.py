@@ -59,12 +59,18 @@ class PieceTokenizer:
         named = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         marked = {id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special}
         unknown = {tokenizer.unk_token_id} - {self.bos, self.eos, tokenizer.pad_token_id}
-        self.special_ids = frozenset((named | marked | {self.bos, self.eos}) - unknown - {None})
+        special = (named | marked | {self.bos, self.eos}) - unknown
+        self.special_ids = frozenset(id_ for id_ in special if id_ is not None)
         self._special_strings = sorted(
             (token for token in map(self._tokenizer.id_to_token, self.special_ids) if token),
             key=len,
             reverse=True,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and worker processes get the tokenizer as JSON, which does not hold this switch."""
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = True
 
     def token(self, id_: int) -> str:
         """The token of an id, as the vocabulary writes it."""

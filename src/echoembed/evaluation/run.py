@@ -127,7 +127,7 @@ def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
         loaded = task.load()
         try:
             result = mteb.evaluate(
-                encoder,
+                encoder,  # type: ignore[arg-type]  # mteb asks of it how mteb would make one
                 loaded,
                 cache=None,
                 co2_tracker=False,

@@ -30,7 +30,8 @@ def some_labelled(rows: Sequence[dict[str, Any]], count: int | None, seed: int) 
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)  # noqa: S311
     seen: Counter[Any] = Counter()
-    first, rest = [], []
+    first: list[int] = []
+    rest: list[int] = []
     for place in order:
         label = rows[place]["label"]
         (first if seen[label] < LEAST_PER_LABEL else rest).append(place)
@@ -66,7 +67,8 @@ def some_rankings(rows: Sequence[dict[str, Any]], count: int | None, seed: int) 
         return list(rows)
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)  # noqa: S311
-    kept, texts = [], 0
+    kept: list[int] = []
+    texts = 0
     for place in order:
         texts += 1 + len(rows[place]["positive"]) + len(rows[place]["negative"])
         if kept and texts > count:

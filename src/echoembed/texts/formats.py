@@ -92,7 +92,7 @@ def _jsonl(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
         except ValueError as error:
             raise errors.json_malformed(where, str(error).replace("line 1 column", "column")) from error
         if not isinstance(record, dict):
-            raise errors.json_not_object(where, record)
+            raise errors.json_malformed(where, f"it holds {errors.quoted(record)}")
         columns.check(list(record), where)
         yield Row(where, record[columns.text], record[columns.id] if columns.id else None)
 
@@ -135,10 +135,11 @@ def _parquet(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**20)
+        file = pyarrow.parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**16)
         columns.check(file.schema_arrow.names, name)
         number = 0
-        for batch in file.iter_batches(BATCH_ROWS, columns=list(filter(None, columns))):
+        wanted = list(filter(None, columns))
+        for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
             ids = batch.column(columns.id) if columns.id else [None] * batch.num_rows
             for text, id_ in zip(batch.column(columns.text), ids, strict=True):
                 number += 1

@@ -23,15 +23,15 @@ class Item(NamedTuple):
 class SeenIds:
     """Ids seen so far, with the number of the text that had each.
 
-    An open-addressing table of 64-bit hashes: 21 to 43 bytes an id where a dict of strings takes
+    An open-addressing table of 64-bit hashes: 16 to 32 bytes an id where a dict of strings takes
     some 200. Two ids with one hash would be taken for one; among 100 million ids that happens
     once in some 3,700 runs, and refuses the file rather than harming it.
     """
 
     def __init__(self) -> None:
         self._count = 0
-        self._hashes = array("Q", bytes(8 * 1024))
-        self._numbers = array("Q", bytes(8 * 1024))
+        self._hashes = array("Q", [0]) * 1024
+        self._numbers = array("I", [0]) * 1024
 
     def add(self, id_: str, number: int) -> int | None:
         """Remember an id; the number of the text that had it before, or None for a new one."""
@@ -55,8 +55,8 @@ class SeenIds:
 
     def _grow(self) -> None:
         hashes, numbers = self._hashes, self._numbers
-        self._hashes = array("Q", bytes(16 * len(hashes)))
-        self._numbers = array("Q", bytes(16 * len(hashes)))
+        self._hashes = array("Q", [0]) * (2 * len(hashes))
+        self._numbers = array("I", [0]) * (2 * len(hashes))
         for key, number in zip(hashes, numbers, strict=True):
             if key:
                 slot = self._slot(key)

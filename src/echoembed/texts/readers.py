@@ -1,8 +1,9 @@
-"""Reading texts from arguments, files and standard input, one at a time and each checked."""
+"""Reading texts from arguments, files and standard input: one at a time, each checked, in order."""
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import re
 import sys
 import zlib
@@ -10,56 +11,57 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-import echoembed
 from echoembed import errors
+from echoembed.text import check_text
 from echoembed.texts import formats
 from echoembed.texts.formats import FORMATS, SUFFIXES, Columns, Row
 from echoembed.texts.items import Item, SeenIds
 
-STDIN = "standard input"
 EXAMPLES = 3
+# One word with a slash in it or a suffix at its end: rather a file that is missing than a text.
+_LIKE_A_FILE = re.compile(r"\S*/\S*|\S+\.[A-Za-z]\w{0,7}")
 
 
 class _Source(NamedTuple):
-    """One input, not yet open: a text itself, standard input or a file."""
+    """One input, not yet open: a text itself, a file or, with neither, standard input."""
 
     name: str
-    kind: str = "txt"
+    format: str = "txt"
     literal: str | None = None
     path: Path | None = None
 
     @property
     def size(self) -> int | None:
-        """Bytes to read; None where that cannot be known."""
+        """Bytes to read; None where that cannot be known, as of a pipe."""
         if self.literal is not None:
             return 0
         return self.path.stat().st_size if self.path and self.path.is_file() else None
 
 
 class TextReader:
-    """Texts of several inputs, in order; iterate it once.
+    """The texts of several inputs, in order; iterate it once.
 
-    Whether an input is a file is told by its looks: ``-`` is standard input; what exists, or ends
-    in a known suffix, or is one word with a slash or a suffix in it, is a file; all else is a text.
+    What an input is, its looks tell: ``-`` is standard input; a name that exists, ends in a known
+    suffix, or is one word with a slash or a suffix in it, is a file; anything else is a text.
 
     Args:
         inputs: Files, ``-``, and texts.
         texts: Texts, whatever they look like.
-        format: One of ``FORMATS`` for all inputs, whatever their names say; None to go by the
-            suffix, and to read standard input as lines.
-        column: The column (of JSONL the key) that holds the text.
-        id_column: The column that holds the id; None to number the texts from 0.
-        on_bad_text: What a text that cannot be embedded does: ``error`` stops, ``skip`` goes on.
+        format: One of ``FORMATS``, for every input whatever its name says; None to go by the suffix
+            and to read standard input as lines of text.
+        column: The column (in JSONL the key) that holds the text.
+        id_column: The column that holds the id; None to number the texts.
+        on_bad_text: What a text that cannot be embedded does: ``error`` stops, ``skip`` leaves it out.
 
     Attributes:
-        count: Texts read so far, skipped ones among them.
-        skipped: Texts skipped so far.
-        examples: What was wrong with the first few of them.
+        count: Texts read so far, those left out among them.
+        skipped: Texts left out so far.
+        examples: What was wrong with the first few of these.
 
     Raises:
-        FileError: On construction, for a file that is missing or of unknown format; while reading,
-            for one that is broken, lacks a column or has an id twice.
-        TextError: While reading, for a text that cannot be embedded.
+        FileError: At once, for a file that is missing or of an unknown format; while reading, for one
+            that is broken, lacks a column or has an id twice.
+        TextError: While reading, for a text that cannot be embedded, or where there is no text at all.
     """
 
     def __init__(
@@ -73,37 +75,32 @@ class TextReader:
         on_bad_text: Literal["error", "skip"] = "error",
     ) -> None:
         if format not in (None, *FORMATS):
-            raise errors.format_unknown(str(format), FORMATS)
+            raise errors.format_unknown(format, FORMATS)
         self._columns = Columns(column, id_column)
         self._skips = on_bad_text == "skip"
-        self._sources = [_source(given, n, format) for n, given in enumerate(inputs, start=1)]
-        self._sources += [_Source(f"--text {n}", literal=text) for n, text in enumerate(texts, start=1)]
+        self._sources = [_source(given, number, format) for number, given in enumerate(inputs, start=1)]
+        self._sources += [_Source(f"--text {number}", literal=text) for number, text in enumerate(texts, start=1)]
         self._starts: list[int] = []
-        self._bytes_before = 0
-        self._open: BinaryIO | None = None
+        self._read = 0
+        self._handle: BinaryIO | None = None
         self._seen = SeenIds()
         self.count = 0
         self.skipped = 0
         self.examples: list[str] = []
 
-    @property
-    def names(self) -> list[str]:
-        """What the inputs are called in messages."""
-        return [source.name for source in self._sources]
-
     def expected(self) -> int | None:
-        """How many texts there are in all, by the share of bytes read so far; None where that cannot be known."""
+        """How many texts there are in all, judged by the bytes read so far; None where nothing tells."""
         sizes = [source.size for source in self._sources]
-        known = [size for size in sizes if size is not None]
-        read = self._bytes_before + (self._open.tell() if self._open else 0)
-        if len(known) < len(sizes) or (any(known) and not read):
+        total = sum(size for size in sizes if size is not None)
+        read = self._read + (self._handle.tell() if self._handle else 0)
+        if None in sizes or (total and not read):
             return None
-        return round(self.count * sum(known) / read) if any(known) else len(sizes)
+        return round(self.count * total / read) if total else len(sizes)
 
     def __iter__(self) -> Iterator[Item]:
         for source in self._sources:
             self._starts.append(self.count)
-            for row in _rows(self, source):
+            for row in self._rows(source):
                 self.count += 1
                 try:
                     text = _checked(row)
@@ -116,35 +113,67 @@ class TextReader:
                     continue
                 yield Item(self._id(row), text, row.where)
         if self.count == self.skipped:
-            raise errors.no_texts(self.names, self.skipped)
+            raise errors.no_texts((source.name for source in self._sources), self.skipped)
 
     def _rows(self, source: _Source) -> Iterator[Row]:
         if source.literal is not None:
-            yield Row(source.name, source.literal)
+            yield Row(source.name, source.literal, id=self.count)
             return
+        piped = contextlib.nullcontext(sys.stdin.buffer)
         try:
-            with sys.stdin.buffer if source.path is None else source.path.open("rb") as handle:
-                self._open = None if source.path is None else handle
-                yield from formats.rows_of(source.kind, handle, source.name, self._columns)
+            with piped if source.path is None else source.path.open("rb") as handle:
+                self._handle = handle if source.size else None
+                yield from formats.rows_of(source.format, handle, source.name, self._columns)
         except errors.EchoembedError:
             raise
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise errors.file_unreadable(source.name, reason.lower()) from error
+        except (OSError, EOFError, zlib.error) as error:  # the last two from compressed files
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise errors.file_unreadable(source.name, reason.rstrip(".")) from error
         finally:
-            self._open = None
-            self._bytes_before += source.size or 0
+            self._handle = None
+            self._read += source.size or 0
 
     def _id(self, row: Row) -> str:
         number = self.count - 1
         if self._columns.id is None:
             return str(number)
-        id_ = number if row.id is None and row.where in self.names else row.id
-        if isinstance(id_, bool) or not isinstance(id_, (str, int)) or not _is_word(str(id_)):
-            raise errors.id_unusable(row.where, id_)
-        first = self._seen.add(str(id_), number)
+        if isinstance(row.id, bool) or not isinstance(row.id, (str, int)):
+            raise errors.id_unusable(row.where, row.id)
+        try:
+            id_ = check_text(str(row.id), row.where)
+        except errors.TextError as error:
+            raise errors.id_unusable(row.where, row.id) from error
+        first = self._seen.add(id_, number)
         if first is not None:
-            source = bisect.bisect_right(self._starts, first) - 1
-            place = f"text {first - self._starts[source] + 1} of {self._sources[source].name}"
-            raise errors.id_twice(str(id_), row.where, place)
-        return str(id_)
+            at = bisect.bisect_right(self._starts, first) - 1
+            place = f"text {first - self._starts[at] + 1} of {self._sources[at].name}"
+            raise errors.id_twice(id_, row.where, place)
+        return id_
+
+
+def _checked(row: Row) -> str:
+    if isinstance(row.text, errors.TextError):
+        raise row.text
+    return check_text(row.text, row.where)
+
+
+def _source(given: str | Path, number: int, format_: str | None) -> _Source:
+    if given == "-":
+        if format_ == "parquet":
+            raise errors.format_needs_file(format_)
+        return _Source("standard input", format_ or "txt")
+    path, name = Path(given), str(given)
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):  # too long for a name, or not to be looked at
+        exists = False
+    told = format_ or formats.format_of(name)
+    if not exists and (isinstance(given, Path) or formats.format_of(name) or _LIKE_A_FILE.fullmatch(name)):
+        raise errors.file_missing(name)
+    if not exists:
+        return _Source(f"argument {number}", literal=name)
+    if path.is_dir():
+        raise errors.file_unreadable(name, "it is a folder")
+    if told is None:
+        raise errors.file_format_unknown(name, SUFFIXES)
+    return _Source(name, told, path=path)

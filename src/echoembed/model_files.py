@@ -1,0 +1,237 @@
+"""The files of a model's folder: which of them decide its vectors, and whether they are whole and safe.
+
+Pickles run code when they are opened, so weights are safetensors or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from echoembed import errors
+
+_Json = TypeVar("_Json")
+CONFIG = "config.json"
+MODULES = "modules.json"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER = "adapter_model.safetensors"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# What decides the vectors besides the weights: settings of the model, of sentence-transformers and of its
+# modules, and the tokenizer. Both the download and the hash of a folder take these and no others.
+_SETTINGS = (
+    "*config.json",
+    "config_sentence_transformers.json",
+    MODULES,
+    _INDEX,
+    "tokenizer*.json",
+    "vocab*.json",
+    "vocab*.txt",
+    "merges*.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+)
+_UNUSED = "generation_config.json"
+_TOKENIZERS = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"vocab.txt"})
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse weights that are pickled, missing or damaged.
+
+    Every safetensors file that loading would read is opened: its header must be whole, the file must be as
+    long as the header says, and each shard must hold the tensors that the index promises.
+
+    Args:
+        folder: A model folder, as ``save_pretrained`` writes it.
+
+    Raises:
+        ModelError: No safetensors, a missing shard, or a damaged file.
+    """
+    modules = module_folders(folder)
+    _check_weights(folder, weight_files(str(folder), _names(folder, modules), folder, modules))
+
+
+def _check_weights(folder: Path, files: dict[str, set[str]]) -> None:
+    for file, promised in files.items():
+        _check_tensors(folder / file, promised)
+
+
+def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
+    """All files of a folder that decide the vectors, sorted; each of them is there and can be read.
+
+    Args:
+        folder: The model's, or an adapter's.
+        adapter: Whether it is an adapter, which has neither a model nor a tokenizer of its own.
+
+    Raises:
+        ModelError: A file is missing or damaged, or the weights are pickled.
+    """
+    modules = module_folders(folder)
+    names = _names(folder, modules)
+    if not adapter:
+        require(str(folder), names, modules)
+    weights = weight_files(str(folder), names, folder, modules, adapter=adapter)
+    settings = setting_files(names, modules)
+    for file in settings:
+        if file.endswith(".json"):
+            _read_json(folder / file, dict if PurePosixPath(file).name == CONFIG else object)
+    _check_weights(folder, weights)
+    return sorted([*settings, *weights])
+
+
+def _home(names: Collection[str], modules: Collection[str]) -> str:
+    """Where the language model is: the root or, as echoembed saves it, the folder of the first module."""
+    first = next(iter(modules), "")
+    return f"{first}/" if CONFIG not in names and f"{first}/{CONFIG}" in names else ""
+
+
+def _names(folder: Path, modules: Collection[str]) -> set[str]:
+    """Names of the files at the folder's root and below its modules; checkpoints beside them are not ours."""
+    found = [path for path in folder.iterdir() if path.is_file()]
+    for module in modules:
+        found += [path for path in (folder / module).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix() for path in found}
+
+
+def module_folders(folder: Path) -> list[str]:
+    """Subfolders that sentence-transformers' modules.json names, such as ``1_Pooling``."""
+    path = folder / MODULES
+    rows = _read_json(path, list) if path.is_file() else []
+    paths = [str(row.get("path", "..")) if isinstance(row, dict) else ".." for row in rows]
+    if not all(map(_stays_inside, paths)):
+        raise errors.model_json_broken(str(path), "each module needs a path inside the model's folder")
+    return [PurePosixPath(inner).as_posix() for inner in paths if inner not in {"", "."}]
+
+
+def setting_files(names: Collection[str], modules: Collection[str]) -> list[str]:
+    """Those names that are settings or tokenizer, at the root and below the modules."""
+    return sorted(
+        name
+        for name in names
+        if ("/" not in name or _below(name, modules))
+        and (last := PurePosixPath(name).name) != _UNUSED
+        and any(fnmatchcase(last, pattern) for pattern in _SETTINGS)
+    )
+
+
+def require(where: str, names: Collection[str], modules: Collection[str]) -> None:
+    """Refuse a list of files without settings or tokenizer, before any large one is fetched."""
+    home = _home(names, modules)
+    names = [name.removeprefix(home) for name in names if name.startswith(home)]
+    if CONFIG not in names:
+        alone = _ADAPTER_CONFIG in names
+        raise errors.model_adapter_alone(where) if alone else errors.model_config_missing(where)
+    sentencepiece = any("/" not in name and name.endswith(".model") for name in names)
+    if not sentencepiece and not any(files <= set(names) for files in _TOKENIZERS):
+        raise errors.model_tokenizer_missing(where)
+
+
+def weight_files(
+    where: str, names: Collection[str], folder: Path, modules: Collection[str], *, adapter: bool = False
+) -> dict[str, set[str]]:
+    """The safetensors files to load, each with the tensors that an index promises to be in it.
+
+    Args:
+        where: The folder or the model, for messages.
+        names: Files that are there, or that the hub has.
+        folder: Holds the index, if there is one.
+        modules: Subfolders of modules; their safetensors belong to the model.
+        adapter: Whether an adapter is asked for, not a model.
+
+    Raises:
+        ModelError: What is asked for is not there, or is not in safetensors.
+    """
+    files = {} if adapter else _model_weights(where, names, folder, _home(names, modules))
+    files |= _adapter_weights(where, names, required=adapter)
+    for module in modules:
+        inside = [name for name in names if _below(name, [module])]
+        tensors = [name for name in inside if name.endswith(".safetensors")]
+        if not tensors and any(name.endswith(_PICKLED) for name in inside):
+            raise _without_safetensors(where, inside)
+        files |= {name: set() for name in tensors if name not in files}
+    return files
+
+
+def _model_weights(where: str, names: Collection[str], folder: Path, home: str) -> dict[str, set[str]]:
+    inside = [name.removeprefix(home) for name in names if name.startswith(home)]
+    if _WEIGHTS in inside:  # transformers, too, prefers the one file to shards beside it
+        return {home + _WEIGHTS: set()}
+    if _INDEX not in inside:
+        raise _without_safetensors(where, [name for name in inside if "/" not in name])
+    shards = {home + file: tensors for file, tensors in _shards(folder / (home + _INDEX)).items()}
+    if missing := sorted(set(shards) - set(names)):
+        raise errors.weights_shard_missing(where, missing)
+    return shards
+
+
+def _adapter_weights(where: str, names: Collection[str], *, required: bool) -> dict[str, set[str]]:
+    if _ADAPTER_CONFIG not in names:
+        if required:
+            raise errors.adapter_config_missing(where)
+        return {}
+    if _ADAPTER not in names:
+        raise _without_safetensors(where, [name for name in names if name.startswith("adapter_model")])
+    return {_ADAPTER: set()}
+
+
+def _shards(index: Path) -> dict[str, set[str]]:
+    """Shards that an index names, each with its tensors."""
+    weight_map = _read_json(index, dict).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise errors.model_json_broken(str(index), "it has no weight_map")
+    shards: dict[str, set[str]] = {}
+    for tensor, file in weight_map.items():
+        if not isinstance(file, str) or "/" in file or not _stays_inside(file) or not file.endswith(".safetensors"):
+            raise errors.model_json_broken(str(index), f"it names the file {errors.quoted(file)}")
+        shards.setdefault(file, set()).add(tensor)
+    return shards
+
+
+def _check_tensors(path: Path, promised: Collection[str]) -> None:
+    """Open a safetensors file: header and length agree, and the promised tensors are in it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            missing = sorted(set(promised) - set(file.keys()))
+    except SafetensorError as error:
+        raise errors.weights_damaged(str(path), reason(error)) from error
+    # A tensor that is not there would be drawn at random: vectors, but not this model's.
+    if missing:
+        raise errors.weights_damaged(str(path), f"tensor {errors.quoted(missing[0])} of the index is not in it")
+
+
+def _without_safetensors(where: str, names: Collection[str]) -> errors.ModelError:
+    pickled = sorted(name for name in names if name.endswith(_PICKLED))
+    return errors.weights_pickled(where, pickled) if pickled else errors.weights_missing(where)
+
+
+def _read_json(path: Path, kind: type[_Json]) -> _Json:
+    """The content of a JSON file, of the kind that is asked for."""
+    try:
+        content: object = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise errors.model_json_broken(str(path), reason(error)) from error
+    if not isinstance(content, kind):
+        raise errors.model_json_broken(str(path), f"it holds a {type(content).__name__}, not a {kind.__name__}")
+    return content
+
+
+def _below(name: str, modules: Collection[str]) -> bool:
+    return any(name.startswith(f"{module}/") for module in modules)
+
+
+def _stays_inside(inner: str) -> bool:
+    """Whether a relative name stays inside the folder it is joined to."""
+    return not inner.startswith("/") and "\\" not in inner and ".." not in PurePosixPath(inner).parts
+
+
+def reason(error: BaseException) -> str:
+    """An error as a part of a message: its kind and text on one line, not too long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

@@ -1,0 +1,21 @@
+"""Reading texts and writing their vectors: streams, in flat memory, in order."""
+
+from echoembed.texts.formats import FORMATS
+from echoembed.texts.items import Item
+from echoembed.texts.readers import TextReader
+from echoembed.texts.stream import embed_stream
+from echoembed.texts.writer import Stamp, Writer
+from echoembed.texts.writers import WRITERS, JsonlWriter, check_output, open_writer
+
+__all__ = [
+    "FORMATS",
+    "WRITERS",
+    "Item",
+    "JsonlWriter",
+    "Stamp",
+    "TextReader",
+    "Writer",
+    "check_output",
+    "embed_stream",
+    "open_writer",
+]

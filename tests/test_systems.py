@@ -1,0 +1,391 @@
+"""Every row of the table against a second, plain computation: one text, no padding, no batch, no shortcut.
+
+The prompts are written out here once more, by hand: whole strings, which the model's own tokenizer reads in one go,
+and special tokens by id. The model is the plain one of transformers, with eager attention under a mask that is
+spelled out. The rest is numpy. Nothing of echoembed is used but ``load`` and ``encode``.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModel
+
+import echoembed
+import tiny_models
+from echoembed.source import Source
+
+TOLERANCE = 1e-5
+WEB = "Given a web search query, retrieve relevant passages that answer the query"
+OWN = "Retrieve sentences that mean the same"
+
+# How each family begins and ends a text.
+BOS = {"llama": "<s>", "mistral": "<s>", "qwen3": None, "gemma2": "<bos>", "gpt2": "<|endoftext|>"}
+BOS |= {"gptj": "<|endoftext|>", "bloom": "<s>", "bert": "[CLS]", "roberta": "<s>", "xlm-roberta": "<s>"}
+EOS = {"mistral": "</s>", "bert": "[SEP]", "roberta": "</s>", "xlm-roberta": "</s>"}
+# Most tokens that the tiny models read. BLOOM's positions have no end.
+CONTEXT = {"bert": 64, "roberta": 64, "xlm-roberta": 64, "bloom": None}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Words, which are tokenised together with the words next to them, or one token by its name."""
+
+    content: str
+    pooled: bool = False
+    is_id: bool = False
+
+
+def words(content: str, *, pooled: bool = False) -> Part:
+    return Part(content, pooled)
+
+
+def token(name: str, *, pooled: bool = False) -> Part:
+    return Part(name, pooled, is_id=True)
+
+
+bos, eos = token("BOS"), token("EOS")
+pooled_bos, pooled_eos = token("BOS", pooled=True), token("EOS", pooled=True)
+
+
+@dataclass(frozen=True)
+class System:
+    """A row, as the paper and the publications describe it."""
+
+    families: tuple[str, ...]
+    query: list[Part]
+    document: list[Part]
+    pooling: str = "mean"
+    attention: str = "causal"
+    budget: int = 512
+    instruction: str = ""
+    adapters: int = 0
+
+
+ZERO_SHOT = ("mistral", "llama", "qwen3", "gemma2", "gpt2")
+ECHO = [
+    bos,
+    words("Rewrite the following paragraph:"),
+    words(" TEXT"),
+    words(" The rewritten paragraph:"),
+    words(" TEXT", pooled=True),
+]
+CLASSICAL = [bos, words("Write a paragraph:"), words(" TEXT", pooled=True)]
+PROMPTEOL = [bos, words('This sentence : "'), words("TEXT"), words('." means in one word:"', pooled=True)]
+WHOLE = [pooled_bos, words("TEXT", pooled=True), pooled_eos]
+CHAT = [
+    bos,
+    words("[INST]"),
+    words(" INSTRUCTION"),
+    words(" TEXT", pooled=True),
+    words(" [/INST]", pooled=True),
+]
+CHAT_DOCUMENT = [bos, words("[INST]"), words(" TEXT", pooled=True), words(" [/INST]", pooled=True)]
+SEARCH = [pooled_bos, words("Represent this sentence for searching relevant passages:"), words(" TEXT"), eos]
+CLASSICAL_QUERY = [bos, words("Instruct:"), words(" INSTRUCTION"), words(", \nQuery:"), words(" TEXT"), pooled_eos]
+CLASSICAL_DOCUMENT = [bos, words("Document:"), words(" TEXT"), pooled_eos]
+
+
+def echo_query(*, pooled: bool) -> list[Part]:
+    start = [bos, words("Instruct:"), words(" INSTRUCTION"), words(", \nQuery:"), words(" TEXT")]
+    return [*start, words(" \nQuery again:"), words(" TEXT", pooled=pooled), pooled_eos]
+
+
+def echo_document(*, pooled: bool) -> list[Part]:
+    start = [bos, words("Document:"), words(" TEXT"), words(" \nDocument again:")]
+    return [*start, words(" TEXT", pooled=pooled), pooled_eos]
+
+
+SYSTEMS = {
+    "echo": System(ZERO_SHOT, ECHO, ECHO),
+    "echo-compute-matched": System(ZERO_SHOT[:2], ECHO, ECHO, budget=256),
+    "echo-last": System(ZERO_SHOT[:3], ECHO, ECHO, "last"),
+    "classical": System(ZERO_SHOT, CLASSICAL, CLASSICAL),
+    "classical-last": System(ZERO_SHOT[:2], CLASSICAL, CLASSICAL, "last"),
+    "classical-bidirectional": System(ZERO_SHOT, CLASSICAL, CLASSICAL, attention="bidirectional"),
+    "prompteol": System(ZERO_SHOT, PROMPTEOL, PROMPTEOL, "last"),
+    "bert-large": System(("bert",), WHOLE, WHOLE, attention="bidirectional"),
+    "roberta-large": System(("roberta",), WHOLE, WHOLE, attention="bidirectional"),
+    "llm2vec-unsupervised": System(
+        ("mistral",),
+        CHAT,
+        CHAT_DOCUMENT,
+        attention="bidirectional",
+        budget=400,
+        instruction="Retrieve semantically similar text:",
+        adapters=2,
+    ),
+    "echo-finetuned-last": System(
+        ("mistral",), echo_query(pooled=False), echo_document(pooled=False), "last", budget=300, instruction=WEB
+    ),
+    "echo-finetuned-mean": System(
+        ("mistral",), echo_query(pooled=True), echo_document(pooled=True), budget=300, instruction=WEB
+    ),
+    "classical-finetuned": System(
+        ("mistral",), CLASSICAL_QUERY, CLASSICAL_DOCUMENT, "last", budget=300, instruction=WEB
+    ),
+    "bidirectional-finetuned": System(
+        ("mistral",), CLASSICAL_QUERY, CLASSICAL_DOCUMENT, "last", "bidirectional", budget=300, instruction=WEB
+    ),
+    "llm2vec-supervised": System(
+        ("mistral",),
+        CHAT,
+        CHAT_DOCUMENT,
+        attention="bidirectional",
+        budget=400,
+        instruction=WEB + ":",
+        adapters=2,
+    ),
+    "gritlm-7b": System(
+        ("mistral",),
+        [bos, words("<|user|>\n"), words("INSTRUCTION"), words("\n<|embed|>\n"), words("TEXT", pooled=True)],
+        [bos, words("<|embed|>\n"), words("TEXT", pooled=True)],
+        attention="bidirectional",
+        budget=2048,
+        instruction=WEB,
+    ),
+    "e5-mistral-7b": System(
+        ("mistral",),
+        [bos, words("Instruct:"), words(" INSTRUCTION"), words("\nQuery:"), words(" TEXT"), pooled_eos],
+        [bos, words("TEXT"), pooled_eos],
+        "last",
+        budget=4096,
+        instruction=WEB,
+    ),
+    "sgpt-5.8b": System(
+        ("gptj",),
+        [token("[", pooled=True), words("TEXT", pooled=True), token("]", pooled=True)],
+        [token("{", pooled=True), words("TEXT", pooled=True), token("}", pooled=True)],
+        "weighted-mean",
+        budget=298,
+    ),
+    "udever-bloom-7b": System(
+        ("bloom",),
+        [token("[BOQ]"), words("TEXT"), token("[EOQ]", pooled=True)],
+        [token("[BOD]"), words("TEXT"), token("[EOD]", pooled=True)],
+        "last",
+        budget=298,
+    ),
+    "bge-large-en-v1.5": System(("bert",), SEARCH, [pooled_bos, words("TEXT"), eos], "first", "bidirectional"),
+    "uae-large-v1": System(("bert",), SEARCH, [pooled_bos, words("TEXT"), eos], "first", "bidirectional"),
+    "multilingual-e5-large": System(
+        ("xlm-roberta",),
+        [pooled_bos, words("query:", pooled=True), words(" TEXT", pooled=True), pooled_eos],
+        [pooled_bos, words("passage:", pooled=True), words(" TEXT", pooled=True), pooled_eos],
+        attention="bidirectional",
+    ),
+}
+
+TEXTS = [
+    "the cat sat on a mat.",
+    "The river carried its boats to the harbour, where nobody waits?",
+    "Rain",
+    'She said "no" twice, and then (again): na\u00efve \u65e5\u672c\u8a9e \U0001f642!',
+    "Two boats in the rain.\nThe second line has\ta tab and  two blanks.",
+    "</s> [SEP] <s> is text, and {text} too",
+]
+# Its Unigram vocabulary holds "</s>" as a word, so that no plain tokenisation reads this text as text.
+NOT_PLAIN = {"xlm-roberta": TEXTS[-1]}
+
+
+def long_text(length: int) -> str:
+    """Some more words than ``length``, in an order that does not repeat soon."""
+    simple = [word for word in tiny_models.WORDS if word.isalpha() and word.islower()]
+    return " ".join(simple[(index * index + index // 7) % len(simple)] for index in range(length + 40))
+
+
+# The second computation
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Ids of a prompt, whether each is pooled, and the tokens of the text's first copy as offsets in the text."""
+
+    ids: list[int]
+    pooled: list[bool]
+    text_ends: list[int]
+    copies: int
+
+
+def read_plainly(tokenizer: Tokenizer, family: str, parts: list[Part], text: str, instruction: str) -> Prompt:
+    """Words next to each other are joined and tokenised in one go; offsets tell which token belongs to which part."""
+    ids: list[int] = []
+    pooled: list[bool] = []
+    text_ends: list[int] = []
+    copies = 0
+    parts = [part for part in parts if part.content != "BOS" or BOS[family]]
+    at = 0
+    while at < len(parts):
+        if parts[at].is_id:
+            name = {"BOS": BOS[family], "EOS": EOS.get(family)}.get(parts[at].content, parts[at].content)
+            ids.append(tokenizer.token_to_id(name))
+            pooled.append(parts[at].pooled)
+            at += 1
+            continue
+        run = []
+        while at < len(parts) and not parts[at].is_id:
+            run.append(parts[at])
+            at += 1
+        strings = [part.content.replace("INSTRUCTION", instruction).replace("TEXT", text) for part in run]
+        tokenizer.encode_special_tokens = True
+        encoding = tokenizer.encode("".join(strings), add_special_tokens=False)
+        bounds = np.cumsum([0, *map(len, strings)])
+        owner = [int(np.searchsorted(bounds, end, side="left")) - 1 for _, end in encoding.offsets]
+        starts = [start for start, _ in encoding.offsets]
+        straddling = [
+            name for start, name, own in zip(starts, encoding.tokens, owner, strict=True) if start < bounds[own]
+        ]
+        assert not straddling, f"tokens across a seam, where the two computations need not agree: {straddling}"
+        ids += encoding.ids
+        pooled += [run[index].pooled for index in owner]
+        for index, part in enumerate(run):
+            if "TEXT" in part.content:
+                copies += 1
+                shift = int(bounds[index]) + part.content.index("TEXT")
+                text_ends = [end - shift for (_, end), own in zip(encoding.offsets, owner, strict=True) if own == index]
+    return Prompt(ids, pooled, text_ends, copies)
+
+
+def prompt_of(tokenizer: Tokenizer, family: str, system: System, parts: list[Part], text: str, instruction: str):
+    """The prompt with as much of the text as budget and context allow."""
+    if parts is PROMPTEOL:
+        text = (text[:-1] if text[-1] in ".?" else text).replace('"', "'")
+    whole = read_plainly(tokenizer, family, parts, text, instruction)
+    room = system.budget
+    context = CONTEXT.get(family, 2048)
+    if context is not None:
+        frame = len(whole.ids) - whole.copies * len(whole.text_ends)
+        room = min(room, (context - frame) // whole.copies)
+    if len(whole.text_ends) <= room:
+        return whole
+    cut = read_plainly(tokenizer, family, parts, text[: whole.text_ends[room - 1]], instruction)
+    assert len(cut.text_ends) == room, "the cut text reads otherwise; take another long text"
+    return cut
+
+
+def states_of(model: torch.nn.Module, ids: list[int], attention: str) -> np.ndarray:
+    """The last states of one sequence under a mask that names every pair of tokens."""
+    length = len(ids)
+    if model.config.model_type == "bloom":  # takes no such mask; without any it is causal
+        assert attention == "causal"
+        with torch.no_grad():
+            return model(torch.tensor([ids]), use_cache=False).last_hidden_state[0].double().numpy()
+    seen = torch.ones(length, length, dtype=torch.bool)
+    seen = seen.tril() if attention == "causal" else seen
+    mask = torch.zeros(1, 1, length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        output = model(torch.tensor([ids]), attention_mask=mask, output_hidden_states=True, use_cache=False)
+    return output.hidden_states[-1][0].double().numpy()
+
+
+def vector_of(states: np.ndarray, pooled: list[bool], pooling: str) -> np.ndarray:
+    chosen = states[np.array(pooled)]
+    if pooling == "mean":
+        vector = chosen.sum(axis=0) / len(chosen)
+    elif pooling == "last":
+        vector = chosen[-1]
+    elif pooling == "first":
+        vector = chosen[0]
+    else:
+        vector = sum((place + 1) * state for place, state in enumerate(chosen)) / sum(range(1, len(chosen) + 1))
+    return vector / np.sqrt((vector**2).sum())
+
+
+def plain_model(path: Path, adapters: list[Path]) -> torch.nn.Module:
+    model = AutoModel.from_pretrained(path, attn_implementation="eager", dtype=torch.float32).eval()
+    for folder in adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    return model.eval()
+
+
+# The tests
+
+CASES = [(row, family) for row, system in SYSTEMS.items() for family in system.families]
+
+
+def test_every_row_has_its_system_here():
+    assert sorted(SYSTEMS) == sorted(echoembed.recipes), "name a model here for each new row, and write its prompt"
+
+
+@pytest.fixture
+def no_warnings():
+    """Rows that were trained say so on these random weights; long texts say that they are cut."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize(("row", "family"), CASES)
+def test_a_row_equals_its_plain_computation(row, family, monkeypatch, no_warnings):
+    system = SYSTEMS[row]
+    folder = tiny_models.folder(family)
+    adapters = [tiny_models.adapter(family, seed=seed) for seed in range(1, system.adapters + 1)]
+    _serve_adapters(row, adapters, monkeypatch)
+    model = echoembed.load(folder, recipe=row, device="cpu")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    plain = plain_model(folder, adapters)
+    texts = [text for text in TEXTS if text != NOT_PLAIN.get(family)]
+    texts.append(long_text(min(system.budget, CONTEXT.get(family, 2048) or 512)))
+
+    for kind, parts in (("query", system.query), ("document", system.document)):
+        encode = model.encode_query if kind == "query" else model.encode_document
+        takes_instruction = any("INSTRUCTION" in part.content for part in parts)
+        for given in ("", OWN) if takes_instruction else ("",):
+            found = encode(texts, prompt=given or None, batch_size=len(texts))
+            assert found.dtype == np.float32
+            for text, vector in zip(texts, found, strict=True):
+                prompt = prompt_of(tokenizer, family, system, parts, text, given or system.instruction)
+                shown = echoembed.render(model, text, kind=kind, instruction=given or None)
+                assert list(shown.ids) == prompt.ids
+                expected = vector_of(states_of(plain, prompt.ids, system.attention), prompt.pooled, system.pooling)
+                assert np.abs(vector - expected).max() < TOLERANCE, f"{kind}, instruction {given!r}: {text[:60]!r}"
+        assert shown.dropped > 0, "the long text was meant to be over the budget"
+
+
+@pytest.mark.parametrize("row", sorted(SYSTEMS))
+def test_the_plain_computation_tells_systems_apart(row):
+    """Another pooling, attention or span gives other vectors: agreement above is not for want of difference."""
+    system = SYSTEMS[row]
+    family = system.families[0]
+    folder = tiny_models.folder(family)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    plain = plain_model(folder, [])
+    prompt = prompt_of(tokenizer, family, system, system.query, TEXTS[1], system.instruction)
+    states = states_of(plain, prompt.ids, system.attention)
+    vector = vector_of(states, prompt.pooled, system.pooling)
+    everything = [True] * len(prompt.ids)
+    others = {}
+    if family != "bloom":
+        attention = "causal" if system.attention == "bidirectional" else "bidirectional"
+        others["attention"] = vector_of(states_of(plain, prompt.ids, attention), prompt.pooled, system.pooling)
+    if sum(prompt.pooled) > 1:
+        others |= {
+            pooling: vector_of(states, prompt.pooled, pooling)
+            for pooling in ("mean", "last", "first", "weighted-mean")
+            if pooling != system.pooling
+        }
+    if not all(prompt.pooled):
+        others["span"] = vector_of(states, everything, "mean")
+    for name, other in others.items():
+        assert np.abs(vector - other).max() > 100 * TOLERANCE, name
+
+
+def _serve_adapters(row: str, folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row's published adapters, in order, are these folders."""
+    served = dict(zip(echoembed.recipes[row].adapters, folders, strict=True))
+
+    def resolve_adapter(name: str, **_: object) -> Source:
+        digits = json.dumps(sorted(served)).encode().hex()
+        return Source(name=name, folder=served[name], revision=digits[:40], origin="hub")
+
+    for module in ("echoembed.source", "echoembed.loading"):
+        monkeypatch.setattr(f"{module}.resolve_adapter", resolve_adapter, raising=False)
