@@ -35,6 +35,7 @@ from tokenizers_for_tests import (
     pieces,
     plain_texts,
     tokenizer,
+    why_refused,
 )
 
 ECHO = "{bos}Rewrite the following paragraph: {text} The rewritten paragraph: {text:pool}"
@@ -105,11 +106,8 @@ def lay_out(
     """Render, and find each slot's place by pooling it alone: marking moves the span and nothing else."""
     found = [match for match in SLOT.finditer(source) if match[1] != "instruction"]  # which may have no tokens
     slots = [match[1] for match in found]
-    try:
-        prompt = renderer(name, source, budget, context).render([text], instruction)[0]
-    except TextError as error:
-        assume("has no tokens" not in str(error) and "spells a special token" not in str(error))
-        raise
+    assume(not why_refused(lambda: renderer(name, source).render([text], instruction)))
+    prompt = renderer(name, source, budget, context).render([text], instruction)[0]
     places = []
     for match, slot in zip(found, slots, strict=True):
         if slot == "bos" and pieces(name).bos is None:
@@ -334,13 +332,11 @@ def test_a_text_is_refused_only_where_nothing_is_left_of_it(name):
     @bounded
     @given(hostile_texts)
     def check(text):
-        try:
-            rendered = renderer(name, ECHO).render([text])
-        except TextError as error:
-            no_tokens = "has no tokens" in str(error) and not original_ids(name, text)
-            assert no_tokens or ("spells a special token" in str(error) and "\uff1c" in text)
+        refused = why_refused(lambda: renderer(name, ECHO).render([text]))
+        if "has no tokens" in refused:
+            assert not original_ids(name, text)
         else:
-            assert rendered[0].span[0] < rendered[0].span[1]
+            assert not refused or ("spells a special token" in refused and "\uff1c" in text)
 
     check()
 
