@@ -269,6 +269,14 @@ def model_unreadable(name: str, reason: str) -> ModelError:
     )
 
 
+def model_token_unknown(name: str, id_: int, size: int) -> ModelError:
+    """A tokenizer of another model."""
+    return ModelError(
+        f"{name} has embeddings for {size} tokens, but its tokenizer gives the id {id_}. Both must be of one model: "
+        "fetch it again, or choose another."
+    )
+
+
 def model_weights_missing(name: str, keys: Iterable[str]) -> ModelError:
     """Weights that the file lacks and that would silently be random."""
     listed = list(keys)
@@ -500,6 +508,14 @@ def output_unwritable(path: object, reason: str) -> FileError:
     )
 
 
+def stream_unwritable(reason: str) -> FileError:
+    """Standard output that takes no more."""
+    return FileError(
+        f"Standard output cannot be written: {reason}. What it got is not whole. Write a file with --output, which is "
+        "whole or not there."
+    )
+
+
 def vector_unusable(where: str, reason: str) -> ModelError:
     """A vector that is no embedding."""
     return ModelError(
@@ -583,7 +599,8 @@ def model_adapter_alone(where: str) -> ModelError:
 def adapter_config_missing(where: str) -> ModelError:
     """An adapter without its configuration."""
     return ModelError(
-        f"{where} has no adapter_config.json, so it is no adapter; name a folder or a repository that peft has saved"
+        f"{quoted(where, 200)} has no adapter_config.json, so it is no adapter. "
+        "Name a folder or a repository that peft has saved."
     )
 
 
