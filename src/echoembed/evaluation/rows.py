@@ -65,7 +65,7 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
         except ValueError as error:
             raise errors.json_malformed(where, str(error)) from error
         if not isinstance(row, dict):
-            raise errors.json_not_object(where, row)
+            raise errors.json_malformed(where, f"it is {errors.quoted(row)}")
         for name in fields:
             if name not in row and name not in optional:
                 raise errors.data_field_missing(where, name, row)
