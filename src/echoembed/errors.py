@@ -98,9 +98,10 @@ def template_unknown_slot(source: str, slot: str, known: Iterable[str]) -> Templ
 
 def template_bad_slot(source: str, slot: str) -> TemplateError:
     """A slot with a conversion, or a format other than ``pool``."""
+    position = _slot_at(source, slot, r"(?!:pool\}|\})")
     return TemplateError(
-        f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position "
-        f"{_slot_at(source, slot, r'(?!:pool})(?!})')}. A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
+        f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position {position}. "
+        f"A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
@@ -76,7 +77,7 @@ def load(
     name: str | os.PathLike[str] | None = model
     if chosen and (model is None or str(model).lower() in map(str.lower, chosen.adapters)):
         name = chosen.checkpoint or None
-    target = torch.device(device) if device is not None else _best_device()
+    target = _best_device() if device is None else _device(device)
     source = resolve(name, revision=revision, local_files_only=local_files_only)
     dtype_ = _dtype(dtype, target, source)
 
@@ -142,7 +143,7 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
         if target.exists():
             shutil.rmtree(target)
         unfinished.rename(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise errors.model_not_saved(target, str(error)) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -263,6 +264,15 @@ def _best_device() -> torch.device:
     from sentence_transformers.util import get_device_name
 
     return torch.device(get_device_name())
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        allowed = "a device that torch has on this machine, such as cpu; None for the best there is"
+        raise errors.model_bad_option("device", device, allowed) from error
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source) -> torch.dtype:

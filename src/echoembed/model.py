@@ -95,7 +95,12 @@ class EchoTransformer(Transformer):
         self.overflow: Overflow = "warn"
         self.dropped_texts = 0
         self.dropped_tokens = 0
-        self.renderers = {
+        self.renderers = self._renderers()
+        for kind, renderer in self.renderers.items():
+            self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
+
+    def _renderers(self) -> dict[Kind, Renderer]:
+        return {
             kind: Renderer(
                 self.recipe.template(kind),
                 self.pieces,
@@ -105,8 +110,20 @@ class EchoTransformer(Transformer):
             )
             for kind in get_args(Kind)
         }
-        for kind, renderer in self.renderers.items():
-            self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens of a whole prompt; setting it lowers what is read of long texts, never above the model's own."""
+        return self.context
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        assert self.tokenizer is not None  # every text model has one
+        own = backbone.context_length(self.model.config, self.tokenizer.model_max_length)
+        if value is not None and (type(value) is not int or value < 1):
+            raise errors.model_bad_option("max_seq_length", value, "a whole number of tokens above 0, or None")
+        self.context = min((limit for limit in (own, value) if limit is not None), default=None)
+        self.renderers = self._renderers()
 
     # What the base class calls to load: the model as the recipe wants it, and nothing that runs foreign code.
 

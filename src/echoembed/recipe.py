@@ -113,9 +113,6 @@ class Recipe:
     def __hash__(self) -> int:
         return hash((self.name, self.fingerprint()))
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _from_dict, (self.as_dict(),)
-
     def template(self, kind: Kind) -> Template:
         """The parsed template of queries or of documents."""
         return self._templates[kind]
@@ -142,11 +139,6 @@ class Recipe:
 
 def _can_be_slot(name: object) -> bool:
     return isinstance(name, str) and name.isidentifier() and name not in SLOTS
-
-
-def _from_dict(fields_: dict[str, Any]) -> Recipe:
-    """The recipe of these fields; what copies and worker processes are made with."""
-    return Recipe(**fields_)
 
 
 def prepare(text: str, preparation: Preparation) -> str:

@@ -36,6 +36,7 @@ class Progress:
         return self
 
     def __call__(self, done: int) -> None:
+        """Take note that so many texts are done."""
         elapsed = time.perf_counter() - self._start
         if not self._shown or elapsed < PATIENCE_SECONDS:
             return
