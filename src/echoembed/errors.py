@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class EchoembedError(Exception):
@@ -51,7 +52,7 @@ class EvaluationError(EchoembedError, RuntimeError):
     """
 
     def __init__(
-        self, message: str, scores: Sequence[object] = (), failures: Mapping[str, BaseException] | None = None
+        self, message: str, scores: Sequence[Any] = (), failures: Mapping[str, BaseException] | None = None
     ) -> None:
         super().__init__(message)
         self.scores = list(scores)

@@ -19,19 +19,25 @@ TOPICS = {
     "money": "The bank|A loan|The new tax|One large bill|The market",
     "weather": "The rain|A storm|The cold wind|One grey cloud|The snow",
 }
-ENDS = ["is here.", "was never seen again.", "came back at night.", "surprised all of us.", "is what they talked about."]
+ENDS = [
+    "is here.",
+    "was never seen again.",
+    "came back at night.",
+    "surprised all of us.",
+    "is what they talked about.",
+]
 
 
 def write(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8")).write(text)
+    raw = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
 
 
 def texts():
     found = [(f"{start} {end}", topic) for topic, s in TOPICS.items() for start in s.split("|") for end in ENDS]
     random.Random(1).shuffle(found)
-    return found
+    return found[:60]
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +52,10 @@ def made(tmp_path_factory):
     pair = [{"sentence1": a, "sentence2": b, "label": int(t == u)} for (a, t), (b, u) in pairs]
     write(root / "pair/couples/test.jsonl.gz", pair)
     labelled = [{"text": text, "label": topic} for text, topic in all_]
-    write(root / "classification/topics/train.jsonl", labelled[:45])
-    write(root / "classification/topics/test.jsonl.gz", labelled[45:])
-    write(root / "clustering/topics3/dev.jsonl", labelled)
+    write(root / "classification/topics/train.jsonl", labelled[:40])
+    write(root / "classification/topics/test.jsonl.gz", labelled[40:])
+    ended = [{"text": text, "label": text.split()[-1]} for text, _ in all_]
+    write(root / "clustering/endings/dev.jsonl", ended)
     ranking = []
     for number in range(6):
         topic = list(TOPICS)[number % 3]
@@ -56,8 +63,13 @@ def made(tmp_path_factory):
         others = [text for text, other in all_ if other != topic][number : number + 5]
         ranking.append({"query": own[0], "positive": own[1:], "negative": others})
     write(root / "reranking/made_rr/test.jsonl", ranking)
-    write(root / "retrieval/made_ir/corpus.jsonl", [{"_id": f"d{n}", "title": t, "text": x} for n, (x, t) in enumerate(all_)])
-    write(root / "retrieval/made_ir/queries.jsonl", [{"_id": f"q{n}", "text": r["query"]} for n, r in enumerate(ranking)])
+    write(
+        root / "retrieval/made_ir/corpus.jsonl",
+        [{"_id": f"d{n}", "title": t, "text": x} for n, (x, t) in enumerate(all_)],
+    )
+    write(
+        root / "retrieval/made_ir/queries.jsonl", [{"_id": f"q{n}", "text": r["query"]} for n, r in enumerate(ranking)]
+    )
     numbers = {text: f"d{n}" for n, (text, _) in enumerate(all_)}
     lines = [f"q{n}\t{numbers[x]}\t{1 + g % 2}" for n, r in enumerate(ranking) for g, x in enumerate(r["positive"])]
     (root / "retrieval/made_ir/qrels").mkdir()
@@ -99,7 +111,7 @@ def real(tmp_path_factory):
 def model():
     import echoembed
 
-    return echoembed.load(recipe="echo", budget=24)  # short: what is scored here is not the model
+    return echoembed.load(recipe="echo", budget=24, layer=2)  # small: what is scored here is not the model
 
 
 @pytest.fixture(autouse=True)

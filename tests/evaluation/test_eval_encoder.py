@@ -17,6 +17,7 @@ def instructed(instruction="Say what it is about"):
         document_template="{bos}Document: {text} Document again: {text:pool}",
         instruction=instruction,
         budget=24,
+        layer=2,
     )
     return echoembed.load(recipe=recipe)
 
