@@ -54,7 +54,7 @@ def made(tmp_path_factory):
     labelled = [{"text": text, "label": topic} for text, topic in all_]
     write(root / "classification/topics/train.jsonl", labelled[:40])
     write(root / "classification/topics/test.jsonl.gz", labelled[40:])
-    ended = [{"text": text, "label": text.split()[-1]} for text, _ in all_]
+    ended = [{"text": text, "label": text.split()[-1] if n % 5 else "here."} for n, (text, _) in enumerate(all_)]
     write(root / "clustering/endings/dev.jsonl", ended)
     ranking = []
     for number in range(6):
