@@ -71,6 +71,7 @@ def evaluate(
         if progress:
             progress.start(task)
             encoder.on_progress = progress.advance
+        encoder.begin(task.hint)
         decided = identity(encoder, task)
         first = encoder.transformer
         score = store.find(first.name, first.recipe.name, decided) if store else None
@@ -87,13 +88,12 @@ def evaluate(
         if progress:
             progress.finish(task, score)
     if failures:
-        raise errors.evaluation_failed(scores, failures)
+        raise errors.evaluation_failed(scores, failures) from next(iter(failures.values()))
     return scores
 
 
 def identity(encoder: Encoder, task: Task) -> dict[str, Any]:
-    """Everything that decides a score: where it differs, the score is made again."""
-    encoder.begin(task.hint)
+    """Everything that decides a score: where it differs, the score is made again. The encoder has begun the task."""
     mteb_version = importlib.metadata.version("mteb").split(".")
     return {
         "fingerprint": fingerprint(encoder.model),
