@@ -103,7 +103,8 @@ def load(
         modules = [first, pooling]
         if normalize:
             modules.append(Normalize())
-    return SentenceTransformer(modules=modules, device=str(target), similarity_fn_name="cosine")
+    kept = _saved_settings(source) if pipeline and pipeline[0]["type"] == _OURS else {}
+    return SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
 
 
 def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -140,14 +141,27 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         unfinished.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        unfinished.rename(target)
+        _put_in_place(unfinished, target)
     except (OSError, SafetensorError) as error:
         raise errors.model_not_saved(target, str(error)) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Rename a folder; one that it replaces is removed only when that is done."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    replaced = folder.with_name(f"{folder.name}-replaced")
+    target.rename(replaced)
+    try:
+        folder.rename(target)
+    except OSError:
+        replaced.rename(target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrides: Any) -> EchoTransformer:  # noqa: ANN401
@@ -176,7 +190,7 @@ def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrid
             RecipeWarning,
             stacklevel=4,
         )
-    return EchoTransformer(
+    module = EchoTransformer(
         source.folder / subfolder,
         recipe=_overridden(chosen, layer=overrides.get("layer"), budget=overrides.get("budget")),
         name=name,
@@ -184,6 +198,10 @@ def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrid
         dtype=dtype,
         cut=cut,
     )
+    if cut and module.recipe.layer not in (recipe.layer, module.layers):
+        allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
+        raise errors.model_bad_option("layer", module.recipe.layer, allowed)
+    return module
 
 
 def _saved_modules(
@@ -230,6 +248,17 @@ def _read_modules(source: Source) -> list[dict[str, Any]]:
         return [{"type": str(row["type"]), "path": str(row["path"])} for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"modules.json ({error})") from error
+
+
+def _saved_settings(source: Source) -> dict[str, Any]:
+    """What sentence-transformers saves of a model beside its modules: prompts among others, which are instructions."""
+    path = source.folder / "config_sentence_transformers.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        names = ("prompts", "default_prompt_name", "similarity_fn_name")
+        return {name: saved[name] for name in names if saved.get(name) is not None}
+    except (OSError, ValueError, AttributeError) as error:
+        raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
 
 
 def _overridden(recipe: Recipe, *, layer: int | None, budget: int | None) -> Recipe:

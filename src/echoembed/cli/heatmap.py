@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def draw_heatmap(
 
     count = len(texts)
     side = min(2.2 + 0.45 * count, 9)
-    labels = [f"{number}  {short(text, 36)}" for number, text in enumerate(texts, start=1)]
+    labels = [_label(number, text, lines=3 if count <= NUMBERS_UP_TO else 1) for number, text in enumerate(texts, 1)]
     figure = Figure(figsize=(3.2 + (side + 0.9) * len(matrices), side + 0.9), layout="constrained")
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
     for index, (axis, (name, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
@@ -61,7 +62,7 @@ def draw_heatmap(
                     value = matrix[row][column]
                     light = row != column and (value - low) / (high - low) < 0.6
                     color = "white" if light else "black"
-                    axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, fontsize=8)
+                    axis.text(column, row, f"{value:.3f}", ha="center", va="center", color=color, fontsize=8)
         figure.colorbar(image, ax=axis, shrink=0.8, label="cosine" if index == len(matrices) - 1 else None)
     with WholeFile(path, overwrite=overwrite) as file:
         try:
@@ -70,3 +71,8 @@ def draw_heatmap(
             raise errors.output_unwritable(path, reason_of(error)) from error
         file.seal()
         file.commit()
+
+
+def _label(number: int, text: str, *, lines: int) -> str:
+    """A text as a label, broken rather than cut: texts that are compared often differ at their ends."""
+    return textwrap.fill(f"{number}  {short(text, 400)}", 36, max_lines=lines, placeholder=" …")

@@ -16,6 +16,7 @@ EPILOG = opt.examples(
     'echoembed recipes echo --text "A text of your own."',
     "echoembed recipes my-recipe --recipes-file my.toml --json",
 )
+WIDE_ENOUGH = 140
 SAMPLE = "The cat sat on the mat."
 
 
@@ -39,26 +40,23 @@ def recipes(
     if name is None and json:
         out.print_json({row.name: {**row.as_dict(), "fingerprint": row.fingerprint()} for row in rows.values()})
     elif name is None:
-        columns = ["recipe", "reads", "pooling", "attention", "budget", "description", "source"]
-        out.print_table(
-            columns,
+        columns = ["recipe", "reads", "pooling", "attention", "budget", "description"]
+        cells = [
             [
-                [
-                    row.name,
-                    str(row.template("query").copies),
-                    row.pooling,
-                    row.attention,
-                    "context" if row.budget is None else str(row.budget),
-                    row.description,
-                    row.source,
-                ]
-                for row in rows.values()
-            ],
-            right=["reads", "budget"],
-        )
+                row.name,
+                str(row.template("query").copies),
+                row.pooling,
+                row.attention,
+                "context" if row.budget is None else str(row.budget),
+                row.description,
+            ]
+            for row in rows.values()
+        ]
+        shown = len(columns) if out.console().width >= WIDE_ENOUGH else len(columns) - 1
+        out.print_table(columns[:shown], [line[:shown] for line in cells], right=["reads", "budget"])
     else:
-        shown = session.shown_recipe(name, recipes_file, model, text)
+        facts = session.shown_recipe(name, recipes_file, model, text)
         if json:
-            out.print_json(shown)
+            out.print_json(facts)
         else:
-            out.print_facts(shown)
+            out.print_facts(facts)

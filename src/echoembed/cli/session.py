@@ -163,9 +163,10 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
     row = find_recipe(recipe_named(name, file) or name)
     facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}
     loaded = echoembed.load(model, recipe=replace(row, checkpoint="", adapters=(), trained=False))
+    tokenizer: Any = transformer_of(loaded).tokenizer
     kinds: tuple[Literal["query", "document"], ...] = ("query", "document")
     for kind in kinds:
         shown = echoembed.render(loaded, text, kind=kind)
         facts[f"{kind}_prompt"] = shown.text
-        facts[f"{kind}_pooled"] = transformer_of(loaded).tokenizer.decode(shown.ids[slice(*shown.span)])
+        facts[f"{kind}_pooled"] = tokenizer.decode(list(shown.ids[slice(*shown.span)]))
     return facts
