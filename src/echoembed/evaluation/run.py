@@ -136,7 +136,8 @@ def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
             ).task_results[0]
         finally:
             for part in (loaded, *getattr(loaded, "tasks", [])):
-                part.unload_data()
+                if part.data_loaded:
+                    part.unload_data()
     value = min(float(result.get_score()), 1.0)  # a V-measure can round to a little more
     if not math.isfinite(value):
         raise errors.evaluation_not_a_number(task.name, task.metric, value)
