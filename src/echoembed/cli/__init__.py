@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from echoembed import __version__
-from echoembed.cli import compare, embed, info, recipes, similarity
+from echoembed.cli import compare, embed, eval, info, recipes, similarity
 from echoembed.cli.options import examples
 from echoembed.cli.output import fail
 from echoembed.errors import EchoembedError
@@ -73,6 +73,7 @@ for _name, _verb, _needs_input in (
     ("embed", embed.embed, True),
     ("similarity", similarity.similarity, True),
     ("compare", compare.compare, True),
+    ("eval", eval.evaluate, False),
     ("recipes", recipes.recipes, False),
     ("info", info.info, False),
 ):
