@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb runs: ``echoembed --help`` answers at on
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -102,4 +103,6 @@ def main() -> None:
     """Run the command line and exit with its code."""
     # As an exception, so that a file half written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the letters of a text is no reason to stop
+        sys.stdout.reconfigure(errors="replace")
     app()
