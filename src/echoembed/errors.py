@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class EchoembedError(Exception):
@@ -55,7 +56,7 @@ class EvaluationError(EchoembedError, RuntimeError):
     """
 
     def __init__(
-        self, message: str, scores: Sequence[object] = (), failures: Mapping[str, BaseException] | None = None
+        self, message: str, scores: Sequence[Any] = (), failures: Mapping[str, BaseException] | None = None
     ) -> None:
         super().__init__(message)
         self.scores = list(scores)
@@ -102,9 +103,10 @@ def template_unknown_slot(source: str, slot: str, known: Iterable[str]) -> Templ
 
 def template_bad_slot(source: str, slot: str) -> TemplateError:
     """A slot with a conversion, or a format other than ``pool``."""
+    position = _slot_at(source, slot, r"(?!:pool\}|\})")
     return TemplateError(
-        f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position "
-        f"{_slot_at(source, slot, r'(?!:pool})(?!})')}. A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
+        f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position {position}. "
+        f"A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
     )
 
 
@@ -289,6 +291,14 @@ def model_unreadable(name: str, reason: str) -> ModelError:
     return ModelError(
         f"{name} cannot be loaded: {quoted(reason, 200)}. "
         "A model is a folder with config.json, a tokenizer and safetensors weights; fetch it again or choose another."
+    )
+
+
+def model_token_unknown(name: str, id_: int, size: int) -> ModelError:
+    """A tokenizer of another model."""
+    return ModelError(
+        f"{name} has embeddings for {size} tokens, but its tokenizer gives the id {id_}. Both must be of one model: "
+        "fetch it again, or choose another."
     )
 
 
@@ -523,6 +533,14 @@ def output_unwritable(path: object, reason: str) -> FileError:
     )
 
 
+def stream_unwritable(reason: str) -> FileError:
+    """Standard output that takes no more."""
+    return FileError(
+        f"Standard output cannot be written: {reason}. What it got is not whole. Write a file with --output, which is "
+        "whole or not there."
+    )
+
+
 def vector_unusable(where: str, reason: str) -> ModelError:
     """A vector that is no embedding."""
     return ModelError(
@@ -606,7 +624,8 @@ def model_adapter_alone(where: str) -> ModelError:
 def adapter_config_missing(where: str) -> ModelError:
     """An adapter without its configuration."""
     return ModelError(
-        f"{where} has no adapter_config.json, so it is no adapter; name a folder or a repository that peft has saved"
+        f"{quoted(where, 200)} has no adapter_config.json, so it is no adapter. "
+        "Name a folder or a repository that peft has saved."
     )
 
 

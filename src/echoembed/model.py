@@ -76,12 +76,17 @@ class EchoTransformer(Transformer):
         self.name = name
         self.revision = revision
         self._wanted = (Path(folder), dtype, cut, tuple(adapters))
-        super().__init__(
-            str(folder),
-            # Pinned to text: the library would otherwise wrap the inputs of instruct models in their chat format.
-            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-            module_output_name="token_embeddings",
-        )
+        try:
+            super().__init__(
+                str(folder),
+                # Pinned to text: the library would otherwise wrap the inputs of instruct models in their chat format.
+                modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+                module_output_name="token_embeddings",
+            )
+        except errors.EchoembedError:
+            raise
+        except Exception as error:  # whatever a broken tokenizer makes transformers raise
+            raise errors.model_unreadable(name, str(error)) from error
         layers = int(self.model.config.num_hidden_layers)
         self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer)
         self.cut = cut or self.layers < layers
@@ -95,7 +100,12 @@ class EchoTransformer(Transformer):
         self.overflow: Overflow = "warn"
         self.dropped_texts = 0
         self.dropped_tokens = 0
-        self.renderers = {
+        self.renderers = self._renderers()
+        for kind, renderer in self.renderers.items():
+            self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
+
+    def _renderers(self) -> dict[Kind, Renderer]:
+        return {
             kind: Renderer(
                 self.recipe.template(kind),
                 self.pieces,
@@ -105,8 +115,20 @@ class EchoTransformer(Transformer):
             )
             for kind in get_args(Kind)
         }
-        for kind, renderer in self.renderers.items():
-            self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens of a whole prompt; setting it lowers what is read of long texts, never above the model's own."""
+        return self.context
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        assert self.tokenizer is not None  # every text model has one
+        own = backbone.context_length(self.model.config, self.tokenizer.model_max_length)
+        if value is not None and (type(value) is not int or value < 1):
+            raise errors.model_bad_option("max_seq_length", value, "a whole number of tokens above 0, or None")
+        self.context = min((limit for limit in (own, value) if limit is not None), default=None)
+        self.renderers = self._renderers()
 
     # What the base class calls to load: the model as the recipe wants it, and nothing that runs foreign code.
 
@@ -164,6 +186,9 @@ class EchoTransformer(Transformer):
         for row, prompt_ in enumerate(rendered):
             ids_BT[row, : len(prompt_.ids)] = torch.tensor(prompt_.ids)
             mask_BT[row, : len(prompt_.ids)] = 1
+        embeddings: Any = self.model.get_input_embeddings()
+        if (largest := int(ids_BT.max())) >= len(embeddings.weight):
+            raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
         spans = [prompt_.span for prompt_ in rendered]
         return {"input_ids": ids_BT, "attention_mask": mask_BT, "span_mask": span_mask(spans, length)}
 

@@ -80,11 +80,11 @@ class PieceTokenizer:
         """The special token that ``literal`` spells, if it spells one."""
         return next((token for token in self._special_strings if token in literal), None)
 
-    def marker(self, content: str) -> tuple[int, ...]:
-        """Ids of a template's marker: the added token of that name, else its ids as a piece of its own."""
+    def marker(self, content: str, before: str = "") -> tuple[int, ...]:
+        """Ids of a template's marker: the added token of that name, else its ids as a piece, ``before`` in front."""
         if content in self._added:
             return (self._added[content],)
-        return self.encode([content])[0].ids
+        return self.encode([before + content])[0].ids
 
     def encode(self, pieces: Sequence[str]) -> list[Piece]:
         """Tokenise pieces, each by itself, without special tokens.

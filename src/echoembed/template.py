@@ -165,7 +165,8 @@ class Renderer:
         if part.slot == "eos":
             return () if self._tokenizer.eos is None else (self._tokenizer.eos,)
         if part.slot is not None and part.slot in self.template.markers:
-            return self._tokenizer.marker(self._spaced(part, self.template.markers[part.slot]))
+            content = self.template.markers[part.slot]
+            return self._tokenizer.marker(content, self._spaced(part, content).removesuffix(content))
         if part.slot is None:
             return self._tokenizer.encode([self._spaced(part, part.content)])[0].ids
         return ()

@@ -81,7 +81,9 @@ Budget = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=_MODEL, show_default=False),
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=_MODEL, show_default=False
+    ),
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
@@ -134,4 +136,4 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file tha
 
 def examples(*lines: str) -> str:
     """The end of a help page: commands to copy."""
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])
+    return "\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])

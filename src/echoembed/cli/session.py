@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from echoembed.cli.output import warn
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from echoembed.recipe import Recipe
-    from echoembed.texts import Stamp, TextReader
+    from echoembed.texts import Item, Stamp, TextReader
 
+FEW = 100
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -32,7 +34,7 @@ def silence() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 
-    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if category.__module__.startswith("echoembed"):
             warn(str(message))
 
@@ -40,12 +42,12 @@ def silence() -> None:
 
     import logging
 
-    from huggingface_hub.utils import disable_progress_bars
-    from transformers.utils import logging as transformers_logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as chatter
 
     disable_progress_bars()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    chatter.disable_progress_bar()  # type: ignore[no-untyped-call]
+    chatter.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
 
 
@@ -56,13 +58,11 @@ def recipe_named(name: str | None, file: Path | None) -> str | Recipe | None:
     from echoembed import errors, load_recipes, recipes
 
     rows = load_recipes(file)
-    if name is None:
-        name = next(iter(rows), None) if len(rows) == 1 else None
-    if name in rows:
-        return rows[name]
-    if name is not None and name not in recipes:
+    if name is None and len(rows) == 1:
+        return next(iter(rows.values()))
+    if name is None or (name not in rows and name not in recipes):
         raise errors.recipe_unknown(name, [*rows, *recipes])
-    return name
+    return rows.get(name, name)
 
 
 def load(
@@ -76,9 +76,10 @@ def load(
     """The model that the options name; ``options`` are those of ``echoembed.load``."""
     silence()
     import echoembed
+    from echoembed.report import transformer_of
 
     loaded = echoembed.load(model, recipe=recipe_named(recipe, recipes_file), **options)
-    loaded[0].overflow = "error" if on_overflow == "error" else "ignore"
+    transformer_of(loaded).overflow = "error" if on_overflow == "error" else "ignore"
     return loaded
 
 
@@ -93,9 +94,27 @@ def encoder(
     return encode
 
 
+def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
+    """All texts of the reader, as many as a table of every pair can show.
+
+    Raises:
+        TextError: If there are more, or fewer than ``least``.
+    """
+    from echoembed import errors
+
+    items = list(islice(reader, FEW + 1))
+    if len(items) > FEW:
+        raise errors.too_many_texts(FEW)
+    if len(items) < least:
+        raise errors.too_few_texts(len(items))
+    return items
+
+
 def report_cuts(model: SentenceTransformer, on_overflow: str) -> None:
     """Say how much was cut, unless that was to be ignored."""
-    first = model[0]
+    from echoembed.report import transformer_of
+
+    first = transformer_of(model)
     if first.dropped_texts and on_overflow == "warn":
         warn(
             f"{first.dropped_texts:,} {'text was' if first.dropped_texts == 1 else 'texts were'} over the budget: "
@@ -120,3 +139,34 @@ def stamp(model: SentenceTransformer) -> Stamp:
 
     facts = describe(model)
     return Stamp(**{name: str(facts[name]) for name in Stamp._fields})
+
+
+def cosines(encode: Callable[[list[str]], NDArray[np.float32]], items: Sequence[Item]) -> list[list[float]]:
+    """Every text against every other, in six digits."""
+    vectors_ND = encode([item.text for item in items])
+    return [[round(float(value), 6) for value in row] for row in vectors_ND @ vectors_ND.T]
+
+
+def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> dict[str, object]:
+    """A recipe's fields, and what it makes of a text.
+
+    Its prompts are shown with the bundled tokenizer unless a model is named: published weights of some
+    gigabytes are not fetched to look at a prompt.
+    """
+    silence()
+    from dataclasses import replace
+
+    import echoembed
+    from echoembed.recipe import find_recipe
+    from echoembed.report import transformer_of
+
+    row = find_recipe(recipe_named(name, file) or name)
+    facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}
+    loaded = echoembed.load(model, recipe=replace(row, checkpoint="", adapters=(), trained=False))
+    tokenizer: Any = transformer_of(loaded).tokenizer
+    kinds: tuple[Literal["query", "document"], ...] = ("query", "document")
+    for kind in kinds:
+        shown = echoembed.render(loaded, text, kind=kind)
+        facts[f"{kind}_prompt"] = shown.text
+        facts[f"{kind}_pooled"] = tokenizer.decode(list(shown.ids[slice(*shown.span)]))
+    return facts

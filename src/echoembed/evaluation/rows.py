@@ -6,12 +6,15 @@ import gzip
 import hashlib
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from echoembed import errors
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Check(NamedTuple):
@@ -65,7 +68,7 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
         except ValueError as error:
             raise errors.json_malformed(where, str(error)) from error
         if not isinstance(row, dict):
-            raise errors.json_not_object(where, row)
+            raise errors.json_malformed(where, f"it is {errors.quoted(row)}")
         for name in fields:
             if name not in row and name not in optional:
                 raise errors.data_field_missing(where, name, row)
@@ -73,10 +76,17 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
         for name, value in kept.items():
             if not fields[name].passes(value):
                 raise errors.data_bad_field(where, name, value, fields[name].allowed)
-        rows.append(kept)
+        rows.append({name: _storable(value) for name, value in kept.items()})
     if not rows:
         raise errors.data_empty(path)
     return rows
+
+
+def _storable(value: Any) -> Any:  # noqa: ANN401
+    """The value as Arrow can hold it: NUL for half a surrogate pair, so that the encoder cleans and counts it."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\0", value)
+    return [_SURROGATE.sub("\0", text) for text in value] if isinstance(value, list) else value
 
 
 def lines(path: str | Path) -> Iterator[tuple[int, str]]:

@@ -71,6 +71,7 @@ def evaluate(
         if progress:
             progress.start(task)
             encoder.on_progress = progress.advance
+        encoder.begin(task.hint)
         decided = identity(encoder, task)
         first = encoder.transformer
         score = store.find(first.name, first.recipe.name, decided) if store else None
@@ -87,13 +88,12 @@ def evaluate(
         if progress:
             progress.finish(task, score)
     if failures:
-        raise errors.evaluation_failed(scores, failures)
+        raise errors.evaluation_failed(scores, failures) from next(iter(failures.values()))
     return scores
 
 
 def identity(encoder: Encoder, task: Task) -> dict[str, Any]:
-    """Everything that decides a score: where it differs, the score is made again."""
-    encoder.begin(task.hint)
+    """Everything that decides a score: where it differs, the score is made again. The encoder has begun the task."""
     mteb_version = importlib.metadata.version("mteb").split(".")
     return {
         "fingerprint": fingerprint(encoder.model),
@@ -136,8 +136,9 @@ def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
             ).task_results[0]
         finally:
             for part in (loaded, *getattr(loaded, "tasks", [])):
-                part.unload_data()
-    value = float(result.get_score())
+                if part.data_loaded:
+                    part.unload_data()
+    value = min(float(result.get_score()), 1.0)  # a V-measure can round to a little more
     if not math.isfinite(value):
         raise errors.evaluation_not_a_number(task.name, task.metric, value)
     return Score(

@@ -1,6 +1,6 @@
 """Scores, and where they are kept: one JSON file per model, recipe and task.
 
-    OUT/bundled/echo-1f0c…/sts12.json
+    OUT/MODEL/RECIPE-FINGERPRINT/TASK.json       with @500 before the dot for a sample of at most 500 texts
 
 A score is used again only if everything that decided it is the same: model and recipe (one fingerprint), data,
 instruction, sample, and the version of the metrics.

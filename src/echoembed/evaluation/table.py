@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from echoembed.evaluation.store import Score
 from echoembed.evaluation.task import KINDS
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -50,42 +46,25 @@ def columns(scores: Sequence[Score]) -> dict[str, list[Score]]:
     return found
 
 
-def render_table(scores: Sequence[Score]) -> Table:
-    """A table for a terminal: a row per task, a column per recipe, scores times 100.
+def table_rows(scores: Sequence[Score]) -> list[list[str]]:
+    """Rows for a terminal: task, metric and a score times 100 for each of ``columns``.
 
-    A mean is over the tasks that a recipe was scored on; where one failed, its mean is marked with a star.
+    Tasks stand under the mean of their category, the two averages at the end. A mean is over the tasks that a recipe
+    was scored on; it has a star where other recipes were scored on more.
     """
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("task")
-    table.add_column("metric")
-    by_recipe = columns(scores)
-    for name in by_recipe:
-        table.add_column(name, justify="right")
-    for kind in kinds_of(scores):
-        rows = {score.task: score.metric for score in scores if score.kind == kind}
-        for task, metric in rows.items():
-            table.add_row(task, metric, *(_one(task, kind, own) for own in by_recipe.values()))
-        means = [_mean([s.score for s in own if s.kind == kind], len(rows)) for own in by_recipe.values()]
-        table.add_row(f"{kind} ({len(rows)})", "mean", *means, style="bold", end_section=True)
+    by_recipe = list(columns(scores).values())
+    kinds = kinds_of(scores)
+    rows = []
+    for kind in kinds:
+        tasks = {score.task: score.metric for score in scores if score.kind == kind}
+        means = [_mean([score.score for score in own if score.kind == kind], len(tasks)) for own in by_recipe]
+        rows.append([f"{kind} ({len(tasks)})", "mean", *means])
+        rows += [[f"  {task}", metric, *(_one(task, kind, own) for own in by_recipe)] for task, metric in tasks.items()]
     count = len({(score.kind, score.task) for score in scores})
-    table.add_row(
-        f"All tasks ({count})",
-        "mean",
-        *(_mean([s.score for s in own], count) for own in by_recipe.values()),
-        style="bold",
-    )
-    table.add_row(
-        f"All categories ({len(kinds_of(scores))})",
-        "mean",
-        *(
-            _mean(list(averages(own).kinds.values()), len(kinds_of(scores)), partial=len(own) < count)
-            for own in by_recipe.values()
-        ),
-        style="bold",
-    )
-    return table
+    rows.append([f"All tasks ({count})", "mean", *(_mean([score.score for score in own], count) for own in by_recipe)])
+    means = [_mean(list(averages(own).kinds.values()), len(kinds), partial=len(own) < count) for own in by_recipe]
+    rows.append([f"All categories ({len(kinds)})", "mean", *means])
+    return rows
 
 
 def _one(task: str, kind: str, scores: Sequence[Score]) -> str:

@@ -35,7 +35,7 @@ class Task:
     """What identifies the data: a hash of their content, or the revisions of published ones."""
     load: Callable[[], AbsTask] = field(repr=False, compare=False)
     """Makes the mteb task; reads the data, or leaves that to mteb."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What else decides the score, such as ``max_texts``; goes into the result."""
     characters: int = 0
     """About how much text there is to embed, for the time left; 0 where that is not known."""
