@@ -49,7 +49,7 @@ class Setting:
     checkpoints: Path | None = None
     """Folder of checkpoints of a training run, for figure 13."""
     scores: Path | None = None
-    """Scores of fine-tuned models, as ``echoembed evaluate`` keeps them."""
+    """Scores of fine-tuned models, as ``echoembed eval`` keeps them."""
     device: str | None = None
     dtype: str | None = None
     batch_size: int = 32

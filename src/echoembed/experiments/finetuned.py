@@ -1,6 +1,6 @@
 """Tables 5, 6, 7, 13, 14, 17 and 18: fine-tuned models (section 4.5, appendix F).
 
-They need weights of gigabytes and benchmarks of days. What ``echoembed evaluate`` has kept of them (``--scores
+They need weights of gigabytes and benchmarks of days. What ``echoembed eval`` has kept of them (``--scores
 FOLDER``) stands beside the paper's numbers; for the rest it is said what is missing.
 """
 
@@ -117,7 +117,7 @@ def summary(rows: list[Row]) -> Summary:
     if all(row["ours"] is None for row in rows):
         needed = sorted({_needed(row["recipe"]) for row in rows})
         notes.append(
-            f"Not run: needs fine-tuned models: {'; '.join(needed)}. Score them with echoembed evaluate, then "
+            f"Not run: needs fine-tuned models: {'; '.join(needed)}. Score them with echoembed eval, then "
             "give the folder as --scores."
         )
     return Summary(["system", "whose", *columns], out, notes)

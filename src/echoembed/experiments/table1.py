@@ -33,7 +33,7 @@ def not_run() -> list[str]:
     """A line per row whose checkpoint is another model."""
     return [
         f"{name}: not run, needs {' with '.join([recipes[name].checkpoint, *recipes[name].adapters])} "
-        f"(echoembed evaluate --recipe {name})."
+        f"(echoembed eval --recipe {name})."
         for name in _OTHERS
     ]
 
