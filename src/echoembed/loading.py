@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 
 from echoembed import errors
+from echoembed.engine import Engine
 from echoembed.model import EchoTransformer
 from echoembed.pooling import LIBRARY_MODE
 from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
@@ -44,6 +45,8 @@ def load(
     device: str | torch.device | None = None,
     budget: int | None = None,
     normalize: bool = True,
+    engine: Engine | None = None,
+    deterministic: bool = False,
     local_files_only: bool = False,
 ) -> SentenceTransformer:
     """Load a language model as a text embedder.
@@ -60,6 +63,10 @@ def load(
         device: Where it runs, as sentence-transformers takes it; None for the best there is.
         budget: Overrides the recipe's budget: most tokens of text that each reading takes.
         normalize: Whether vectors are scaled to length 1.
+        engine: ``packed`` computes no padding and no state that is not pooled; ``padded`` is the plain forward.
+            They agree to rounding (checked here). None for ``packed`` where the model passes, else ``padded``;
+            ``describe`` says which and why. Training always runs ``padded``.
+        deterministic: Whether a text's vector has the same bits alone, in any batch and in any order.
         local_files_only: Never ask the hub; use what is in its cache.
 
     Returns:
@@ -83,6 +90,8 @@ def load(
     pipeline = _read_modules(source)
     if pipeline and pipeline[0]["type"] == _OURS:
         modules = _saved_modules(source, pipeline, chosen, layer=layer, budget=budget, dtype=dtype_)
+        first = modules[0]
+        assert isinstance(first, EchoTransformer)
     else:
         if chosen is None and pipeline:
             raise errors.model_is_sentence_transformer(source.name)
@@ -102,7 +111,10 @@ def load(
         modules = [first, pooling]
         if normalize:
             modules.append(Normalize())
-    return SentenceTransformer(modules=modules, device=str(target), similarity_fn_name="cosine")
+    embedder = SentenceTransformer(modules=modules, device=str(target), similarity_fn_name="cosine")
+    first.select_engine(engine, deterministic=deterministic)
+    first.selector.choice(first.model)
+    return embedder
 
 
 def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:

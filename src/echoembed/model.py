@@ -19,8 +19,9 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from echoembed import backbone, errors
+from echoembed.engine import Engine, Selector
 from echoembed.pieces import PieceTokenizer
-from echoembed.pooling import gather_spans, span_mask
+from echoembed.pooling import gather_spans, pool_each, span_mask
 from echoembed.recipe import Kind, Recipe, prepare
 from echoembed.source import resolve
 from echoembed.template import Rendered, Renderer
@@ -104,6 +105,8 @@ class EchoTransformer(Transformer):
             )
             for kind in get_args(Kind)
         }
+        self._shared: dict[tuple[str, str], int] = {}
+        self.select_engine()
         for kind, renderer in self.renderers.items():
             self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
 
@@ -127,6 +130,22 @@ class EchoTransformer(Transformer):
         if found != [id_ for id_ in wanted if id_ is not None]:
             raise errors.template_special_tokens(template.source, rendered.text)
 
+    def select_engine(self, wanted: Engine | None = None, *, deterministic: bool = False) -> None:
+        """Say which forward runs outside training; see ``echoembed.load``.
+
+        Raises:
+            ModelError: For an unknown engine. That the model cannot run on it is found at the first use.
+        """
+        if wanted not in (None, *get_args(Engine)):
+            raise errors.model_bad_option("engine", wanted, f"{', '.join(get_args(Engine))}, or None")
+        self.selector = Selector(
+            name=self.name,
+            causal=self.recipe.attention == "causal",
+            context=self.context,
+            wanted=wanted,
+            deterministic=deterministic,
+        )
+
     # The library's interface.
 
     def preprocess(
@@ -147,7 +166,8 @@ class EchoTransformer(Transformer):
             _: Ignored; what the library passes to modules of other kinds.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64.
+            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64; and ``shared_B``, how
+            many tokens at the beginning every prompt of this template and instruction has.
 
         Raises:
             TextError: If a text cannot be embedded, the task is unknown, or an instruction has no place.
@@ -164,7 +184,23 @@ class EchoTransformer(Transformer):
             ids_BT[row, : len(prompt_.ids)] = torch.tensor(prompt_.ids)
             mask_BT[row, : len(prompt_.ids)] = 1
         spans = [prompt_.span for prompt_ in rendered]
-        return {"input_ids": ids_BT, "attention_mask": mask_BT, "span_mask": span_mask(spans, length)}
+        return {
+            "input_ids": ids_BT,
+            "attention_mask": mask_BT,
+            "span_mask": span_mask(spans, length),
+            "shared": torch.full((len(rendered),), self._shared_tokens(prompt, task)),
+        }
+
+    def _shared_tokens(self, prompt: str | None, task: str | None) -> int:
+        """How many tokens two prompts with different texts begin with."""
+        place = ("document" if task == "document" else "query", prompt or "")
+        if place not in self._shared:
+            if len(self._shared) >= 1024:  # a caller with an instruction per text
+                self._shared.clear()
+            one, other = self.render(["a", "7"], prompt=prompt, task=task)
+            pairs = zip(one.ids, other.ids, strict=False)
+            self._shared[place] = next((at for at, (a, b) in enumerate(pairs) if a != b), 0)
+        return self._shared[place]
 
     def render(self, inputs: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Rendered]:
         """Render texts, without padding; arguments and errors as ``preprocess``."""
@@ -200,18 +236,27 @@ class EchoTransformer(Transformer):
         """Run the model and hand on the pooled states.
 
         Args:
-            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``); left as they are.
+            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``), ``shared`` (``_B``, may be
+                missing); left as they are.
             _: Ignored; the library passes further arguments to other modules' forwards.
 
         Returns:
             The features, with ``token_embeddings`` (``_BSD``, float32) and ``attention_mask`` (``_BS``) of
-            the pooled tokens.
+            the pooled tokens. Where vectors must be deterministic they are pooled already: S is 1.
 
         Raises:
             ModelError: If a state is not finite (checked outside training).
         """
-        output = self.model(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
-        states_BSD, mask_BS = gather_spans(output.last_hidden_state, features["span_mask"])
+        batch = (features["input_ids"], features["attention_mask"], features["span_mask"])
+        outside_training = not (self.training or torch.is_grad_enabled())
+        engine = self.selector.choice(self.model).engine if outside_training else None
+        if engine is not None:
+            states_BSD, mask_BS = engine.states(self.model, *batch, features.get("shared"))
+        else:
+            output = self.model(input_ids=batch[0], attention_mask=batch[1], use_cache=False)
+            states_BSD, mask_BS = gather_spans(output.last_hidden_state, batch[2])
+        if engine is not None and self.selector.deterministic:
+            states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:
             self._check_finite(states_BSD)
         return {**features, "token_embeddings": states_BSD, "attention_mask": mask_BS}

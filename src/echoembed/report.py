@@ -55,6 +55,11 @@ def fingerprint(model: SentenceTransformer) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def _engine(first: EchoTransformer) -> str:
+    choice = first.selector.choice(first.model)
+    return f"{choice.name} ({choice.reason})"
+
+
 def _settings(module: Any) -> str:  # noqa: ANN401
     keys = getattr(module, "config_keys", [])
     return repr({key: getattr(module, key, None) for key in keys})
@@ -81,6 +86,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "source": recipe.source,
         "attention": f"{recipe.attention} (checked)",
         "layers": first.layers,
+        "engine": _engine(first),
         "pooling": recipe.pooling,
         "dimension": model.get_embedding_dimension(),
         "normalized": any(type(module).__name__ == "Normalize" for module in model),
