@@ -25,6 +25,8 @@ from tokenizers_for_tests import (
     original_ids,
     pieces,
     tokenizer,
+    unspelled_texts,
+    why_refused,
 )
 
 LEADING_BLANK = {
@@ -65,11 +67,9 @@ ENDS = {  # token that begins a text, token that ends it
 
 def encoded(name: str, text: str) -> Piece | None:
     """The piece, or None where the text cannot but yield a special token and is refused for it."""
-    try:
-        return pieces(name).encode([text])[0]
-    except TextError as error:
-        assert "spells a special token" in str(error)
-        return None
+    refused = why_refused(lambda: pieces(name).encode([text]))
+    assert "spells a special token" in refused or not refused
+    return None if refused else pieces(name).encode([text])[0]
 
 
 def with_blank(name: str, text: str) -> str:
@@ -91,21 +91,12 @@ def test_first_and_last_token_are_found(name):
 
 @every_tokenizer
 def test_ids_are_the_originals_once_the_leading_blank_is_given_back(name):
-    specials = [token for token in tokenizer(name).get_added_vocab() if token != ORDINARY_TOKEN]
-    compared = 0
-
     @bounded
-    @given(hostile_texts)
+    @given(unspelled_texts)
     def check(text):
-        nonlocal compared
-        if any(token in text for token in (*SPELLED, *specials, "＜s＞")):
-            return
-        compared += 1
-        # The original's first rule would also put a blank in front of a piece that begins with a line break.
         assert list(pieces(name).encode([with_blank(name, text)])[0].ids) == original_ids(name, text)
 
     check()
-    assert compared >= 8
 
 
 @every_tokenizer
@@ -152,8 +143,8 @@ def test_a_vocabulary_that_holds_special_tokens_as_words_is_read_around_them(nam
 
 
 def test_text_that_turns_into_a_special_token_while_it_is_normalised_is_refused():
-    with pytest.raises(TextError, match=r"'＜s＞' spells a special token that this tokenizer cannot read as text"):
-        pieces("unigram-first").encode(["＜s＞"])
+    with pytest.raises(TextError, match="spells a special token that this tokenizer cannot read as text"):
+        pieces("unigram-first").encode(["\uff1cs\uff1e"])
 
 
 @every_built_tokenizer
@@ -212,7 +203,7 @@ def test_marker_is_the_added_token_of_that_name_else_its_text(name):
 def test_special_tokens_are_found_in_a_literal(name):
     first = pieces(name).token(pieces(name).bos)
     assert pieces(name).special_in(f"before {first}after") == first
-    assert pieces(name).special_in(f"{ORDINARY_TOKEN} and unknown {tokenizer(name).unk_token}" * 0 + "a b") is None
+    assert pieces(name).special_in(f"before {ORDINARY_TOKEN}after") is None
 
 
 @every_built_tokenizer

@@ -23,7 +23,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the cat sat on a mat while rain fell over old town and river carried its boats to harbour where nobody waits . , "
     "Rewrite following paragraph : rewritten Write This sentence means in one word Instruct Query again Document "
     "Retrieve semantically similar text Given web search query passage retrieve relevant passages that answer "
@@ -45,8 +45,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen2": ("qwen2", "byte-level", _GATED),
     "qwen3": ("qwen3", "byte-level", {**_GATED, "head_dim": 8}),
     "gemma": ("gemma", "gemma", {**_GATED, "head_dim": 8}),
-    "gemma2": ("gemma2", "gemma", {**_GEMMA, "sliding_window": 1024}),
-    "gemma3": ("gemma3_text", "gemma", {**_GEMMA, "sliding_window": 1024}),
+    "gemma2": ("gemma2", "gemma", {**_GEMMA, "sliding_window": 2048}),
+    "gemma3": ("gemma3_text", "gemma", {**_GEMMA, "sliding_window": 2048}),
     "gpt2": ("gpt2", "gpt2", _GPT),
     "gptj": ("gptj", "gpt2", {**_GPT, "rotary_dim": 4}),
     "gpt-neox": ("gpt_neox", "gpt2", {**_SHARED, "intermediate_size": 48, "max_position_embeddings": 2048}),

@@ -6,12 +6,16 @@ The classes are what a caller catches; all derive from ``EchoembedError``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class EchoembedError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and mend. The text is one line, whatever names it quotes."""
+
+    def __str__(self) -> str:
+        return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: ascii(m[0])[1:-1], super().__str__())
 
 
 class TemplateError(EchoembedError, ValueError):
@@ -48,7 +52,11 @@ def near(name: str, known: Iterable[str]) -> str:
 
 # Templates
 
-_SLOTS = "{text}, {instruction}, {bos}, {eos} and the recipe's markers"
+
+def _slot_at(source: str, slot: str, ending: str = "") -> int:
+    """Position of the first such slot, of those with such an ending."""
+    found = re.search(r"\{" + re.escape(slot) + ending + r"(?=[}:!])", source)
+    return found.start() if found else 0
 
 
 def template_unbalanced(source: str, position: int) -> TemplateError:
@@ -62,18 +70,18 @@ def template_unbalanced(source: str, position: int) -> TemplateError:
 def template_unknown_slot(source: str, slot: str, known: Iterable[str]) -> TemplateError:
     """A slot that neither the grammar nor the recipe knows."""
     names = list(known)
-    position = max(source.find("{" + slot), 0)
     return TemplateError(
-        f"Template {quoted(source, 80)} has an unknown slot {quoted(slot)} at position {position}. "
+        f"Template {quoted(source, 80)} has an unknown slot {quoted(slot)} at position {_slot_at(source, slot)}. "
         f"Slots: {', '.join(names)}. Rename it or declare it among the recipe's markers.{near(slot, names)}"
     )
 
 
 def template_bad_slot(source: str, slot: str) -> TemplateError:
     """A slot with a conversion, or a format other than ``pool``."""
+    position = _slot_at(source, slot, r"(?!:pool\}|\})")
     return TemplateError(
-        f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position "
-        f"{max(source.find('{' + slot), 0)}. A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
+        f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position {position}. "
+        f"A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
     )
 
 
@@ -112,7 +120,7 @@ def template_spells_special(source: str, token: str) -> TemplateError:
 def template_wants_token(source: str, slot: str) -> TemplateError:
     """A template whose special token the tokenizer lacks."""
     return TemplateError(
-        f"Template {quoted(source, 80)} puts {{{slot}}} at position {max(source.find('{' + slot), 0)}, but this "
+        f"Template {quoted(source, 80)} puts {{{slot}}} at position {_slot_at(source, slot)}, but this "
         f"tokenizer has no such token. Choose a recipe without {{{slot}}}, or set the token in tokenizer_config.json."
     )
 

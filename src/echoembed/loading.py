@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
@@ -59,7 +60,7 @@ def load(
         layer: Overrides the recipe's layer: k for the k-th, -1 for the last.
         revision: Branch, tag or commit on the hub.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on a CPU and the dtype the model
-            was saved in elsewhere.
+            was saved in elsewhere. ``int8``, on a CPU: the linear layers' weights and activations in eight bits.
         device: Where it runs, as sentence-transformers takes it; None for the best there is.
         budget: Overrides the recipe's budget: most tokens of text that each reading takes.
         normalize: Whether vectors are scaled to length 1.
@@ -83,7 +84,7 @@ def load(
     name: str | os.PathLike[str] | None = model
     if chosen and (model is None or str(model).lower() in map(str.lower, chosen.adapters)):
         name = chosen.checkpoint or None
-    target = torch.device(device) if device is not None else _best_device()
+    target = _best_device() if device is None else _device(device)
     source = resolve(name, revision=revision, local_files_only=local_files_only)
     dtype_ = _dtype(dtype, target, source)
 
@@ -111,9 +112,12 @@ def load(
         modules = [first, pooling]
         if normalize:
             modules.append(Normalize())
-    embedder = SentenceTransformer(modules=modules, device=str(target), similarity_fn_name="cosine")
+    kept = _saved_settings(source) if pipeline and pipeline[0]["type"] == _OURS else {}
+    embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
     first.select_engine(engine, deterministic=deterministic)
     first.selector.choice(first.model)
+    if dtype == "int8":  # after the check, which is exact in float32
+        first.to_int8()
     return embedder
 
 
@@ -136,6 +140,9 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
         FileError: If the folder exists, or cannot be written.
     """
     target = Path(folder).expanduser()
+    first = model[0]
+    if isinstance(first, EchoTransformer) and first.int8:
+        raise errors.model_bad_option("model", "a model in int8", "float32, bfloat16 or float16 to save it")
     if target.exists() and not overwrite:
         raise errors.model_exists(target)
     try:
@@ -151,14 +158,27 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         unfinished.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        unfinished.rename(target)
-    except OSError as error:
+        _put_in_place(unfinished, target)
+    except (OSError, SafetensorError) as error:
         raise errors.model_not_saved(target, str(error)) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Rename a folder; one that it replaces is removed only when that is done."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    replaced = folder.with_name(f"{folder.name}-replaced")
+    target.rename(replaced)
+    try:
+        folder.rename(target)
+    except OSError:
+        replaced.rename(target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrides: Any) -> EchoTransformer:  # noqa: ANN401
@@ -187,7 +207,7 @@ def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrid
             RecipeWarning,
             stacklevel=4,
         )
-    return EchoTransformer(
+    module = EchoTransformer(
         source.folder / subfolder,
         recipe=_overridden(chosen, layer=overrides.get("layer"), budget=overrides.get("budget")),
         name=name,
@@ -195,6 +215,10 @@ def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrid
         dtype=dtype,
         cut=cut,
     )
+    if cut and module.recipe.layer not in (recipe.layer, module.layers):
+        allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
+        raise errors.model_bad_option("layer", module.recipe.layer, allowed)
+    return module
 
 
 def _saved_modules(
@@ -243,6 +267,17 @@ def _read_modules(source: Source) -> list[dict[str, Any]]:
         raise errors.model_saved_unreadable(source.name, f"modules.json ({error})") from error
 
 
+def _saved_settings(source: Source) -> dict[str, Any]:
+    """What sentence-transformers saves of a model beside its modules: prompts among others, which are instructions."""
+    path = source.folder / "config_sentence_transformers.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        names = ("prompts", "default_prompt_name", "similarity_fn_name")
+        return {name: saved[name] for name in names if saved.get(name) is not None}
+    except (OSError, ValueError, AttributeError) as error:
+        raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
+
+
 def _overridden(recipe: Recipe, *, layer: int | None, budget: int | None) -> Recipe:
     changes = {key: value for key, value in (("layer", layer), ("budget", budget)) if value is not None}
     return Recipe(**{**recipe.as_dict(), **changes}) if changes else recipe
@@ -277,13 +312,24 @@ def _best_device() -> torch.device:
     return torch.device(get_device_name())
 
 
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        allowed = "a device that torch has on this machine, such as cpu; None for the best there is"
+        raise errors.model_bad_option("device", device, allowed) from error
+
+
 def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source) -> torch.dtype:
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
+    if dtype == "int8":
+        return torch.float32
     if dtype is not None:
-        raise errors.model_bad_option("dtype", dtype, f"{', '.join(DTYPES)}, or None")
+        raise errors.model_bad_option("dtype", dtype, f"{', '.join(DTYPES)}, int8, or None")
     if device.type == "cpu":
         return torch.float32
     try:

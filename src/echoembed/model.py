@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +20,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from echoembed import backbone, errors
-from echoembed.engine import Engine, Selector
+from echoembed.engine import Engine, Selector, quantize
 from echoembed.pieces import PieceTokenizer
 from echoembed.pooling import gather_spans, pool_each, span_mask
 from echoembed.recipe import Kind, Recipe, prepare
@@ -95,20 +96,38 @@ class EchoTransformer(Transformer):
         self.overflow: Overflow = "warn"
         self.dropped_texts = 0
         self.dropped_tokens = 0
-        self.renderers = {
+        self.renderers = self._renderers()
+        self.int8 = False
+        self._shared: dict[tuple[Kind, str], int] = {}
+        self.select_engine()
+        for kind, renderer in self.renderers.items():
+            self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
+
+    def _renderers(self) -> dict[Kind, Renderer]:
+        return {
             kind: Renderer(
                 self.recipe.template(kind),
                 self.pieces,
                 budget=self.recipe.budget,
                 context=self.context,
-                prepare=lambda text: prepare(text, self.recipe.preparation),
+                prepare=partial(prepare, preparation=self.recipe.preparation),
             )
             for kind in get_args(Kind)
         }
-        self._shared: dict[tuple[str, str], int] = {}
-        self.select_engine()
-        for kind, renderer in self.renderers.items():
-            self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens of a whole prompt; setting it lowers what is read of long texts, never above the model's own."""
+        return self.context
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        assert self.tokenizer is not None  # every text model has one
+        own = backbone.context_length(self.model.config, self.tokenizer.model_max_length)
+        if value is not None and (type(value) is not int or value < 1):
+            raise errors.model_bad_option("max_seq_length", value, "a whole number of tokens above 0, or None")
+        self.context = min((limit for limit in (own, value) if limit is not None), default=None)
+        self.renderers = self._renderers()
 
     # What the base class calls to load: the model as the recipe wants it, and nothing that runs foreign code.
 
@@ -145,6 +164,22 @@ class EchoTransformer(Transformer):
             wanted=wanted,
             deterministic=deterministic,
         )
+
+    def to_int8(self) -> None:
+        """Put the linear layers into eight bits, for inference on a CPU (see ``engine/int8.py``).
+
+        Raises:
+            ModelError: If the model is elsewhere, or has no linear layers.
+        """
+        if self.model.device.type != "cpu":
+            raise errors.model_bad_option(
+                "dtype", "int8", "int8 on a CPU (device='cpu'); float16 or bfloat16 elsewhere"
+            )
+        if not quantize(self.model):
+            raise errors.model_bad_option(
+                "dtype", "int8", "float32 or bfloat16 for this model: no layer is an nn.Linear"
+            )
+        self.int8 = True
 
     # The library's interface.
 
@@ -192,31 +227,35 @@ class EchoTransformer(Transformer):
         }
 
     def _shared_tokens(self, prompt: str | None, task: str | None) -> int:
-        """How many tokens two prompts with different texts begin with."""
-        place = ("document" if task == "document" else "query", prompt or "")
+        """How many tokens prompts with different texts begin with."""
+        place = kind, instruction = self._resolved(prompt, task)
         if place not in self._shared:
             if len(self._shared) >= 1024:  # a caller with an instruction per text
                 self._shared.clear()
-            one, other = self.render(["a", "7"], prompt=prompt, task=task)
-            pairs = zip(one.ids, other.ids, strict=False)
-            self._shared[place] = next((at for at, (a, b) in enumerate(pairs) if a != b), 0)
+            probes = self.renderers[kind].render(["a", "7", "The"], instruction)
+            columns = zip(*(probe.ids for probe in probes), strict=False)
+            self._shared[place] = next((at for at, column in enumerate(columns) if len(set(column)) > 1), 0)
         return self._shared[place]
 
     def render(self, inputs: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Rendered]:
         """Render texts, without padding; arguments and errors as ``preprocess``."""
-        if task is not None and task not in get_args(Kind):
-            raise errors.task_unknown(task)
-        kind: Kind = "document" if task == "document" else "query"
+        kind, instruction = self._resolved(prompt, task)
         renderer = self.renderers[kind]
-        if prompt and not renderer.template.has("instruction"):
-            raise errors.instruction_unused(self.recipe.name, kind, prompt)
-        instruction = check_text(prompt, "The instruction") if prompt else self.recipe.instruction
         rendered = renderer.render([check_text(text) for text in inputs], instruction)
         if self.overflow == "error":
             for text, prompt_ in zip(inputs, rendered, strict=True):
                 if prompt_.dropped:
                     raise errors.text_over_budget(text, prompt_.dropped, renderer.room(instruction) or 0)
         return rendered
+
+    def _resolved(self, prompt: str | None, task: str | None) -> tuple[Kind, str]:
+        """Which template, and what stands in ``{instruction}``."""
+        if task is not None and task not in get_args(Kind):
+            raise errors.task_unknown(task)
+        kind: Kind = "document" if task == "document" else "query"
+        if prompt and not self.renderers[kind].template.has("instruction"):
+            raise errors.instruction_unused(self.recipe.name, kind, prompt)
+        return kind, check_text(prompt, "The instruction") if prompt else self.recipe.instruction
 
     def _count(self, rendered: list[Rendered]) -> None:
         """Add up what was cut; warn at the first text, and whenever their number has grown tenfold."""
@@ -247,6 +286,8 @@ class EchoTransformer(Transformer):
         Raises:
             ModelError: If a state is not finite (checked outside training).
         """
+        if self.training and self.int8:
+            raise errors.model_bad_option("dtype", "int8", "float32, bfloat16 or float16 for training")
         batch = (features["input_ids"], features["attention_mask"], features["span_mask"])
         outside_training = not (self.training or torch.is_grad_enabled())
         engine = self.selector.choice(self.model).engine if outside_training else None

@@ -67,6 +67,11 @@ class PieceTokenizer:
             reverse=True,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and worker processes get the tokenizer as JSON, which does not hold this switch."""
+        self.__dict__.update(state)
+        self._tokenizer.encode_special_tokens = True
+
     def token(self, id_: int) -> str:
         """The token of an id, as the vocabulary writes it."""
         return str(self._tokenizer.id_to_token(id_))
@@ -75,11 +80,11 @@ class PieceTokenizer:
         """The special token that ``literal`` spells, if it spells one."""
         return next((token for token in self._special_strings if token in literal), None)
 
-    def marker(self, content: str) -> tuple[int, ...]:
-        """Ids of a template's marker: the added token of that name, else its ids as a piece of its own."""
+    def marker(self, content: str, before: str = "") -> tuple[int, ...]:
+        """Ids of a template's marker: the added token of that name, else its ids as a piece, ``before`` in front."""
         if content in self._added:
             return (self._added[content],)
-        return self.encode([content])[0].ids
+        return self.encode([before + content])[0].ids
 
     def encode(self, pieces: Sequence[str]) -> list[Piece]:
         """Tokenise pieces, each by itself, without special tokens.

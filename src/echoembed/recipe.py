@@ -13,13 +13,13 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoembed import errors
-from echoembed.template import Template
+from echoembed.template import SLOTS, Template
 
 Attention = Literal["causal", "bidirectional"]
 Pooling = Literal["mean", "last", "weighted-mean", "first"]
@@ -70,24 +70,17 @@ class Recipe:
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # frozen after this
         set_(self, "document_template", self.document_template or self.query_template)
-        set_(self, "adapters", tuple(self.adapters))
         self._check()
+        set_(self, "adapters", tuple(self.adapters))
         set_(self, "markers", MappingProxyType(dict(self.markers)))
         for kind in get_args(Kind):
             self.template(kind)
 
     def _check(self) -> None:
-        strings = {
-            "query_template",
-            "document_template",
-            "instruction",
-            "checkpoint",
-            "source",
-            "description",
-        }
+        strings = ("query_template", "document_template", "instruction", "checkpoint", "source", "description")
         checks: list[tuple[str, bool, str]] = [
             ("name", isinstance(self.name, str) and bool(self.name.strip()), "a name that is not blank"),
-            *((name, isinstance(getattr(self, name), str), "a string") for name in sorted(strings)),
+            *((name, isinstance(getattr(self, name), str), "a string") for name in strings),
             ("pooling", self.pooling in get_args(Pooling), ", ".join(get_args(Pooling))),
             ("attention", self.attention in get_args(Attention), ", ".join(get_args(Attention))),
             ("preparation", self.preparation in get_args(Preparation), ", ".join(get_args(Preparation))),
@@ -100,14 +93,22 @@ class Recipe:
             (
                 "markers",
                 isinstance(self.markers, Mapping)
-                and all(isinstance(text, str) and text and name.isidentifier() for name, text in self.markers.items()),
-                "a table of slot names to strings that are not empty",
+                and all(isinstance(text, str) and text and _can_be_slot(name) for name, text in self.markers.items()),
+                f"a table of slot names (other than {', '.join(SLOTS)}) to strings that are not empty",
+            ),
+            (
+                "adapters",
+                isinstance(self.adapters, (list, tuple)) and all(isinstance(one, str) and one for one in self.adapters),
+                "a list of names",
             ),
             ("trained", isinstance(self.trained, bool), "true or false"),
         ]
         for name, passed, allowed in checks:
             if not passed:
                 raise errors.recipe_bad_field(self.name, name, getattr(self, name), allowed)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle cannot take the markers' proxy
+        return partial(Recipe, **self.as_dict()), ()
 
     def __hash__(self) -> int:
         return hash((self.name, self.fingerprint()))
@@ -134,6 +135,10 @@ class Recipe:
         """All fields as JSON and TOML can hold them; ``Recipe(**recipe.as_dict())`` is the same recipe."""
         plain: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {**plain, "markers": dict(self.markers), "adapters": list(self.adapters)}
+
+
+def _can_be_slot(name: object) -> bool:
+    return isinstance(name, str) and name.isidentifier() and name not in SLOTS
 
 
 def prepare(text: str, preparation: Preparation) -> str:

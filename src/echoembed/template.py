@@ -13,6 +13,7 @@ sees `` The``, and SentencePiece does not see two blanks.
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,10 @@ class Template:
         try:
             fields = list(string.Formatter().parse(self.source))
         except ValueError as error:
-            raise errors.template_unbalanced(self.source, _unbalanced_at(self.source)) from error
+            if (position := _unbalanced_at(self.source)) < len(self.source):
+                raise errors.template_unbalanced(self.source, position) from error
+            slots = re.findall(r"\{(\w*)!", self.source)  # all braces have partners: it is a conversion
+            raise errors.template_bad_slot(self.source, slots[0] if slots else "text") from error
         parts: list[Part] = []
         for literal, name, spec, conversion in fields:
             if name is None:
@@ -161,7 +165,8 @@ class Renderer:
         if part.slot == "eos":
             return () if self._tokenizer.eos is None else (self._tokenizer.eos,)
         if part.slot is not None and part.slot in self.template.markers:
-            return self._tokenizer.marker(self._spaced(part, self.template.markers[part.slot]))
+            content = self.template.markers[part.slot]
+            return self._tokenizer.marker(content, self._spaced(part, content).removesuffix(content))
         if part.slot is None:
             return self._tokenizer.encode([self._spaced(part, part.content)])[0].ids
         return ()

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 import echoembed
+import tiny_models
 from echoembed import errors
 
 TEXTS = ["the cat", "rain fell over the old town and the river", "a", "boats", "the cat", "nobody waits , nobody"]

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-import tiny_models
 import torch
 
+import tiny_models
 from echoembed import backbone
 from echoembed.engine import PackedEngine, choose
 from echoembed.pooling import gather_spans, span_mask

@@ -164,7 +164,7 @@ def _source(given: str | Path, number: int, format_: str | None) -> _Source:
         return _Source("standard input", format_ or "txt")
     path, name = Path(given), str(given)
     try:
-        exists = path.exists()
+        exists = bool(name.strip()) and path.exists()
     except (OSError, ValueError):  # too long for a name, or not to be looked at
         exists = False
     told = format_ or formats.format_of(name)
@@ -173,7 +173,7 @@ def _source(given: str | Path, number: int, format_: str | None) -> _Source:
     if not exists:
         return _Source(f"argument {number}", literal=name)
     if path.is_dir():
-        raise errors.file_unreadable(name, "it is a folder")
+        raise errors.file_unreadable(name, "it is a folder (a word to embed is given as --text)")
     if told is None:
         raise errors.file_format_unknown(name, SUFFIXES)
     return _Source(name, told, path=path)

@@ -1,0 +1,104 @@
+"""The command line: one file per verb, each of which parses, calls the library and prints.
+
+Nothing heavy is imported before a verb runs: ``echoembed --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from echoembed import __version__
+from echoembed.cli import compare, embed, info, recipes, similarity
+from echoembed.cli.options import examples
+from echoembed.cli.output import fail
+from echoembed.errors import EchoembedError
+
+DEBUG = "ECHOEMBED_DEBUG"
+EPILOG = (
+    examples(
+        'echoembed similarity "A cat sat." "A feline rested." "Stocks fell."',
+        "echoembed embed notes.txt -o notes.parquet",
+    )
+    + "\n\n[bold]Exit codes[/bold]\n"
+    + "\n".join(
+        [
+            "  0    all is well",
+            "  1    something is wrong with the input or the model",
+            "  2    wrong usage",
+            "  130  interrupted",
+        ]
+    )
+)
+
+
+class _Verbs(TyperGroup):
+    """Turns errors into a line on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+        try:
+            return super().invoke(ctx)
+        except EchoembedError as error:
+            fail(str(error))
+            raise typer.Exit(1) from error
+        except BrokenPipeError as error:  # the reader had enough, as `head` has
+            with contextlib.suppress(OSError, ValueError):  # else the interpreter flushes once more at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from error
+        except Exception as error:
+            if os.environ.get(DEBUG) or isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
+                raise
+            fail(f"{type(error).__name__}: {error}. This may be a fault of echoembed: {DEBUG}=1 shows where it is.")
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    name="echoembed",
+    cls=_Verbs,
+    help="Text embeddings from language models that read the text twice.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+for _name, _verb, _needs_input in (
+    ("embed", embed.embed, True),
+    ("similarity", similarity.similarity, True),
+    ("compare", compare.compare, True),
+    ("recipes", recipes.recipes, False),
+    ("info", info.info, False),
+):
+    _help = (_verb.__doc__ or "").replace("\n    ", "\n")
+    _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _help.strip().split("\n\n"))
+    _epilog = sys.modules[_verb.__module__].EPILOG
+    app.command(_name, help=_help, epilog=_epilog, no_args_is_help=_needs_input)(_verb)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"echoembed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Text embeddings from language models that read the text twice."""
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    # As an exception, so that a file half written is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    app()

@@ -1,0 +1,94 @@
+"""``echoembed compare``: the same texts under several recipes."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli import session
+
+EPILOG = opt.examples(
+    'echoembed compare "She loves to travel in summer, especially to cold places." '
+    '"She loves to travel in summer, especially to hot places." "She loves to visit cold places in summer."',
+    "echoembed compare sentences.txt -r classical -r echo -r echo-last",
+    "echoembed compare sentences.txt --heatmap recipes.png",
+)
+
+
+def compare(
+    inputs: opt.Inputs = None,
+    text: opt.Texts = None,
+    json: opt.Json = False,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(help="Draw a matrix per recipe: .png, .svg or .pdf. Needs matplotlib.", show_default=False),
+    ] = None,
+    overwrite: opt.Overwrite = False,
+    format: opt.Format = None,
+    column: opt.Column = "text",
+    on_bad_text: opt.OnBadText = "error",
+    on_overflow: opt.OnOverflow = "warn",
+    model: opt.Model = None,
+    recipe: opt.Recipes = None,
+    recipes_file: opt.RecipesFile = None,
+    revision: opt.Revision = None,
+    layer: opt.Layer = None,
+    budget: opt.Budget = None,
+    kind: opt.Kind = "query",
+    instruction: opt.Instruction = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: opt.BatchSize = 32,
+) -> None:
+    """Show the similarity of each pair of texts under several recipes, side by side.
+
+    What tells is the order of the pairs within a recipe: each recipe has a range of cosines of its own.
+    """
+    from echoembed.texts import TextReader
+
+    if heatmap is not None:
+        from echoembed.cli.heatmap import check_heatmap
+
+        check_heatmap(heatmap, overwrite=overwrite)
+    reader = TextReader(inputs or [], texts=text or [], format=format, column=column, on_bad_text=on_bad_text)
+    items = session.few_texts(reader, least=2)
+    names = list(dict.fromkeys(recipe or ["classical", "echo"]))
+    matrices: dict[str, list[list[float]]] = {}
+    stamps: dict[str, dict[str, str]] = {}
+    for name in names:
+        loaded = session.load(
+            model,
+            name,
+            recipes_file=recipes_file,
+            on_overflow=on_overflow,
+            revision=revision,
+            layer=layer,
+            budget=budget,
+            device=device,
+            dtype=dtype,
+        )
+        encode = session.encoder(loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+        matrices[name] = session.cosines(encode, items)
+        stamps[name] = session.stamp(loaded)._asdict()
+        session.report_cuts(loaded, on_overflow)
+    if json:
+        recipes = {name: {"matrix": matrices[name], **stamps[name]} for name in names}
+        out.print_json({"texts": [item.text for item in items], "recipes": recipes})
+    else:
+        out.print_table(["", "text"], [[str(n), out.short(item.text, 90)] for n, item in enumerate(items, start=1)])
+        rows = [
+            [f"{a + 1} and {b + 1}", *(f"{matrices[name][a][b]:.3f}" for name in names)]
+            for a, b in combinations(range(len(items)), 2)
+        ]
+        out.print_table(["pair", *names], rows, right=names)
+    if heatmap is not None:
+        from echoembed.cli.heatmap import draw_heatmap
+
+        draw_heatmap(heatmap, [item.text for item in items], matrices, overwrite=overwrite)
+        out.note(f"drew {len(names)} recipes → {heatmap}")
+    session.report_skipped(reader)

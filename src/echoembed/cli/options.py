@@ -1,0 +1,139 @@
+"""The options that several verbs share, each once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+_MODEL = "Model"
+_READING = "Reading texts"
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TEXT|FILE|-...",
+        help="Texts; files (.txt, .jsonl and .csv, also as .gz, and .parquet); or - for standard input.",
+        show_default=False,
+    ),
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option("--text", "-t", help="A text, whatever it looks like. May be repeated.", show_default=False),
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name on the Hugging Face hub, or a folder. Default: the recipe's checkpoint, else the bundled model.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="Row of 'echoembed recipes'. Default: the one saved with the model, else echo.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+Recipes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="Row of 'echoembed recipes'; repeat it. Default: classical and echo.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+RecipesFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML file with recipes of your own, to be named by --recipe.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL, show_default=False),
+]
+Layer = Annotated[
+    int | None,
+    typer.Option(
+        help="Pool this layer instead of the recipe's; -1 is the last.", rich_help_panel=_MODEL, show_default=False
+    ),
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        help="Most tokens of a text, per reading, instead of the recipe's.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=_MODEL, show_default=False
+    ),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(
+        help="Of the weights. Default: float32 on a CPU, else as saved.", rich_help_panel=_MODEL, show_default=False
+    ),
+]
+
+Kind = Annotated[
+    Literal["query", "document"], typer.Option(help="Which of the recipe's templates.", rich_help_panel=_MODEL)
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option(
+        help="What the recipe's template says of the task, where it has a place for it.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one pass of the model.", rich_help_panel=_MODEL)]
+OnOverflow = Annotated[
+    Literal["warn", "error", "ignore"],
+    typer.Option(help="What a text over the budget does; it is cut unless this says error.", rich_help_panel=_READING),
+]
+
+Format = Annotated[
+    Literal["txt", "jsonl", "csv", "parquet"] | None,
+    typer.Option(
+        help="Of every input, whatever its name. Default: by suffix; standard input as txt, a text a line.",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
+Column = Annotated[str, typer.Option(help="Column, or JSON key, that holds the text.", rich_help_panel=_READING)]
+IdColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column, or JSON key, that holds the id. Default: texts are numbered from 0.",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
+OnBadText = Annotated[
+    Literal["error", "skip"],
+    typer.Option(help="What a text that cannot be embedded does, such as a blank one.", rich_help_panel=_READING),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+
+
+def examples(*lines: str) -> str:
+    """The end of a help page: commands to copy."""
+    return "\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])

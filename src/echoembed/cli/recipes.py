@@ -1,0 +1,62 @@
+"""``echoembed recipes``: the table of recipes, or one of them with its prompts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli import session
+
+EPILOG = opt.examples(
+    "echoembed recipes",
+    "echoembed recipes echo",
+    'echoembed recipes echo --text "A text of your own."',
+    "echoembed recipes my-recipe --recipes-file my.toml --json",
+)
+WIDE_ENOUGH = 140
+SAMPLE = "The cat sat on the mat."
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show this one, and what it makes of a text.")] = None,
+    text: Annotated[str, typer.Option("--text", "-t", help="The text to show it on.")] = SAMPLE,
+    json: opt.Json = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Show it with this model's tokenizer. Default: the bundled one.", show_default=False
+        ),
+    ] = None,
+    recipes_file: opt.RecipesFile = None,
+) -> None:
+    """List the recipes, or show one of them on a text."""
+    from echoembed import load_recipes
+    from echoembed import recipes as table
+
+    rows = {**table, **(load_recipes(recipes_file) if recipes_file else {})}
+    if name is None and json:
+        out.print_json({row.name: {**row.as_dict(), "fingerprint": row.fingerprint()} for row in rows.values()})
+    elif name is None:
+        columns = ["recipe", "reads", "pooling", "attention", "budget", "description"]
+        cells = [
+            [
+                row.name,
+                str(row.template("query").copies),
+                row.pooling,
+                row.attention,
+                "context" if row.budget is None else str(row.budget),
+                row.description,
+            ]
+            for row in rows.values()
+        ]
+        shown = len(columns) if out.console().width >= WIDE_ENOUGH else len(columns) - 1
+        out.print_table(columns[:shown], [line[:shown] for line in cells], right=["reads", "budget"])
+    else:
+        facts = session.shown_recipe(name, recipes_file, model, text)
+        if json:
+            out.print_json(facts)
+        else:
+            out.print_facts(facts)

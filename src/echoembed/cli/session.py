@@ -1,0 +1,172 @@
+"""What verbs do with a model: load it without chatter, encode with it, say what was cut."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from echoembed.cli.output import warn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from sentence_transformers import SentenceTransformer
+
+    from echoembed.recipe import Recipe
+    from echoembed.texts import Item, Stamp, TextReader
+
+FEW = 100
+_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "true",
+}
+
+
+def silence() -> None:
+    """Keep the libraries from talking: only our own warnings get through, each on a line."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if category.__module__.startswith("echoembed"):
+            warn(str(message))
+
+    warnings.showwarning = show
+
+    import logging
+
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as chatter
+
+    disable_progress_bars()
+    chatter.disable_progress_bar()  # type: ignore[no-untyped-call]
+    chatter.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+
+
+def recipe_named(name: str | None, file: Path | None) -> str | Recipe | None:
+    """The user's own recipe of that name, else the name, for the library to find."""
+    if file is None:
+        return name
+    from echoembed import errors, load_recipes, recipes
+
+    rows = load_recipes(file)
+    if name is None and len(rows) == 1:
+        return next(iter(rows.values()))
+    if name is None or (name not in rows and name not in recipes):
+        raise errors.recipe_unknown(name, [*rows, *recipes])
+    return rows.get(name, name)
+
+
+def load(
+    model: str | None,
+    recipe: str | None = None,
+    *,
+    recipes_file: Path | None = None,
+    on_overflow: str = "warn",
+    **options: Any,  # noqa: ANN401
+) -> SentenceTransformer:
+    """The model that the options name; ``options`` are those of ``echoembed.load``."""
+    silence()
+    import echoembed
+    from echoembed.report import transformer_of
+
+    loaded = echoembed.load(model, recipe=recipe_named(recipe, recipes_file), **options)
+    transformer_of(loaded).overflow = "error" if on_overflow == "error" else "ignore"
+    return loaded
+
+
+def encoder(
+    model: SentenceTransformer, *, kind: str, instruction: str | None, batch_size: int
+) -> Callable[[list[str]], NDArray[np.float32]]:
+    """Texts to vectors, in one call."""
+
+    def encode(texts: list[str]) -> NDArray[np.float32]:
+        return model.encode(texts, task=kind, prompt=instruction, batch_size=batch_size, show_progress_bar=False)
+
+    return encode
+
+
+def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
+    """All texts of the reader, as many as a table of every pair can show.
+
+    Raises:
+        TextError: If there are more, or fewer than ``least``.
+    """
+    from echoembed import errors
+
+    items = list(islice(reader, FEW + 1))
+    if len(items) > FEW:
+        raise errors.too_many_texts(FEW)
+    if len(items) < least:
+        raise errors.too_few_texts(len(items))
+    return items
+
+
+def report_cuts(model: SentenceTransformer, on_overflow: str) -> None:
+    """Say how much was cut, unless that was to be ignored."""
+    from echoembed.report import transformer_of
+
+    first = transformer_of(model)
+    if first.dropped_texts and on_overflow == "warn":
+        warn(
+            f"{first.dropped_texts:,} {'text was' if first.dropped_texts == 1 else 'texts were'} over the budget: "
+            f"{first.dropped_tokens:,} tokens were not read. Raise --budget, split the texts, or refuse them with "
+            "--on-overflow error."
+        )
+
+
+def report_skipped(reader: TextReader, *, rows_shift: bool = False) -> None:
+    """Say how many texts were left out, and what was wrong with the first few."""
+    if reader.skipped:
+        more = " …" if reader.skipped > len(reader.examples) else ""
+        warn(f"left out {reader.skipped:,} of {reader.count:,} texts: {' '.join(reader.examples)}{more}")
+        if rows_shift:
+            warn("rows of the array are therefore not lines of the input: write .jsonl or .parquet to have ids.")
+
+
+def stamp(model: SentenceTransformer) -> Stamp:
+    """What goes with every vector."""
+    from echoembed import describe
+    from echoembed.texts import Stamp
+
+    facts = describe(model)
+    return Stamp(**{name: str(facts[name]) for name in Stamp._fields})
+
+
+def cosines(encode: Callable[[list[str]], NDArray[np.float32]], items: Sequence[Item]) -> list[list[float]]:
+    """Every text against every other, in six digits."""
+    vectors_ND = encode([item.text for item in items])
+    return [[round(float(value), 6) for value in row] for row in vectors_ND @ vectors_ND.T]
+
+
+def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> dict[str, object]:
+    """A recipe's fields, and what it makes of a text.
+
+    Its prompts are shown with the bundled tokenizer unless a model is named: published weights of some
+    gigabytes are not fetched to look at a prompt.
+    """
+    silence()
+    from dataclasses import replace
+
+    import echoembed
+    from echoembed.recipe import find_recipe
+    from echoembed.report import transformer_of
+
+    row = find_recipe(recipe_named(name, file) or name)
+    facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}
+    loaded = echoembed.load(model, recipe=replace(row, checkpoint="", adapters=(), trained=False))
+    tokenizer: Any = transformer_of(loaded).tokenizer
+    kinds: tuple[Literal["query", "document"], ...] = ("query", "document")
+    for kind in kinds:
+        shown = echoembed.render(loaded, text, kind=kind)
+        facts[f"{kind}_prompt"] = shown.text
+        facts[f"{kind}_pooled"] = tokenizer.decode(list(shown.ids[slice(*shown.span)]))
+    return facts
