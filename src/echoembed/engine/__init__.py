@@ -7,6 +7,7 @@
 - ``int8.py``: linear layers in eight bits
 - ``packed.py``: the engine: texts in, pooled states out
 - ``check.py``: proof, at load, that it gives the padded forward's states
+- ``invariance.py``: whether neighbours change a text's bits
 - ``selector.py``: which forward a model runs
 """
 

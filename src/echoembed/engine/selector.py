@@ -9,6 +9,7 @@ import torch
 
 from echoembed import errors
 from echoembed.engine.check import Choice, choose
+from echoembed.engine.invariance import is_invariant
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -54,5 +55,10 @@ class Selector:
         if choice.engine is None and (self.wanted == "packed" or self.deterministic):
             raise errors.model_engine_unsupported(self.name, choice.reason)
         if choice.engine is not None and self.deterministic:
-            return replace(choice, engine=replace(choice.engine, solo=True))
+            # Alone there is no beginning to share, and sharing it adds up in another order.
+            engine = replace(choice.engine, share_prefix=False)
+            solo = not is_invariant(engine, model, self.context)
+            how = "a text at a time" if solo else "bits tried in many packs"
+            reason = choice.reason.replace(", shared prefix", "")
+            return replace(choice, engine=replace(engine, solo=solo), reason=f"{reason}, deterministic: {how}")
         return choice
