@@ -153,14 +153,17 @@ def attention(
         key_CHKE, value_CHKE = (_keys(states[0], run, here.keys(active.causal), groups) for states in (key, value))
         stop = here.start + run.count * here.count
         query_CHQE = torch.unflatten(query[0, :, here.start : stop], 1, (run.count, here.count)).transpose(0, 1)
-        mask_QK, is_causal = _mask(active, int(attention_mask), run, here, query)
+        mask_QK, is_causal, lead = _mask(active, int(attention_mask), run, here, query)
+        if lead:
+            query_CHQE = nn.functional.pad(query_CHQE, (0, 0, lead, 0))
         if softcap is None:
             out_CHQE = nn.functional.scaled_dot_product_attention(
                 query_CHQE, key_CHKE, value_CHKE, attn_mask=mask_QK, is_causal=is_causal, scale=scale
             )
         else:
             out_CHQE = _soft_capped(query_CHQE, key_CHKE, value_CHKE, mask_QK, is_causal, scale, softcap)
-        torch.unflatten(out_THE[here.start : stop], 0, (run.count, here.count)).copy_(out_CHQE.transpose(1, 2))
+        rows_CQHE = torch.unflatten(out_THE[here.start : stop], 0, (run.count, here.count))
+        rows_CQHE.copy_(out_CHQE[:, :, lead:].transpose(1, 2))
     return out_THE[None], None
 
 
@@ -196,16 +199,21 @@ def _keys(states_HTE: Tensor, run: Run, count: int, groups: int) -> Tensor:
     return own_CHKE if groups == 1 else own_CHKE.repeat_interleave(groups, dim=1)
 
 
-def _mask(active: Pass, number: int, run: Run, here: _Queries, like: Tensor) -> tuple[Tensor | None, bool]:
-    """The additive mask of a run, or None; and whether a plain causal one is to be applied instead."""
+def _mask(active: Pass, number: int, run: Run, here: _Queries, like: Tensor) -> tuple[Tensor | None, bool, int]:
+    """How a run's queries are kept from later keys.
+
+    Returns:
+        The additive mask, or None; whether the kernel's own causal mask is to be applied instead; and how many
+        empty queries to put in front for that, which costs less than a mask where they are the shared prefix only.
+    """
     rule = active.rules[number]
     count = here.keys(active.causal)
     windowed = rule.window is not None and here.total > rule.window
     if not windowed:
         if not active.causal or here.count == 1:  # one query that is the last key sees them all
-            return None, False
-        if here.count == count:
-            return None, True
+            return None, False, 0
+        if here.position <= run.prefix:
+            return None, True, here.position
     place = (number if windowed else -1, run, active.mode)
     if place not in active.masks:
         query_Q = torch.arange(here.position, here.position + here.count, device=like.device)
@@ -213,7 +221,7 @@ def _mask(active: Pass, number: int, run: Run, here: _Queries, like: Tensor) -> 
         allowed_QK = rule.allowed(query_Q, key_K) if windowed else key_K <= query_Q[:, None]
         zero_QK = torch.zeros(allowed_QK.shape, dtype=like.dtype, device=like.device)
         active.masks[place] = zero_QK.masked_fill_(~allowed_QK, -torch.inf)
-    return active.masks[place], False
+    return active.masks[place], False, 0
 
 
 def _soft_capped(
