@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -392,16 +393,21 @@ def test_a_saved_model_that_is_not_whole_is_refused(file, content, item, saved, 
     assert "broken" in refused(lambda: echoembed.load(folder, device="cpu"), ModelError, item, "")
 
 
-def test_a_module_from_elsewhere_is_refused_and_not_imported(saved, tmp_path):
+def test_a_module_from_elsewhere_is_refused_and_not_imported(saved, tmp_path, monkeypatch):
+    """Also one that is a proper module of the library's kind, and could be imported."""
+    (tmp_path / "elsewhere.py").write_text(
+        "from sentence_transformers.sentence_transformer.modules import Normalize\n\nclass Module(Normalize):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     rows = json.loads((saved / "modules.json").read_text())
-    for type_ in ("antigravity.Module", "echoembed.errors.near"):
-        folder = tmp_path / type_
-        changed = [*rows[:1], {**rows[1], "type": type_}]
-        replaced(linked(saved, folder), "modules.json", changed)
+    for type_ in ("elsewhere.Module", "echoembed.errors.near"):
+        changed = [*rows[:2], {**rows[2], "type": type_}]
+        folder = replaced(linked(saved, tmp_path / type_), "modules.json", changed)
         message = refused(
             lambda folder=folder: echoembed.load(folder, device="cpu"), ModelError, repr(type_), "not run"
         )
         assert "Allowed: echoembed's and sentence-transformers' own" in message
+    assert "elsewhere" not in sys.modules
 
 
 def test_a_saved_recipe_that_cannot_be_is_refused(saved, tmp_path):

@@ -388,6 +388,14 @@ def model_adapter_misfit(name: str, adapter: str, keys: Iterable[str]) -> ModelE
     )
 
 
+def model_engine_unsupported(name: str, reason: str) -> ModelError:
+    """A model that the packed engine cannot run, where it was insisted on."""
+    return ModelError(
+        f"{name} cannot run on the packed engine: {reason}. Allowed for it: engine=None or engine='padded', "
+        "without deterministic=True. Leave the argument out."
+    )
+
+
 def model_exists(path: object) -> FileError:
     """A folder that is there already."""
     return FileError(

@@ -20,6 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 
 from echoembed import errors
+from echoembed.engine import Engine
 from echoembed.model import EchoTransformer
 from echoembed.pooling import LIBRARY_MODE
 from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
@@ -46,6 +47,8 @@ def load(
     device: str | torch.device | None = None,
     budget: int | None = None,
     normalize: bool = True,
+    engine: Engine | None = None,
+    deterministic: bool = False,
     local_files_only: bool = False,
 ) -> SentenceTransformer:
     """Load a language model as a text embedder.
@@ -58,10 +61,14 @@ def load(
         layer: Overrides the recipe's layer: k for the k-th, -1 for the last.
         revision: Branch, tag or commit on the hub.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on a CPU and the dtype the model
-            was saved in elsewhere.
+            was saved in elsewhere. ``int8``, on a CPU: the linear layers' weights and activations in eight bits.
         device: Where it runs, as sentence-transformers takes it; None for the best there is.
         budget: Overrides the recipe's budget: most tokens of text that each reading takes.
         normalize: Whether vectors are scaled to length 1.
+        engine: ``packed`` computes no padding and no state that is not pooled; ``padded`` is the plain forward.
+            They agree to rounding (checked here). None for ``packed`` where the model passes, else ``padded``;
+            ``describe`` says which and why. Training always runs ``padded``.
+        deterministic: Whether a text's vector has the same bits alone, in any batch and in any order.
         local_files_only: Never ask the hub; use what is in its cache.
 
     Returns:
@@ -85,6 +92,8 @@ def load(
     pipeline = _read_modules(source)
     if pipeline and pipeline[0]["type"] == _OURS:
         modules = _saved_modules(source, pipeline, chosen, layer=layer, budget=budget, dtype=dtype_)
+        first = modules[0]
+        assert isinstance(first, EchoTransformer)
     else:
         if chosen is None and pipeline:
             raise errors.model_is_sentence_transformer(source.name)
@@ -105,7 +114,12 @@ def load(
         if normalize:
             modules.append(Normalize())
     kept = _saved_settings(source) if pipeline and pipeline[0]["type"] == _OURS else {}
-    return SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
+    embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
+    first.select_engine(engine, deterministic=deterministic)
+    first.selector.choice(first.model)
+    if dtype == "int8":  # after the check, which is exact in float32
+        first.to_int8()
+    return embedder
 
 
 def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -129,6 +143,9 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
     """
     transformer_of(model)
     target = Path(folder).expanduser()
+    first = model[0]
+    if isinstance(first, EchoTransformer) and first.int8:
+        raise errors.model_bad_option("model", "a model in int8", "float32, bfloat16 or float16 to save it")
     if target.exists() and not overwrite:
         raise errors.model_exists(target)
     try:
@@ -312,8 +329,10 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source
         return dtype
     if isinstance(dtype, str) and dtype in DTYPES:
         return DTYPES[dtype]
+    if dtype == "int8":
+        return torch.float32
     if dtype is not None:
-        raise errors.model_bad_option("dtype", dtype, f"{', '.join(DTYPES)}, or None")
+        raise errors.model_bad_option("dtype", dtype, f"{', '.join(DTYPES)}, int8, or None")
     if device.type == "cpu":
         return torch.float32
     try:

@@ -20,8 +20,9 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from echoembed import backbone, errors
+from echoembed.engine import Engine, Selector, quantize
 from echoembed.pieces import PieceTokenizer
-from echoembed.pooling import gather_spans, span_mask
+from echoembed.pooling import gather_spans, pool_each, span_mask
 from echoembed.recipe import Kind, Recipe, prepare
 from echoembed.source import resolve
 from echoembed.template import Rendered, Renderer
@@ -101,6 +102,9 @@ class EchoTransformer(Transformer):
         self.dropped_texts = 0
         self.dropped_tokens = 0
         self.renderers = self._renderers()
+        self.int8 = False
+        self._shared: dict[tuple[Kind, str], int] = {}
+        self.select_engine()
         for kind, renderer in self.renderers.items():
             self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
 
@@ -150,6 +154,38 @@ class EchoTransformer(Transformer):
         if found != [id_ for id_ in wanted if id_ is not None]:
             raise errors.template_special_tokens(template.source, rendered.text)
 
+    def select_engine(self, wanted: Engine | None = None, *, deterministic: bool = False) -> None:
+        """Say which forward runs outside training; see ``echoembed.load``.
+
+        Raises:
+            ModelError: For an unknown engine. That the model cannot run on it is found at the first use.
+        """
+        if wanted not in (None, *get_args(Engine)):
+            raise errors.model_bad_option("engine", wanted, f"{', '.join(get_args(Engine))}, or None")
+        self.selector = Selector(
+            name=self.name,
+            causal=self.recipe.attention == "causal",
+            context=self.context,
+            wanted=wanted,
+            deterministic=deterministic,
+        )
+
+    def to_int8(self) -> None:
+        """Put the linear layers into eight bits, for inference on a CPU (see ``engine/int8.py``).
+
+        Raises:
+            ModelError: If the model is elsewhere, or has no linear layers.
+        """
+        if self.model.device.type != "cpu":
+            raise errors.model_bad_option(
+                "dtype", "int8", "int8 on a CPU (device='cpu'); float16 or bfloat16 elsewhere"
+            )
+        if not quantize(self.model):
+            raise errors.model_bad_option(
+                "dtype", "int8", "float32 or bfloat16 for this model: no layer is an nn.Linear"
+            )
+        self.int8 = True
+
     # The library's interface.
 
     def preprocess(
@@ -170,7 +206,8 @@ class EchoTransformer(Transformer):
             _: Ignored; what the library passes to modules of other kinds.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64.
+            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64; and ``shared_B``, how
+            many tokens at the beginning every prompt of this template and instruction has.
 
         Raises:
             TextError: If a text cannot be embedded, the task is unknown, or an instruction has no place.
@@ -190,23 +227,43 @@ class EchoTransformer(Transformer):
         if (largest := int(ids_BT.max())) >= len(embeddings.weight):
             raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
         spans = [prompt_.span for prompt_ in rendered]
-        return {"input_ids": ids_BT, "attention_mask": mask_BT, "span_mask": span_mask(spans, length)}
+        return {
+            "input_ids": ids_BT,
+            "attention_mask": mask_BT,
+            "span_mask": span_mask(spans, length),
+            "shared": torch.full((len(rendered),), self._shared_tokens(prompt, task)),
+        }
+
+    def _shared_tokens(self, prompt: str | None, task: str | None) -> int:
+        """How many tokens prompts with different texts begin with."""
+        place = kind, instruction = self._resolved(prompt, task)
+        if place not in self._shared:
+            if len(self._shared) >= 1024:  # a caller with an instruction per text
+                self._shared.clear()
+            probes = self.renderers[kind].render(["a", "7", "The"], instruction)
+            columns = zip(*(probe.ids for probe in probes), strict=False)
+            self._shared[place] = next((at for at, column in enumerate(columns) if len(set(column)) > 1), 0)
+        return self._shared[place]
 
     def render(self, inputs: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Rendered]:
         """Render texts, without padding; arguments and errors as ``preprocess``."""
-        if task is not None and task not in get_args(Kind):
-            raise errors.task_unknown(task)
-        kind: Kind = "document" if task == "document" else "query"
+        kind, instruction = self._resolved(prompt, task)
         renderer = self.renderers[kind]
-        if prompt and not renderer.template.has("instruction"):
-            raise errors.instruction_unused(self.recipe.name, kind, prompt)
-        instruction = check_text(prompt, "The instruction") if prompt else self.recipe.instruction
         rendered = renderer.render([check_text(text) for text in inputs], instruction)
         if self.overflow == "error":
             for text, prompt_ in zip(inputs, rendered, strict=True):
                 if prompt_.dropped:
                     raise errors.text_over_budget(text, prompt_.dropped, renderer.room(instruction) or 0)
         return rendered
+
+    def _resolved(self, prompt: str | None, task: str | None) -> tuple[Kind, str]:
+        """Which template, and what stands in ``{instruction}``."""
+        if task is not None and task not in get_args(Kind):
+            raise errors.task_unknown(task)
+        kind: Kind = "document" if task == "document" else "query"
+        if prompt and not self.renderers[kind].template.has("instruction"):
+            raise errors.instruction_unused(self.recipe.name, kind, prompt)
+        return kind, check_text(prompt, "The instruction") if prompt else self.recipe.instruction
 
     def _count(self, rendered: list[Rendered]) -> None:
         """Add up what was cut; warn at the first text, and whenever their number has grown tenfold."""
@@ -226,18 +283,29 @@ class EchoTransformer(Transformer):
         """Run the model and hand on the pooled states.
 
         Args:
-            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``); left as they are.
+            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``), ``shared`` (``_B``, may be
+                missing); left as they are.
             _: Ignored; the library passes further arguments to other modules' forwards.
 
         Returns:
             The features, with ``token_embeddings`` (``_BSD``, float32) and ``attention_mask`` (``_BS``) of
-            the pooled tokens.
+            the pooled tokens. Where vectors must be deterministic they are pooled already: S is 1.
 
         Raises:
             ModelError: If a state is not finite (checked outside training).
         """
-        output = self.model(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
-        states_BSD, mask_BS = gather_spans(output.last_hidden_state, features["span_mask"])
+        if self.training and self.int8:
+            raise errors.model_bad_option("dtype", "int8", "float32, bfloat16 or float16 for training")
+        batch = (features["input_ids"], features["attention_mask"], features["span_mask"])
+        outside_training = not (self.training or torch.is_grad_enabled())
+        engine = self.selector.choice(self.model).engine if outside_training else None
+        if engine is not None:
+            states_BSD, mask_BS = engine.states(self.model, *batch, features.get("shared"))
+        else:
+            output = self.model(input_ids=batch[0], attention_mask=batch[1], use_cache=False)
+            states_BSD, mask_BS = gather_spans(output.last_hidden_state, batch[2])
+        if engine is not None and self.selector.deterministic:
+            states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:
             self._check_finite(states_BSD)
         return {**features, "token_embeddings": states_BSD, "attention_mask": mask_BS}

@@ -52,3 +52,29 @@ def gather_spans(states_BTD: Tensor, span_mask_BT: Tensor) -> tuple[Tensor, Tens
     index_BS = torch.where(mask_BS, start_B[:, None] + offset_S, 0)
     states_BSD = states_BTD.gather(1, index_BS[:, :, None].expand(-1, -1, states_BTD.shape[-1])).float()
     return states_BSD * mask_BS[:, :, None], mask_BS.long()
+
+
+def pool_each(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
+    """Pool every text by itself, so that the result has the same bits whatever it is batched with.
+
+    Sums over a padded dimension are grouped by its length: the library's pooling gives a text other last bits
+    beside a longer one.
+
+    Args:
+        states_BSD: Pooled states, float32, on the left.
+        mask_BS: 1 where a state is a pooled one.
+        pooling: The recipe's pooling.
+
+    Returns:
+        ``vectors_B1D``: what any of the library's poolings leaves as it is.
+    """
+    rows = []
+    for states_SD, count in zip(states_BSD, mask_BS.sum(dim=1).tolist(), strict=True):
+        own_SD = states_SD[:count].clone()
+        if pooling in ("first", "last"):
+            rows.append(own_SD[0 if pooling == "first" else -1])
+        else:
+            weight_S = torch.arange(1.0, count + 1, device=own_SD.device) if pooling == "weighted-mean" else None
+            weighted_SD = own_SD if weight_S is None else own_SD * weight_S[:, None]
+            rows.append(weighted_SD.sum(dim=0) / (count if weight_S is None else weight_S.sum()))
+    return torch.stack(rows)[:, None]

@@ -51,8 +51,17 @@ def fingerprint(model: SentenceTransformer) -> str:
     """
     first = transformer_of(model)
     after = [f"{type(module).__name__} {_settings(module)}" for module in list(model)[1:]]
-    parts = [first.recipe.fingerprint(), first.revision, str(first.model.dtype), str(first.context), *after]
+    parts = [first.recipe.fingerprint(), first.revision, _dtype(first), str(first.context), *after]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _dtype(first: EchoTransformer) -> str:
+    return "int8" if first.int8 else str(first.model.dtype)
+
+
+def _engine(first: EchoTransformer) -> str:
+    choice = first.selector.choice(first.model)
+    return f"{choice.name} ({choice.reason})"
 
 
 def _settings(module: Any) -> str:  # noqa: ANN401
@@ -75,12 +84,13 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "revision": first.revision,
         "architecture": config.model_type,
         "parameters": sum(weight.numel() for weight in first.model.parameters()),
-        "dtype": str(first.model.dtype).removeprefix("torch."),
+        "dtype": _dtype(first).removeprefix("torch."),
         "device": str(model.device),
         "recipe": recipe.name,
         "source": recipe.source,
         "attention": f"{recipe.attention} (checked)",
         "layers": first.layers,
+        "engine": _engine(first),
         "pooling": recipe.pooling,
         "dimension": model.get_embedding_dimension(),
         "normalized": any(type(module).__name__ == "Normalize" for module in model),

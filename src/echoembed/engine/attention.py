@@ -1,0 +1,253 @@
+"""Attention inside each text of a pack, registered with transformers.
+
+The model's own code calls it with queries, keys and values of the whole pack: projections, rotary positions,
+norms, soft-cap and the choice between full and sliding layers stay the model's. What a token may see is asked of
+the mask function that the model hands to transformers, by position in the text, so that it means the same as
+without packing.
+
+Shapes: H heads, T tokens of the pack, C texts of a run, Q queries and K keys of each, E width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from echoembed.engine.layout import Layout, Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "echoembed_packed"
+_GRID = 24  # positions over which a full layer's mask function is compared with what is assumed of it
+
+
+class UnsupportedError(Exception):
+    """The model's attention is of a kind that packing does not know. Caught at load; never seen by a user."""
+
+
+class Captured(Exception):  # noqa: N818
+    """Carries the keys and values of a layer out of the model's code; not an error."""
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        self.key, self.value = key, value
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a layer's tokens may see: transformers' mask function, and its window if it has one."""
+
+    function: Callable[[Any, Any, Any, Any], Any]
+    window: int | None
+
+    def allowed(self, query_Q: Tensor, key_K: Tensor) -> Tensor:
+        """Whether the token at each position may see the tokens at others."""
+        first = torch.zeros((), dtype=torch.long, device=key_K.device)
+        allowed: Tensor = self.function(first, first, query_Q[:, None], key_K[None, :])
+        return allowed.expand(len(query_Q), len(key_K))
+
+
+@dataclass(slots=True)
+class Pass:
+    """One forward of the model over a pack.
+
+    Attributes:
+        layout: The pack.
+        causal: Whether tokens see only what is before them.
+        verify: Whether the model's mask functions are compared with ``causal``.
+        mode: ``all``: every token asks. ``capture``: nothing is computed, keys and values are handed out.
+            ``pooled``: pooled tokens ask, of the keys and values that were captured.
+        called: Whether the model has called the attention.
+    """
+
+    layout: Layout
+    causal: bool
+    verify: bool = False
+    mode: Literal["all", "capture", "pooled"] = "all"
+    captured: Captured | None = None
+    called: bool = False
+    rules: list[Rule] = field(default_factory=list)
+    masks: dict[tuple[int, Run, str], Tensor] = field(default_factory=dict)
+
+
+ACTIVE: ContextVar[Pass | None] = ContextVar("active_pass", default=None)
+
+
+@contextmanager
+def packed(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model use this attention for a while."""
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def mask(mask_function: Callable[..., Any], device: torch.device, **kwargs: Any) -> Tensor | None:  # noqa: ANN401
+    """What transformers calls for a mask: gives the number of the rule, in the shape of a mask."""
+    active = ACTIVE.get()
+    if active is None:  # another thread's ordinary forward
+        from transformers.masking_utils import sdpa_mask
+
+        plain: Tensor | None = sdpa_mask(mask_function=mask_function, device=device, **kwargs)
+        return plain
+    if kwargs.get("use_vmap"):
+        raise UnsupportedError("its mask depends on more than positions")
+    rule = Rule(mask_function, kwargs.get("local_size"))
+    if active.verify:
+        _verify(rule, active.causal)
+    active.rules.append(rule)
+    return torch.full((1, 1, 1, 1), len(active.rules) - 1)
+
+
+def _verify(rule: Rule, causal: bool) -> None:
+    position = torch.arange(_GRID if rule.window is None else min(_GRID, rule.window))
+    full = torch.ones(len(position), len(position), dtype=torch.bool)
+    if not torch.equal(rule.allowed(position, position), full.tril() if causal else full):
+        raise UnsupportedError("its mask is neither causal nor bidirectional")
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,  # noqa: ANN401
+) -> tuple[Tensor, None]:
+    """What transformers calls for attention: ``query``, ``key``, ``value`` are ``_1HTE``, the result ``_1THE``."""
+    active = ACTIVE.get()
+    if active is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
+        )
+        return plain
+    active.called = True
+    if attention_mask is None or attention_mask.numel() != 1:
+        raise UnsupportedError("it makes its masks itself")
+    if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
+        raise UnsupportedError("its attention has sinks or biases of its own")
+    if active.mode == "capture":
+        raise Captured(key, value)
+    if active.mode == "pooled" and active.captured is not None:
+        key, value = active.captured.key, active.captured.value
+    groups = query.shape[1] // key.shape[1]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out_THE = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
+    for run in active.layout.runs:
+        here = _queries(run, active.mode)
+        if not here.count:
+            continue
+        key_CHKE, value_CHKE = (_keys(states[0], run, here.keys(active.causal), groups) for states in (key, value))
+        stop = here.start + run.count * here.count
+        query_CHQE = torch.unflatten(query[0, :, here.start : stop], 1, (run.count, here.count)).transpose(0, 1)
+        mask_QK, is_causal, lead = _mask(active, int(attention_mask), run, here, query)
+        if lead:
+            query_CHQE = nn.functional.pad(query_CHQE, (0, 0, lead, 0))
+        if softcap is None:
+            out_CHQE = nn.functional.scaled_dot_product_attention(
+                query_CHQE, key_CHKE, value_CHKE, attn_mask=mask_QK, is_causal=is_causal, scale=scale
+            )
+        else:
+            out_CHQE = _soft_capped(query_CHQE, key_CHKE, value_CHKE, mask_QK, is_causal, scale, softcap)
+        rows_CQHE = torch.unflatten(out_THE[here.start : stop], 0, (run.count, here.count))
+        rows_CQHE.copy_(out_CHQE[:, :, lead:].transpose(1, 2))
+    return out_THE[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class _Queries:
+    """The tokens of a run that ask: where the first text's are, how many a text has, and their first position."""
+
+    start: int
+    count: int
+    position: int
+    total: int
+
+    def keys(self, causal: bool) -> int:
+        """How many of the text's tokens they can see at most."""
+        return self.position + self.count if causal else self.total
+
+
+def _queries(run: Run, mode: str) -> _Queries:
+    total = run.prefix + run.length
+    if mode == "pooled":
+        return _Queries(run.pooled_start, run.pooled, run.span[0], total)
+    return _Queries(run.start, run.length, run.prefix, total)
+
+
+def _keys(states_HTE: Tensor, run: Run, count: int, groups: int) -> Tensor:
+    """Keys or values of the first ``count`` tokens of a run's texts, the prefix in front; ``_CHKE``."""
+    own_HTE = states_HTE[:, run.start : run.start + run.count * run.length]
+    own_HCKE = torch.unflatten(own_HTE, 1, (run.count, run.length))
+    own_CHKE: Tensor = own_HCKE[:, :, : count - run.prefix].transpose(0, 1)
+    if run.prefix:
+        prefix_CHKE = states_HTE[None, :, : run.prefix].expand(run.count, -1, -1, -1)
+        own_CHKE = torch.cat([prefix_CHKE, own_CHKE], dim=2)
+    return own_CHKE if groups == 1 else own_CHKE.repeat_interleave(groups, dim=1)
+
+
+def _mask(active: Pass, number: int, run: Run, here: _Queries, like: Tensor) -> tuple[Tensor | None, bool, int]:
+    """How a run's queries are kept from later keys.
+
+    Returns:
+        The additive mask, or None; whether the kernel's own causal mask is to be applied instead; and how many
+        empty queries to put in front for that, which costs less than a mask where they are the shared prefix only.
+    """
+    rule = active.rules[number]
+    count = here.keys(active.causal)
+    windowed = rule.window is not None and here.total > rule.window
+    if not windowed:
+        if not active.causal or here.count == 1:  # one query that is the last key sees them all
+            return None, False, 0
+        if here.position <= run.prefix:
+            return None, True, here.position
+    place = (number if windowed else -1, run, active.mode)
+    if place not in active.masks:
+        query_Q = torch.arange(here.position, here.position + here.count, device=like.device)
+        key_K = torch.arange(count, device=like.device)
+        allowed_QK = rule.allowed(query_Q, key_K) if windowed else key_K <= query_Q[:, None]
+        zero_QK = torch.zeros(allowed_QK.shape, dtype=like.dtype, device=like.device)
+        active.masks[place] = zero_QK.masked_fill_(~allowed_QK, -torch.inf)
+    return active.masks[place], False, 0
+
+
+def _soft_capped(
+    query_CHQE: Tensor,
+    key_CHKE: Tensor,
+    value_CHKE: Tensor,
+    mask_QK: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    softcap: float,
+) -> Tensor:
+    """Attention whose scores are bent below a cap, as Gemma 2 has it; no fused kernel does it on a CPU."""
+    score_CHQK = query_CHQE @ key_CHKE.transpose(2, 3) * scale
+    score_CHQK = torch.tanh(score_CHQK / softcap) * softcap
+    if is_causal:
+        later_QK = torch.ones(score_CHQK.shape[2:], dtype=torch.bool, device=score_CHQK.device).triu(1)
+        score_CHQK = score_CHQK.masked_fill(later_QK, -torch.inf)
+    elif mask_QK is not None:
+        score_CHQK = score_CHQK + mask_QK
+    return score_CHQK.float().softmax(dim=-1).to(value_CHKE.dtype) @ value_CHKE
+
+
+def register() -> None:
+    """Make the attention known to transformers; again does nothing."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, mask)

@@ -1,0 +1,62 @@
+"""Matrix products as fast as the processor has them.
+
+PyTorch sends float32 products on a CPU to MKL, which on processors that are not Intel's runs at less than half of
+what oneDNN, in the same wheel, does with the same weights (measured with AVX-512 on an AMD EPYC: 90 against 200
+GFLOP/s on one core). So for the time of a packed forward the model's ``nn.Linear`` layers call oneDNN, on the
+weights as they are: nothing is held twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def available() -> bool:
+    """Whether this PyTorch has the operation and it works."""
+    if not torch._C._has_mkldnn:
+        return False
+    try:
+        with torch.no_grad():
+            one = _product(torch.ones(1, 2, 3), torch.ones(4, 3), None)
+    except (AttributeError, RuntimeError):
+        return False
+    return one.shape == (1, 2, 4) and bool((one == 3).all())
+
+
+def _product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+    return product
+
+
+@contextmanager
+def fast_linears(model: nn.Module) -> Iterator[None]:
+    """Let the model's float32 linear layers call oneDNN for a while, where no gradient is wanted."""
+    changed: list[nn.Module] = []
+    try:
+        for module in model.modules():
+            if type(module) is nn.Linear and "forward" not in module.__dict__ and _fits(module.weight):
+                module.__dict__["forward"] = _forward_of(module)
+                changed.append(module)
+        yield
+    finally:
+        for module in changed:
+            del module.__dict__["forward"]
+
+
+def _fits(weight: Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.is_contiguous()
+
+
+def _forward_of(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+    def forward(states: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or states.dtype != torch.float32:  # another thread's training
+            return nn.functional.linear(states, module.weight, module.bias)
+        if states.numel() == module.in_features:  # one row would go to another kernel, with other last bits
+            return _product(states.repeat(*[1] * (states.ndim - 2), 2, 1), module.weight, module.bias)[..., :1, :]
+        return _product(states, module.weight, module.bias)
+
+    return forward

@@ -1,0 +1,111 @@
+"""The last layer, for pooled tokens only.
+
+Its keys and values are needed of all tokens, its queries, output projection and feed-forward only where states
+are pooled. The layer's own forward is called twice:
+
+1. on all tokens, as far as the attention, which hands its keys and values out;
+2. on the pooled tokens, with the attention asking those keys and values.
+
+What either call computes for nothing (queries in the first, keys and values in the second) is left out where the
+layer has projections of their own for them.
+
+Shapes: T tokens of the pack, P pooled tokens of the pack, D width of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from echoembed.engine.attention import Captured, Pass, UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@contextmanager
+def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let another function be the module's forward for a while."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
+
+
+def last_layer(model: PreTrainedModel) -> nn.Module | None:
+    """The last of the model's layers, if they can be told."""
+    count = int(model.config.num_hidden_layers)
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    return stacks[0][-1] if count and len(stacks) == 1 else None
+
+
+@contextmanager
+def trimmed(layer: nn.Module, active: Pass) -> Iterator[None]:
+    """Let the layer work on pooled tokens only for a while; other tokens get zeros for states."""
+    original = layer.forward
+    rows_P = active.layout.pooled
+    total = len(active.layout.ids)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        active.mode = "capture"
+        try:
+            with _silent(layer, "q_proj"):
+                original(*args, **kwargs)
+        except Captured as captured:
+            active.captured = captured
+        else:
+            raise UnsupportedError("its last layer does not call the attention it was given")
+        active.mode = "pooled"
+        args, kwargs = _narrow(args, rows_P, total), _narrow(kwargs, rows_P, total)
+        with _silent(layer, "k_proj", "v_proj"):
+            states = original(*args, **kwargs)
+        if isinstance(states, tuple):
+            return (_widen(states[0], rows_P, total), *states[1:])
+        return _widen(states, rows_P, total)
+
+    with replaced(layer, forward):
+        yield
+
+
+def _narrow(value: Any, rows_P: Tensor, total: int) -> Any:  # noqa: ANN401
+    """Keep the pooled rows of every tensor that has a row for each token."""
+    if isinstance(value, Tensor):
+        return value.index_select(1, rows_P) if value.ndim >= 2 and value.shape[1] == total > 1 else value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_narrow(part, rows_P, total) for part in value)
+    if isinstance(value, dict):
+        return {key: _narrow(part, rows_P, total) for key, part in value.items()}
+    return value
+
+
+def _widen(states_1PD: Tensor, rows_P: Tensor, total: int) -> Tensor:
+    """Put the pooled rows back where they were: what comes after the layer may count tokens."""
+    states_1TD = states_1PD.new_zeros(1, total, states_1PD.shape[-1])
+    return states_1TD.index_copy_(1, rows_P, states_1PD)
+
+
+@contextmanager
+def _silent(layer: nn.Module, *names: str) -> Iterator[None]:
+    """Let the projections of those names give zeros, at no cost, where the layer has projections so called."""
+    with ExitStack() as stack:
+        for path, module in layer.named_modules():
+            width = getattr(module, "out_features", None)
+            if path.rpartition(".")[2] in names and isinstance(width, int):
+                stack.enter_context(replaced(module, _zeros(width)))
+        yield
+
+
+def _zeros(width: int) -> Callable[..., Tensor]:
+    def forward(states: Tensor, *_: object, **__: object) -> Tensor:
+        return torch.zeros((), dtype=states.dtype, device=states.device).expand(*states.shape[:-1], width)
+
+    return forward

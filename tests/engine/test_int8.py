@@ -1,0 +1,76 @@
+"""Eight bits: close to float32, the same in any company, lighter, and never mistaken for float32."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+import echoembed
+import tiny_models
+from echoembed import errors
+from echoembed.engine.int8 import CHUNK, Int8Linear
+
+STS = Path(__file__).parents[3] / "shared" / "data" / "sts" / "stsb" / "dev.jsonl.gz"
+SENTENCES = [
+    f"The {noun} {verb} {place}."
+    for noun in ("river", "old man", "second reading", "committee")
+    for verb in ("waits", "was seen", "grew louder")
+    for place in ("near the harbour", "in June", "again")
+]
+
+
+def test_layer_is_close_to_the_float_one():
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(64, 48)
+    states = torch.randn(3, CHUNK, 64, generator=generator) * 10 ** torch.randn(3, CHUNK, 1, generator=generator)
+    with torch.no_grad():
+        wanted, got = linear(states), Int8Linear(linear)(states)
+        assert (torch.cosine_similarity(wanted, got, dim=-1) > 0.999).all()
+        alone = torch.cat([Int8Linear(linear)(row[None]) for row in states[0]])
+        assert torch.equal(alone, got[0])  # every token has a scale of its own
+        assert torch.equal(Int8Linear(linear)(torch.zeros(2, 64)), linear.bias.expand(2, -1))
+        assert Int8Linear(linear)(states.bfloat16()).dtype == torch.bfloat16
+
+
+def test_bundled_model_is_close_lighter_and_tells_itself_apart():
+    full, small = echoembed.load(device="cpu"), echoembed.load(device="cpu", dtype="int8")
+    cosines = (full.encode(SENTENCES) * small.encode(SENTENCES)).sum(axis=1)
+    assert cosines.min() >= 0.998
+    assert echoembed.fingerprint(full) != echoembed.fingerprint(small)
+    assert echoembed.describe(small)["dtype"] == "int8"
+    assert echoembed.describe(small)["engine"].startswith("packed")
+    sizes = [sum(w.numel() * w.element_size() for w in model.state_dict().values()) for model in (full, small)]
+    embeddings = full[0].model.get_input_embeddings().weight.numel() * 4
+    assert sizes[1] - embeddings < 0.27 * (sizes[0] - embeddings)
+    alone = np.stack([small.encode(sentence) for sentence in SENTENCES])
+    assert np.abs(alone - small.encode(SENTENCES)).max() < 2e-3  # a rounding may tip a code by one
+
+
+@pytest.mark.skipif(not STS.exists(), reason="no STS data here")
+def test_similarities_rank_as_in_float32():
+    with gzip.open(STS, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines][:400]
+    first, second, gold = zip(*((row["sentence1"], row["sentence2"], row["score"]) for row in rows), strict=True)
+    scores = []
+    for dtype in (None, "int8"):
+        model = echoembed.load(device="cpu", dtype=dtype)
+        one, other = model.encode(first, batch_size=128), model.encode(second, batch_size=128)
+        scores.append(100 * spearmanr((one * other).sum(axis=1), gold).statistic)
+    assert abs(scores[0] - scores[1]) <= 0.3
+
+
+def test_int8_is_neither_saved_nor_trained(tmp_path):
+    model = echoembed.load(tiny_models.folder("llama"), device="cpu", dtype="int8")
+    with pytest.raises(errors.ModelError, match="Allowed: float32, bfloat16 or float16 to save it"):
+        echoembed.save(model, tmp_path / "model")
+    with pytest.raises(errors.ModelError, match="for training"):
+        model.train()(model.preprocess(["a text"]))
+
+
+def test_model_without_linear_layers_is_refused():
+    with pytest.raises(errors.ModelError, match=r"no layer is an nn\.Linear"):
+        echoembed.load(tiny_models.folder("gpt2"), device="cpu", dtype="int8")
