@@ -66,6 +66,7 @@ def plot(rows: list[Row]) -> Figure:
         xlabel="how often the text is read; the last reading is pooled", ylabel="Spearman correlation in hundredths"
     )
     axes[0].set_xticks(places)
+    axes[0].set_xlim(right=places[-1] + 0.25)
     axes[0].legend()
     return drawn
 

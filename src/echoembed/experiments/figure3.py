@@ -97,7 +97,7 @@ def _scatter(axis: Axes, rows: list[Row]) -> None:
         axis.boxplot([means], positions=[place], widths=0.5, showfliers=False, medianprops={"color": "black"})
         spread = [place + draw.uniform(-0.14, 0.14) for _ in means]
         axis.scatter(spread, means, s=14, alpha=0.7, color=plots.colour(method))
-    axis.set_xticks(range(len(methods)), [method.replace(" ", "\n") for method in methods])
+    axis.set_xticks(range(len(methods)), [method.replace(" ", "\n") for method in methods], fontsize=8)
     axis.grid(axis="x", visible=False)
 
 
@@ -109,7 +109,7 @@ def plot(rows: list[Row]) -> Figure:
         f"How much does the prompt matter? A dot is a prompt ({rows[0]['model']})",
         columns=columns,
         rows=-(-(len(tasks) + 1) // columns),
-        width=2.9 * columns,
+        width=3.3 * columns,
         height=3.6 * -(-(len(tasks) + 1) // columns),
     )
     _scatter(axes[0], rows)

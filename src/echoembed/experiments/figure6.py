@@ -183,6 +183,7 @@ def plot(rows: list[Row]) -> Figure:
         axis.set(title=recipe, xlabel="rank by cosine minus rank by gold, share of the pairs")
         axis.legend(fontsize=8)
     axes[0].set_ylabel("pairs")
+    axes[0].set_ylim(top=1.25 * axes[0].get_ylim()[1])  # room for the legends; the axes share it
     return drawn
 
 

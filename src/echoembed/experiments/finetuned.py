@@ -139,17 +139,16 @@ def plot(rows: list[Row]) -> Figure:
         f"{TITLES[rows[0]['table']]}\n(paper's numbers: {table.model})", width=8, height=1.4 + 0.26 * len(own)
     )
     places = list(range(len(own)))[::-1]
-    axes[0].barh(places, [row["paper"] for row in own], color="#bbbbbb", label="paper")
+    axes[0].scatter([row["paper"] for row in own], places, label="paper", **plots.PAPER)
     ours = [(place, row["ours"]) for place, row in zip(places, own, strict=True) if row["ours"] is not None]
     if ours:
         axes[0].scatter(
             [value for _, value in ours], [place for place, _ in ours], color=plots.COLOURS["echo"], label="ours"
         )
     axes[0].set_yticks(places, [row["system"] for row in own])
-    least = min([row["paper"] for row in own] + [value for _, value in ours])
-    axes[0].set_xlim(left=max(0.0, 0.9 * least))
-    axes[0].set_xlabel(f"score, hundredths, {column.replace('_', ' ')} (the axis does not begin at 0)")
-    axes[0].legend()
+    axes[0].set_xlabel(f"score, hundredths: {column.replace('_', ' ')}")
+    axes[0].margins(x=0.15)
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return drawn
 
 

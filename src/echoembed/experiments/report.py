@@ -10,7 +10,7 @@ from echoembed import errors
 from echoembed.experiments.bench import Setting, Summary
 from echoembed.experiments.interval import interval_line
 from echoembed.experiments.reproduce import Result, shown_seconds
-from echoembed.experiments.rows import read_rows
+from echoembed.experiments.rows import Row, read_rows
 from echoembed.experiments.scoretable import NO_DATA
 
 PICTURES = Path("pictures", "results")
@@ -101,13 +101,18 @@ def _section(result: Result, folder: Path, setting: Setting) -> str:
     if experiment.name == "interval" and kept:
         lines += [f"**{interval_line(kept[0])}**", ""]
     picture = next((path for path in result.pictures if path.suffix == ".png"), None)
-    if picture is not None:
+    if picture is not None and not _only_the_papers(kept[0] if kept else []):
         shutil.copyfile(picture, folder / PICTURES / picture.name)
         lines += [f"![{experiment.title}]({(PICTURES / picture.name).as_posix()})", ""]
     lines += [markdown(result.summary), ""]
     taken = shown_seconds(result)
     lines += [*(f"- {note}" for note in result.summary.notes), f"- Key `{result.about['key']}`; {taken}.", ""]
     return "\n".join(lines)
+
+
+def _only_the_papers(rows: Sequence[Row]) -> bool:
+    """Whether there is nothing of ours to show."""
+    return bool(rows) and all("ours" in row and row["ours"] is None for row in rows)
 
 
 def markdown(summary: Summary) -> str:

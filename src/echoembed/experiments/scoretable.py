@@ -71,7 +71,11 @@ def category_summary(
             out.append([name, "paper", *cells, _two(row.get("average"))])
     counts = {kind: len(distinct(values(rows, kind=kind), "task")) for kind in kinds}
     columns = ["system", "whose", *(f"{_spaced(kind)} ({counts[kind]})" for kind in kinds), "average"]
-    notes = [f"The paper's rows: {table.model}, on {table.data}; not the same data as ours.", *missing]
+    notes = [
+        f"The paper's rows: {table.model}, on {table.data}; not our data: compare the order of rows, not levels. "
+        "A sampled corpus is easier to search.",
+        *missing,
+    ]
     return Summary(columns, out, notes)
 
 
