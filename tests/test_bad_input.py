@@ -396,7 +396,7 @@ def test_a_saved_model_that_is_not_whole_is_refused(file, content, item, saved, 
 def test_a_module_from_elsewhere_is_refused_and_not_imported(saved, tmp_path, monkeypatch):
     """Also one that is a proper module of the library's kind, and could be imported."""
     (tmp_path / "elsewhere.py").write_text(
-        "from sentence_transformers.sentence_transformer.modules import Normalize\n\nclass Module(Normalize):\n    pass\n"
+        "from sentence_transformers.sentence_transformer.modules import Normalize\n\n\nclass Module(Normalize): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     rows = json.loads((saved / "modules.json").read_text())
