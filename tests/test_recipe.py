@@ -125,8 +125,7 @@ def test_fingerprints_are_all_different_and_16_hexadecimal_digits():
 
 def test_fingerprint_stays_the_same_from_version_to_version():
     """It is stored with vectors: a change of it throws them away, so it must be meant."""
-    assert recipes["echo"].fingerprint() == "ECHO"
-    assert recipes["prompteol"].fingerprint() == "PROMPTEOL"
+    assert recipes["echo"].fingerprint() == "c6566713f6e9d71e"
 
 
 def test_equal_recipes_are_equal_and_hash_alike():
@@ -159,7 +158,7 @@ def test_a_recipe_survives_every_way_of_copying_it(row):
     assert pickle.loads(pickle.dumps(row)) == row
     assert copy.deepcopy(row) == copy.copy(row) == replace(row) == row
     assert pickle.loads(pickle.dumps(row)).fingerprint() == row.fingerprint()
-    assert eval(f"({row.name!r})") in repr(row)
+    assert f"name={row.name!r}" in repr(row)
     assert replace(row, layer=2) != row
 
 
@@ -175,7 +174,7 @@ def test_the_table_cannot_be_changed():
 def test_names_are_found_and_near_names_suggested():
     assert find_recipe("echo") is recipes["echo"]
     assert find_recipe(recipe()) == recipe()
-    with pytest.raises(RecipeError, match="There is no recipe 'ehco'.*Did you mean 'echo'"):
+    with pytest.raises(RecipeError, match=r"There is no recipe 'ehco'.*Did you mean 'echo'"):
         find_recipe("ehco")
     for no_name in (None, 5, b"echo", "", ["echo"]):
         with pytest.raises(RecipeError, match="There is no recipe"):
@@ -236,8 +235,8 @@ def test_a_file_that_cannot_be_is_refused_in_one_line(tmp_path, content, kind, p
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    for path in (tmp_path / "none.toml", tmp_path, "a\0b"):
-        with pytest.raises(RecipeError, match="cannot be read.*It must be TOML with a table per recipe"):
+    for path in (tmp_path / "none.toml", tmp_path, "a\0b", None):
+        with pytest.raises(RecipeError, match=r"cannot be read.*It must be TOML with a table per recipe"):
             load_recipes(path)
 
 

@@ -48,7 +48,7 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
 
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # transformers and its validators have no common base
         raise errors.model_unreadable(name, str(error)) from error
     kind = str(config.model_type)
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -91,7 +91,7 @@ def load_model(
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except Exception as error:  # also ImportError, for quantised weights
         raise errors.model_unreadable(name, str(error)) from error
     wrong = sorted(map(str, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]))
     wrong = [key for key in wrong if not key.startswith("pooler.")]  # BERT's pooler: not used, often not saved

@@ -7,8 +7,9 @@ The classes are what a caller catches; all derive from ``EchoembedError``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class EchoembedError(Exception):
@@ -36,6 +37,26 @@ class ModelError(EchoembedError, ValueError):
 
 class FileError(EchoembedError, OSError):
     """An input or output file that cannot be read or written."""
+
+
+class DataError(EchoembedError, ValueError):
+    """A data set for an evaluation that is missing or malformed."""
+
+
+class EvaluationError(EchoembedError, RuntimeError):
+    """An evaluation that cannot be started, or of which a part failed.
+
+    Attributes:
+        scores: The scores (``echoembed.evaluation.store.Score``) of the tasks that did not fail.
+        failures: What each other task failed of, by name.
+    """
+
+    def __init__(
+        self, message: str, scores: Sequence[Any] = (), failures: Mapping[str, BaseException] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.scores = list(scores)
+        self.failures = dict(failures or {})
 
 
 def quoted(value: object, limit: int = 40) -> str:
@@ -266,6 +287,14 @@ def model_unreadable(name: str, reason: str) -> ModelError:
     return ModelError(
         f"{name} cannot be loaded: {quoted(reason, 200)}. "
         "A model is a folder with config.json, a tokenizer and safetensors weights; fetch it again or choose another."
+    )
+
+
+def model_token_unknown(name: str, id_: int, size: int) -> ModelError:
+    """A tokenizer of another model."""
+    return ModelError(
+        f"{name} has embeddings for {size} tokens, but its tokenizer gives the id {id_}. Both must be of one model: "
+        "fetch it again, or choose another."
     )
 
 
@@ -508,6 +537,14 @@ def output_unwritable(path: object, reason: str) -> FileError:
     )
 
 
+def stream_unwritable(reason: str) -> FileError:
+    """Standard output that takes no more."""
+    return FileError(
+        f"Standard output cannot be written: {reason}. What it got is not whole. Write a file with --output, which is "
+        "whole or not there."
+    )
+
+
 def vector_unusable(where: str, reason: str) -> ModelError:
     """A vector that is no embedding."""
     return ModelError(
@@ -591,7 +628,8 @@ def model_adapter_alone(where: str) -> ModelError:
 def adapter_config_missing(where: str) -> ModelError:
     """An adapter without its configuration."""
     return ModelError(
-        f"{where} has no adapter_config.json, so it is no adapter; name a folder or a repository that peft has saved"
+        f"{quoted(where, 200)} has no adapter_config.json, so it is no adapter. "
+        "Name a folder or a repository that peft has saved."
     )
 
 
@@ -725,4 +763,99 @@ def hub_cache_not_writable(name: str, folder: str) -> FileError:
     return FileError(
         f"{quoted(name, 120)} cannot be downloaded into {quoted(folder, 200)}: it is not writable. "
         "Check its permissions, or set HF_HOME to a folder of yours."
+    )
+
+
+# Evaluation
+
+_LAYOUT = "sts/NAME/test.jsonl, pair/, classification/, clustering/, retrieval/ or reranking/NAME/…"
+
+
+def data_folder_missing(folder: object) -> DataError:
+    """A folder of data sets that is not there."""
+    return DataError(f"There is no folder {quoted(str(folder), 200)}. Name the one that holds {_LAYOUT}.")
+
+
+def data_folder_not_given() -> DataError:
+    """Local data sets asked for, and no folder."""
+    return DataError(f"The tasks 'local' need a folder of data sets. Give one with --data; it holds {_LAYOUT}.")
+
+
+def data_sets_missing(folder: object, kinds: Iterable[str]) -> DataError:
+    """A folder without any data set."""
+    return DataError(
+        f"Found no data set in {quoted(str(folder), 200)}: looked for KIND/NAME/, with KIND one of {', '.join(kinds)}. "
+        "Put yours there, such as sts/mine/test.jsonl."
+    )
+
+
+def data_files_missing(name: str, folder: object, needed: str) -> DataError:
+    """A data set that lacks a file."""
+    return DataError(
+        f"The data set {name!r} lacks a file: looked in {quoted(str(folder), 200)} for {needed}, each with .gz or "
+        "without. Add what is missing, or leave the data set out."
+    )
+
+
+def data_field_missing(where: str, field: str, known: Iterable[str]) -> DataError:
+    """A row without a field that its kind needs."""
+    names = list(known)
+    return DataError(f"{where} has no {field!r}; it has {', '.join(names) or 'nothing'}. Add it.{near(field, names)}")
+
+
+def data_bad_field(where: str, field: str, value: object, allowed: str) -> DataError:
+    """A field that is not what it must be."""
+    return DataError(f"{where} has {field} = {quoted(value)}. It must be {allowed}. Correct that line.")
+
+
+def data_empty(path: object) -> DataError:
+    """A file without a row."""
+    return DataError(f"{path} holds no row. A data set needs at least one: fill it, or leave the data set out.")
+
+
+def data_says_nothing(path: object, reason: str) -> DataError:
+    """Data that no model could be told apart by."""
+    return DataError(f"Nothing can be scored on {path}: {reason}. Use more varied data, or more texts of it.")
+
+
+def evaluation_task_unknown(name: str, known: Iterable[str], where: str) -> EvaluationError:
+    """A task that is not there."""
+    names = list(known)
+    listed = f" Known: {', '.join(names)}." if len(names) <= 60 else f" There are {len(names)}."
+    place = f" in {where}" if where else ""
+    return EvaluationError(
+        f"There is no task {quoted(name)}{place}.{listed} A task is a data set or kind in the folder given with "
+        f"--data, a benchmark ('MTEB(eng, v1)', 'mteb-mini', 'local'), or an mteb task.{near(name, names)}"
+    )
+
+
+def evaluation_not_sampled(name: str) -> EvaluationError:
+    """A sample asked for of a task that mteb loads."""
+    return EvaluationError(
+        f"Got a limit of texts for {quoted(name)}, which mteb loads whole. Only local data sets can be sampled: "
+        "leave out --max-texts, or choose local tasks."
+    )
+
+
+def evaluation_option(option: str, value: object, allowed: str) -> EvaluationError:
+    """An argument of an evaluation that cannot be."""
+    return EvaluationError(f"Got {option} = {quoted(value)}. Allowed: {allowed}. Change that argument.")
+
+
+def evaluation_not_a_number(task: str, metric: str, value: object) -> EvaluationError:
+    """A score that is no number."""
+    return EvaluationError(
+        f"The task {task!r} gave {metric} = {value}, which is no number: its vectors or its data do not differ. "
+        "Check both."
+    )
+
+
+def evaluation_failed(scores: Sequence[object], failures: Mapping[str, BaseException]) -> EvaluationError:
+    """Tasks that failed, said after the others have been run."""
+    reasons = "; ".join(f"{task}: {type(error).__name__}: {error}" for task, error in failures.items())
+    return EvaluationError(
+        f"{len(failures)} of {len(failures) + len(scores)} tasks failed ({reasons}). The other scores are kept; "
+        "mend these and run again.",
+        scores,
+        failures,
     )

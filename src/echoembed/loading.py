@@ -24,6 +24,7 @@ from echoembed.engine import Engine
 from echoembed.model import EchoTransformer
 from echoembed.pooling import LIBRARY_MODE
 from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
+from echoembed.report import transformer_of
 from echoembed.source import Source, resolve, resolve_adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -138,7 +139,9 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
 
     Raises:
         FileError: If the folder exists, or cannot be written.
+        ModelError: If the model is not from ``load``.
     """
+    transformer_of(model)
     target = Path(folder).expanduser()
     first = model[0]
     if isinstance(first, EchoTransformer) and first.int8:

@@ -77,12 +77,17 @@ class EchoTransformer(Transformer):
         self.name = name
         self.revision = revision
         self._wanted = (Path(folder), dtype, cut, tuple(adapters))
-        super().__init__(
-            str(folder),
-            # Pinned to text: the library would otherwise wrap the inputs of instruct models in their chat format.
-            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-            module_output_name="token_embeddings",
-        )
+        try:
+            super().__init__(
+                str(folder),
+                # Pinned to text: the library would otherwise wrap the inputs of instruct models in their chat format.
+                modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+                module_output_name="token_embeddings",
+            )
+        except errors.EchoembedError:
+            raise
+        except Exception as error:  # whatever a broken tokenizer makes transformers raise
+            raise errors.model_unreadable(name, str(error)) from error
         layers = int(self.model.config.num_hidden_layers)
         self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer)
         self.cut = cut or self.layers < layers
@@ -218,6 +223,9 @@ class EchoTransformer(Transformer):
         for row, prompt_ in enumerate(rendered):
             ids_BT[row, : len(prompt_.ids)] = torch.tensor(prompt_.ids)
             mask_BT[row, : len(prompt_.ids)] = 1
+        embeddings: Any = self.model.get_input_embeddings()
+        if (largest := int(ids_BT.max())) >= len(embeddings.weight):
+            raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
         spans = [prompt_.span for prompt_ in rendered]
         return {
             "input_ids": ids_BT,

@@ -80,7 +80,7 @@ class Recipe:
         strings = ("query_template", "document_template", "instruction", "checkpoint", "source", "description")
         checks: list[tuple[str, bool, str]] = [
             ("name", isinstance(self.name, str) and bool(self.name.strip()), "a name that is not blank"),
-            *((name, isinstance(getattr(self, name), str), "a string") for name in strings),
+            *((name, _is_text(getattr(self, name)), "a string of valid Unicode") for name in strings),
             ("pooling", self.pooling in get_args(Pooling), ", ".join(get_args(Pooling))),
             ("attention", self.attention in get_args(Attention), ", ".join(get_args(Attention))),
             ("preparation", self.preparation in get_args(Preparation), ", ".join(get_args(Preparation))),
@@ -93,7 +93,7 @@ class Recipe:
             (
                 "markers",
                 isinstance(self.markers, Mapping)
-                and all(isinstance(text, str) and text and _can_be_slot(name) for name, text in self.markers.items()),
+                and all(text and _is_text(text) and _can_be_slot(name) for name, text in self.markers.items()),
                 f"a table of slot names (other than {', '.join(SLOTS)}) to strings that are not empty",
             ),
             (
@@ -137,6 +137,10 @@ class Recipe:
         return {**plain, "markers": dict(self.markers), "adapters": list(self.adapters)}
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+
+
 def _can_be_slot(name: object) -> bool:
     return isinstance(name, str) and name.isidentifier() and name not in SLOTS
 
@@ -164,7 +168,7 @@ def load_recipes(path: str | Path) -> dict[str, Recipe]:
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise errors.recipe_file_unreadable(path, str(error)) from error
     known = [entry.name for entry in fields(Recipe) if entry.name != "name"]
     rows = {}

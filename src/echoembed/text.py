@@ -28,3 +28,8 @@ def check_text(text: object, where: str = "The text") -> str:
     if found := _NO_TEXT.search(text):
         raise errors.text_with_character(text, found.start(), where)
     return text
+
+
+def clean_text(text: str) -> str:
+    """The text without the characters that ``check_text`` refuses; may be blank."""
+    return _NO_TEXT.sub("", text)

@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb runs: ``echoembed --help`` answers at on
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from echoembed import __version__
-from echoembed.cli import compare, embed, info, recipes, similarity
+from echoembed.cli import compare, embed, eval, info, recipes, similarity
 from echoembed.cli.options import examples
 from echoembed.cli.output import fail
 from echoembed.errors import EchoembedError
@@ -73,6 +74,7 @@ for _name, _verb, _needs_input in (
     ("embed", embed.embed, True),
     ("similarity", similarity.similarity, True),
     ("compare", compare.compare, True),
+    ("eval", eval.evaluate, False),
     ("recipes", recipes.recipes, False),
     ("info", info.info, False),
 ):
@@ -101,4 +103,6 @@ def main() -> None:
     """Run the command line and exit with its code."""
     # As an exception, so that a file half written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the letters of a text is no reason to stop
+        sys.stdout.reconfigure(errors="replace")
     app()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -43,10 +44,13 @@ class Progress:
         if self._bar is None:
             self._bar = _bar()
             self._bar.start()
-            self._task = self._bar.add_task("embedding", total=None, rate="")
+            self._task = self._bar.add_task("embedding", total=None, pace="")
         expected = self._expected()
         total = None if expected is None else max(expected, done)
-        self._bar.update(self._task, completed=done, total=total, rate=f"{done / elapsed:,.0f} texts/s", refresh=True)
+        # Rich's own estimate waits for a third step, and a step may be a minute.
+        left = "" if total is None else f", {timedelta(seconds=round(elapsed * (total - done) / done))} left"
+        pace = f"{done / elapsed:,.0f} texts/s{left}"
+        self._bar.update(self._task, completed=done, total=total, pace=pace, refresh=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -58,16 +62,14 @@ class Progress:
 
 def _bar() -> RichProgress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
     return RichProgress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
         console=Console(stderr=True),
         transient=True,
-        speed_estimate_period=60,
     )

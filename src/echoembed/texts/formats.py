@@ -86,7 +86,7 @@ def _jsonl(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
             yield Row(where, "" if isinstance(text, str) else text)
             continue
         try:
-            record = json.loads(text)
+            record = json.loads(text.rstrip("\r\n"))
         except RecursionError as error:
             raise errors.json_malformed(where, "it is nested too deeply") from error
         except ValueError as error:

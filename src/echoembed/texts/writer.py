@@ -94,8 +94,9 @@ class Writer:
     def _unwritable(self, error: OSError) -> OSError:
         if isinstance(error, (errors.FileError, BrokenPipeError)):  # who reads a pipe may leave when they like
             return error
-        name = self._target if isinstance(self._target, Path) else "standard output"
-        return errors.output_unwritable(name, reason_of(error))
+        if isinstance(self._target, Path):
+            return errors.output_unwritable(self._target, reason_of(error))
+        return errors.stream_unwritable(reason_of(error))
 
     def _begin(self) -> None:
         """What comes before the first vector; the dimension is known."""

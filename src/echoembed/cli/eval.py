@@ -1,0 +1,153 @@
+"""``echoembed eval``: recipes scored on benchmarks and on data sets of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli import session
+from echoembed.cli.eval_progress import EvalProgress
+
+if TYPE_CHECKING:
+    from echoembed.evaluation.store import Score
+
+EPILOG = opt.examples(
+    "echoembed eval -r echo -r classical --data my-data --out results",
+    "echoembed eval -r echo -r classical --data my-data --benchmark sts --max-texts 500",
+    'echoembed eval mistralai/Mistral-7B-Instruct-v0.1 -r echo --benchmark "MTEB(eng, v1)" --out results',
+    "echoembed eval Qwen/Qwen3-0.6B --benchmark mteb-mini --out results --json",
+)
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Name on the Hugging Face hub, or a folder. Default: the recipe's checkpoint, else the bundled model.",
+            show_default=False,
+        ),
+    ] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark",
+            "--task",
+            "-b",
+            metavar="NAME",
+            help="'MTEB(eng, v1)', mteb-mini, local, a data set or a kind in --data, or an mteb task; repeat it. "
+            "Default: local.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of data sets, KIND/NAME/: see above.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder that keeps scores. What is there is not computed again; an interrupted run goes on.",
+            show_default=False,
+        ),
+    ] = None,
+    max_texts: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Score local data sets on a sample of so many texts, at most each.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.")] = 42,
+    json: opt.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    model_: opt.Model = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="Row of 'echoembed recipes'; repeat it. Default: the one saved with the model, else echo.",
+            rich_help_panel="Model",
+            show_default=False,
+        ),
+    ] = None,
+    recipes_file: opt.RecipesFile = None,
+    revision: opt.Revision = None,
+    layer: opt.Layer = None,
+    budget: opt.Budget = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: opt.BatchSize = 32,
+) -> None:
+    """Score recipes with mteb's own tasks and metrics.
+
+    Tasks are grouped in MTEB's seven categories; the table shows scores times 100, --json gives them from 0 to 1.
+    Local data sets need no network, mteb's are fetched from the Hugging Face hub. Queries and documents get
+    their templates, symmetric tasks the query template on both sides, and each task its instruction where
+    the recipe has a place for one. A task that fails does not stop the others; the exit code is then 1.
+
+    A folder given with --data holds KIND/NAME/, KIND being sts, pair, classification, clustering, reranking or
+    retrieval, each with test.jsonl (or .jsonl.gz; classification with train.jsonl too; retrieval in BEIR's layout).
+    """
+    if model is not None and model_ is not None:
+        raise typer.BadParameter(f"got two models, {model!r} and {model_!r}; name one", param_hint="MODEL")
+    from echoembed import errors
+    from echoembed.evaluation.benchmarks import find_tasks
+    from echoembed.evaluation.run import evaluate as evaluate_
+    from echoembed.evaluation.store import Store
+    from echoembed.recipe import find_recipe
+    from echoembed.report import transformer_of
+
+    session.silence()
+    tasks = find_tasks(benchmark or ["local"], folder=data, max_texts=max_texts, seed=seed)
+    store = None if output is None else Store(output)
+    names: list[str | None] = list(dict.fromkeys(recipe)) if recipe else [None]
+    for name in names:
+        if (named := session.recipe_named(name, recipes_file)) is not None:
+            find_recipe(named)  # now, rather than after hours
+    scores: list[Score] = []
+    failures: list[str] = []
+    with EvalProgress(tasks, recipes=len(names), shown=not quiet) as progress:
+        for name in names:
+            loaded = session.load(
+                model or model_,
+                name,
+                recipes_file=recipes_file,
+                on_overflow="ignore",
+                revision=revision,
+                layer=layer,
+                budget=budget,
+                device=device,
+                dtype=dtype,
+            )
+            progress.recipe = transformer_of(loaded).recipe.name
+            try:
+                scores += evaluate_(loaded, tasks, store=store, batch_size=batch_size, progress=progress)
+            except errors.EvaluationError as error:
+                scores += error.scores
+                failures += [f"{progress.recipe}: {error}"]
+    _print(scores, as_json=json)
+    if output is not None and not quiet:
+        out.note(f"{sum(not score.reused for score in scores)} of {len(scores)} scores are new → {output}")
+    for failure in failures:
+        out.fail(failure)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _print(scores: list[Score], *, as_json: bool) -> None:
+    from echoembed.evaluation.table import columns, table_rows
+
+    if as_json:
+        keys = ("task", "kind", "recipe", "metric", "score", "model", "fingerprint", "identity", "details", "reused")
+        rows = [score.as_dict() for score in scores]
+        out.print_json([{key: row[key] for key in keys} for row in rows])
+    elif scores:
+        names = list(columns(scores))
+        out.print_table(["task", "metric", *names], table_rows(scores), right=names)

@@ -1,0 +1,7 @@
+"""Evaluation: recipes scored by mteb's own tasks and metrics, on its benchmarks or on files of one's own.
+
+from echoembed.evaluation.local import local_tasks
+from echoembed.evaluation.run import evaluate
+
+scores = evaluate(echoembed.load(recipe="echo"), local_tasks("my-data"))
+"""

@@ -1,0 +1,153 @@
+"""Lists of tasks: MTEB as mteb has it, MTEB-MINI as the paper's Appendix D names it, and names given one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from echoembed import errors
+from echoembed.evaluation.local import chosen, data_sets, local_tasks
+from echoembed.evaluation.task import KINDS, Task
+
+if TYPE_CHECKING:
+    from mteb.abstasks.abstask import AbsTask
+
+MTEB = "MTEB(eng, v1)"
+MINI = "mteb-mini"
+LOCAL = "local"
+BENCHMARKS = (MTEB, MINI, LOCAL)
+
+# Appendix D. The paper's text counts 28 data sets; these 26 are the ones it names.
+MINI_TASKS = (
+    "FiQA2018",
+    "SCIDOCS",
+    "SciFact",
+    "NFCorpus",
+    "TwitterSemEval2015",
+    "TwitterURLCorpus",
+    "ImdbClassification",
+    "AmazonReviewsClassification",
+    "TweetSentimentExtractionClassification",
+    "MTOPDomainClassification",
+    "TwentyNewsgroupsClustering",
+    "BiorxivClusteringS2S",
+    "MedrxivClusteringS2S",
+    "StackOverflowDupQuestions",
+    "AskUbuntuDupQuestions",
+    "SciDocsRR",
+    "BIOSSES",
+    "STS12",
+    "STS13",
+    "STS14",
+    "STS15",
+    "STS16",
+    "STS17",
+    "STS22",
+    "STSBenchmark",
+    "SICK-R",
+)
+
+
+def benchmark_tasks(name: str) -> list[Task]:
+    """The tasks of ``MTEB(eng, v1)`` (56) or ``mteb-mini`` (26). Their data come from the hub when they run.
+
+    Raises:
+        EvaluationError: If there is no such benchmark.
+        ModelError: If mteb is not installed.
+    """
+    tasks = _mteb_tasks()
+    if name == MTEB:
+        return list(tasks.values())
+    if name == MINI:
+        return [tasks[task] for task in MINI_TASKS]
+    raise errors.evaluation_task_unknown(name, BENCHMARKS, "")
+
+
+def find_tasks(
+    names: Sequence[str], *, folder: str | Path | None = None, max_texts: int | None = None, seed: int = 42
+) -> list[Task]:
+    """The tasks that names mean, each once, in order.
+
+    Args:
+        names: Benchmarks (``BENCHMARKS``), data sets or kinds in ``folder``, or tasks by mteb's name.
+        folder: Where local data sets are; they come before mteb's tasks of the same name.
+        max_texts: See ``local_tasks``. Only local tasks can be sampled.
+        seed: See ``local_tasks``.
+
+    Raises:
+        EvaluationError: If a name means nothing; the message lists near ones.
+        DataError: If local data are missing.
+    """
+    sets = data_sets(folder) if folder is not None else {}
+    found: dict[str, Task] = {}
+    for name in names:
+        if name == LOCAL and folder is None:
+            raise errors.data_folder_not_given()
+        if name == LOCAL or (local := chosen(sets, name)):
+            assert folder is not None
+            tasks = local_tasks(folder, None if name == LOCAL else local, max_texts=max_texts, seed=seed)
+        elif max_texts is not None:
+            raise errors.evaluation_not_sampled(name)
+        elif name in BENCHMARKS:
+            tasks = benchmark_tasks(name)
+        else:
+            tasks = [_by_name(name, sets)]
+        found.update({task.name: task for task in tasks if task.name not in found})
+    return list(found.values())
+
+
+def _by_name(name: str, sets: dict[str, Any]) -> Task:
+    listed = _mteb_tasks()
+    if name in listed:
+        return listed[name]
+    mteb = _mteb()
+    try:
+        return _task(mteb.get_task(name, languages=["eng"]))
+    except KeyError:
+        near = [task.metadata.name for task in mteb.get_tasks(languages=["eng"], task_types=list(KINDS))]
+        raise errors.evaluation_task_unknown(name, [*sets, *BENCHMARKS, *near], "") from None
+
+
+@cache
+def _mteb_tasks() -> dict[str, Task]:
+    return {task.metadata.name: _task(task) for task in _mteb().get_benchmark(MTEB).tasks}
+
+
+def _mteb() -> Any:  # noqa: ANN401
+    try:
+        import mteb
+    except ImportError as error:
+        raise errors.extra_missing("eval", "An evaluation") from error
+    return mteb
+
+
+def _task(task: AbsTask) -> Task:
+    metadata = task.metadata
+    parts = [task, *getattr(task, "tasks", [])]
+    data = " ".join(
+        f"{part.metadata.dataset['path']}@{part.metadata.dataset['revision']}:{','.join(part.eval_splits)}"
+        f":{','.join(part.hf_subsets)}"
+        for part in parts
+    )
+    prompt = metadata.prompt.get("query") if isinstance(metadata.prompt, dict) else metadata.prompt
+    return Task(
+        name=metadata.name,
+        kind=str(metadata.type),
+        metric=metadata.main_score,
+        data=data,
+        load=partial(_same, task),
+        characters=sum(_characters(part) for part in parts),
+        hint=prompt or "",
+    )
+
+
+def _same(task: AbsTask) -> AbsTask:
+    return task
+
+
+def _characters(task: AbsTask) -> int:
+    """The text there is to embed, by mteb's own statistics."""
+    stats: Any = task.metadata.descriptive_stats or {}
+    return sum(int(stats.get(split, {}).get("number_of_characters") or 0) for split in task.eval_splits)

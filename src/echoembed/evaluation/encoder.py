@@ -1,0 +1,170 @@
+"""Our model as mteb sees it: every text under the template and the instruction that its task calls for.
+
+Queries get the query template and documents the document template. mteb names neither for symmetric tasks (STS,
+classification, clustering, pair classification, summarization): both sides get the query template then.
+
+Data sets hold a few texts that cannot be embedded as they are. They must not end a run of hours, and leaving them out
+would score another data set: control characters are removed, a text that is blank is embedded as ``PLACEHOLDER``, and
+both are counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.types import PromptType
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from echoembed import errors
+from echoembed.evaluation.instructions import instruction_for
+from echoembed.recipe import Kind
+from echoembed.report import fingerprint, transformer_of
+from echoembed.text import clean_text
+
+PLACEHOLDER = "(no text)"
+CHUNK = 1024
+REMEMBERED = 50_000
+"""Texts whose vectors are kept within a task; a corpus larger than that is embedded without keeping."""
+
+Vectors = NDArray[np.float32]
+
+
+class Encoder(AbsEncoder):
+    """An encoder for mteb.
+
+    Args:
+        model: From ``echoembed.load``.
+        batch_size: Texts in a batch.
+
+    Attributes:
+        counts: What happened since ``begin``: ``texts`` embedded (each distinct one once), ``characters`` of
+            these, ``blank`` and ``cleaned`` texts among those given.
+        seconds: Time in the model since ``begin``.
+        on_progress: Called with the number of characters embedded since ``begin``.
+    """
+
+    def __init__(self, model: SentenceTransformer, *, batch_size: int = 32) -> None:
+        self.model = model
+        self.transformer = transformer_of(model)
+        self.batch_size = batch_size
+        self.on_progress: Callable[[int], None] = lambda _: None
+        self.mteb_model_meta = ModelMeta.create_empty(
+            {
+                "name": f"echoembed/{self.transformer.recipe.name}",
+                "revision": fingerprint(model),
+                "similarity_fn_name": ScoringFunction.COSINE,
+            }
+        )
+        self.begin()
+
+    def begin(self, hint: str = "") -> None:
+        """Forget the last task's texts and counts.
+
+        Args:
+            hint: The instruction for the next task, where the paper has none.
+        """
+        self.hint = hint
+        self.counts = {"texts": 0, "characters": 0, "blank": 0, "cleaned": 0}
+        self.seconds = 0.0
+        self._vectors: dict[tuple[Kind, str, str], Vectors] = {}
+
+    def encode(
+        self,
+        inputs: Iterable[Any],
+        *,
+        task_metadata: TaskMetadata,
+        prompt_type: PromptType | None = None,
+        **_: Any,  # noqa: ANN401
+    ) -> Vectors:
+        """Embed what mteb gives.
+
+        Args:
+            inputs: Batches, each with a list ``text``.
+            task_metadata: Of the task: its name picks the instruction.
+            prompt_type: Query or document; None for a symmetric task.
+            _: Split, subset and settings of mteb's, which decide nothing here.
+
+        Returns:
+            float32, (N, D), in the order of the texts.
+        """
+        texts = [self._embeddable(text) for batch in inputs for text in batch["text"]]
+        kind: Kind = "document" if prompt_type == PromptType.document else "query"
+        instruction = self.instruction(task_metadata.name, str(task_metadata.type), kind)
+        known = {
+            text: vector for text in set(texts) if (vector := self._vectors.get((kind, instruction, text))) is not None
+        }
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        known.update(zip(new, self._embed(new, kind, instruction), strict=True))
+        if len(self._vectors) + len(new) <= REMEMBERED:
+            self._vectors.update({(kind, instruction, text): known[text] for text in new})
+        return np.stack([known[text] for text in texts])
+
+    def instruction(self, task: str, type_: str, kind: Kind) -> str:
+        """The instruction for a task; nothing where the recipe's template of that kind has no slot for one.
+
+        It ends as the recipe's own does: LLM2Vec's end in a colon.
+        """
+        recipe = self.transformer.recipe
+        if not recipe.template(kind).has("instruction"):
+            return ""
+        found = instruction_for(task, type_, self.hint) or recipe.instruction
+        return found.rstrip(":") + ":" if recipe.instruction.endswith(":") else found
+
+    def _embeddable(self, text: str) -> str:
+        cleaned = clean_text(text)
+        self.counts["cleaned"] += cleaned != text
+        if cleaned.strip():
+            return cleaned
+        self.counts["blank"] += 1
+        return PLACEHOLDER
+
+    def _embed(self, texts: Sequence[str], kind: Kind, instruction: str) -> list[Vectors]:
+        """Vectors of distinct texts, longest first so that too little memory shows at once."""
+        vectors: dict[str, Vectors] = {}
+        order = sorted(texts, key=len, reverse=True)
+        started = time.monotonic()
+        for start in range(0, len(order), CHUNK):
+            chunk = order[start : start + CHUNK]
+            vectors.update(zip(chunk, self._encode(chunk, kind, instruction), strict=True))
+            self.counts["texts"] += len(chunk)
+            self.counts["characters"] += sum(map(len, chunk))
+            self.on_progress(self.counts["characters"])
+        self.seconds += time.monotonic() - started
+        return [vectors[text] for text in texts]
+
+    def _encode(self, texts: Sequence[str], kind: Kind, instruction: str) -> Vectors:
+        try:
+            return self._ask(texts, kind, instruction)
+        except errors.TextError:
+            # Rare, and told apart only now: texts that this tokenizer makes no token of.
+            given = [text if self._readable(text, kind, instruction) else PLACEHOLDER for text in texts]
+            replaced = sum(one != other for one, other in zip(texts, given, strict=True))
+            if not replaced:
+                raise
+            self.counts["blank"] += replaced
+            return self._ask(given, kind, instruction)
+
+    def _readable(self, text: str, kind: Kind, instruction: str) -> bool:
+        try:
+            self.transformer.render([text], prompt=instruction or None, task=kind)
+        except errors.TextError:
+            return False
+        return True
+
+    def _ask(self, texts: Sequence[str], kind: Kind, instruction: str) -> Vectors:
+        vectors: Vectors = self.model.encode(
+            list(texts),
+            prompt=instruction or None,
+            task=kind,
+            batch_size=self.batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return vectors

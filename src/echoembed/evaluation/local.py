@@ -1,0 +1,149 @@
+"""Tasks from a folder of one's own, scored by mteb's task classes without a network.
+
+    FOLDER/sts/NAME/test.jsonl             {"sentence1", "sentence2", "score"}
+    FOLDER/pair/NAME/test.jsonl            {"sentence1", "sentence2", "label"}      label 0 or 1
+    FOLDER/classification/NAME/…           train.jsonl and test.jsonl: {"text", "label"}
+    FOLDER/clustering/NAME/test.jsonl      {"text", "label"}
+    FOLDER/reranking/NAME/test.jsonl       {"query", "positive": […], "negative": […]}
+    FOLDER/retrieval/NAME/…                corpus.jsonl {"_id", "title", "text"}, queries.jsonl {"_id", "text"} and
+                                           qrels/test.tsv: query-id, corpus-id, score, under a header
+
+Every ``.jsonl`` may be ``.jsonl.gz``. Where there is no ``test``, ``dev`` or ``validation`` is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from echoembed import errors
+from echoembed.evaluation import rows
+from echoembed.evaluation.task import Task
+
+if TYPE_CHECKING:
+    from mteb.abstasks.abstask import AbsTask
+
+SPLITS = ("test", "dev", "validation")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One kind of data set: what it is for mteb, and which files it has."""
+
+    kind: str
+    metric: str
+    files: Callable[[Path], list[Path | None]]
+
+
+def _scored(folder: Path) -> list[Path | None]:
+    return [rows.split_file(folder, *SPLITS)]
+
+
+def _with_train(folder: Path) -> list[Path | None]:
+    return [rows.split_file(folder, "train"), *_scored(folder)]
+
+
+def _beir(folder: Path) -> list[Path | None]:
+    qrels = (folder / "qrels" / f"{split}.tsv" for split in SPLITS)
+    judged = next((path for path in qrels if path.is_file()), None)
+    return [rows.split_file(folder, "corpus"), rows.split_file(folder, "queries"), judged]
+
+
+LAYOUTS = {
+    "sts": Layout("STS", "cosine_spearman", _scored),
+    "pair": Layout("PairClassification", "cosine_ap", _scored),
+    "classification": Layout("Classification", "accuracy", _with_train),
+    "clustering": Layout("Clustering", "v_measure", _scored),
+    "retrieval": Layout("Retrieval", "ndcg_at_10", _beir),
+    "reranking": Layout("Reranking", "map_at_1000", _scored),
+}
+_NEEDED = {
+    "retrieval": "corpus.jsonl, queries.jsonl and qrels/test.tsv",
+    "classification": "train.jsonl and test.jsonl",
+}
+
+
+def data_sets(folder: str | Path) -> dict[str, tuple[str, Path]]:
+    """The data sets in a folder: name → directory of its kind, and its own folder.
+
+    Two of one name are called ``sts/NAME`` and ``pair/NAME``.
+
+    Raises:
+        DataError: If there is no such folder, or nothing in it.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise errors.data_folder_missing(root)
+    found = [
+        (kind, path)
+        for kind in LAYOUTS
+        for path in sorted((root / kind).glob("*"))
+        if path.is_dir() and not path.name.startswith(".")
+    ]
+    if not found:
+        raise errors.data_sets_missing(root, LAYOUTS)
+    names = [path.name for _, path in found]
+    return {path.name if names.count(path.name) == 1 else f"{kind}/{path.name}": (kind, path) for kind, path in found}
+
+
+def chosen(sets: dict[str, tuple[str, Path]], name: str) -> list[str]:
+    """The data sets that a name means: one of them, ``kind/NAME``, or all of a kind."""
+    if name in sets:
+        return [name]
+    return [known for known, (kind, path) in sets.items() if name in (kind, f"{kind}/{path.name}")]
+
+
+def local_tasks(
+    folder: str | Path, names: Sequence[str] | None = None, *, max_texts: int | None = None, seed: int = 42
+) -> list[Task]:
+    """The tasks that a folder holds.
+
+    Args:
+        folder: Where the data sets are; the layout stands at the head of this file.
+        names: Data sets (``sts12``, ``sts/sts12``) or kinds (``sts``); None for all.
+        max_texts: Most texts that a task embeds, by a sample; None for all. Training texts count apart.
+        seed: Of the sample.
+
+    Raises:
+        DataError: If a data set is not there, or lacks a file.
+    """
+    if max_texts is not None and max_texts < 1:
+        raise errors.evaluation_option("max_texts", max_texts, "a whole number above 0, or None for all texts")
+    sets = data_sets(folder)
+    wanted: list[str] = []
+    for name in names if names is not None else list(sets):
+        found = chosen(sets, name)
+        if not found:
+            raise errors.evaluation_task_unknown(name, sets, str(folder))
+        wanted += [known for known in found if known not in wanted]
+    return [_task(name, *sets[name], max_texts=max_texts, seed=seed) for name in wanted]
+
+
+def _task(name: str, kind: str, path: Path, *, max_texts: int | None, seed: int) -> Task:
+    layout = LAYOUTS[kind]
+    files = layout.files(path)
+    paths = [file for file in files if file is not None]
+    if len(paths) < len(files):
+        raise errors.data_files_missing(name, path, _NEEDED.get(kind, "test.jsonl (or dev, or validation)"))
+    hashed, size = rows.digest(paths)
+    load = partial(_load, kind, name.replace("/", "-"), hashed, paths, max_texts, seed)
+    return Task(
+        name=name,
+        kind=layout.kind,
+        metric=layout.metric,
+        data=hashed,
+        load=load,
+        options={} if max_texts is None else {"max_texts": max_texts, "sample_seed": seed},
+        characters=size if max_texts is None else min(size, 150 * max_texts),
+    )
+
+
+def _load(kind: str, name: str, revision: str, paths: list[Path], max_texts: int | None, seed: int) -> AbsTask:
+    from echoembed.evaluation.build import BUILDERS, mteb_task
+
+    layout = LAYOUTS[kind]
+    base, data, settings = BUILDERS[kind](paths, max_texts, seed)
+    return mteb_task(base, data, settings, name=name, kind=layout.kind, metric=layout.metric, revision=revision)

@@ -1,0 +1,130 @@
+"""Rows of JSON lines and TSV files, each checked, so that an error names file and line."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from echoembed import errors
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Check(NamedTuple):
+    """What a field must be."""
+
+    passes: Callable[[Any], bool]
+    allowed: str
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+TEXT = Check(lambda value: isinstance(value, str), "a string")
+NUMBER = Check(_is_number, "a finite number")
+LABEL = Check(lambda value: isinstance(value, (str, int)), "a string or a whole number")
+ID = Check(lambda value: isinstance(value, str) and value != "", "a string that is not empty")
+BINARY = Check(lambda value: value in (0, 1) and isinstance(value, (int, float)), "0 or 1")
+TEXTS = Check(
+    lambda value: isinstance(value, list) and value != [] and all(isinstance(text, str) for text in value),
+    "a list of at least one string",
+)
+
+
+def split_file(folder: Path, *stems: str) -> Path | None:
+    """The first of these that exists: each stem with ``.jsonl`` or ``.jsonl.gz``."""
+    candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in (".jsonl", ".jsonl.gz"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Read a file of JSON lines.
+
+    Args:
+        path: The file; gzip if its name ends in ``.gz``.
+        fields: The fields to keep, and what each must be. Others are left out.
+        optional: Those of them that a row may lack.
+
+    Returns:
+        A dictionary per line, in order; blank lines are passed over.
+
+    Raises:
+        FileError: If it cannot be read or a line is no JSON object.
+        DataError: If a field is missing or is not what it must be, or there is no row.
+    """
+    rows = []
+    for number, line in lines(path):
+        where = f"line {number} of {path}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise errors.json_malformed(where, str(error)) from error
+        if not isinstance(row, dict):
+            raise errors.json_malformed(where, f"it is {errors.quoted(row)}")
+        for name in fields:
+            if name not in row and name not in optional:
+                raise errors.data_field_missing(where, name, row)
+        kept = {name: row[name] for name in fields if name in row}
+        for name, value in kept.items():
+            if not fields[name].passes(value):
+                raise errors.data_bad_field(where, name, value, fields[name].allowed)
+        rows.append({name: _storable(value) for name, value in kept.items()})
+    if not rows:
+        raise errors.data_empty(path)
+    return rows
+
+
+def _storable(value: Any) -> Any:  # noqa: ANN401
+    """The value as Arrow can hold it: NUL for half a surrogate pair, so that the encoder cleans and counts it."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\0", value)
+    return [_SURROGATE.sub("\0", text) for text in value] if isinstance(value, list) else value
+
+
+def lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers from 1.
+
+    Raises:
+        FileError: If the file cannot be read.
+        TextError: If a line is not UTF-8.
+    """
+    for number, raw in enumerate(content(path).split(b"\n"), start=1):
+        try:
+            line = raw.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            where = f"line {number} of {path}"
+            raise errors.text_not_utf8(where, error.start + 1, raw[error.start]) from error
+        if line:
+            yield number, line
+
+
+def content(path: str | Path) -> bytes:
+    """The bytes of a file, unpacked.
+
+    Raises:
+        FileError: If it cannot be read.
+    """
+    try:
+        raw = Path(path).read_bytes()
+        return gzip.decompress(raw) if str(path).endswith(".gz") else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise errors.file_unreadable(str(path), str(error)) from error
+
+
+def digest(paths: Sequence[Path]) -> tuple[str, int]:
+    """A hash over what files hold, unpacked, in order, and how many bytes that is."""
+    hashed, size = hashlib.sha256(), 0
+    for path in paths:
+        data = content(path)
+        hashed.update(f"{len(data)}\n".encode())
+        hashed.update(data)
+        size += len(data)
+    return hashed.hexdigest()[:16], size

@@ -1,0 +1,114 @@
+"""Scores, and where they are kept: one JSON file per model, recipe and task.
+
+    OUT/MODEL/RECIPE-FINGERPRINT/TASK.json       with @500 before the dot for a sample of at most 500 texts
+
+A score is used again only if everything that decided it is the same: model and recipe (one fingerprint), data,
+instruction, sample, and the version of the metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from echoembed import errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a model scored on a task."""
+
+    model: str
+    recipe: str
+    fingerprint: str
+    """Of model and recipe: ``echoembed.fingerprint``."""
+    task: str
+    kind: str
+    metric: str
+    score: float
+    """0 to 1, higher is better; a correlation can be negative."""
+    identity: Mapping[str, Any]
+    """Everything that decided the score; see ``run.identity``."""
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    """All that mteb computed, by split."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Seconds, texts embedded, blank and cleaned ones, texts cut, versions, when."""
+    reused: bool = field(default=False, compare=False)
+    """Whether it came from the store."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields as JSON can hold them."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+
+class Store:
+    """A folder of scores.
+
+    Args:
+        folder: Made when the first score is saved.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder).expanduser()
+
+    def path(self, model: str, recipe: str, identity: Mapping[str, Any]) -> Path:
+        """Where the score with this identity is, or would be."""
+        sample = f"@{identity['max_texts']}" if identity.get("max_texts") else ""
+        name = f"{_plain(str(identity['task']))}{sample}.json"
+        return self.folder / _plain(model) / f"{_plain(recipe)}-{identity['fingerprint'][:8]}" / name
+
+    def find(self, model: str, recipe: str, identity: Mapping[str, Any]) -> Score | None:
+        """The score that was made under exactly this identity, if there is one."""
+        try:
+            saved = json.loads(self.path(model, recipe, identity).read_text(encoding="utf-8"))
+            score = Score(**{**saved, "reused": True})
+        except (OSError, ValueError, TypeError):
+            return None  # not there, or not ours: it is made again
+        return score if dict(score.identity) == json.loads(json.dumps(dict(identity))) else None
+
+    def save(self, score: Score) -> Path:
+        """Write a score, whole or not at all.
+
+        Raises:
+            FileError: If it cannot be written.
+        """
+        path = self.path(score.model, score.recipe, score.identity)
+        unfinished = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False
+            ) as file:
+                unfinished = Path(file.name)
+                json.dump(score.as_dict(), file, indent=1, ensure_ascii=False)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.chmod(0o644)
+            unfinished.replace(path)
+        except OSError as error:
+            if unfinished is not None:
+                unfinished.unlink(missing_ok=True)
+            raise errors.output_unwritable(path, error.strerror or str(error)) from error
+        return path
+
+    def all(self) -> list[Score]:
+        """Every score in the folder, by model, recipe and task; files that are none are passed over."""
+        found = []
+        for path in sorted(self.folder.glob("*/*/*.json")):
+            try:
+                found.append(Score(**{**json.loads(path.read_text(encoding="utf-8")), "reused": True}))
+            except (OSError, ValueError, TypeError):
+                continue
+        return found
+
+
+def _plain(name: str) -> str:
+    """A name as a file can have it; a folder's path is cut to its last part."""
+    shown = name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
+    return re.sub(r"[^\w.@+-]+", "_", shown).strip(".") or "_"
