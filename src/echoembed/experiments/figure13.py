@@ -1,0 +1,89 @@
+"""Figure 13: do scores rise over the steps of fine-tuning (appendix F)?
+
+For a folder of checkpoints, each saved by ``echoembed.save`` or as a model that ``echoembed.load`` takes, in folders
+whose names end in the number of steps: ``step-80``, ``checkpoint-160``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import echoembed
+from echoembed.evaluation.run import evaluate
+from echoembed.experiments import plots, scoretable
+from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed.experiments.rows import Row, distinct, values
+from echoembed.report import fingerprint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def checkpoints(folder: Path | None) -> dict[int, Path]:
+    """Steps → folder, in order of steps."""
+    if folder is None or not folder.is_dir():
+        return {}
+    found = {
+        int(match[1]): path for path in folder.iterdir() if path.is_dir() and (match := re.search(r"(\d+)$", path.name))
+    }
+    return dict(sorted(found.items()))
+
+
+def plan(bench: Bench) -> Plan:
+    """The checkpoints on the local tasks."""
+    found = checkpoints(bench.setting.checkpoints)
+    needs = "" if found else "--checkpoints FOLDER with folders whose names end in the number of steps"
+    prints = {str(step): fingerprint(echoembed.load(str(path))) for step, path in found.items()}
+    return Plan(
+        tasks=bench.tasks, settings={"checkpoints": prints}, needs=needs or ("" if bench.tasks else scoretable.NO_DATA)
+    )
+
+
+def run(bench: Bench, plan: Plan) -> list[Row]:
+    """A row per checkpoint and task."""
+    rows: list[Row] = []
+    for step, path in checkpoints(bench.setting.checkpoints).items():
+        model = echoembed.load(str(path), device=bench.setting.device, dtype=bench.setting.dtype)
+        for score in evaluate(model, plan.tasks, store=bench.store, batch_size=bench.setting.batch_size):
+            row = {"model": score.model, "recipe": score.recipe, "fingerprint": score.fingerprint}
+            rows.append({**row, "step": step, "task": score.task, "kind": score.kind, "score": score.score})
+        bench.progress.done(0, f"step {step}")
+    return rows
+
+
+def summary(rows: list[Row]) -> Summary:
+    """Means of the categories by step."""
+    steps = distinct(rows, "step")
+    means = {step: scoretable.by_kind(values(rows, step=step)) for step in steps}
+    columns = ["step", *means[steps[0]]]
+    out = [[str(step), *(f"{value:.2f}" for value in means[step].values())] for step in steps]
+    return Summary(columns, out, ["The paper gives its curves as a picture only; for many tasks they fall."])
+
+
+def plot(rows: list[Row]) -> Figure:
+    """A line per task, in panels by category."""
+    kinds = distinct(rows, "kind")
+    drawn, axes = plots.figure("Scores over the steps of fine-tuning", columns=len(kinds), width=3 * len(kinds) + 1)
+    for axis, kind in zip(axes, kinds, strict=True):
+        for task in distinct(values(rows, kind=kind), "task"):
+            own = values(rows, kind=kind, task=task)
+            axis.plot(
+                [row["step"] for row in own], [100 * row["score"] for row in own], marker="o", markersize=3, label=task
+            )
+        axis.set(title=kind, xlabel="steps")
+        axis.legend(fontsize=7)
+    axes[0].set_ylabel("score, hundredths")
+    return drawn
+
+
+EXPERIMENT = Experiment(
+    name="figure13",
+    title="Do scores rise over the steps of fine-tuning?",
+    source="Figure 13, Appendix F",
+    plan=plan,
+    run=run,
+    summary=summary,
+    plot=plot,
+)

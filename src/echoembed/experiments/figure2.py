@@ -1,0 +1,206 @@
+"""Figure 2: does a reading see what comes later? Toy sentences whose difference stands early or late.
+
+Section 3.1 and appendix C. Accuracy: the share of triples in which the query is nearer to the sentence that means the
+same. The histograms pool the first part A alone, where positive and negative differ in the second part only: whatever
+tells them apart then was carried to the early tokens from later ones. They take the structure whose first parts are
+equal, so that one reading gives a cosine of 1 for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echoembed.evaluation import rows as files
+from echoembed.experiments import plots
+from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed.experiments.rows import Row, distinct, values
+from echoembed.experiments.toy import STRUCTURES, Triple, make_triples, read_triples
+from echoembed.recipe import Recipe
+from echoembed.report import transformer_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from sentence_transformers import SentenceTransformer
+
+_SOURCE = "Section 3.1, Appendix C"
+RECIPES = (
+    Recipe(name="classical", query_template="{bos}Write a sentence: {text:pool}", source=_SOURCE),
+    Recipe(
+        name="echo",
+        query_template="{bos}Rewrite the following sentence: {text}\nThe rewritten sentence: {text:pool}",
+        source=_SOURCE,
+    ),
+)
+METHODS = ("classical mean", "classical last", "echo mean")
+_PER_STRUCTURE = 300
+_SHORT = {
+    STRUCTURES[0]: "early\ndiscriminatory",
+    STRUCTURES[1]: "late\ndiscriminatory",
+    STRUCTURES[2]: "late, shared\nprefix",
+}
+Vectors = NDArray[np.float32]
+
+
+def plan(bench: Bench) -> Plan:
+    """Two recipes on triples of our own, and on those of a file if there is one."""
+    toy = bench.setting.toy
+    settings = {"per_structure": _PER_STRUCTURE, "toy": files.digest([toy])[0] if toy else None, "grammar": 2}
+    return Plan(recipes=RECIPES, settings=settings, models=(bench.model_name,))
+
+
+def run(bench: Bench, plan: Plan) -> list[Row]:
+    """A row per triple and method."""
+    triples = {"own": make_triples(_PER_STRUCTURE, bench.setting.seed)}
+    if bench.setting.toy:
+        triples["file"] = read_triples(bench.setting.toy)
+    rows: list[Row] = []
+    for recipe in plan.recipes:
+        model = bench.models.get(bench.model_name, recipe)
+        for source, own in triples.items():
+            rows += _measure(model, recipe.name, source, own, bench.setting.batch_size)
+            bench.progress.done(0, f"{recipe.name} on toy triples")
+    return rows
+
+
+def _measure(
+    model: SentenceTransformer, recipe: str, source: str, triples: Sequence[Triple], batch_size: int
+) -> list[Row]:
+    texts = [text for triple in triples for text in (triple.query, triple.positive, triple.negative)]
+    firsts = [first for triple in triples for first in (triple.firsts or ("", "", ""))]
+    vectors = token_vectors(model, texts, firsts, batch_size)
+    name = transformer_of(model).name
+    found: list[Row] = []
+    for pooling in ("mean", "last"):
+        if f"{recipe} {pooling}" not in METHODS:
+            continue
+        positive, negative = _similarities(vectors[pooling])
+        positive_first, negative_first = _similarities(vectors["first"])
+        for number, triple in enumerate(triples):
+            known = triple.firsts is not None and pooling == "mean"
+            found.append(
+                {
+                    "model": name,
+                    "method": f"{recipe} {pooling}",
+                    "source": source,
+                    "structure": triple.structure,
+                    "triple": number,
+                    "positive": float(positive[number]),
+                    "negative": float(negative[number]),
+                    "positive_first": float(positive_first[number]) if known else None,
+                    "negative_first": float(negative_first[number]) if known else None,
+                }
+            )
+    return found
+
+
+def token_vectors(
+    model: SentenceTransformer, texts: Sequence[str], firsts: Sequence[str], batch_size: int
+) -> dict[str, Vectors]:
+    """Vectors of whole texts (``mean``, ``last``), and of the tokens of their first parts only (``first``)."""
+    transformer = transformer_of(model)
+    states: Any = model.encode(
+        list(texts), output_value="token_embeddings", task="query", batch_size=batch_size, show_progress_bar=False
+    )
+    found: dict[str, list[Vectors]] = {"mean": [], "last": [], "first": []}
+    whole = transformer.render(texts)
+    alone = iter(transformer.render([first for first in firsts if first]) if any(firsts) else [])
+    for text, first, states_SD in zip(whole, firsts, states, strict=True):
+        array = states_SD.float().cpu().numpy()
+        count = shared_tokens(text.ids[slice(*text.span)], _span_ids(next(alone))) if first else len(array)
+        found["mean"].append(array.mean(axis=0))
+        found["last"].append(array[-1])
+        found["first"].append(array[:count].mean(axis=0))
+    return {name: np.stack(vectors) for name, vectors in found.items()}
+
+
+def _span_ids(rendered: Any) -> tuple[int, ...]:  # noqa: ANN401
+    ids: tuple[int, ...] = rendered.ids[slice(*rendered.span)]
+    return ids
+
+
+def shared_tokens(text: Sequence[int], first: Sequence[int]) -> int:
+    """How many tokens a text begins with that its first part alone has too; at least one."""
+    count = next((place for place, (a, b) in enumerate(zip(text, first, strict=False)) if a != b), None)
+    return max(min(len(text), len(first)) if count is None else count, 1)
+
+
+def _similarities(vectors: Vectors) -> tuple[Vectors, Vectors]:
+    """Cosines of query and positive, query and negative. Rows are query, positive, negative, query and so on."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    query, positive, negative = unit[0::3], unit[1::3], unit[2::3]
+    return (query * positive).sum(axis=1), (query * negative).sum(axis=1)
+
+
+def accuracy(rows: Sequence[Row]) -> float:
+    """The share of triples whose positive is nearer than their negative."""
+    return fmean(row["positive"] > row["negative"] for row in rows)
+
+
+def summary(rows: list[Row]) -> Summary:
+    """Accuracy by method and structure."""
+    out = []
+    for source in distinct(rows, "source"):
+        for method in METHODS:
+            own = values(rows, source=source, method=method)
+            groups = [values(own, structure=name) for name in STRUCTURES]
+            cells = [f"{100 * accuracy(group):.1f}" if group else "-" for group in (own, *groups)]
+            out.append([source, method, *cells, str(len(own))])
+    columns = ["triples", "method", "all", *(_SHORT[name].replace("\n", " ") for name in STRUCTURES), "count"]
+    notes = ["Accuracy in hundredths; chance is 50. The paper gives its accuracies as a picture only, of Mistral-7B."]
+    return Summary(columns, out, notes)
+
+
+def plot(rows: list[Row]) -> Figure:
+    """Accuracies, and similarities by the first part alone."""
+    own = values(rows, source="own")
+    drawn, axes = plots.figure(
+        f"Toy sentences: is the paraphrase nearer than the opposite? ({own[0]['model']})",
+        columns=3,
+        width=11,
+        height=3.8,
+        width_ratios=[1.6, 1, 1],
+    )
+    series: dict[str, Sequence[float | None]] = {
+        method: [
+            100 * accuracy(group) if group else None
+            for group in (
+                values(own, method=method),
+                *(values(own, method=method, structure=name) for name in STRUCTURES),
+            )
+        ]
+        for method in METHODS
+    }
+    plots.bars(axes[0], ["all", *(_SHORT[name] for name in STRUCTURES)], series, label="accuracy, %")
+    axes[0].axhline(50, color="black", linestyle=":", linewidth=1)
+    axes[0].set(ylim=(0, 118), title="Accuracy by where the difference stands (dotted: chance)")
+    axes[0].legend(fontsize=8, ncols=3, loc="upper center")
+    for axis, method in zip(axes[1:], ("classical mean", "echo mean"), strict=True):
+        group = values(own, method=method, structure=STRUCTURES[2])
+        edges = np.linspace(min(0.98, *(row["negative_first"] for row in group)), 1.0005, 25).tolist()
+        for key, shade in (("positive_first", "#2a9d5c"), ("negative_first", "#b02e4f")):
+            found = [row[key] for row in group]
+            label = "paraphrase" if key == "positive_first" else "opposite"
+            axis.hist(found, bins=edges, alpha=0.6, color=shade, label=f"{label} (mean {fmean(found):.3f})")
+        axis.set(
+            title=f"{method}: shared first part only,\nthe difference comes after it",
+            xlabel="cosine with the query's first part",
+        )
+        axis.set_ylabel("triples")
+        axis.legend(fontsize=8)
+    return drawn
+
+
+EXPERIMENT = Experiment(
+    name="figure2",
+    title="Toy sentences whose difference stands early or late: which embeddings see it?",
+    source="Figure 2, Section 3.1, Tables 8 to 10",
+    plan=plan,
+    run=run,
+    summary=summary,
+    plot=plot,
+)

@@ -1,0 +1,134 @@
+"""Figures 3 and 7 to 12: how much does the exact prompt matter (section 4.2, appendix D)?
+
+Every method under many prompts: those that the paper lists, and prompts drawn at random. Figures 7 to 9 are this one
+for three models, figures 10 to 12 the same scores by data set.
+"""
+
+from __future__ import annotations
+
+import random
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, get_args
+
+from echoembed.evaluation.local import data_sets, local_tasks
+from echoembed.evaluation.task import Task
+from echoembed.experiments import plots, scoretable
+from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed.experiments.prompts import POOLINGS, Method, listed, sampled
+from echoembed.experiments.rows import Row, distinct, values
+from echoembed.recipe import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_QUICK = {"sts": (("sick_r", "sts13", "stsb"), 240), "classification": (("trec",), 150)}
+_LISTED, _SAMPLED = 8, 4
+
+
+def prompt_recipes(*, quick: bool, seed: int) -> list[Recipe]:
+    """The prompts of every method and pooling; quick takes 8 of the list and 4 at random."""
+    methods: tuple[Method, ...] = get_args(Method)
+    found = []
+    for method in methods:
+        for pooling in POOLINGS[method]:
+            fixed = listed(method, pooling)
+            found += fixed[:_LISTED] if quick else fixed
+            found += sampled(method, _SAMPLED if quick else 3 * len(fixed), seed, pooling)
+    return found
+
+
+def _tasks(bench: Bench) -> list[Task]:
+    setting = bench.setting
+    if setting.data is None:
+        return []
+    if not setting.quick:
+        return bench.tasks
+    found = []
+    for kind, (preferred, count) in _QUICK.items():
+        there = [name for name, (own, _) in data_sets(setting.data).items() if own == kind]
+        names = [name for name in there if name in preferred] or there[:1]
+        found += local_tasks(setting.data, names, max_texts=count, seed=setting.seed) if names else []
+    return found
+
+
+def plan(bench: Bench) -> Plan:
+    """Prompts times tasks."""
+    tasks = _tasks(bench)
+    recipes = prompt_recipes(quick=bench.setting.quick, seed=bench.setting.seed)
+    return Plan(recipes=recipes, tasks=tasks, models=(bench.model_name,), needs="" if tasks else scoretable.NO_DATA)
+
+
+def run(bench: Bench, plan: Plan) -> list[Row]:
+    """A row per prompt and task."""
+    rows: list[Row] = []
+    for recipe in plan.recipes:
+        method, _, prompt = recipe.name.partition(", ")
+        columns = {"method": method, "prompt": prompt, "template": recipe.query_template}
+        rows += bench.scores([recipe], plan.tasks, **columns)
+    return rows
+
+
+def _means(rows: list[Row]) -> list[float]:
+    """Mean score of each prompt, in hundredths."""
+    return [100 * fmean(row["score"] for row in values(rows, prompt=prompt)) for prompt in distinct(rows, "prompt")]
+
+
+def summary(rows: list[Row]) -> Summary:
+    """Spread of the prompts' means, by method."""
+    out = []
+    for method in distinct(rows, "method"):
+        means = _means(values(rows, method=method))
+        cells = (fmean(means), pstdev(means), min(means), max(means))
+        out.append([method, str(len(means)), *(f"{value:.2f}" for value in cells)])
+    tasks = ", ".join(distinct(rows, "task"))
+    notes = [
+        f"Mean over {tasks}, for each prompt; {rows[0]['model']}.",
+        "The paper shows its spreads as pictures only.",
+    ]
+    return Summary(["method and pooling", "prompts", "mean", "deviation", "least", "most"], out, notes)
+
+
+def _scatter(axis: Axes, rows: list[Row]) -> None:
+    methods = distinct(rows, "method")
+    draw = random.Random(0)  # noqa: S311
+    for place, method in enumerate(methods):
+        means = _means(values(rows, method=method))
+        axis.boxplot([means], positions=[place], widths=0.5, showfliers=False, medianprops={"color": "black"})
+        spread = [place + draw.uniform(-0.14, 0.14) for _ in means]
+        axis.scatter(spread, means, s=14, alpha=0.7, color=plots.colour(method))
+    axis.set_xticks(range(len(methods)), [method.replace(" ", "\n") for method in methods])
+    axis.grid(axis="x", visible=False)
+
+
+def plot(rows: list[Row]) -> Figure:
+    """All tasks together, and each by itself."""
+    tasks = distinct(rows, "task")
+    columns = min(len(tasks), 4) + 1
+    drawn, axes = plots.figure(
+        f"How much does the prompt matter? A dot is a prompt ({rows[0]['model']})",
+        columns=columns,
+        rows=-(-(len(tasks) + 1) // columns),
+        width=2.9 * columns,
+        height=3.6 * -(-(len(tasks) + 1) // columns),
+    )
+    _scatter(axes[0], rows)
+    axes[0].set(title="mean of all tasks", ylabel="score, hundredths")
+    for axis, task in zip(axes[1:], tasks, strict=False):
+        _scatter(axis, values(rows, task=task))
+        axis.set_title(task)
+    for axis in axes[1 + len(tasks) :]:
+        axis.set_visible(False)
+    return drawn
+
+
+EXPERIMENT = Experiment(
+    name="figure3",
+    title="How much does the exact prompt matter?",
+    source="Figures 3 and 7 to 12, Section 4.2, Appendix D",
+    plan=plan,
+    run=run,
+    summary=summary,
+    plot=plot,
+    aliases=("figure7", "figure8", "figure9", "figure10", "figure11", "figure12"),
+)

@@ -1,0 +1,133 @@
+"""Figures 4 and 5: what is a given number of tokens best spent on (section 4.7)?
+
+A budget counts every token of text that the model reads: echo reads half as much of the text, twice. On tasks whose
+texts are long, as short ones fit any budget. Figure 5 is the same for fine-tuned models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from echoembed.experiments import plots, scoretable, selection
+from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed.experiments.paper import paper_table
+from echoembed.experiments.rows import Row, distinct, values
+from echoembed.recipe import Recipe, find_recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BUDGETS = (16, 32, 64, 128, 256, 512)
+ZERO_SHOT = ("echo", "classical", "classical-bidirectional")
+FINE_TUNED = ("echo-finetuned-last", "classical-finetuned", "bidirectional-finetuned")
+
+
+def budgeted(name: str) -> list[Recipe]:
+    """A row of the table under every budget, which all its readings share."""
+    row = find_recipe(name)
+    copies = row.template("query").copies
+    return [
+        replace(row, name=f"{name}@{budget}", budget=budget // copies, checkpoint="", adapters=(), trained=False)
+        for budget in BUDGETS
+    ]
+
+
+def plan(bench: Bench) -> Plan:
+    """Zero-shot recipes and budgets on tasks of long texts."""
+    setting = bench.setting
+    tasks = selection.long_tasks(setting.data, quick=setting.quick, seed=setting.seed)
+    recipes = [recipe for name in ZERO_SHOT for recipe in budgeted(name)]
+    return Plan(recipes=recipes, tasks=tasks, models=(bench.model_name,), needs="" if tasks else scoretable.NO_DATA)
+
+
+def plan_fine_tuned(bench: Bench) -> Plan:
+    """The same for the checkpoints in a folder, each in a folder with the name of its recipe."""
+    folder = bench.setting.checkpoints
+    there = [name for name in FINE_TUNED if folder and (folder / name).is_dir()]
+    needed = plan(bench)
+    needs = "" if there else f"--checkpoints FOLDER with folders {', '.join(FINE_TUNED)} (fine-tuned models)"
+    return replace(
+        needed,
+        recipes=[recipe for name in there for recipe in budgeted(name)],
+        models=tuple(str(folder / name) for name in there) if folder else (),
+        needs=needs or needed.needs,
+    )
+
+
+def run(bench: Bench, plan: Plan) -> list[Row]:
+    """A row per recipe, budget and task."""
+    rows: list[Row] = []
+    for recipe in plan.recipes:
+        name, _, budget = recipe.name.partition("@")
+        own = next((model for model in plan.models if model and model.endswith(f"/{name}")), bench.model_name)
+        rows += bench.scores([recipe], plan.tasks, model=own, method=name, budget=int(budget))
+    return rows
+
+
+def mean_at(rows: list[Row], method: str, budget: int) -> float:
+    """Mean score of a method at a budget, in hundredths."""
+    return 100 * fmean(row["score"] for row in values(rows, method=method, budget=budget))
+
+
+def summary(rows: list[Row]) -> Summary:
+    """Means by method and budget."""
+    out = [
+        [method, *(f"{mean_at(rows, method, budget):.2f}" for budget in BUDGETS)] for method in distinct(rows, "method")
+    ]
+    paper = paper_table("table3").find(model="Mistral-7B")
+    numbers = ", ".join(f"{name.replace('_', ' ')} {paper[name]}" for name in paper if name != "model")
+    notes = [
+        f"Tokens of text read in all; mean over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
+        f"The paper's curves are a picture; its zero-shot Mistral-7B on MTEB-MINI at the standard budget: {numbers}.",
+    ]
+    return Summary(["method", *map(str, BUDGETS)], out, notes)
+
+
+def plot(rows: list[Row]) -> Figure:
+    """Score against budget: mean, and by task."""
+    tasks = distinct(rows, "task")
+    drawn, axes = plots.figure(
+        f"What is a budget of tokens best spent on? Texts cut to the budget ({rows[0]['model']})",
+        columns=len(tasks) + 1,
+        width=3.1 * (len(tasks) + 1),
+        height=3.6,
+    )
+    for axis, task in zip(axes, [None, *tasks], strict=True):
+        for method in distinct(rows, "method"):
+            own = rows if task is None else values(rows, task=task)
+            axis.plot(
+                BUDGETS,
+                [mean_at(own, method, budget) for budget in BUDGETS],
+                marker="o",
+                markersize=4,
+                label=method,
+                color=plots.colour(method),
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(BUDGETS, list(map(str, BUDGETS)))
+        axis.set(title=task or "mean", xlabel="tokens of text read, all readings")
+    axes[0].set_ylabel("score, hundredths")
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return drawn
+
+
+EXPERIMENT = Experiment(
+    name="figure4",
+    title="What is a budget of tokens best spent on, two readings or one?",
+    source="Figure 4, Section 4.7",
+    plan=plan,
+    run=run,
+    summary=summary,
+    plot=plot,
+)
+FINE_TUNED_EXPERIMENT = Experiment(
+    name="figure5",
+    title="What is a budget of tokens best spent on, after fine-tuning?",
+    source="Figure 5, Section 4.7",
+    plan=plan_fine_tuned,
+    run=run,
+    summary=summary,
+    plot=plot,
+)

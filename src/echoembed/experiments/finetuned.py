@@ -1,0 +1,168 @@
+"""Tables 5, 6, 7, 13, 14, 17 and 18: fine-tuned models (section 4.5, appendix F).
+
+They need weights of gigabytes and benchmarks of days. What ``echoembed eval`` has kept of them (``--scores
+FOLDER``) stands beside the paper's numbers; for the rest it is said what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from echoembed.evaluation.store import Score, Store
+from echoembed.evaluation.task import KINDS
+from echoembed.experiments import plots
+from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed.experiments.paper import FIELDS, paper_table
+from echoembed.experiments.rows import Row
+from echoembed.recipe import recipes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RECIPES: Mapping[str, str] = {
+    "Echo (ours)": "echo-finetuned-last",
+    "Classical": "classical-finetuned",
+    "Classical + bidirectional attn.": "bidirectional-finetuned",
+    "LLM2Vec-supervised": "llm2vec-supervised",
+    "UAE-Large-V1 (MLM)": "uae-large-v1",
+    "multilingual-e5-large (MLM)": "multilingual-e5-large",
+    "bge-large-en-v1.5 (MLM)": "bge-large-en-v1.5",
+    "udever-bloom-7b (autoregr.)": "udever-bloom-7b",
+    "sgpt-5.8b (autoregr.)": "sgpt-5.8b",
+    "e5-mistral-7b (autoregr.)": "e5-mistral-7b",
+    "GritLM-7B (autoregr.)": "gritlm-7b",
+    "Echo + last token pooling": "echo-finetuned-last",
+    "Echo + mean pooling": "echo-finetuned-mean",
+    "Classical + last token pooling": "classical-finetuned",
+    "Echo (w/ instruct., last)": "echo-finetuned-last",
+    "Echo (w/ instruct., mean)": "echo-finetuned-mean",
+    "Classical (w/ instruct., last)": "classical-finetuned",
+}
+"""Rows of the paper's tables → rows of ours, for the paper's Mistral-7B."""
+_COLUMNS = {
+    "echo_last": "echo-finetuned-last",
+    "echo_mean": "echo-finetuned-mean",
+    "classical_last": "classical-finetuned",
+    "bidirectional_last": "bidirectional-finetuned",
+}
+TITLES = {
+    "table5": "Fine-tuned: does reading twice still help?",
+    "table6": "Fine-tuned, a smaller model",
+    "table7": "Fine-tuned, against recent bidirectional models",
+    "table13": "Fine-tuned, against the leaderboard",
+    "table14": "Fine-tuned: which states to pool?",
+    "table17": "Fine-tuned, without instructions, and earlier in training",
+    "table18": "Fine-tuned: every data set of MTEB",
+}
+_SOURCES = {"table5": "Section 4.5", "table6": "Section 4.5", "table7": "Section 4.5"}
+
+
+def _scores(bench: Bench) -> list[Score]:
+    folder = bench.setting.scores
+    return Store(folder).all() if folder else []
+
+
+def plan(bench: Bench) -> Plan:
+    """Whatever scores there are."""
+    known = sorted(f"{score.fingerprint} {score.task} {score.score}" for score in _scores(bench))
+    return Plan(settings={"scores": known})
+
+
+def _run(table: str, bench: Bench) -> list[Row]:
+    """A row per number of the paper's table; ``ours`` where there are scores."""
+    own: dict[str, list[Score]] = {}
+    for score in _scores(bench):
+        own.setdefault(score.recipe, []).append(score)
+    rows: list[Row] = []
+    for printed in paper_table(table).rows:
+        names = {key: value for key, value in printed.items() if isinstance(value, str)}
+        system = next(iter(names.values()))
+        for key, value in printed.items():
+            if key in names:
+                continue
+            recipe = (
+                _COLUMNS.get(key, "") if table == "table18" else "" if table == "table6" else RECIPES.get(system, "")
+            )
+            scores = own.get(recipe, [])
+            if table == "table18":
+                scores = [score for score in scores if score.task == system]
+            ours = _mean(scores, key if key in FIELDS.values() else None) if scores else None
+            rows.append(
+                {"table": table, "system": system, "column": key, "paper": float(value), "ours": ours, "recipe": recipe}
+            )
+    return rows
+
+
+def _mean(scores: list[Score], field: str | None) -> float | None:
+    kinds = [kind for kind in KINDS if field is None or FIELDS[kind] == field]
+    found = [score.score for score in scores if score.kind in kinds]
+    return 100 * fmean(found) if found else None
+
+
+def summary(rows: list[Row]) -> Summary:
+    """The paper's numbers, ours beside them where there are any, and what is missing."""
+    table = paper_table(rows[0]["table"])
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    cells = {(row["system"], row["column"]): row for row in rows}
+    out = []
+    for system in systems:
+        found = [cells[system, column] for column in columns if (system, column) in cells]
+        out.append([system, "paper", *(f"{row['paper']:.2f}" for row in found)])
+        if any(row["ours"] is not None for row in found):
+            out.append([system, "ours", *("-" if row["ours"] is None else f"{row['ours']:.2f}" for row in found)])
+    notes = [f"The paper's rows: {table.model}, on {table.data}."]
+    if all(row["ours"] is None for row in rows):
+        needed = sorted({_needed(row["recipe"]) for row in rows})
+        notes.append(
+            f"Not run: needs fine-tuned models: {'; '.join(needed)}. Score them with echoembed eval, then "
+            "give the folder as --scores."
+        )
+    return Summary(["system", "whose", *columns], out, notes)
+
+
+def _needed(recipe: str) -> str:
+    if not recipe or recipe not in recipes:
+        return "some with no published weights"
+    checkpoint = recipes[recipe].checkpoint
+    return f"{recipe} ({checkpoint or 'no weights published; train it'})"
+
+
+def plot(rows: list[Row]) -> Figure:
+    """The paper's averages, and ours where there are any."""
+    table = paper_table(rows[0]["table"])
+    column = "average" if any(row["column"] == "average" for row in rows) else rows[0]["column"]
+    own = [row for row in rows if row["column"] == column][:30]
+    drawn, axes = plots.figure(
+        f"{TITLES[rows[0]['table']]}\n(paper's numbers: {table.model})", width=8, height=1.4 + 0.26 * len(own)
+    )
+    places = list(range(len(own)))[::-1]
+    axes[0].barh(places, [row["paper"] for row in own], color="#bbbbbb", label="paper")
+    ours = [(place, row["ours"]) for place, row in zip(places, own, strict=True) if row["ours"] is not None]
+    if ours:
+        axes[0].scatter(
+            [value for _, value in ours], [place for place, _ in ours], color=plots.COLOURS["echo"], label="ours"
+        )
+    axes[0].set_yticks(places, [row["system"] for row in own])
+    least = min([row["paper"] for row in own] + [value for _, value in ours])
+    axes[0].set_xlim(left=max(0.0, 0.9 * least))
+    axes[0].set_xlabel(f"score, hundredths, {column.replace('_', ' ')} (the axis does not begin at 0)")
+    axes[0].legend()
+    return drawn
+
+
+def _experiment(table: str) -> Experiment:
+    return Experiment(
+        name=table,
+        title=TITLES[table],
+        source=f"{table.capitalize().replace('Table', 'Table ')}, {_SOURCES.get(table, 'Appendix F')}",
+        plan=plan,
+        run=lambda bench, _: _run(table, bench),
+        summary=summary,
+        plot=plot,
+    )
+
+
+EXPERIMENTS = [_experiment(table) for table in TITLES]

@@ -1,0 +1,105 @@
+"""One look for all pictures, and how they are kept: PNG and SVG, both reproducible byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from echoembed import errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    "echo": "#0b6e99",
+    "classical": "#c4541c",
+    "bidirectional": "#5b8c3a",
+    "prompteol": "#7a4fa3",
+    "other": "#666666",
+}
+PAPER: dict[str, Any] = {"marker": "D", "color": "black", "s": 26, "zorder": 5}
+"""How a number of the paper is marked."""
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.hashsalt": "echoembed",
+}
+
+
+def colour(name: str) -> str:
+    """The colour of a recipe, by what its name says it is."""
+    if "bidirectional" in name:
+        return COLOURS["bidirectional"]
+    return next((value for key, value in COLOURS.items() if key in name), COLOURS["other"])
+
+
+def figure(
+    title: str,
+    *,
+    columns: int = 1,
+    rows: int = 1,
+    width: float = 7.0,
+    height: float = 3.6,
+    **options: Any,  # noqa: ANN401
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its axes, in reading order.
+
+    Raises:
+        ModelError: If matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise errors.extra_missing("plot", "Drawing") from error
+    mpl.rcParams.update(_STYLE)
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    axes = drawn.subplots(rows, columns, squeeze=False, **options)
+    drawn.suptitle(title, fontsize=11)
+    return drawn, [axis for row in axes for axis in row]
+
+
+def bars(axis: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float | None]], *, label: str) -> None:
+    """Grouped bars, one series per recipe; missing values leave a gap."""
+    wide = 0.8 / max(len(series), 1)
+    for number, (name, heights) in enumerate(series.items()):
+        places = [place + (number - (len(series) - 1) / 2) * wide for place in range(len(groups))]
+        axis.bar(
+            places,
+            [0 if height is None else height for height in heights],
+            width=wide * 0.94,
+            label=name,
+            color=colour(name),
+            alpha=1.0 if _first_of_colour(name, list(series)) else 0.55,
+        )
+    axis.set_xticks(range(len(groups)), groups)
+    axis.grid(axis="x", visible=False)
+    axis.set_ylabel(label)
+
+
+def _first_of_colour(name: str, names: Sequence[str]) -> bool:
+    return next(other for other in names if colour(other) == colour(name)) == name
+
+
+def save(drawn: Figure, stem: Path) -> list[Path]:
+    """Write ``stem.png`` and ``stem.svg``.
+
+    Raises:
+        FileError: If they cannot be written.
+    """
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        drawn.savefig(paths[0], dpi=110, metadata={"Software": None})
+        drawn.savefig(paths[1], metadata={"Date": None, "Creator": None})
+    except OSError as error:
+        raise errors.output_unwritable(stem, error.strerror or str(error)) from error
+    return paths

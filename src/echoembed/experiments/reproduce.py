@@ -1,0 +1,177 @@
+"""Running experiments: what is finished under the same key is not run again."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from echoembed import errors
+from echoembed.experiments import (
+    copies,
+    cost,
+    figure2,
+    figure3,
+    figure4,
+    figure6,
+    figure13,
+    finetuned,
+    interval,
+    layers,
+    plots,
+    table1,
+    table2,
+    table3,
+    table4,
+)
+from echoembed.experiments.bench import Bench, Experiment, Plan, Setting, Summary, planned_work
+from echoembed.experiments.progress import shown_time
+from echoembed.experiments.rows import Row, read_rows, write_rows
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment
+    for experiment in (
+        figure2.EXPERIMENT,
+        table1.EXPERIMENT,
+        interval.EXPERIMENT,
+        table2.EXPERIMENT,
+        table3.EXPERIMENT,
+        table4.EXPERIMENT,
+        figure3.EXPERIMENT,
+        figure4.EXPERIMENT,
+        figure4.FINE_TUNED_EXPERIMENT,
+        figure6.EXPERIMENT,
+        layers.EXPERIMENT,
+        copies.EXPERIMENT,
+        cost.EXPERIMENT,
+        *finetuned.EXPERIMENTS,
+        figure13.EXPERIMENT,
+    )
+}
+"""Name → experiment, in the order in which ``all`` runs them."""
+_LIBRARIES = ("echoembed", "torch", "transformers", "sentence-transformers", "mteb", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one experiment."""
+
+    experiment: Experiment
+    summary: Summary | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    reused: bool = False
+    missing: str = ""
+    """What it would have needed."""
+    pictures: Sequence[Path] = ()
+    error: Exception | None = None
+
+
+def find_experiments(names: Sequence[str]) -> list[Experiment]:
+    """The experiments of these names; ``all`` for all.
+
+    Raises:
+        ExperimentError: If there is none of a name.
+    """
+    if "all" in names:
+        return list(EXPERIMENTS.values())
+    by_name = {alias: experiment for experiment in EXPERIMENTS.values() for alias in experiment.aliases} | EXPERIMENTS
+    for name in names:
+        if name not in by_name:
+            raise errors.experiment_unknown(name, ["all", *by_name])
+    return list({by_name[name].name: by_name[name] for name in names}.values())
+
+
+def reproduce(names: Sequence[str], setting: Setting, *, say: Callable[[str], None] = lambda _: None) -> list[Result]:
+    """Run experiments, keep their rows and draw their pictures.
+
+    One that fails does not keep the others from being run: its result carries the error.
+
+    Args:
+        names: Experiments, or ``all``.
+        setting: What they are run on.
+        say: Takes a line on how far the work is.
+
+    Raises:
+        ExperimentError: If there is no experiment of a name.
+    """
+    experiments = find_experiments(names)
+    bench = Bench(setting, say=say)
+    results = []
+    plans: dict[str, Plan | Exception] = {}
+    for experiment in experiments:
+        plans[experiment.name] = _planned(experiment, bench)
+    for planned in plans.values():
+        if isinstance(planned, Plan) and not planned.needs:
+            bench.progress.expect(planned_work(planned))
+    for experiment in experiments:
+        planned = plans[experiment.name]
+        if isinstance(planned, Exception):
+            results.append(Result(experiment, error=planned))
+        elif planned.needs:
+            results.append(Result(experiment, missing=planned.needs))
+        else:
+            say(f"{experiment.name}: {experiment.title}")
+            try:
+                results.append(_finish(experiment, planned, bench))
+            except Exception as error:  # whatever it is, the other experiments are still run
+                results.append(Result(experiment, error=error))
+    return results
+
+
+def _planned(experiment: Experiment, bench: Bench) -> Plan | Exception:
+    try:
+        return experiment.plan(bench)
+    except Exception as error:  # told where the experiment would have run
+        return error
+
+
+def _finish(experiment: Experiment, plan: Plan, bench: Bench) -> Result:
+    out = bench.setting.out
+    path = out / f"{experiment.name}.parquet"
+    key = bench.key(experiment, plan)
+    kept = read_rows(path)
+    reused = kept is not None and kept[1].get("key") == key["key"]
+    if kept is not None and reused:
+        rows, about = kept
+        bench.progress.done(planned_work(plan), f"{experiment.name}: finished before")
+    else:
+        started = time.monotonic()
+        rows = experiment.run(bench, plan)
+        about = {**key, **_circumstances(bench), "seconds": round(time.monotonic() - started, 1)}
+        write_rows(path, rows, about)
+    pictures = _pictures(experiment, rows, out / experiment.name, fresh=not reused)
+    return Result(experiment, experiment.summary(rows), about, reused, pictures=pictures)
+
+
+def _pictures(experiment: Experiment, rows: list[Row], stem: Path, *, fresh: bool) -> Sequence[Path]:
+    wanted = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    if experiment.plot is None or (not fresh and all(path.is_file() for path in wanted)):
+        return wanted if experiment.plot else ()
+    return plots.save(experiment.plot(rows), stem)
+
+
+def _circumstances(bench: Bench) -> dict[str, Any]:
+    import os
+
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    computer = f"{platform.system()} {platform.machine()}"
+
+    return {
+        "quick": bench.setting.quick,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{computer}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {gpu}",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+    }
+
+
+def shown_seconds(result: Result) -> str:
+    """How long it took, or that it was there."""
+    taken = shown_time(result.about.get("seconds", 0))
+    return f"finished before, in {taken}" if result.reused else taken

@@ -1,0 +1,60 @@
+"""Tidy rows: one measurement each, kept as Parquet together with what decided them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from echoembed import errors
+
+Row = dict[str, Any]
+_KEY = b"echoembed"
+
+
+def write_rows(path: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
+    """Write rows, whole or not at all.
+
+    Raises:
+        FileError: If the file cannot be written.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
+    unfinished = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            unfinished = Path(file.name)
+            pq.write_table(table, file)
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
+    except OSError as error:
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
+        raise errors.output_unwritable(path, error.strerror or str(error)) from error
+
+
+def read_rows(path: Path) -> tuple[list[Row], dict[str, Any]] | None:
+    """Rows and what decided them; None if the file is not there or not ours."""
+    try:
+        table = pq.read_table(path)
+        about = json.loads((table.schema.metadata or {})[_KEY])
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return None
+    return table.to_pylist(), about
+
+
+def values(rows: Sequence[Row], **equal: object) -> list[Row]:
+    """The rows in which these columns have these values."""
+    return [row for row in rows if all(row.get(name) == value for name, value in equal.items())]
+
+
+def distinct(rows: Sequence[Row], column: str) -> list[Any]:
+    """The values of a column, each once, in order of appearance."""
+    return list(dict.fromkeys(row[column] for row in rows))

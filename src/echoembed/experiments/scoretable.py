@@ -1,0 +1,119 @@
+"""What the tables have in common: rows of systems, columns of categories, the paper's numbers below ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from echoembed.evaluation.task import KINDS
+from echoembed.experiments import plots
+from echoembed.experiments.bench import Bench, Plan, Summary
+from echoembed.experiments.paper import FIELDS, PaperTable
+from echoembed.experiments.rows import Row, distinct, values
+from echoembed.recipe import Recipe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NO_DATA = "a folder of local tasks: --data FOLDER"
+
+
+def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
+    """A plan: these recipes on the local tasks, of all categories or of some."""
+
+    def plan(bench: Bench) -> Plan:
+        tasks = bench.kind(*kinds) if kinds else bench.tasks
+        return Plan(recipes=recipes, tasks=tasks, models=(bench.model_name,), needs="" if tasks else NO_DATA)
+
+    return plan
+
+
+def run_scores(bench: Bench, plan: Plan) -> list[Row]:
+    """A row per recipe and task."""
+    return [row for model in plan.models for row in bench.scores(plan.recipes, plan.tasks, model=model)]
+
+
+def by_kind(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean score of each category, and of all tasks (``average``), in hundredths; at least one row."""
+    kinds = [kind for kind in KINDS if values(rows, kind=kind)]
+    means = {kind: 100 * fmean(row["score"] for row in values(rows, kind=kind)) for kind in kinds}
+    return {**means, "average": 100 * fmean(row["score"] for row in rows)}
+
+
+def category_summary(
+    rows: Sequence[Row],
+    table: PaperTable,
+    pairs: Mapping[str, Mapping[str, str]],
+    *,
+    column: str = "recipe",
+    missing: Sequence[str] = (),
+) -> Summary:
+    """Ours and the paper's, by category.
+
+    Args:
+        rows: Scores.
+        table: The paper's.
+        pairs: What a row of ours is called → how to find its row in the paper's table.
+        column: The column that tells our rows apart.
+        missing: Lines on what was not run.
+    """
+    kinds = [kind for kind in KINDS if values(rows, kind=kind)]
+    out = []
+    for name in distinct(rows, column):
+        means = by_kind(values(rows, **{column: name}))
+        model = values(rows, **{column: name})[0]["model"]
+        out.append([name, f"ours, {model}", *(f"{means[kind]:.2f}" for kind in kinds), f"{means['average']:.2f}"])
+    for name, wanted in pairs.items():
+        row = table.find(**wanted)
+        if row:
+            cells = [_two(row.get(FIELDS[kind])) for kind in kinds]
+            out.append([name, "paper", *cells, _two(row.get("average"))])
+    counts = {kind: len(distinct(values(rows, kind=kind), "task")) for kind in kinds}
+    columns = ["system", "whose", *(f"{_spaced(kind)} ({counts[kind]})" for kind in kinds), "average"]
+    notes = [f"The paper's rows: {table.model}, on {table.data}; not the same data as ours.", *missing]
+    return Summary(columns, out, notes)
+
+
+def category_plot(
+    rows: Sequence[Row],
+    title: str,
+    table: PaperTable,
+    pairs: Mapping[str, Mapping[str, str]],
+    *,
+    column: str = "recipe",
+) -> Figure:
+    """Bars by category, the paper's numbers as diamonds above those they belong to."""
+    kinds = [kind for kind in KINDS if values(rows, kind=kind)]
+    groups = [*kinds, "average"]
+    names = distinct(rows, column)
+    drawn, axes = plots.figure(f"{title}\n({rows[0]['model']}; diamonds: {table.model})", width=9.5, height=4.4)
+    means = {name: by_kind(values(rows, **{column: name})) for name in names}
+    series: dict[str, Sequence[float | None]] = {name: [means[name].get(group) for group in groups] for name in names}
+    labels = [_spaced(group).replace(" ", "\n") for group in groups]
+    plots.bars(axes[0], labels, series, label="score, hundredths")
+    wide = 0.8 / len(names)
+    marked = False
+    for number, name in enumerate(names):
+        row = table.find(**pairs[name]) if name in pairs else {}
+        for place, group in enumerate(groups):
+            height = row.get(FIELDS.get(group, "average"))
+            if height is not None:
+                axes[0].scatter(
+                    place + (number - (len(names) - 1) / 2) * wide,
+                    height,
+                    label=None if marked else "paper",
+                    **plots.PAPER,
+                )
+                marked = True
+    axes[0].set_ylim(bottom=min(0, *(value or 0 for own in series.values() for value in own)))
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names) + 1, 6))
+    return drawn
+
+
+def _two(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _spaced(kind: str) -> str:
+    return "Pair classification" if kind == "PairClassification" else kind

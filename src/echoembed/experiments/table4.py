@@ -1,0 +1,71 @@
+"""Table 4: which states to pool, all of the reading or its last (section 4.3)?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from echoembed.experiments import plots, scoretable
+from echoembed.experiments.bench import Experiment, Summary
+from echoembed.experiments.paper import paper_table
+from echoembed.experiments.rows import Row, values
+from echoembed.recipe import recipes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = {"Echo": ("echo", "echo-last"), "Classical": ("classical", "classical-last")}
+RECIPES = [recipes[name] for pair in NAMES.values() for name in pair]
+
+
+def _average(rows: list[Row], name: str) -> float:
+    return scoretable.by_kind(values(rows, recipe=name))["average"]
+
+
+def summary(rows: list[Row]) -> Summary:
+    """Averages by pooling, ours and the paper's."""
+    table = paper_table("table4")
+    out = []
+    for method, (mean, last) in NAMES.items():
+        paper = table.find(method=method)
+        out.append([method, f"ours, {rows[0]['model']}", f"{_average(rows, mean):.2f}", f"{_average(rows, last):.2f}"])
+        out.append([method, "paper", f"{paper['mean']:.2f}", f"{paper['last']:.2f}"])
+    notes = [f"The paper's rows: {table.model}, on {table.data}; not the same data as ours."]
+    return Summary(["method", "whose", "mean", "last"], out, notes)
+
+
+def plot(rows: list[Row]) -> Figure:
+    """Bars by method and pooling, the paper's numbers as diamonds."""
+    table = paper_table("table4")
+    drawn, axes = plots.figure(
+        f"Which states to pool: the mean of the reading, or its last\n({rows[0]['model']}; diamonds: {table.model})",
+        width=6,
+    )
+    for place, (method, names) in enumerate(NAMES.items()):
+        paper = table.find(method=method)
+        for number, (pooling, name) in enumerate(zip(("mean", "last"), names, strict=True)):
+            at = place + (number - 0.5) * 0.4
+            axes[0].bar(
+                at,
+                _average(rows, name),
+                width=0.37,
+                color=plots.colour(name),
+                alpha=1 - 0.5 * number,
+                label=f"{method}, {pooling}",
+            )
+            axes[0].scatter(at, paper[pooling], label=None if place or number else "paper", **plots.PAPER)
+    axes[0].set_xticks(range(len(NAMES)), list(NAMES))
+    axes[0].grid(axis="x", visible=False)
+    axes[0].set_ylabel("average score, hundredths")
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return drawn
+
+
+EXPERIMENT = Experiment(
+    name="table4",
+    title="Zero-shot pooling: the mean of the reading, or its last state?",
+    source="Table 4, Section 4.3",
+    plan=scoretable.plan_of(RECIPES),
+    run=scoretable.run_scores,
+    summary=summary,
+    plot=plot,
+)
