@@ -134,9 +134,11 @@ def _take_leading_blank(description: dict[str, Any]) -> LeadingBlank:
     normalizer = description.get("normalizer")
     if normalizer is not None:
         steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
-        kept = [step for step in steps if step["type"] != "Prepend"]
-        if len(kept) < len(steps):
+        # Strip would take the blank that a piece begins with, as it takes that of a whole text.
+        kept = [step for step in steps if step["type"] not in ("Prepend", "Strip")]
+        if any(step["type"] == "Prepend" for step in steps):
             found = "always"
+        if len(kept) < len(steps):
             description["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
     pre_tokenizer = description.get("pre_tokenizer")
     if pre_tokenizer is not None:
