@@ -807,7 +807,7 @@ def test_an_unknown_recipe_is_refused():
         echoembed.load(recipe="ehco", device="cpu")
 
 
-@pytest.mark.parametrize("option", [{"dtype": "int8"}, {"dtype": "float64"}, {"device": "abacus"}])
+@pytest.mark.parametrize("option", [{"dtype": "int4"}, {"dtype": "float64"}, {"device": "abacus"}])
 def test_an_option_that_cannot_be_is_refused(option):
     with pytest.raises(ModelError, match=f"Got {next(iter(option))} = .*Allowed: "):
         echoembed.load(**{"device": "cpu", **option})
