@@ -526,8 +526,8 @@ def text_unusable(where: str, reason: str) -> TextError:
 def text_too_long(where: str, dropped: int, room: int) -> OverBudgetError:
     """A text over the budget, with its place."""
     return OverBudgetError(
-        f"{where} is {dropped:,} tokens over the {room:,} that are read of a text. Shorten it, raise --budget, or allow "
-        "it to be cut with --on-overflow warn."
+        f"{where} is {dropped:,} tokens over the {room:,} that are read of a text. Shorten it, raise --budget, or "
+        "allow it to be cut with --on-overflow warn."
     )
 
 

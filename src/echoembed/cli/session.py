@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -95,10 +94,19 @@ class Embedder:
     batch_size: int
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Texts to vectors, in one call."""
-        return self.model.encode(
-            texts, task=self.kind, prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
-        )
+        """Texts to vectors, in one call; one that fails counts no cuts, for it may be made again."""
+        from echoembed import errors
+        from echoembed.report import transformer_of
+
+        first = transformer_of(self.model)
+        cuts = first.dropped_texts, first.dropped_tokens
+        try:
+            return self.model.encode(
+                texts, task=self.kind, prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
+            )
+        except errors.TextError:
+            first.dropped_texts, first.dropped_tokens = cuts
+            raise
 
     def faults(self, items: list[Item]) -> list[TextError | None]:
         """What keeps each text from being embedded, with its place; None where nothing does.
