@@ -169,7 +169,8 @@ class Renderer:
             return () if self._tokenizer.eos is None else (self._tokenizer.eos,)
         if part.slot is not None and part.slot in self.template.markers:
             content = self.template.markers[part.slot]
-            return self._tokenizer.marker(content, self._spaced(part, content).removesuffix(content))
+            before = self._spaced(part, content).removesuffix(content)
+            return self._tokenizer.marker(content, before, written=part.blank)
         if part.slot is None:
             return self._tokenizer.encode([self._spaced(part, part.content)])[0].ids
         return ()
