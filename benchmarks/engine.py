@@ -63,6 +63,7 @@ def main() -> None:
     size.add_argument("--full", action="store_true", help="ten times the texts, seven rounds")
     parser.add_argument("--model", choices=("bundled", "llama-100m"), default="bundled")
     parser.add_argument("--texts", type=Path, help="a file with a text on each line")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[*LENGTHS, 0], help="tokens of a text; 0 for mixed")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
@@ -81,7 +82,7 @@ def main() -> None:
         "torch": torch.__version__,
         "processor": _processor(),
         "oneDNN products": linear.available(),
-        "GEMM ceiling (GFLOP/s)": {"first": round(_ceiling(), 1)},
+        "GEMM ceiling (GFLOP/s)": round(_ceiling(), 1),
         "load": os.getloadavg(),
         "batch size": arguments.batch_size,
     }
@@ -100,23 +101,19 @@ def _systems(folder: Path) -> dict[str, tuple[Callable[[list[str], int], object]
         model[0].overflow = "ignore"
         return (lambda texts, size: model.encode(texts, batch_size=size)), model
 
-    stock = Transformer(str(folder))
-    peer = SentenceTransformer(
-        modules=[
-            stock,
-            Pooling(stock.get_embedding_dimension(), pooling_mode="mean", include_prompt=False),
-            Normalize(),
-        ],
-        device="cpu",
-    )
+    def stock(dtype: str) -> tuple[Callable[[list[str], int], object], SentenceTransformer]:
+        first = Transformer(str(folder), model_kwargs={"dtype": dtype})  # else the one the weights were saved in
+        pooling = Pooling(first.get_embedding_dimension(), pooling_mode="mean", include_prompt=False)
+        model = SentenceTransformer(modules=[first, pooling, Normalize()], device="cpu")
+        return (lambda texts, size: model.encode(texts, batch_size=size, prompt="Write a paragraph: ")), model
+
     padded = ours("echo", engine="padded")[1]
     return {
-        "classical stock": (
-            lambda texts, size: peer.encode(texts, batch_size=size, prompt="Write a paragraph: "),
-            peer,
-        ),
+        "classical stock": stock("float32"),
+        "classical stock, bfloat16": stock("bfloat16"),
         "classical padded": ours("classical", engine="padded"),
         "classical packed": ours("classical"),
+        "classical packed, bfloat16": ours("classical", dtype="bfloat16"),
         "echo naive loop": (lambda texts, _: [padded.encode(text) for text in texts], padded),
         "echo padded": ours("echo", engine="padded"),
         "echo packed": ours("echo"),
@@ -166,7 +163,7 @@ def _measure(
         rows.append(row)
         print(
             f"  {system:28} {row.cpu_s:8.3f} s cpu {row.wall_s:8.3f} s wall {row.prompt_tokens_per_cpu_s:9.0f} tokens/s"
-            f" {row.ceiling_share:5.0%} of ceiling  x{row.ratio:.2f} ({row.ratio_least:.2f} to {row.ratio_greatest:.2f})"
+            f" {row.ceiling_share:5.0%} of ceiling  x{row.ratio:.2f} ({row.ratio_least:.2f}-{row.ratio_greatest:.2f})"
         )
     return rows
 
@@ -208,7 +205,7 @@ def _batches(model: SentenceTransformer, arguments: argparse.Namespace) -> dict[
     scale = 40000 if arguments.full else 4000
     chance = random.Random(0)
     batches = {}
-    for length in (*LENGTHS, 0):
+    for length in arguments.lengths:
         count = max(2, scale // (length or 48))
         lengths = [length or min(1024, max(3, round(chance.lognormvariate(3.4, 0.9)))) for _ in range(count)]
         batches[str(length) if length else "mixed"] = [" ".join(chance.choices(words, k=size)) for size in lengths]

@@ -38,7 +38,15 @@ BY_NAME = {
     "difference": 0.25,
     "got": (3, 77),
 }
-BY_TYPE = {"int": 7, "float": 0.5, "object": 77.5, "Iterable[str]": ("first-one", "second-one"), "bool": True}
+BY_TYPE = {
+    "int": 7,
+    "float": 0.5,
+    "object": 77.5,
+    "bool": True,
+    "Iterable[str]": ("first-one", "second-one"),
+    "Sequence[object]": (0.25, 0.75),
+    "Mapping[str, BaseException]": {"some-task": ValueError("went wrong")},
+}
 # Builders whose arguments hang together.
 TOGETHER = {
     "text_with_character": {"value": "ab\x00cd", "position": 2, "where": "Line 7"},
@@ -46,7 +54,12 @@ TOGETHER = {
     "text_not_utf8": {"where": "Line 7", "byte": 3, "value": 0xFE},
 }
 # Arguments that a message uses without showing them.
-NOT_SHOWN = {("text_with_character", "value"), ("text_not_utf8", "value"), ("no_texts", "skipped")}
+NOT_SHOWN = {
+    ("text_with_character", "value"),
+    ("text_not_utf8", "value"),
+    ("no_texts", "skipped"),
+    ("evaluation_failed", "scores"),
+}
 HOSTILE = "one\ntwo\r\x1b[31m\x00\u2028\u2029\x85\ud800"
 
 
@@ -63,8 +76,8 @@ def arguments(name: str) -> dict[str, object]:
 
 def forms(value: object) -> list[str]:
     """How a message may write a value."""
-    if isinstance(value, tuple) and isinstance(value[0], str):
-        return [value[0]]
+    if _words(value) or isinstance(value, dict):
+        return [next(iter(value))]
     written = [str(value), repr(value), repr(value)[1:-1]]
     if isinstance(value, int):
         written.append(f"{value:,}")
@@ -115,16 +128,21 @@ def test_message_says_what_to_do(name):
 @every_builder
 def test_message_stays_one_line_whatever_it_quotes(name):
     given = arguments(name)
-    hostile = {
-        parameter: HOSTILE if isinstance(value, str) else (HOSTILE, HOSTILE) if _words(value) else value
-        for parameter, value in given.items()
-    }
+    hostile = {parameter: _made_hostile(value) for parameter, value in given.items()}
     if name == "text_with_character":
         hostile = {**given, "value": "\n\x00\u2028\n", "position": 1}
     message = str(BUILDERS[name](**hostile))
     assert len(message.splitlines()) == 1
     assert message.isprintable()
     message.encode("utf-8")
+
+
+def _made_hostile(value: object) -> object:
+    if isinstance(value, dict):
+        return {HOSTILE: ValueError(HOSTILE)}
+    if _words(value):
+        return (HOSTILE, HOSTILE)
+    return HOSTILE if isinstance(value, str) else value
 
 
 def _words(value: object) -> bool:

@@ -129,15 +129,13 @@ def test_every_special_token_can_be_written_as_text(name):
             assert pieces(name).special_ids.isdisjoint(pieces(name).encode([text])[0].ids), text
 
 
-@every_built_tokenizer
+@pytest.mark.parametrize("name", ["gpt2-style", "llama3-style", "llama2-style", "bert-style", "gpt2", "mistral-v1"])
 def test_a_special_token_written_as_text_is_read_as_if_there_were_none_of_that_name(name):
-    if name in ("unigram-first", "xlmr-style"):
-        pytest.skip("its vocabulary holds them as words: see below")
     backend = json.loads(pieces(name)._tokenizer.to_str())
     backend["added_tokens"] = [token for token in backend["added_tokens"] if token["content"] == ORDINARY_TOKEN]
     plain = Tokenizer.from_str(json.dumps(backend))
     for id_ in sorted(pieces(name).special_ids):
-        text = f"a {pieces(name).token(id_)} b"
+        text = f"a>{pieces(name).token(id_)}> b"
         assert list(pieces(name).encode([text])[0].ids) == plain.encode(text, add_special_tokens=False).ids
 
 

@@ -50,7 +50,7 @@ JOINABLE = [
     "{text:pool}",
     "{bos}{{twice}}: {text} }} {text} {{ {text:pool}{eos}",
 ]
-MARKERS = {"open": "[", "close": " ]", "keep": ORDINARY_TOKEN}
+MARKERS = {"open": "[", "close": "]", "keep": ORDINARY_TOKEN}
 TEMPLATES = [
     *JOINABLE,
     "{text}{text:pool}",
@@ -126,7 +126,8 @@ def _ids(name: str, text: str) -> tuple[int, ...]:
 
 
 def joined(source: str, text: str, instruction: str = "") -> str:
-    """The prompt as one string, by plain replacement and without special tokens."""
+    """The prompt as one string, by plain replacement and without special tokens; no instruction has no blank."""
+    source = source if instruction else source.replace(" {instruction}", "")
     said = {"{{": "{", "}}": "}", "text": text, "instruction": instruction, "bos": "", "eos": ""}
     return re.sub(r"\{\{|\}\}|\{(\w+)(:pool)?\}", lambda m: said[m[1] or m[0]], source)
 
@@ -533,6 +534,13 @@ def test_a_marker_that_is_an_added_token_is_that_token_wherever_it_stands(name):
     id_ = tokenizer(name).convert_tokens_to_ids(ORDINARY_TOKEN)
     ids = renderer(name, "{keep}{text:pool}{keep}").render(["a b"])[0].ids
     assert (ids[0], ids[-1]) == (id_, id_)
+
+
+@every_built_tokenizer
+def test_a_blank_before_a_marker_is_kept(name):
+    for close in ("keep", "close"):
+        prompt = renderer(name, "{text:pool} {" + close + "}").render(["the"])[0]
+        assert list(prompt.ids) == original_ids(name, f"the {MARKERS[close]}")
 
 
 @every_built_tokenizer

@@ -10,6 +10,7 @@ states of the whole model.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ PROBE_LENGTH = 12
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 # Smallest that shows that an edit was seen. Well above rounding, as a mixture of experts sums in another order when
 # a late token takes another expert (5e-7 in float32); an edit that is seen moves the states by 1e-2 and more.
+_BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "attn.bias", "attention.bias")  # saved by older versions
 _SEEN = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
@@ -57,10 +59,18 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
         raise errors.model_not_language_model(name, kind)
     if not is_decoder and attention == "causal":
         raise errors.model_attention(name, "causal", "it is a masked language model, in which every token sees all")
+    if attention == "bidirectional" and (fixed := _layers_without_attention(config)):
+        raise errors.model_attention(name, "bidirectional", f"its layers of type {fixed} read from left to right only")
     if is_decoder:
         config.is_causal = attention == "causal"
     config.use_cache = False
     return config
+
+
+def _layers_without_attention(config: PreTrainedConfig) -> str:
+    """A type of layer that no mask reaches, as hybrids of attention and recurrence have them; else nothing."""
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
+    return next((str(kind) for kind in kinds if kind == "linear_attention" or not str(kind).endswith("attention")), "")
 
 
 def load_model(
@@ -101,6 +111,11 @@ def load_model(
         wrong = [key for key in wrong if key in kept]
     if wrong:
         raise errors.model_weights_missing(name, wrong)
+    # A head has no place here, but a bias or a layer that finds none says that this is another model's config.
+    inside = re.compile(r"(^|\.)\d+\.")
+    unused = [key for key in map(str, info["unexpected_keys"]) if inside.search(key) and not key.endswith(_BUFFERS)]
+    if unused and not cut:
+        raise errors.model_weights_unused(name, sorted(unused))
     return model.train(False)  # type: ignore[no-any-return]
 
 
@@ -157,23 +172,29 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
     return model.train(False)  # type: ignore[no-any-return]
 
 
-def context_length(config: PreTrainedConfig, tokenizer_limit: int | None) -> int | None:
-    """Most tokens that the model reads at once, or None where nothing limits it (as under ALiBi)."""
+def context_length(model: PreTrainedModel, tokenizer_limit: int | None, *, copies: int = 1) -> int | None:
+    """Most tokens that the model reads at once, or None where nothing limits it (as under ALiBi).
+
+    Args:
+        model: The model.
+        tokenizer_limit: What its tokenizer says.
+        copies: How often a prompt holds the text. A second reading must see the first: where every layer looks
+            back no further than a window, prompts end there.
+    """
+    config = model.config
     positions = getattr(config, "max_position_embeddings", None)
     limits = [positions] if isinstance(positions, int) and positions > 0 else []
-    if limits and _counts_positions_from_padding(config):
-        limits = [limits[0] - config.pad_token_id - 1]
+    for name, module in model.named_modules():
+        # RoBERTa and its kin number positions from the padding id up, which takes as many off the table.
+        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
+            limits.append(module.num_embeddings - module.padding_idx - 1)
     if tokenizer_limit is not None and 0 < tokenizer_limit < 10**6:  # "unlimited" is written as 1e30
         limits.append(tokenizer_limit)
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    if copies > 1 and isinstance(window, int) and getattr(config, "use_sliding_window", True) and len(kinds) == 1:
+        limits += [window] * ("sliding_attention" in kinds)
     return min(limits, default=None)
-
-
-def _counts_positions_from_padding(config: PreTrainedConfig) -> bool:
-    """RoBERTa and its kin number positions from the padding id up, which takes as many off the table."""
-    from transformers import RobertaConfig, XLMRobertaConfig
-    from transformers.models.camembert import CamembertConfig
-
-    return isinstance(config, (RobertaConfig, XLMRobertaConfig, CamembertConfig))
 
 
 def cut_at_layer(model: PreTrainedModel, name: str, layer: int) -> int:
@@ -288,6 +309,12 @@ def _states(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = Non
     return states_BTD
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
-    """Largest difference, relative to the largest state."""
-    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))
+def _difference(one_BTD: Tensor, other_BTD: Tensor) -> float:
+    """Largest difference in a dimension, relative to that dimension's largest state; of all dimensions the median.
+
+    Language models have dimensions thousands of times larger than the rest, which would hide a change of the others.
+    """
+    one_ND, other_ND = (states.float().flatten(0, -2) for states in (one_BTD, other_BTD))
+    scale_D = other_ND.abs().amax(dim=0)
+    relative_D = (one_ND - other_ND).abs().amax(dim=0) / scale_D.clamp_min(1e-30)
+    return float(relative_D.median())

@@ -311,6 +311,15 @@ def model_weights_missing(name: str, keys: Iterable[str]) -> ModelError:
     )
 
 
+def model_weights_unused(name: str, keys: Iterable[str]) -> ModelError:
+    """Weights inside the layers that the configuration has no place for."""
+    listed = list(keys)
+    return ModelError(
+        f"{name} holds {len(listed)} weights that its config.json has no place for ({', '.join(listed[:3])}"
+        f"{', …' if len(listed) > 3 else ''}). Without them it would be another model: use the config.json they are of."
+    )
+
+
 def model_attention(name: str, wanted: str, found: str) -> ModelError:
     """A model whose attention is not what the recipe says."""
     return ModelError(
@@ -502,6 +511,23 @@ def id_twice(id_: str, where: str, first: str) -> FileError:
     """An id that two texts have."""
     return FileError(
         f"{where} has the id {quoted(id_)}, as {first} has. Ids must differ: mend them, or leave out --id-column."
+    )
+
+
+class OverBudgetError(TextError):
+    """A text over the budget, where that is refused: a choice of its own, whatever else is left out."""
+
+
+def text_unusable(where: str, reason: str) -> TextError:
+    """A text that only the model finds to be none, with its place."""
+    return TextError(f"{where}: {reason.removesuffix('.')}.")
+
+
+def text_too_long(where: str, dropped: int, room: int) -> OverBudgetError:
+    """A text over the budget, with its place."""
+    return OverBudgetError(
+        f"{where} is {dropped:,} tokens over the {room:,} that are read of a text. Shorten it, raise --budget, or "
+        "allow it to be cut with --on-overflow warn."
     )
 
 

@@ -46,7 +46,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     budget: int | None = None,
-    normalize: bool = True,
+    normalize: bool | None = None,
     engine: Engine | None = None,
     deterministic: bool = False,
     local_files_only: bool = False,
@@ -64,7 +64,7 @@ def load(
             was saved in elsewhere. ``int8``, on a CPU: the linear layers' weights and activations in eight bits.
         device: Where it runs, as sentence-transformers takes it; None for the best there is.
         budget: Overrides the recipe's budget: most tokens of text that each reading takes.
-        normalize: Whether vectors are scaled to length 1.
+        normalize: Whether vectors are scaled to length 1; None for yes, and for what was saved with the model.
         engine: ``packed`` computes no padding and no state that is not pooled; ``padded`` is the plain forward.
             They agree to rounding (checked here). None for ``packed`` where the model passes, else ``padded``;
             ``describe`` says which and why. Training always runs ``padded``.
@@ -84,6 +84,8 @@ def load(
         chosen = recipe_of_checkpoint(model)
     name: str | os.PathLike[str] | None = model
     if chosen and (model is None or str(model).lower() in map(str.lower, chosen.adapters)):
+        if model is not None and revision is not None:
+            raise errors.model_bad_option("revision", revision, f"None for the adapter {model}, which has a base")
         name = chosen.checkpoint or None
     target = _best_device() if device is None else _device(device)
     source = resolve(name, revision=revision, local_files_only=local_files_only)
@@ -94,6 +96,8 @@ def load(
         modules = _saved_modules(source, pipeline, chosen, layer=layer, budget=budget, dtype=dtype_)
         first = modules[0]
         assert isinstance(first, EchoTransformer)
+        if normalize is not None:
+            modules = [module for module in modules if not isinstance(module, Normalize)]
     else:
         if chosen is None and pipeline:
             raise errors.model_is_sentence_transformer(source.name)
@@ -111,8 +115,9 @@ def load(
         width = first.get_embedding_dimension()
         pooling = LibraryPooling(width, pooling_mode=LIBRARY_MODE[first.recipe.pooling])
         modules = [first, pooling]
-        if normalize:
-            modules.append(Normalize())
+        normalize = normalize is not False
+    if normalize:
+        modules.append(Normalize())
     kept = _saved_settings(source) if pipeline and pipeline[0]["type"] == _OURS else {}
     embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
     first.select_engine(engine, deterministic=deterministic)
@@ -335,8 +340,9 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source
         raise errors.model_bad_option("dtype", dtype, f"{', '.join(DTYPES)}, int8, or None")
     if device.type == "cpu":
         return torch.float32
+    inner = next((row["path"] for row in _read_modules(source) if row["type"] == _OURS), "")
     try:
-        saved = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+        saved = json.loads((source.folder / inner / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         saved = {}
     return DTYPES.get(str(saved.get("dtype") or saved.get("torch_dtype")), torch.float32)

@@ -27,6 +27,7 @@ from echoembed.recipe import Kind, Recipe, prepare
 from echoembed.source import resolve
 from echoembed.template import Rendered, Renderer
 from echoembed.text import check_text
+from echoembed.weights import sketch, to_save
 
 Overflow = Literal["warn", "error", "ignore"]
 
@@ -95,9 +96,12 @@ class EchoTransformer(Transformer):
 
         assert self.tokenizer is not None  # every text model has one
         self.pieces = PieceTokenizer(self.tokenizer)
-        self.context = backbone.context_length(self.model.config, self.tokenizer.model_max_length)
-        pad = self.tokenizer.pad_token_id
-        self.pad_id: int = pad if pad is not None else self.pieces.eos or 0  # masked wherever it stands
+        self.context = self._own_context()
+        self.sketch = sketch(self.model)
+        embeddings: Any = self.model.get_input_embeddings()
+        pad, known = self.tokenizer.pad_token_id, len(embeddings.weight)
+        # Masked wherever it stands; a padding token added to the tokenizer alone has no embedding.
+        self.pad_id: int = pad if pad is not None and pad < known else self.pieces.eos or 0
         self.overflow: Overflow = "warn"
         self.dropped_texts = 0
         self.dropped_tokens = 0
@@ -127,12 +131,15 @@ class EchoTransformer(Transformer):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        assert self.tokenizer is not None  # every text model has one
-        own = backbone.context_length(self.model.config, self.tokenizer.model_max_length)
         if value is not None and (type(value) is not int or value < 1):
             raise errors.model_bad_option("max_seq_length", value, "a whole number of tokens above 0, or None")
-        self.context = min((limit for limit in (own, value) if limit is not None), default=None)
+        self.context = min((limit for limit in (self._own_context(), value) if limit is not None), default=None)
         self.renderers = self._renderers()
+
+    def _own_context(self) -> int | None:
+        assert self.tokenizer is not None  # every text model has one
+        copies = max(self.recipe.template(kind).copies for kind in get_args(Kind))
+        return backbone.context_length(self.model, self.tokenizer.model_max_length, copies=copies)
 
     # What the base class calls to load: the model as the recipe wants it, and nothing that runs foreign code.
 
@@ -217,16 +224,16 @@ class EchoTransformer(Transformer):
             raise errors.model_bad_option("processing_kwargs", processing_kwargs, "None; a recipe says what is read")
         rendered = self.render(inputs, prompt=prompt, task=task)
         self._count(rendered)
-        length = max(len(prompt.ids) for prompt in rendered)
+        length = max(len(one.ids) for one in rendered)
         ids_BT = torch.full((len(rendered), length), self.pad_id)
         mask_BT = torch.zeros_like(ids_BT)
-        for row, prompt_ in enumerate(rendered):
-            ids_BT[row, : len(prompt_.ids)] = torch.tensor(prompt_.ids)
-            mask_BT[row, : len(prompt_.ids)] = 1
+        for row, one in enumerate(rendered):
+            ids_BT[row, : len(one.ids)] = torch.tensor(one.ids)
+            mask_BT[row, : len(one.ids)] = 1
         embeddings: Any = self.model.get_input_embeddings()
         if (largest := int(ids_BT.max())) >= len(embeddings.weight):
             raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
-        spans = [prompt_.span for prompt_ in rendered]
+        spans = [one.span for one in rendered]
         return {
             "input_ids": ids_BT,
             "attention_mask": mask_BT,
@@ -251,9 +258,9 @@ class EchoTransformer(Transformer):
         renderer = self.renderers[kind]
         rendered = renderer.render([check_text(text) for text in inputs], instruction)
         if self.overflow == "error":
-            for text, prompt_ in zip(inputs, rendered, strict=True):
-                if prompt_.dropped:
-                    raise errors.text_over_budget(text, prompt_.dropped, renderer.room(instruction) or 0)
+            for text, one in zip(inputs, rendered, strict=True):
+                if one.dropped:
+                    raise errors.text_over_budget(text, one.dropped, renderer.room(instruction) or 0)
         return rendered
 
     def _resolved(self, prompt: str | None, task: str | None) -> tuple[Kind, str]:
@@ -266,15 +273,15 @@ class EchoTransformer(Transformer):
         return kind, check_text(prompt, "The instruction") if prompt else self.recipe.instruction
 
     def _count(self, rendered: list[Rendered]) -> None:
-        """Add up what was cut; warn at the first text, and whenever their number has grown tenfold."""
+        """Add up what was cut, and warn of it."""
         cut = [prompt.dropped for prompt in rendered if prompt.dropped]
-        before = self.dropped_texts
         self.dropped_texts += len(cut)
         self.dropped_tokens += sum(cut)
-        if cut and self.overflow == "warn" and len(str(self.dropped_texts)) > (len(str(before)) if before else 0):
+        if cut and self.overflow == "warn":
             warnings.warn(
-                f"{self.dropped_texts} texts were over the budget; {self.dropped_tokens} of their tokens were not read "
-                f"(budget {self.recipe.budget}, context {self.context}). Raise the budget, or split the texts.",
+                f"{len(cut)} of {len(rendered)} texts were over the budget: {sum(cut)} of their tokens were not read "
+                f"(budget {self.recipe.budget}, context {self.context}; {self.dropped_texts} texts and "
+                f"{self.dropped_tokens} tokens so far). Raise the budget, or split the texts.",
                 TruncationWarning,
                 stacklevel=4,
             )
@@ -320,6 +327,18 @@ class EchoTransformer(Transformer):
     def recipe_fields(self) -> dict[str, Any]:
         """The recipe as a saved model holds it."""
         return self.recipe.as_dict()
+
+    def save(self, output_path: str, *args: object, safe_serialization: bool = True, **kwargs: object) -> None:
+        """Write weights (adapters merged in), tokenizer and recipe; what the library calls to save the module.
+
+        Raises:
+            ModelError: If the model is in eight bits, of which no exact weights are left.
+        """
+        if self.int8:
+            raise errors.model_bad_option("dtype", "int8", "float32, bfloat16 or float16 for saving")
+        to_save(self.model).save_pretrained(output_path)
+        self.processor.save_pretrained(output_path)
+        self.save_config(output_path)
 
     def get_config_dict(self) -> dict[str, Any]:
         """What is saved beside the weights."""

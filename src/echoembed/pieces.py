@@ -80,10 +80,16 @@ class PieceTokenizer:
         """The special token that ``literal`` spells, if it spells one."""
         return next((token for token in self._special_strings if token in literal), None)
 
-    def marker(self, content: str, before: str = "") -> tuple[int, ...]:
-        """Ids of a template's marker: the added token of that name, else its ids as a piece, ``before`` in front."""
+    def marker(self, content: str, before: str = "", *, written: bool = False) -> tuple[int, ...]:
+        """Ids of a template's marker: the added token of that name, else its ids as a piece.
+
+        Args:
+            content: What the marker stands for.
+            before: The blank in front of it.
+            written: Whether the template has that blank; one of the tokenizer's own is not put before a token.
+        """
         if content in self._added:
-            return (self._added[content],)
+            return (*self.encode([before if written else ""])[0].ids, self._added[content])
         return self.encode([before + content])[0].ids
 
     def encode(self, pieces: Sequence[str]) -> list[Piece]:
@@ -134,9 +140,11 @@ def _take_leading_blank(description: dict[str, Any]) -> LeadingBlank:
     normalizer = description.get("normalizer")
     if normalizer is not None:
         steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
-        kept = [step for step in steps if step["type"] != "Prepend"]
-        if len(kept) < len(steps):
+        # Strip would take the blank that a piece begins with, as it takes that of a whole text.
+        kept = [step for step in steps if step["type"] not in ("Prepend", "Strip")]
+        if any(step["type"] == "Prepend" for step in steps):
             found = "always"
+        if len(kept) < len(steps):
             description["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
     pre_tokenizer = description.get("pre_tokenizer")
     if pre_tokenizer is not None:

@@ -11,6 +11,7 @@ from echoembed import errors
 from echoembed.model import EchoTransformer
 from echoembed.recipe import Kind
 from echoembed.template import Rendered
+from echoembed.weights import digest, sketch
 
 
 def transformer_of(model: SentenceTransformer) -> EchoTransformer:
@@ -46,12 +47,15 @@ def render(model: SentenceTransformer, text: str, *, kind: Kind = "query", instr
 def fingerprint(model: SentenceTransformer) -> str:
     """16 hexadecimal digits that go with every stored vector.
 
-    They cover the recipe, the exact weights, the dtype and the modules that follow: vectors with different
-    fingerprints must not be compared.
+    They cover the recipe, the exact weights, the dtype, the context, the modules that follow and a dimension they
+    are truncated to: vectors with different fingerprints must not be compared. Weights that were trained after
+    loading are hashed anew. The instruction of a call is not covered, unless it is the recipe's own.
     """
     first = transformer_of(model)
+    changed = "" if first.int8 or sketch(first.model) == first.sketch else digest(first.model)
     after = [f"{type(module).__name__} {_settings(module)}" for module in list(model)[1:]]
     parts = [first.recipe.fingerprint(), first.revision, _dtype(first), str(first.context), *after]
+    parts += [changed] * bool(changed) + [f"truncated to {model.truncate_dim}"] * bool(model.truncate_dim)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

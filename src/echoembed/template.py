@@ -63,6 +63,9 @@ class Template:
         if pooled != list(range(pooled[0], pooled[-1] + 1)):
             raise errors.template_pools_apart(self.source)
 
+    def __hash__(self) -> int:
+        return hash((self.source, tuple(sorted(self.markers.items()))))
+
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The parts in reading order."""
@@ -82,7 +85,7 @@ class Template:
                 raise errors.template_unknown_slot(self.source, name, (*SLOTS, *self.markers))
             if spec not in ("", "pool") or conversion is not None:
                 raise errors.template_bad_slot(self.source, name)
-            blank = literal.endswith(" ") and name in ("text", "instruction")
+            blank = literal.endswith(" ") and name not in ("bos", "eos")
             parts.append(Part(literal[:-1] if blank else literal))
             parts.append(Part(slot=name, pooled=spec == "pool", blank=blank))
         return tuple(part for part in parts if part.slot or part.content)
@@ -166,7 +169,8 @@ class Renderer:
             return () if self._tokenizer.eos is None else (self._tokenizer.eos,)
         if part.slot is not None and part.slot in self.template.markers:
             content = self.template.markers[part.slot]
-            return self._tokenizer.marker(content, self._spaced(part, content).removesuffix(content))
+            before = self._spaced(part, content).removesuffix(content)
+            return self._tokenizer.marker(content, before, written=part.blank)
         if part.slot is None:
             return self._tokenizer.encode([self._spaced(part, part.content)])[0].ids
         return ()
@@ -198,7 +202,7 @@ class Renderer:
         return [part for part in self.template.parts if part.slot == slot]
 
     def _instruction(self, part: Part, instruction: str) -> Piece:
-        content = self._spaced(part, instruction)
+        content = self._spaced(part, instruction) if instruction else ""
         if content not in self._instructions:
             if len(self._instructions) >= 1024:  # a caller with an instruction per text
                 self._instructions.clear()
@@ -235,7 +239,7 @@ class Renderer:
                 shown.append(copy[: piece.ends[len(kept) - 1]] if dropped else copy)
             elif part.slot == "instruction":
                 ids.extend(self._instruction(part, instruction).ids)
-                shown.append(self._spaced(part, instruction))
+                shown.append(self._spaced(part, instruction) if instruction else "")
             else:
                 ids.extend(fixed)
                 shown.append(self._shown(part, fixed))

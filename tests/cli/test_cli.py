@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import echoembed
+import tiny_models
 from echoembed.cli import app
 
 VERBS = ["embed", "similarity", "compare", "recipes", "info"]
@@ -120,7 +121,7 @@ def test_embed_writes_every_format(cli, model):
     np.testing.assert_allclose(pq.read_table("v.parquet")["vector"].to_pylist(), expected, atol=1e-5)
     rows = [json.loads(line) for line in Path("v.jsonl").read_text().splitlines()]
     np.testing.assert_allclose([row["vector"] for row in rows], expected, atol=1e-5)
-    assert json.loads(Path("v.json").read_text())["fingerprint"] == echoembed.fingerprint(model)
+    assert json.loads(Path("v.npy.json").read_text())["fingerprint"] == echoembed.fingerprint(model)
 
 
 def test_the_model_options_reach_the_model(cli, tmp_path):
@@ -133,7 +134,7 @@ def test_the_model_options_reach_the_model(cli, tmp_path):
     for kind in ("query", "document"):
         cli("embed", "sentences.txt", "-o", f"{kind}.npy", "-q", "-r", "mine", "--kind", kind, *options)
         np.testing.assert_allclose(np.load(f"{kind}.npy"), expected.encode(SENTENCES, task=kind), atol=1e-5)
-    assert json.loads(Path("query.json").read_text())["recipe"] == "mine"
+    assert json.loads(Path("query.npy.json").read_text())["recipe"] == "mine"
     assert not np.allclose(np.load("query.npy"), np.load("document.npy"), atol=1e-3)
     # The only recipe of a file need not be named.
     cli("embed", "sentences.txt", "-o", "only.npy", "-q", *options)
@@ -158,7 +159,8 @@ def test_texts_that_were_cut_are_told_once_or_refused_or_ignored(cli):
     one_line(told, "warning: 2 texts were over the budget: ")
     assert cli("embed", long, "-q", "--budget", 10, "--on-overflow", "ignore").stderr == ""
     refused = cli("embed", long, "-o", "v.npy", "--budget", 10, "--on-overflow", "error", code=1)
-    assert "over the 10" in one_line(refused.stderr, "error: ")
+    assert "over the 10" in one_line(refused.stderr, "error: argument 1 is ")
+    assert "--on-overflow warn" in refused.stderr
     assert not list(Path().glob("*v.npy*"))
 
 
@@ -172,6 +174,77 @@ def test_bad_texts_stop_the_work_or_are_left_out_and_told(cli):
     assert "left out 2 of 5 texts: line 2 of bad.txt" in one_line(skipped.stderr, "warning: ")
     rows = cli("embed", "bad.txt", "-q", "--on-bad-text", "skip", "-o", "v.npy").stderr
     assert "rows of the array" in rows
+    assert [json.loads(line) for line in Path("v.npy.jsonl").read_text().splitlines()] == [
+        {"id": id_, "text": text} for id_, text in (("0", "one"), ("2", "two"), ("4", "three"))
+    ]
+
+
+EMPTY_TO_BERT = "\u200b"
+BERT = ["-m", "bert", "-r", "bert-large"]
+
+
+@pytest.fixture
+def bert(cli):
+    """A folder with a model whose tokenizer makes nothing of ``EMPTY_TO_BERT``."""
+    Path("bert").symlink_to(tiny_models.folder("bert"))
+    Path("bad.txt").write_text(f"one\n{EMPTY_TO_BERT}\ntwo\n\n{EMPTY_TO_BERT}\n" + "word " * 50)
+
+
+@pytest.mark.usefixtures("bert")
+def test_texts_that_only_the_tokenizer_finds_empty_are_bad_texts_too(cli):
+    Path("two.txt").write_text(f"one\n{EMPTY_TO_BERT}\n")
+    for verb in (["embed", "-o", "v.npy"], ["similarity"]):
+        stopped = cli(*verb, "two.txt", *BERT, code=1)
+        assert "no tokens" in one_line(stopped.stderr, "error: line 2 of two.txt: ")
+    assert not list(Path().glob("*v.*"))
+    options = [*BERT, "--on-bad-text", "skip"]
+    skipped = cli("embed", "bad.txt", "-q", *options, "--budget", 10, "--batch-size", 1)
+    assert [json.loads(line)["id"] for line in skipped.stdout.splitlines()] == ["0", "2", "5"]
+    told, cut = skipped.stderr.splitlines()
+    assert told.startswith("warning: left out 3 of 6 texts: line 4 of bad.txt is empty")
+    assert "line 2 of bad.txt: " in told
+    assert cut.startswith("warning: 1 text was over the budget")  # once, although its batch was made twice
+    none = cli("embed", EMPTY_TO_BERT, *options, code=1)
+    assert "only 1 that cannot be embedded" in one_line(none.stderr, "error: ")
+
+
+@pytest.mark.usefixtures("bert")
+def test_every_pair_is_shown_of_the_texts_that_are_left(cli):
+    options = ["-m", "bert", "--on-bad-text", "skip", "--json"]
+    texts = ["one", EMPTY_TO_BERT, "two"]
+    shown = json.loads(cli("similarity", *texts, *options, "-r", "bert-large").stdout)
+    assert (shown["texts"], len(shown["matrix"])) == (["one", "two"], 2)
+    shown = json.loads(cli("compare", *texts, *options, "-r", "bert-large", "-r", "uae-large-v1").stdout)
+    assert shown["texts"] == ["one", "two"]
+    assert [len(recipe["matrix"]) for recipe in shown["recipes"].values()] == [2, 2]
+
+
+@pytest.mark.usefixtures("bert")
+def test_what_is_no_fault_of_a_bad_text_is_not_skipped(cli):
+    skip = ["--on-bad-text", "skip"]
+    long = cli("embed", "bad.txt", *BERT, *skip, "--budget", 10, "--on-overflow", "error", code=1)
+    assert "tokens over the 10" in one_line(long.stderr, "error: line 6 of bad.txt is ")
+    unused = cli("embed", "one", "two", *BERT, *skip, "--instruction", "Find it", code=1)
+    assert "{instruction}" in one_line(unused.stderr, "error: Recipe ")
+
+
+def test_vectors_say_which_template_and_instruction_they_are_of(cli):
+    Path("mine.toml").write_text(
+        '[mine]\nquery_template = "{bos}{instruction}: {text:pool}"\ndocument_template = "{text:pool}"\n'
+        'instruction = "Its own"\n'
+    )
+    named = ["-q", "--recipes-file", "mine.toml"]
+    cases = {"q": ("query", "Find ß"), "own": ("query", None), "d": ("document", None)}
+    found = {}
+    for name, (kind, instruction) in cases.items():
+        given = ["--instruction", instruction] if instruction else []
+        for suffix in ("npy", "parquet"):
+            cli("embed", "a text", "-o", f"{name}.{suffix}", *named, "--kind", kind, *given)
+        metadata = pq.read_schema(f"{name}.parquet").metadata
+        notes = json.loads(Path(f"{name}.npy.json").read_text())
+        found[name] = notes["kind"], notes["instruction"]
+        assert found[name] == tuple(metadata[f"echoembed.{key}".encode()].decode() for key in ("kind", "instruction"))
+    assert found == {"q": ("query", "Find ß"), "own": ("query", "Its own"), "d": ("document", "")}
 
 
 @pytest.mark.parametrize(

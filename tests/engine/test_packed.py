@@ -234,3 +234,15 @@ def test_changed_weights_are_seen():
 def test_a_mask_of_another_kind_is_refused():
     model = load("llama", "bidirectional")
     assert "neither causal nor bidirectional" in choose(model, causal=True).reason
+
+
+def test_tokens_in_flight_stay_within_the_budget_whatever_comes():
+    model = load("llama")
+    tokens = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, args, __: tokens.append(args[0].numel()))
+    lengths = [5, 9, 12] * 700 + [600] * 6
+    engine = PackedEngine(causal=True, tokens=1024)
+    engine.states(model, *features(lengths, spans_of("last", lengths)))
+    hook.remove()
+    assert max(tokens) <= 1024
+    assert sum(tokens) < sum(lengths)

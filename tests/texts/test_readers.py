@@ -258,7 +258,7 @@ MEASURED = """
 
     def run(name, out):
         encode = lambda texts: np.full((len(texts), 8), 0.5, np.float32)
-        return embed_stream(TextReader([name]), encode, open_writer(out, Stamp("m", "r", "e", "f"), overwrite=True))
+        return embed_stream(TextReader([name]), encode, open_writer(out, Stamp(*"mrefki"), overwrite=True))
 
     folder, name, out = sys.argv[1:]
     run(f"{folder}/small-{name}", f"{folder}/{out}")

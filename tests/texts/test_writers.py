@@ -14,8 +14,11 @@ from echoembed.errors import FileError, ModelError, TextError
 from echoembed.texts import Item, JsonlWriter, Stamp, check_output, embed_stream, open_writer
 from echoembed.texts.files import WholeFile
 
-STAMP = Stamp(model="tiny", revision="ab" * 20, recipe="echo", fingerprint="0123456789abcdef")
+STAMP = Stamp(
+    model="tiny", revision="ab" * 20, recipe="echo", fingerprint="0123456789abcdef", kind="query", instruction="Find ß"
+)
 NAMES = ["v.npy", "v.jsonl", "v.parquet"]
+BESIDE = ["v.npy", "v.npy.json", "v.npy.jsonl"]
 DIMENSION = 5
 
 
@@ -71,13 +74,43 @@ def test_extreme_values_come_back_bit_by_bit(tmp_path):
         assert read(tmp_path / name).tobytes() == row.tobytes()
 
 
-def test_npy_is_plain_float32_with_its_origin_beside_it(tmp_path):
+def test_npy_is_plain_float32_with_origin_ids_and_texts_beside_it(tmp_path):
     embed(tmp_path / "v.npy", 3000)
     array = np.load(tmp_path / "v.npy", mmap_mode="r", allow_pickle=False)
     assert (array.dtype, array.shape, array.flags.c_contiguous) == (np.float32, (3000, DIMENSION), True)
-    notes = json.loads((tmp_path / "v.json").read_text())
+    notes = json.loads((tmp_path / "v.npy.json").read_text())
     assert notes == {**STAMP._asdict(), "count": 3000, "dimension": DIMENSION}
-    assert left_in(tmp_path) == ["v.json", "v.npy"]
+    rows = [json.loads(line) for line in (tmp_path / "v.npy.jsonl").read_bytes().split(b"\n")[:-1]]
+    assert rows == [{"id": item.id, "text": item.text} for item in items(3000)]
+    assert left_in(tmp_path) == BESIDE
+
+
+def test_files_of_others_beside_an_array_are_left_alone(tmp_path):
+    for name in ("v.json", "v.jsonl"):
+        (tmp_path / name).write_text("precious")
+    embed(tmp_path / "v.npy", 3)
+    embed(tmp_path / "v.npy", 4, overwrite=True)
+    assert [(tmp_path / name).read_text() for name in ("v.json", "v.jsonl")] == ["precious"] * 2
+
+
+@pytest.mark.parametrize("before", [(), ("v.npy",), tuple(BESIDE)])
+@pytest.mark.parametrize("fails", BESIDE)
+def test_the_files_of_one_output_appear_together_or_not_at_all(tmp_path, monkeypatch, before, fails):
+    for name in before:
+        (tmp_path / name).write_text(f"old {name}")
+    replace, committed = Path.replace, []
+
+    def on_faulty_disk(self, target):
+        if target.name == fails and self.suffix == ".part":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        committed.append(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", on_faulty_disk)
+    with pytest.raises(FileError, match="Input/output error"):
+        embed(tmp_path / "v.npy", 3, overwrite=bool(before))
+    assert committed or fails == BESIDE[-1]  # else the test shows nothing
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: f"old {name}" for name in before}
 
 
 def test_jsonl_holds_id_text_vector_and_fingerprint(tmp_path):
@@ -188,8 +221,7 @@ def test_a_disk_that_is_full_only_at_the_flush_is_a_file_error_too(tmp_path, nam
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_existing_file_is_refused_and_kept(tmp_path, name):
-    beside = [name, "v.json"] if name == "v.npy" else [name]
-    for existing in beside:
+    for existing in BESIDE if name == "v.npy" else [name]:
         (tmp_path / existing).write_text("precious")
         with pytest.raises(FileError, match=rf"{existing}' exists already.*--overwrite"):
             check_output(tmp_path / name)
@@ -278,3 +310,46 @@ def test_the_first_chunks_are_small_and_none_is_over_the_most(tmp_path):
 
     embed(tmp_path / "v.npy", 1000, encode=counted, chunk=300)
     assert sizes == [64, 128, 256, 300, 252]
+
+
+# Texts that only the model finds to be none.
+
+
+def picky(texts: list[str]) -> np.ndarray:
+    """As ``encode``; refuses a call with such texts, the longest first, as a model does."""
+    for text in sorted(texts, key=len, reverse=True):
+        if "text 70 " in text or "text 700 " in text:
+            raise TextError("The text has no tokens. Leave it out.")
+    return encode(texts)
+
+
+def test_a_text_that_the_model_refuses_is_named_by_its_place(tmp_path):
+    with pytest.raises(TextError, match=r"^line 71: The text has no tokens\. Leave it out\.$"):
+        embed(tmp_path / "v.npy", encode=picky)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_texts_that_the_model_refuses_can_be_left_out(tmp_path, name):
+    left_out: list[str] = []
+    embed(tmp_path / name, encode=picky, leave_out=lambda error: left_out.append(str(error)[:9]))
+    assert left_out == ["line 71: ", "line 701:"]
+    kept = [item.text for item in items(2500) if item.id not in ("id-70", "id-700")]
+    np.testing.assert_array_equal(read(tmp_path / name), encode(kept))
+
+
+def test_an_error_that_is_no_texts_fault_stands_as_it_is(tmp_path):
+    def refuses(texts: list[str]) -> np.ndarray:
+        raise TextError("No slot for the instruction.")
+
+    with pytest.raises(TextError, match=r"^No slot for the instruction\.$"):
+        embed(tmp_path / "v.npy", encode=refuses, faults=lambda part: [None] * len(part), leave_out=lambda _: None)
+
+
+def test_texts_that_are_all_left_out_make_no_file(tmp_path):
+    def refuses(texts: list[str]) -> np.ndarray:
+        raise TextError("No tokens.")
+
+    with pytest.raises(TextError, match="holds only 100 that cannot be embedded"):
+        embed(tmp_path / "v.npy", 100, encode=refuses, leave_out=lambda _: None)
+    assert left_in(tmp_path) == []

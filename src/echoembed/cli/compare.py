@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
 from echoembed.cli import session
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from echoembed.texts import Item
 
 EPILOG = opt.examples(
     'echoembed compare "She loves to travel in summer, especially to cold places." '
@@ -59,6 +65,7 @@ def compare(
     items = session.few_texts(reader, least=2)
     names = list(dict.fromkeys(recipe or ["classical", "echo"]))
     matrices: dict[str, list[list[float]]] = {}
+    held: dict[str, tuple[list[Item], NDArray[np.float32]]] = {}
     stamps: dict[str, dict[str, str]] = {}
     for name in names:
         loaded = session.load(
@@ -72,10 +79,12 @@ def compare(
             device=device,
             dtype=dtype,
         )
-        encode = session.encoder(loaded, kind=kind, instruction=instruction, batch_size=batch_size)
-        matrices[name] = session.cosines(encode, items)
-        stamps[name] = session.stamp(loaded)._asdict()
+        embedder = session.Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+        items, vectors_ND = held[name] = session.embed_few(embedder, items, reader, least=2)
+        stamps[name] = embedder.stamp()._asdict()
         session.report_cuts(loaded, on_overflow)
+    for name, (embedded, vectors_ND) in held.items():  # what one recipe left out, no other shows
+        matrices[name] = session.cosines(vectors_ND[[item in items for item in embedded]])
     if json:
         recipes = {name: {"matrix": matrices[name], **stamps[name]} for name in names}
         out.print_json({"texts": [item.text for item in items], "recipes": recipes})

@@ -54,8 +54,9 @@ def embed(
     """Embed texts: a vector for each, in order.
 
     Texts are read with the recipe's query template unless --kind document says otherwise. Vectors have
-    length 1. A .npy file holds vectors alone, and a .json beside it says where they come from; .jsonl and
-    .parquet hold id, text, vector and fingerprint. Files of any length take the same memory.
+    length 1. .jsonl and .parquet hold id, text, vector and fingerprint. V.npy holds vectors alone: V.npy.jsonl
+    beside it has id and text of each row, V.npy.json says where they come from. Files of any length take the
+    same memory.
     """
     from echoembed import texts
 
@@ -76,18 +77,25 @@ def embed(
         device=device,
         dtype=dtype,
     )
-    stamp = session.stamp(loaded)
+    embedder = session.Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+    stamp = embedder.stamp()
     if output is None or to_stdout:
         writer: texts.Writer = texts.JsonlWriter(sys.stdout.buffer, stamp)
     else:
         writer = texts.open_writer(output, stamp, overwrite=overwrite)
-    encode = session.encoder(loaded, kind=kind, instruction=instruction, batch_size=batch_size)
     with Progress(reader.expected, shown=not quiet and not (to_stdout and sys.stdout.isatty())) as progress:
-        count = texts.embed_stream(reader, encode, writer, progress=progress)
+        count = texts.embed_stream(
+            reader,
+            embedder.encode,
+            writer,
+            faults=embedder.faults,
+            leave_out=reader.leave_out,
+            progress=progress,
+        )
     if not quiet:
         rate = count / max(progress.seconds, 1e-9)
         words = "text" if count == 1 else "texts"
         target = "standard output" if to_stdout else output
         out.note(f"embedded {count:,} {words} in {progress.seconds:.1f} s ({rate:,.0f} texts/s) → {target}")
-    session.report_skipped(reader, rows_shift=output is not None and output.lower().endswith(".npy"))
+    session.report_skipped(reader, array=output if output is not None and output.lower().endswith(".npy") else None)
     session.report_cuts(loaded, on_overflow)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
+    from echoembed.errors import TextError
     from echoembed.recipe import Recipe
     from echoembed.texts import Item, Stamp, TextReader
 
@@ -83,15 +84,73 @@ def load(
     return loaded
 
 
-def encoder(
-    model: SentenceTransformer, *, kind: str, instruction: str | None, batch_size: int
-) -> Callable[[list[str]], NDArray[np.float32]]:
-    """Texts to vectors, in one call."""
+@dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """A model, and how it reads the texts of this run."""
 
-    def encode(texts: list[str]) -> NDArray[np.float32]:
-        return model.encode(texts, task=kind, prompt=instruction, batch_size=batch_size, show_progress_bar=False)
+    model: SentenceTransformer
+    kind: Literal["query", "document"]
+    instruction: str | None
+    batch_size: int
 
-    return encode
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """Texts to vectors, in one call; one that fails counts no cuts, for it may be made again."""
+        from echoembed import errors
+        from echoembed.report import transformer_of
+
+        first = transformer_of(self.model)
+        cuts = first.dropped_texts, first.dropped_tokens
+        try:
+            return self.model.encode(
+                texts, task=self.kind, prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
+            )
+        except errors.TextError:
+            first.dropped_texts, first.dropped_tokens = cuts
+            raise
+
+    def faults(self, items: list[Item]) -> list[TextError | None]:
+        """What keeps each text from being embedded, with its place; None where nothing does.
+
+        Raises:
+            TextError: If no text could be, for instruction or template leave no room for any.
+        """
+        from echoembed import errors
+        from echoembed.report import transformer_of
+        from echoembed.text import check_text
+
+        first = transformer_of(self.model)
+        renderer = first.renderers[self.kind]
+        wording = check_text(self.instruction, "The instruction") if self.instruction else first.recipe.instruction
+        room = renderer.room(wording)
+
+        def fault(item: Item) -> TextError | None:
+            try:
+                [shown] = renderer.render([item.text], wording)
+            except errors.TextError as error:
+                return errors.text_unusable(item.where, str(error))
+            if shown.dropped and first.overflow == "error":
+                return errors.text_too_long(item.where, shown.dropped, room or 0)
+            return None
+
+        return [fault(item) for item in items]
+
+    def stamp(self) -> Stamp:
+        """What goes with every vector."""
+        from echoembed import describe
+        from echoembed.report import transformer_of
+        from echoembed.texts import Stamp
+
+        facts = describe(self.model)
+        recipe = transformer_of(self.model).recipe
+        has_place = recipe.template(self.kind).has("instruction")
+        return Stamp(
+            model=str(facts["model"]),
+            revision=str(facts["revision"]),
+            recipe=str(facts["recipe"]),
+            fingerprint=str(facts["fingerprint"]),
+            kind=self.kind,
+            instruction=(self.instruction or recipe.instruction) if has_place else "",
+        )
 
 
 def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
@@ -123,27 +182,35 @@ def report_cuts(model: SentenceTransformer, on_overflow: str) -> None:
         )
 
 
-def report_skipped(reader: TextReader, *, rows_shift: bool = False) -> None:
+def report_skipped(reader: TextReader, *, array: str | None = None) -> None:
     """Say how many texts were left out, and what was wrong with the first few."""
     if reader.skipped:
         more = " …" if reader.skipped > len(reader.examples) else ""
         warn(f"left out {reader.skipped:,} of {reader.count:,} texts: {' '.join(reader.examples)}{more}")
-        if rows_shift:
-            warn("rows of the array are therefore not lines of the input: write .jsonl or .parquet to have ids.")
+        if array is not None:
+            warn(f"rows of the array are therefore not lines of the input: {array}.jsonl has the id and text of each.")
 
 
-def stamp(model: SentenceTransformer) -> Stamp:
-    """What goes with every vector."""
-    from echoembed import describe
-    from echoembed.texts import Stamp
+def embed_few(
+    embedder: Embedder, items: list[Item], reader: TextReader, *, least: int = 1
+) -> tuple[list[Item], NDArray[np.float32]]:
+    """The texts that the model can embed, and their vectors; the others are left out if the reader may.
 
-    facts = describe(model)
-    return Stamp(**{name: str(facts[name]) for name in Stamp._fields})
+    Raises:
+        TextError: If a text cannot be embedded, or fewer than ``least`` can.
+    """
+    from echoembed import errors, texts
+
+    good, vectors_ND = texts.encode_items(items, embedder.encode, faults=embedder.faults, leave_out=reader.leave_out)
+    if not good:
+        raise errors.no_texts((), skipped=len(items))
+    if len(good) < least:
+        raise errors.too_few_texts(len(good))
+    return good, vectors_ND
 
 
-def cosines(encode: Callable[[list[str]], NDArray[np.float32]], items: Sequence[Item]) -> list[list[float]]:
-    """Every text against every other, in six digits."""
-    vectors_ND = encode([item.text for item in items])
+def cosines(vectors_ND: NDArray[np.float32]) -> list[list[float]]:
+    """Every vector against every other, in six digits."""
     return [[round(float(value), 6) for value in row] for row in vectors_ND @ vectors_ND.T]
 
 

@@ -52,11 +52,11 @@ def similarity(
         device=device,
         dtype=dtype,
     )
-    encode = session.encoder(loaded, kind=kind, instruction=instruction, batch_size=batch_size)
-    matrix = session.cosines(encode, items)
+    embedder = session.Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+    items, vectors_ND = session.embed_few(embedder, items, reader)
+    matrix = session.cosines(vectors_ND)
     if json:
-        stamp = session.stamp(loaded)
-        out.print_json({"texts": [item.text for item in items], "matrix": matrix, **stamp._asdict()})
+        out.print_json({"texts": [item.text for item in items], "matrix": matrix, **embedder.stamp()._asdict()})
     else:
         numbers = [str(number) for number in range(1, len(items) + 1)]
         rows = [

@@ -3,7 +3,7 @@
 from echoembed.texts.formats import FORMATS
 from echoembed.texts.items import Item
 from echoembed.texts.readers import TextReader
-from echoembed.texts.stream import embed_stream
+from echoembed.texts.stream import embed_stream, encode_items
 from echoembed.texts.writer import Stamp, Writer
 from echoembed.texts.writers import WRITERS, JsonlWriter, check_output, open_writer
 
@@ -17,5 +17,6 @@ __all__ = [
     "Writer",
     "check_output",
     "embed_stream",
+    "encode_items",
     "open_writer",
 ]

@@ -34,6 +34,8 @@ class WholeFile:
         check_free(self.path, overwrite=overwrite)
         self._target = self.path.resolve()  # a link stays a link: what it names is replaced
         self._part = self._target.with_name(f".{self._target.name[:100]}.{secrets.token_hex(4)}.part")
+        self._before = self._part.with_suffix(".before")
+        self._fresh = self._committed = False
         try:
             self.handle: BinaryIO = self._part.open("xb")
         except OSError as error:
@@ -59,10 +61,22 @@ class WholeFile:
         Raises:
             FileError: If the system refuses.
         """
+        self._fresh = not self._target.exists()
+        with contextlib.suppress(OSError):  # what is replaced, until the block ends; not every disk has links
+            self._before.hardlink_to(self._target)
         try:
             self._part.replace(self._target)
+            self._committed = True
         except OSError as error:
             raise errors.output_unwritable(self.path, reason_of(error)) from error
+
+    def take_back(self) -> None:
+        """Undo ``commit``, for a file that belongs to others that could not be committed."""
+        with contextlib.suppress(OSError):
+            if self._before.exists():
+                self._before.replace(self._target)
+            elif self._committed and self._fresh:
+                self._target.unlink()
 
     def __enter__(self) -> WholeFile:
         return self
@@ -74,6 +88,8 @@ class WholeFile:
             self.handle.close()
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._before.unlink(missing_ok=True)
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

@@ -105,15 +105,23 @@ class TextReader:
                 try:
                     text = _checked(row)
                 except errors.TextError as error:
-                    if not self._skips:
-                        raise
-                    self.skipped += 1
-                    if len(self.examples) < EXAMPLES:
-                        self.examples.append(str(error))
+                    self.leave_out(error)
                     continue
                 yield Item(self._id(row), text, row.where)
         if self.count == self.skipped:
             raise errors.no_texts((source.name for source in self._sources), self.skipped)
+
+    def leave_out(self, error: errors.TextError) -> None:
+        """Count a text that cannot be embedded as left out.
+
+        Raises:
+            TextError: The error itself, unless such texts are skipped. One over the budget never is.
+        """
+        if not self._skips or isinstance(error, errors.OverBudgetError):
+            raise error
+        self.skipped += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(str(error))
 
     def _rows(self, source: _Source) -> Iterator[Row]:
         if source.literal is not None:

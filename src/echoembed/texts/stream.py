@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import NoReturn
+
+import numpy as np
 
 from echoembed import errors
 from echoembed.texts.items import Item
@@ -12,12 +15,22 @@ from echoembed.texts.writer import Vectors, Writer
 CHUNK = 1024
 FIRST_CHUNK = 64
 
+Encode = Callable[[list[str]], Vectors]
+Faults = Callable[[list[Item]], Sequence[errors.TextError | None]]
+LeaveOut = Callable[[errors.TextError], None]
+
+
+def _refuse(error: errors.TextError) -> NoReturn:
+    raise error
+
 
 def embed_stream(
     items: Iterable[Item],
-    encode: Callable[[list[str]], Vectors],
+    encode: Encode,
     writer: Writer,
     *,
+    faults: Faults | None = None,
+    leave_out: LeaveOut = _refuse,
     chunk: int = CHUNK,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -29,6 +42,8 @@ def embed_stream(
         items: From a ``TextReader``.
         encode: Texts to vectors, such as ``model.encode``; sorts by length within a call if it likes.
         writer: From ``open_writer``, not yet entered.
+        faults: As in ``encode_items``.
+        leave_out: As in ``encode_items``.
         chunk: Most texts in a call of ``encode``. The first calls take fewer, doubling from
             ``FIRST_CHUNK``, so that a fault or the first progress does not keep one waiting.
         progress: Called with the number of texts done, after each chunk.
@@ -39,14 +54,55 @@ def embed_stream(
     Raises:
         EchoembedError: What reading, embedding and writing raise.
     """
+    read = 0
     with writer:
         for part in _chunks(items, chunk):
-            writer.write(part, encode([item.text for item in part]))
+            read += len(part)
+            good, vectors_ND = encode_items(part, encode, faults=faults, leave_out=leave_out)
+            if good:
+                writer.write(good, vectors_ND)
             if progress is not None:
                 progress(writer.count)
         if not writer.count:
-            raise errors.no_texts(())
+            raise errors.no_texts((), skipped=read)
     return writer.count
+
+
+def encode_items(
+    items: list[Item], encode: Encode, *, faults: Faults | None = None, leave_out: LeaveOut = _refuse
+) -> tuple[list[Item], Vectors]:
+    """The items that the model can embed, and their vectors.
+
+    Args:
+        items: Texts that have been checked. The model may still find one to be none.
+        encode: Texts to vectors; a text that it cannot embed is a ``TextError``.
+        faults: Asked only then: what is wrong with each item, None where nothing is. Where nothing is wrong
+            with any, the error stands as it is. Default: what ``encode`` says of each alone.
+        leave_out: Called with each fault, which names its item; it raises unless the item may be left out,
+            such as ``TextReader.leave_out``. Default: raises.
+
+    Raises:
+        TextError: What ``leave_out`` raises.
+    """
+    try:
+        return items, encode([item.text for item in items])
+    except errors.TextError:
+        found = [_fault(item, encode) for item in items] if faults is None else faults(items)
+        if not any(found):
+            raise
+    for error in found:
+        if error is not None:
+            leave_out(error)
+    good = [item for item, error in zip(items, found, strict=True) if error is None]
+    return good, encode([item.text for item in good]) if good else np.empty((0, 0), np.float32)
+
+
+def _fault(item: Item, encode: Encode) -> errors.TextError | None:
+    try:
+        encode([item.text])
+    except errors.TextError as error:
+        return errors.text_unusable(item.where, str(error))
+    return None
 
 
 def _chunks(items: Iterable[Item], most: int) -> Iterator[list[Item]]:

@@ -22,12 +22,23 @@ Vectors = NDArray[np.float32]
 
 
 class Stamp(NamedTuple):
-    """Where vectors come from; vectors with different fingerprints must not be compared."""
+    """Where vectors come from; vectors with different fingerprints must not be compared.
+
+    Attributes:
+        model: Name or folder.
+        revision: 40 hexadecimal digits.
+        recipe: Its name.
+        fingerprint: Of model and recipe, both templates among it.
+        kind: The template that the texts were read with, ``query`` or ``document``.
+        instruction: What stood in its ``{instruction}``; empty where it has none.
+    """
 
     model: str
     revision: str
     recipe: str
     fingerprint: str
+    kind: str
+    instruction: str
 
 
 class Writer:
@@ -126,7 +137,10 @@ class Writer:
             self._handle.flush()
             for file in self._files:
                 file.seal()
-            for file in reversed(self._files):  # the vectors last: where they are, all is
-                file.commit()
+            with contextlib.ExitStack() as undo:
+                for file in reversed(self._files):  # the vectors last: where they are, all is
+                    undo.callback(file.take_back)
+                    file.commit()
+                undo.pop_all()
         except OSError as error:
             raise self._unwritable(error) from error

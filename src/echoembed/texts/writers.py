@@ -22,15 +22,17 @@ GROUP_BYTES = 8 * 2**20
 
 
 class NpyWriter(Writer):
-    """A float32 array of shape (N, D), and beside it a ``.json`` that says where it comes from.
+    """A float32 array of shape (N, D), and beside it what it has no place for.
+
+    ``NAME.npy.json`` says where the vectors come from, ``NAME.npy.jsonl`` holds the ``id`` and ``text`` of each row.
 
     The number of rows is put into the header at the end: numpy leaves room there for it to grow.
     """
 
     @classmethod
     def paths(cls, path: Path) -> list[Path]:
-        """The array and the notes beside it."""
-        return [path, path.with_suffix(".json")]
+        """The array, its notes and its texts."""
+        return [path, path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.jsonl")]
 
     def _begin(self) -> None:
         self._header(0)
@@ -41,6 +43,8 @@ class NpyWriter(Writer):
 
     def _write(self, items: Sequence[Item], vectors_ND: Vectors) -> None:
         self._handle.write(vectors_ND.astype("<f4", copy=False).tobytes())
+        rows = (json.dumps({"id": item.id, "text": item.text}, ensure_ascii=False) for item in items)
+        self._files[2].handle.writelines(f"{row}\n".encode() for row in rows)
 
     def _end(self) -> None:
         self._handle.seek(0)

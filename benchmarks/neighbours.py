@@ -1,0 +1,51 @@
+"""Whether a text's vector depends on what it is embedded with: the bundled model in random neighbourhoods.
+
+    python benchmarks/neighbours.py --neighbourhoods 500
+
+Each neighbourhood is a random choice of texts in random order, embedded in batches of a random size and compared
+with every text embedded alone: bit by bit with ``deterministic=True``, to 1e-6 without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+import echoembed
+
+WORDS = ("river", "boats", "town", "old", "rain", "reading", "twice", "whole", "early", "nobody", "waits", "and", "the")
+
+
+def main() -> None:
+    """Try, print, and fail where a vector depends on its neighbours."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--neighbourhoods", type=int, default=500)
+    count = parser.parse_args().neighbourhoods
+    torch.set_num_threads(1)
+    for deterministic, limit in ((True, 0.0), (False, 1e-6)):
+        model = echoembed.load(device="cpu", deterministic=deterministic)
+        chance = random.Random(0)
+        pool = [" ".join(chance.choices(WORDS, k=chance.choice([1, 2, 5, 9, 17, 40, 90]))) for _ in range(60)]
+        alone = {text: model.encode(text) for text in pool}
+        worst, differing = 0.0, 0
+        for _ in range(count):
+            batch = chance.choices(pool, k=chance.randint(1, 16))
+            vectors = model.encode(batch, batch_size=chance.choice([1, 3, 8, 32]))
+            wanted = np.stack([alone[text] for text in batch])
+            worst = max(worst, float(np.abs(vectors - wanted).max()))
+            differing += not np.array_equal(vectors, wanted)
+        print(
+            f"{echoembed.describe(model)['engine']}: {differing} of {count} differ, at most by {worst:.1e}", flush=True
+        )
+        if worst > limit:
+            raise SystemExit(f"over {limit:g}")
+
+
+if __name__ == "__main__":
+    main()
