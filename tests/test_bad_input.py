@@ -503,7 +503,7 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize("recipe", ["echo", "sgpt-5.8b", "prompteol"])
+@pytest.mark.parametrize("recipe", ["echo", "sgpt-5.8b"])
 @pytest.mark.filterwarnings("ignore::echoembed.TruncationWarning", "ignore::echoembed.RecipeWarning")
 def test_odd_input_gives_a_whole_vector_or_an_error(recipe):
     whole = 0

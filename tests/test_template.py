@@ -238,12 +238,12 @@ def test_truncation_cuts_the_copies_alike_and_nothing_else(name):
 
 @every_tokenizer
 def test_budget_in_force_is_all_that_the_context_holds_and_never_more(name):
-    refused = 0
+    refused, fitted = 0, 0
 
     @bounded
     @given(hostile_texts, templates, instructions, st.integers(1, 90), st.none() | st.integers(1, 30))
     def check(text, source, instruction, context, budget):
-        nonlocal refused
+        nonlocal refused, fitted
         assume(fits(name, source))
         whole = lay_out(name, source, text, instruction)
         tokens, copies = whole.copies()[0], len(whole.copies())
@@ -257,6 +257,7 @@ def test_budget_in_force_is_all_that_the_context_holds_and_never_more(name):
             with pytest.raises(TextError, match=message):
                 bound.render([text], instruction)
             return
+        fitted += 1
         room = bound.room(instruction)
         prompt = bound.render([text], instruction)[0]
         most = (context - fixed) // copies
@@ -266,7 +267,8 @@ def test_budget_in_force_is_all_that_the_context_holds_and_never_more(name):
         assert prompt.dropped == max(0, len(tokens) - room)
 
     check()
-    assert 0 < refused < 25
+    assert refused
+    assert fitted
 
 
 @every_tokenizer
@@ -410,7 +412,7 @@ RUNS_OF_BLANKS = {"gpt-neox-20b"}
 @every_real_tokenizer
 @pytest.mark.parametrize("recipe", ["echo", "classical"])
 def test_ids_of_real_sentences_are_those_of_the_joined_string(name, recipe, record_property):
-    texts = sentences(3 if recipe == "echo" else 9)
+    texts = sentences(4 if recipe == "echo" else 12)
     different = exceptions(name, recipe, texts)
     note(record_property, different, texts)
     if name in RUNS_OF_BLANKS and recipe == "echo":
@@ -422,7 +424,7 @@ def test_ids_of_real_sentences_are_those_of_the_joined_string(name, recipe, reco
 @every_real_tokenizer
 def test_ids_of_prompteol_differ_only_where_a_mark_meets_the_quote(name, record_property):
     """The quotes stand right at the text, and merge with a mark at its edge: ``"'`` and ``)."`` are tokens."""
-    texts = sentences(9)
+    texts = sentences(12)
     different = exceptions(name, "prompteol", texts)
     note(record_property, different, texts)
     assert [text for text in different if text[0].isalnum() and text[-1].isalnum()] == []

@@ -276,5 +276,5 @@ unspelled_texts = _texts([part for part in FRAGMENTS if part not in SPELLED and 
 plain_texts = st.lists(st.sampled_from(PLAIN), min_size=1, max_size=12).map(" ".join)
 """Words with one blank between them."""
 
-bounded = settings(derandomize=True, max_examples=25, deadline=None, database=None)
+bounded = settings(derandomize=True, max_examples=20, deadline=None, database=None)
 """The same few examples on every run."""
