@@ -78,7 +78,9 @@ def summary(rows: list[Row]) -> Summary:
     ]
     paper = paper_table("table3").find(model="Mistral-7B")
     numbers = ", ".join(f"{name.replace('_', ' ')} {paper[name]}" for name in paper if name != "model")
+    most = rows[0]["max_texts"]
     notes = [
+        *([f"Samples of {most} texts a task: a few hundredths up or down are noise."] if most else []),
         f"Tokens of text read in all; mean over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
         f"The paper's curves are a picture; its zero-shot Mistral-7B on MTEB-MINI at the standard budget: {numbers}.",
     ]
