@@ -1,0 +1,71 @@
+"""What callers catch, and how messages show values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+
+class EchoembedError(Exception):
+    """Base of all errors that a user can cause and mend. The text is one line, whatever names it quotes."""
+
+    def __str__(self) -> str:
+        return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: ascii(m[0])[1:-1], super().__str__())
+
+
+class TemplateError(EchoembedError, ValueError):
+    """A template that cannot be parsed or cannot be used."""
+
+
+class RecipeError(EchoembedError, ValueError):
+    """A recipe that is unknown or contradicts itself."""
+
+
+class TextError(EchoembedError, ValueError):
+    """An input text that cannot be embedded."""
+
+
+class ModelError(EchoembedError, ValueError):
+    """A model that cannot be found, read, or used as the recipe asks."""
+
+
+class ExperimentError(EchoembedError, ValueError):
+    """An experiment that is unknown."""
+
+
+class FileError(EchoembedError, OSError):
+    """An input or output file that cannot be read or written."""
+
+
+class DataError(EchoembedError, ValueError):
+    """A data set for an evaluation that is missing or malformed."""
+
+
+class EvaluationError(EchoembedError, RuntimeError):
+    """An evaluation that cannot be started, or of which a part failed.
+
+    Attributes:
+        scores: The scores (``echoembed.evaluation.store.Score``) of the tasks that did not fail.
+        failures: What each other task failed of, by name.
+    """
+
+    def __init__(
+        self, message: str, scores: Sequence[Any] = (), failures: Mapping[str, BaseException] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.scores = list(scores)
+        self.failures = dict(failures or {})
+
+
+def quoted(value: object, limit: int = 40) -> str:
+    """The value as a message shows it: its ``repr`` on one line, cut after ``limit`` characters."""
+    shown = ascii(value) if isinstance(value, (bytes, bytearray)) else repr(value)
+    return shown if len(shown) <= limit else shown[:limit] + "…"
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint such as `` Did you mean 'echo'?``, or nothing."""
+    matches = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

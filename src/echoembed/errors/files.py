@@ -1,0 +1,167 @@
+"""Texts that cannot be read and vectors that cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from echoembed.errors.base import FileError, ModelError, TextError, near, quoted
+
+
+def file_missing(name: str) -> FileError:
+    """An input that looks like a file, where there is none."""
+    return FileError(
+        f"There is no file {quoted(name, 200)}. Give the path of one; if these are words to embed, give them as --text."
+    )
+
+
+def file_unreadable(name: str, reason: str) -> FileError:
+    """An input that is there and cannot be read."""
+    return FileError(f"{quoted(name, 200)} cannot be read: {reason}. It must be whole, and yours to read.")
+
+
+def file_format_unknown(name: str, allowed: Iterable[str]) -> FileError:
+    """An input whose name does not say how to read it."""
+    return FileError(
+        f"The name {quoted(name, 200)} does not tell a format. Allowed: {', '.join(allowed)}. "
+        "Say --format, or if these are words to embed, give them as --text."
+    )
+
+
+def format_unknown(format_: object, allowed: Iterable[str]) -> FileError:
+    """A format asked for by name that is none."""
+    known = list(allowed)
+    return FileError(f"Got format {quoted(format_)}. Allowed: {', '.join(known)}.{near(str(format_), known)}")
+
+
+def format_needs_file(format_: str) -> FileError:
+    """A format that cannot be read from a stream."""
+    return FileError(f"Standard input cannot be read as {format_}, whose index is at its end. Give a file.")
+
+
+def line_too_long(where: str, limit: int) -> FileError:
+    """A line that nobody meant as one text."""
+    return FileError(
+        f"{where} is longer than {limit:,} bytes. A line holds one text: give a text file with line breaks."
+    )
+
+
+def text_not_utf8(where: str, byte: int, value: int) -> TextError:
+    """Bytes that are no text; ``byte`` counts from 1 within the line."""
+    return TextError(
+        f"{where} is not UTF-8: byte {byte} is 0x{value:02X}. Convert the file (iconv -f latin1 -t utf-8), or leave "
+        "the line out."
+    )
+
+
+def json_malformed(where: str, reason: str) -> FileError:
+    """A line of a JSONL file that is no JSON object."""
+    return FileError(f'{where} is no JSON object: {reason}. Every line must be one, such as {{"text": "…"}}.')
+
+
+def csv_malformed(where: str, reason: str) -> FileError:
+    """A CSV record that does not parse."""
+    return FileError(f"{where} is no CSV record: {reason}. Quote cells that hold commas, quotes or line breaks.")
+
+
+def column_missing(where: str, column: str, known: Iterable[str]) -> FileError:
+    """A column that was asked for and is not there."""
+    names = list(known)
+    shown = ", ".join(quoted(name) for name in names[:12]) + (", …" if len(names) > 12 else "")
+    return FileError(
+        f"{where} has no column {quoted(column)}. It has: {shown or 'none'}. Choose with --column and --id-column."
+        f"{near(column, names)}"
+    )
+
+
+def column_twice(where: str, column: str) -> FileError:
+    """A column name that stands for two columns."""
+    return FileError(f"{where} has two columns named {quoted(column)}. Names must differ: rename one.")
+
+
+def id_unusable(where: str, value: object) -> FileError:
+    """An id that is neither a word nor a whole number."""
+    return FileError(
+        f"{where} has the id {quoted(value)}. Allowed: a string that is not blank, or a whole number. Mend it, or "
+        "leave out --id-column to number the texts."
+    )
+
+
+def id_twice(id_: str, where: str, first: str) -> FileError:
+    """An id that two texts have."""
+    return FileError(
+        f"{where} has the id {quoted(id_)}, as {first} has. Ids must differ: mend them, or leave out --id-column."
+    )
+
+
+class OverBudgetError(TextError):
+    """A text over the budget, where that is refused: a choice of its own, whatever else is left out."""
+
+
+def text_unusable(where: str, reason: str) -> TextError:
+    """A text that only the model finds to be none, with its place."""
+    return TextError(f"{where}: {reason.removesuffix('.')}.")
+
+
+def text_too_long(where: str, dropped: int, room: int) -> OverBudgetError:
+    """A text over the budget, with its place."""
+    return OverBudgetError(
+        f"{where} is {dropped:,} tokens over the {room:,} that are read of a text. Shorten it, raise --budget, or "
+        "allow it to be cut with --on-overflow warn."
+    )
+
+
+def no_texts(names: Iterable[str], skipped: int = 0) -> TextError:
+    """Inputs without any text."""
+    found = f"only {skipped:,} that cannot be embedded" if skipped else "none"
+    return TextError(f"A text is needed, and {', '.join(names) or 'the input'} holds {found}. Give at least one.")
+
+
+def too_many_texts(limit: int) -> TextError:
+    """More texts than a comparison of every pair can show."""
+    return TextError(f"Got more than {limit} texts. Every pair is shown: give at most {limit}, or use 'embed'.")
+
+
+def too_few_texts(count: int) -> TextError:
+    """Fewer texts than a comparison takes."""
+    return TextError(f"Got {count} text. A comparison takes at least 2: give another.")
+
+
+def output_unknown(path: object, allowed: Iterable[str]) -> FileError:
+    """An output whose name does not say how to write it."""
+    return FileError(
+        f"The name {quoted(str(path), 200)} does not tell a format to write. Allowed: {', '.join(allowed)}. Rename it."
+    )
+
+
+def output_exists(path: object) -> FileError:
+    """An output that would replace a file."""
+    return FileError(f"{quoted(str(path), 200)} exists already. Choose another name, or allow it with --overwrite.")
+
+
+def output_unwritable(path: object, reason: str) -> FileError:
+    """An output that cannot be written; what was begun has been removed."""
+    return FileError(
+        f"{quoted(str(path), 200)} cannot be written: {reason}. Nothing of it was left. It needs a folder that can be "
+        "written, with room: free some, or choose another."
+    )
+
+
+def stream_unwritable(reason: str) -> FileError:
+    """Standard output that takes no more."""
+    return FileError(
+        f"Standard output cannot be written: {reason}. What it got is not whole. Write a file with --output, which is "
+        "whole or not there."
+    )
+
+
+def vector_unusable(where: str, reason: str) -> ModelError:
+    """A vector that is no embedding."""
+    return ModelError(
+        f"The vector of {where} {reason}. Nothing was written: a vector must be finite and not zero. Try "
+        "--dtype float32, or another model."
+    )
+
+
+def vectors_misshapen(wanted: str, got: tuple[int, ...]) -> ModelError:
+    """An array of vectors that does not fit its texts."""
+    return ModelError(f"Got vectors of shape {got}. Due: {wanted}. Encode to one array with a row for each text.")

@@ -1,0 +1,162 @@
+"""Models that cannot be loaded, or not as the recipe asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from echoembed.errors.base import FileError, ModelError, quoted
+
+
+def tokenizer_unsupported(kind: str) -> ModelError:
+    """A tokenizer that is not built on the ``tokenizers`` library."""
+    return ModelError(
+        f"The model's tokenizer is a {kind}, which has no 'tokenizers' backend. Exact spans need one: "
+        "add a tokenizer.json to the model's folder."
+    )
+
+
+def model_not_language_model(name: str, model_type: str) -> ModelError:
+    """A model of another kind."""
+    return ModelError(
+        f"{name} is a model of type {model_type!r}, which transformers has neither as a causal nor as a masked "
+        "language model. Choose a language model such as a Llama, Mistral, Qwen, Gemma, GPT-2 or BERT."
+    )
+
+
+def model_unreadable(name: str, reason: str) -> ModelError:
+    """A model that transformers refuses."""
+    return ModelError(
+        f"{name} cannot be loaded: {quoted(reason, 200)}. "
+        "A model is a folder with config.json, a tokenizer and safetensors weights; fetch it again or choose another."
+    )
+
+
+def model_token_unknown(name: str, id_: int, size: int) -> ModelError:
+    """A tokenizer of another model."""
+    return ModelError(
+        f"{name} has embeddings for {size} tokens, but its tokenizer gives the id {id_}. Both must be of one model: "
+        "fetch it again, or choose another."
+    )
+
+
+def model_weights_missing(name: str, keys: Iterable[str]) -> ModelError:
+    """Weights that the file lacks and that would silently be random."""
+    listed = list(keys)
+    return ModelError(
+        f"{name} lacks {len(listed)} of its weights ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''}), which "
+        "would be random. All must be there: fetch the model again, or choose the one its config.json is of."
+    )
+
+
+def model_weights_unused(name: str, keys: Iterable[str]) -> ModelError:
+    """Weights inside the layers that the configuration has no place for."""
+    listed = list(keys)
+    return ModelError(
+        f"{name} holds {len(listed)} weights that its config.json has no place for ({', '.join(listed[:3])}"
+        f"{', …' if len(listed) > 3 else ''}). Without them it would be another model: use the config.json they are of."
+    )
+
+
+def model_attention(name: str, wanted: str, found: str) -> ModelError:
+    """A model whose attention is not what the recipe says."""
+    return ModelError(
+        f"{name} should read with {wanted} attention, but a probe shows that {found}. "
+        f"Its vectors would be another recipe's: choose a recipe with the attention it has, or another model."
+    )
+
+
+def model_padding_leaks(name: str, difference: float) -> ModelError:
+    """A model whose states depend on padding."""
+    return ModelError(
+        f"{name} gives other states when a text is padded (largest relative difference {difference:.1e}). "
+        "States must not depend on padding: choose another model or attention implementation."
+    )
+
+
+def model_layer(name: str, layer: int, count: int) -> ModelError:
+    """A layer that is not there."""
+    return ModelError(
+        f"{name} has {count} layers, but layer {layer} was asked for. Allowed: 0 (the token embeddings) to {count}, "
+        f"or -1 (the last) to {-count - 1}."
+    )
+
+
+def model_layer_unsupported(name: str) -> ModelError:
+    """A model that cannot be cut."""
+    return ModelError(
+        f"{name} cannot be cut at a layer: the states of the cut model are not those of the whole one. "
+        "Use layer=-1 for this architecture."
+    )
+
+
+def model_states_not_finite(name: str) -> ModelError:
+    """States with NaN or infinity."""
+    return ModelError(
+        f"{name} gave states that are not finite numbers. No vector was made: load it with dtype='float32', "
+        "or check its weights."
+    )
+
+
+def model_bad_option(option: str, value: object, allowed: str) -> ModelError:
+    """An argument of ``load`` that cannot be."""
+    return ModelError(f"Got {option} = {quoted(value)}. Allowed: {allowed}. Change that argument.")
+
+
+def model_is_sentence_transformer(name: str) -> ModelError:
+    """A model with a pipeline of its own."""
+    return ModelError(
+        f"{name} is a sentence-transformers model with modules of its own. Load it with "
+        "sentence_transformers.SentenceTransformer, or say which recipe to read it with: load(..., recipe='...')."
+    )
+
+
+def model_module_refused(name: str, module: str) -> ModelError:
+    """A saved model with a module from elsewhere."""
+    return ModelError(
+        f"{name} holds a module of type {quoted(module, 80)}. Allowed: echoembed's and sentence-transformers' own. "
+        "Code from elsewhere is not run: remove the module from modules.json, or load it with the library it is from."
+    )
+
+
+def model_saved_unreadable(name: str, reason: str) -> ModelError:
+    """A saved model whose own description is broken."""
+    return ModelError(
+        f"{name} has an unreadable {reason}. It must be as echoembed.save wrote it: save the model again."
+    )
+
+
+def model_adapter_misfit(name: str, adapter: str, keys: Iterable[str]) -> ModelError:
+    """An adapter for another model."""
+    listed = list(keys)
+    return ModelError(
+        f"The adapter {adapter} does not fit {name}: {len(listed)} weights have no place ({', '.join(listed[:2])}). "
+        "Merge it into the model that its adapter_config.json names."
+    )
+
+
+def model_engine_unsupported(name: str, reason: str) -> ModelError:
+    """A model that the packed engine cannot run, where it was insisted on."""
+    return ModelError(
+        f"{name} cannot run on the packed engine: {reason}. Allowed for it: engine=None or engine='padded', "
+        "without deterministic=True. Leave the argument out."
+    )
+
+
+def model_exists(path: object) -> FileError:
+    """A folder that is there already."""
+    return FileError(
+        f"{path} exists already. A model is saved to a new folder: choose another, or pass overwrite=True."
+    )
+
+
+def model_not_saved(path: object, reason: str) -> FileError:
+    """A folder that cannot be written."""
+    return FileError(
+        f"The model cannot be saved to {path}: {quoted(reason, 120)}. Nothing was left there. It needs a folder that "
+        "can be written and room for the weights: free some, or choose another."
+    )
+
+
+def extra_missing(extra: str, purpose: str) -> ModelError:
+    """An optional library that is not installed."""
+    return ModelError(f"{purpose} needs an extra library. Install it: pip install 'echoembed[{extra}]'.")

@@ -1,0 +1,199 @@
+"""Templates, texts and recipes that cannot be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from echoembed.errors.base import RecipeError, TemplateError, TextError, near, quoted
+
+# Templates
+
+
+def _slot_at(source: str, slot: str, ending: str = "") -> int:
+    """Position of the first such slot, of those with such an ending."""
+    found = re.search(r"\{" + re.escape(slot) + ending + r"(?=[}:!])", source)
+    return found.start() if found else 0
+
+
+def template_unbalanced(source: str, position: int) -> TemplateError:
+    """A brace without its partner."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} has a brace without its partner at position {position}. "
+        "Braces enclose slots such as {text:pool}; write {{ or }} for a brace that is meant as text."
+    )
+
+
+def template_unknown_slot(source: str, slot: str, known: Iterable[str]) -> TemplateError:
+    """A slot that neither the grammar nor the recipe knows."""
+    names = list(known)
+    return TemplateError(
+        f"Template {quoted(source, 80)} has an unknown slot {quoted(slot)} at position {_slot_at(source, slot)}. "
+        f"Slots: {', '.join(names)}. Rename it or declare it among the recipe's markers.{near(slot, names)}"
+    )
+
+
+def template_bad_slot(source: str, slot: str) -> TemplateError:
+    """A slot with a conversion, or a format other than ``pool``."""
+    position = _slot_at(source, slot, r"(?!:pool\}|\})")
+    return TemplateError(
+        f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position {position}. "
+        f"A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
+    )
+
+
+def template_without_text(source: str) -> TemplateError:
+    """A template that never reads the text."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} never reads the text (looked from position 0 to {len(source)}). "
+        "Put {text} or {text:pool} where the text belongs."
+    )
+
+
+def template_pools_nothing(source: str) -> TemplateError:
+    """A template without a pooled token."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} pools nothing (looked from position 0 to {len(source)}). "
+        "Mark what is pooled, for instance the last reading: {text:pool}."
+    )
+
+
+def template_pools_apart(source: str) -> TemplateError:
+    """Pooled slots with something between them."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} pools slots that are not neighbours (the first at position "
+        f"{source.find(':pool')}). Pool one run of slots, such as {{text:pool}}{{eos:pool}}."
+    )
+
+
+def template_spells_special(source: str, token: str) -> TemplateError:
+    """A literal that spells a special token, which it will not become."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} spells the special token {quoted(token)} as text at position "
+        f"{max(source.find(token), 0)}. Write {{bos}} or {{eos}}, or declare the token among the recipe's markers."
+    )
+
+
+def template_wants_token(source: str, slot: str) -> TemplateError:
+    """A template whose special token the tokenizer lacks."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} puts {{{slot}}} at position {_slot_at(source, slot)}, but this "
+        f"tokenizer has no such token. Choose a recipe without {{{slot}}}, or set the token in tokenizer_config.json."
+    )
+
+
+def template_special_tokens(source: str, rendered: str) -> TemplateError:
+    """A rendered prompt with another number of BOS or EOS than the template puts."""
+    return TemplateError(
+        f"Template {quoted(source, 80)} came out as {quoted(rendered, 120)}, in which BOS or EOS do not stand exactly "
+        "where {bos} and {eos} put them. Remove markers that spell them."
+    )
+
+
+# Texts
+
+
+def text_not_str(value: object, where: str) -> TextError:
+    """An input that is not a string."""
+    return TextError(
+        f"{where} is {quoted(value)}, of type {type(value).__name__}. A text must be a str: "
+        "convert it, or leave it out."
+    )
+
+
+def text_blank(value: str, where: str) -> TextError:
+    """An input without a single visible character."""
+    return TextError(
+        f"{where} is {'empty' if not value else 'blank (' + quoted(value) + ')'}. A text needs at least one visible "
+        "character: leave it out, or give a placeholder of your own."
+    )
+
+
+def text_with_character(value: str, position: int, where: str) -> TextError:
+    """An input with a character that no text holds: NUL, a control character, half a surrogate pair."""
+    char = value[position]
+    kind = "a lone surrogate" if "\ud800" <= char <= "\udfff" else "a control character"
+    return TextError(
+        f"{where} ({quoted(value[max(position - 10, 0) : position + 10])}) holds {kind}, U+{ord(char):04X}, at "
+        f"position {position}. Allowed: Unicode text with tabs and line breaks. Decode it correctly, or remove the "
+        "character."
+    )
+
+
+def text_without_tokens(value: str) -> TextError:
+    """An input that this tokenizer turns into nothing."""
+    return TextError(
+        f"The text {quoted(value)} has no tokens under this model's tokenizer. "
+        "A text needs at least one: leave it out, or choose another model."
+    )
+
+
+def text_spells_special(value: str) -> TextError:
+    """An input that would become a special token whatever is done."""
+    return TextError(
+        f"The text {quoted(value)} spells a special token that this tokenizer cannot read as text. "
+        "Reword it, or choose another model."
+    )
+
+
+def no_room_for_text(fixed: int, context: int) -> TextError:
+    """A prompt that fills the context by itself."""
+    return TextError(
+        f"Template and instruction take {fixed} tokens of a context of {context}, which leaves no room for the text. "
+        "Shorten the instruction, or choose a recipe that reads the text once."
+    )
+
+
+def text_over_budget(text: str, dropped: int, room: int) -> TextError:
+    """A text over the budget, where that is refused."""
+    return TextError(
+        f"The text {quoted(text)} is {dropped} tokens over the {room} that are read of a text. "
+        "Shorten it, raise the budget, or allow it to be cut (overflow='warn')."
+    )
+
+
+def instruction_unused(recipe: str, kind: str, instruction: str) -> TextError:
+    """An instruction given to a template that has no place for it."""
+    return TextError(
+        f"Recipe {recipe!r} has no {{instruction}} slot in its {kind} template, but got the instruction "
+        f"{quoted(instruction)}. Leave it out, or use a recipe with the slot, such as 'echo-finetuned-last'."
+    )
+
+
+def task_unknown(task: object) -> TextError:
+    """A task that is neither of the two."""
+    return TextError(f"Got task {quoted(task)}. Allowed: 'query' and 'document'. Leave it out for the query template.")
+
+
+# Recipes
+
+
+def recipe_unknown(name: object, known: Iterable[str]) -> RecipeError:
+    """A recipe name that is not in the table."""
+    names = list(known)
+    return RecipeError(
+        f"There is no recipe {quoted(name)}. Known: {', '.join(names)}. "
+        f"List them with 'echoembed recipes', or pass an echoembed.Recipe.{near(str(name), names)}"
+    )
+
+
+def recipe_bad_field(recipe: object, field: str, value: object, allowed: str) -> RecipeError:
+    """A field of a recipe that cannot be."""
+    return RecipeError(f"Recipe {quoted(recipe)} has {field} = {quoted(value)}. Allowed: {allowed}. Change that field.")
+
+
+def recipe_file_unreadable(path: object, reason: str) -> RecipeError:
+    """A file of recipes that is no TOML."""
+    return RecipeError(
+        f"The recipes file {path} cannot be read: {reason}. It must be TOML with a table per recipe, "
+        "such as [twice] with query_template = '...'. See 'echoembed recipes --help'."
+    )
+
+
+def recipe_file_unknown_key(path: object, recipe: str, key: str, known: Iterable[str]) -> RecipeError:
+    """A key of a recipe's table that means nothing."""
+    names = list(known)
+    return RecipeError(
+        f"The recipe {recipe!r} in {path} has an unknown key {key!r}. Known: {', '.join(names)}. "
+        f"Remove or rename it.{near(key, names)}"
+    )
