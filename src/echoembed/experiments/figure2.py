@@ -39,8 +39,8 @@ RECIPES = (
 METHODS = ("classical mean", "classical last", "echo mean")
 _PER_STRUCTURE = 300
 _SHORT = {
-    STRUCTURES[0]: "early\ndiscriminatory",
-    STRUCTURES[1]: "late\ndiscriminatory",
+    STRUCTURES[0]: "early",
+    STRUCTURES[1]: "late",
     STRUCTURES[2]: "late, shared\nprefix",
 }
 Vectors = NDArray[np.float32]
