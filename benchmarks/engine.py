@@ -262,22 +262,24 @@ def _plot(rows: list[Row], path: Path, model: str) -> None:
 
     lengths = list(dict.fromkeys(row.length for row in rows))
     systems = list(dict.fromkeys(row.system for row in rows))
-    figure, axes = plt.subplots(figsize=(11, 4.5))
-    for place, system in enumerate(systems):
-        own = [row for row in rows if row.system == system]
-        centre = [index + (place - len(systems) / 2) * 0.8 / len(systems) for index in range(len(own))]
-        low = [row.ratio - row.ratio_least for row in own]
-        high = [row.ratio_greatest - row.ratio for row in own]
-        axes.bar(centre, [row.ratio for row in own], 0.8 / len(systems), yerr=[low, high], label=system)
-    axes.axhline(1, color="black", linewidth=0.5)
-    axes.set_xticks(range(len(lengths)), lengths)
-    axes.set_xlabel("tokens of a text")
-    axes.set_ylabel(f"CPU time, {BASELINE} = 1")
-    axes.set_yscale("log")
-    axes.set_title(f"Cost of an embedding, one thread, {model} model")
-    axes.legend(fontsize=7, ncols=3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    figure, panels = plt.subplots(
+        1, len(lengths), figsize=(2 + 2.9 * len(lengths), 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, length in zip(panels[0], lengths, strict=True):
+        own = {row.system: row for row in rows if row.length == length}
+        ratios = [own[system].ratio for system in systems]
+        low = [own[system].ratio - own[system].ratio_least for system in systems]
+        high = [own[system].ratio_greatest - own[system].ratio for system in systems]
+        colors = ["#0a6e9c" if system.startswith("echo") else "#c6541f" for system in systems]
+        axes.barh(systems, ratios, xerr=[low, high], color=colors, error_kw={"linewidth": 1})
+        axes.axvline(1, color="black", linewidth=0.6, linestyle=":")
+        axes.set(
+            title="mixed lengths" if length == "0" else f"{length} tokens a text", xlabel=f"CPU time, {BASELINE} = 1"
+        )
+        axes.grid(axis="x", alpha=0.3)
+        axes.invert_yaxis() if axes is panels[0][0] else None
+    figure.suptitle(f"What does an embedding cost? One thread, {model} model; least and greatest of the rounds")
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ def under(model: SentenceTransformer, recipe: Recipe) -> SentenceTransformer:
         )
         for kind in kinds
     }
+    first._shared = {}  # how much of a prompt is the same for all texts: of this recipe, not of that one
     first.dropped_texts = first.dropped_tokens = 0
     width = first.get_embedding_dimension()
     pooling = LibraryPooling(width, pooling_mode=LIBRARY_MODE[recipe.pooling])
