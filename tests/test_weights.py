@@ -13,6 +13,7 @@ from transformers import AutoModel
 import echoembed
 import tiny_models
 from echoembed import backbone, errors
+from echoembed.difference import relative_difference
 from echoembed.pieces import PieceTokenizer
 
 TEXTS = ["the cat sat on a mat", "rain fell over the old town and river", "boats"]
@@ -156,3 +157,12 @@ def test_the_librarys_trainer_gives_each_column_its_template(loss, tmp_path, mon
     after = list(model[0].model.parameters())
     assert all(torch.isfinite(weight).all() for weight in after)
     assert any((one != other).any() for one, other in zip(before, after, strict=True))
+
+
+def test_a_giant_dimension_does_not_hide_that_the_others_differ():
+    torch.manual_seed(0)
+    states, others = torch.randn(2, 5, 32), torch.randn(2, 5, 32)
+    states[..., 0] = others[..., 0] = 1e6
+    assert relative_difference(states, others) > 0.3
+    assert relative_difference(states, states + 1e-7) < 1e-6
+    assert np.isnan(relative_difference(torch.full_like(states, torch.nan), states))
