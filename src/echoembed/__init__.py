@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from echoembed.loading import RecipeWarning as RecipeWarning
     from echoembed.loading import load as load
-    from echoembed.loading import save as save
     from echoembed.model import TruncationWarning as TruncationWarning
     from echoembed.recipe import Recipe as Recipe
     from echoembed.recipe import load_recipes as load_recipes
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from echoembed.report import describe as describe
     from echoembed.report import fingerprint as fingerprint
     from echoembed.report import render as render
+    from echoembed.saving import save as save
     from echoembed.template import Rendered as Rendered
     from echoembed.template import Template as Template
     from echoembed.text import check_text as check_text
@@ -36,7 +36,7 @@ _HOMES = {
     "render": "report",
     "RecipeWarning": "loading",
     "load": "loading",
-    "save": "loading",
+    "save": "saving",
     "TruncationWarning": "model",
     "Recipe": "recipe",
     "load_recipes": "recipe",

@@ -93,7 +93,7 @@ def load_model(
 
     small = sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 2**30
     try:
-        with _quiet(bar=not small):
+        with quiet(bar=not small):
             model, info = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -121,7 +121,7 @@ def load_model(
 
 
 @contextmanager
-def _quiet(*, bar: bool) -> Iterator[None]:
+def quiet(*, bar: bool) -> Iterator[None]:
     """Keep transformers from reporting what is checked here, and from showing a bar gone before it is read."""
     from transformers.utils import logging
 
@@ -166,7 +166,7 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
             result: Any = set_peft_model_state_dict(adapted, weights)
         except (ValueError, RuntimeError) as error:
             raise errors.model_adapter_misfit(name, str(folder), [errors.quoted(str(error), 200)]) from error
-        missing = [key for key in result.missing_keys if "lora_" in key]
+        missing = [key for key in result.missing_keys if "lora_" in key or "trainable_tokens_delta" in key]
         if result.unexpected_keys or missing:
             raise errors.model_adapter_misfit(name, str(folder), [*result.unexpected_keys, *missing])
         model = adapted.merge_and_unload()

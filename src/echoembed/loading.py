@@ -1,4 +1,4 @@
-"""Loading a model under a recipe, saving it, and loading what was saved."""
+"""Loading a model under a recipe, and loading what was saved or trained."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import hashlib
 import importlib
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 
 from echoembed import errors
+from echoembed.adapters import Adapter, Base, is_adapter
+from echoembed.adapters import find as find_adapter
 from echoembed.engine import Engine
 from echoembed.model import EchoTransformer
 from echoembed.pooling import LIBRARY_MODE
 from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
-from echoembed.report import transformer_of
 from echoembed.source import Source, resolve, resolve_adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +38,7 @@ class RecipeWarning(UserWarning):
 def load(
     model: str | os.PathLike[str] | None = None,
     *,
+    adapter: str | os.PathLike[str] | None = None,
     recipe: str | Recipe | None = None,
     layer: int | None = None,
     revision: str | None = None,
@@ -54,10 +53,12 @@ def load(
     """Load a language model as a text embedder.
 
     Args:
-        model: A name on the Hugging Face hub, a folder, or a folder that ``save`` wrote. None means the
-            recipe's published checkpoint or, where it has none, the bundled model.
+        model: A name on the Hugging Face hub, a folder, or a folder that ``save`` or a training run wrote. None
+            means the recipe's published checkpoint or, where it has none, the bundled model.
+        adapter: What a training run wrote: a folder, a name on the hub, or one that comes with the package. It is
+            merged into the weights it was trained on, which it names; a ``model`` given must be exactly these.
         recipe: A row of ``echoembed.recipes`` by name, or a ``Recipe``. None means what was saved with the
-            model, the row of a known checkpoint, or ``echo``.
+            model or the adapter, the row of a known checkpoint, or ``echo``.
         layer: Overrides the recipe's layer: k for the k-th, -1 for the last.
         revision: Branch, tag or commit on the hub.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on a CPU and the dtype the model
@@ -79,21 +80,26 @@ def load(
         ModelError: If the model cannot be found, read, or used as the recipe asks.
         TemplateError: If the recipe's templates do not fit the model's tokenizer.
     """
+    if adapter is None and revision is None and is_adapter(model):
+        adapter, model = model, None
     chosen = None if recipe is None else find_recipe(recipe)
-    if chosen is None and isinstance(model, str):
-        chosen = recipe_of_checkpoint(model)
-    name: str | os.PathLike[str] | None = model
-    if chosen and (model is None or str(model).lower() in map(str.lower, chosen.adapters)):
-        if model is not None and revision is not None:
-            raise errors.model_bad_option("revision", revision, f"None for the adapter {model}, which has a base")
-        name = chosen.checkpoint or None
     target = _best_device() if device is None else _device(device)
-    source = resolve(name, revision=revision, local_files_only=local_files_only)
+    trained = None if adapter is None else find_adapter(adapter, local_files_only=local_files_only)
+    if trained is not None:
+        if trained.recipe.trained:
+            _warn_if_trained_with_another(trained.source.name, trained.recipe, chosen)
+        chosen = chosen or trained.recipe
+        normalize = trained.normalize if normalize is None else normalize
+        source, adapters = _base_of(trained, model, revision=revision, local_files_only=local_files_only)
+    else:
+        source, chosen = _named(model, chosen, revision=revision, local_files_only=local_files_only)
+        adapters = []
     dtype_ = _dtype(dtype, target, source)
 
     pipeline = _read_modules(source)
-    if pipeline and pipeline[0]["type"] == _OURS:
-        modules = _saved_modules(source, pipeline, chosen, layer=layer, budget=budget, dtype=dtype_)
+    saved = bool(pipeline) and pipeline[0]["type"] == _OURS
+    if saved:
+        modules = _saved_modules(source, pipeline, chosen, adapters, layer=layer, budget=budget, dtype=dtype_)
         first = modules[0]
         assert isinstance(first, EchoTransformer)
         if normalize is not None:
@@ -102,23 +108,26 @@ def load(
         if chosen is None and pipeline:
             raise errors.model_is_sentence_transformer(source.name)
         row = chosen or find_recipe(DEFAULT_RECIPE)
-        adapters = [resolve_adapter(adapter, local_files_only=local_files_only) for adapter in row.adapters]
-        _warn_if_not_made_for(row, source)
+        if trained is None:
+            adapters = [resolve_adapter(one, local_files_only=local_files_only) for one in row.adapters]
+            _warn_if_not_made_for(row, source)
         first = EchoTransformer(
             source.folder,
             recipe=_overridden(row, layer=layer, budget=budget),
             name=source.name,
             revision=_joint_revision(source, adapters),
             dtype=dtype_,
-            adapters=[adapter.folder for adapter in adapters],
+            adapters=[one.folder for one in adapters],
         )
         width = first.get_embedding_dimension()
         pooling = LibraryPooling(width, pooling_mode=LIBRARY_MODE[first.recipe.pooling])
         modules = [first, pooling]
         normalize = normalize is not False
+    first.base = Base.of(source, adapters)
+    first.adapter = "" if trained is None else trained.source.name
     if normalize:
         modules.append(Normalize())
-    kept = _saved_settings(source) if pipeline and pipeline[0]["type"] == _OURS else {}
+    kept = _saved_settings(source) if saved else {}
     embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
     first.select_engine(engine, deterministic=deterministic)
     first.selector.choice(first.model)
@@ -127,66 +136,47 @@ def load(
     return embedder
 
 
-def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Save a model with its recipe, whole or not at all.
+def _named(
+    model: str | os.PathLike[str] | None, recipe: Recipe | None, *, revision: str | None, local_files_only: bool
+) -> tuple[Source, Recipe | None]:
+    """The model that a name or a recipe means, and the recipe that either means."""
+    if recipe is None and isinstance(model, str):
+        recipe = recipe_of_checkpoint(model)
+    name: str | os.PathLike[str] | None = model
+    if recipe and (model is None or str(model).lower() in map(str.lower, recipe.adapters)):
+        if model is not None and revision is not None:
+            raise errors.model_bad_option("revision", revision, f"None for the adapter {model}, which has a base")
+        name = recipe.checkpoint or None
+    return resolve(name, revision=revision, local_files_only=local_files_only), recipe
 
-    ``load(folder)`` gives it back; ``SentenceTransformer(folder, trust_remote_code=True)`` too, where
-    echoembed is installed. Loaders that know neither fail, as they should: the same weights without the
-    recipe would give other vectors.
 
-    Args:
-        model: From ``load``, trained further or not.
-        folder: Where to; must not exist unless ``overwrite``.
-        overwrite: Whether an existing folder is replaced.
-
-    Returns:
-        The folder.
+def _base_of(
+    trained: Adapter, model: str | os.PathLike[str] | None, *, revision: str | None, local_files_only: bool
+) -> tuple[Source, list[Source]]:
+    """The weights an adapter was trained on, and the adapters to merge into them, of which it is the last.
 
     Raises:
-        FileError: If the folder exists, or cannot be written.
-        ModelError: If the model is not from ``load``.
+        ModelError: If they cannot be found, or are others by now.
     """
-    transformer_of(model)
-    target = Path(folder).expanduser()
-    first = model[0]
-    if isinstance(first, EchoTransformer) and first.int8:
-        raise errors.model_bad_option("model", "a model in int8", "float32, bfloat16 or float16 to save it")
-    if target.exists() and not overwrite:
-        raise errors.model_exists(target)
+    base = trained.base
+    if model is None and revision is not None:
+        raise errors.model_bad_option("revision", revision, f"None: the adapter {trained.source.name} names its base")
+    if revision is None and base.origin == "hub" and (model is None or os.fspath(model) == base.model):
+        revision = base.revision  # not what is newest there today
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise errors.model_not_saved(target, str(error)) from error
-    try:
-        model.save_pretrained(str(unfinished), create_model_card=False)
-        (unfinished / "README.md").write_text(_card(model), encoding="utf-8")
-        for path in unfinished.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        unfinished.chmod(0o755)
-        _put_in_place(unfinished, target)
-    except (OSError, SafetensorError) as error:
-        raise errors.model_not_saved(target, str(error)) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return target
-
-
-def _put_in_place(folder: Path, target: Path) -> None:
-    """Rename a folder; one that it replaces is removed only when that is done."""
-    if not target.exists():
-        folder.rename(target)
-        return
-    replaced = folder.with_name(f"{folder.name}-replaced")
-    target.rename(replaced)
-    try:
-        folder.rename(target)
-    except OSError:
-        replaced.rename(target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
+        source = resolve(base.model if model is None else model, revision=revision, local_files_only=local_files_only)
+        below = [
+            resolve_adapter(one, revision=exact, local_files_only=local_files_only) for one, exact in base.adapters
+        ]
+    except errors.ModelError as error:
+        if model is not None:
+            raise
+        raise errors.adapter_base_missing(trained.source.name, str(base), str(error)) from error
+    named = [(base.model or "the bundled model", base.revision), *base.adapters]
+    for (name, exact), found in zip(named, [source, *below], strict=True):
+        if found.revision != exact:
+            raise errors.adapter_other_base(trained.source.name, name, exact, found.name, found.revision)
+    return source, [*below, trained.source]
 
 
 def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrides: Any) -> EchoTransformer:  # noqa: ANN401
@@ -196,7 +186,8 @@ def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrid
         source: The saved model.
         subfolder: Where in it the module is.
         dtype: Type of the weights in memory.
-        overrides: ``recipe`` for another one than was saved, ``layer`` and ``budget`` as ``load`` takes them.
+        overrides: ``recipe`` for another one than was saved, ``layer`` and ``budget`` as ``load`` takes them,
+            ``adapters`` to merge into the weights.
 
     Raises:
         ModelError: If what was saved cannot be read.
@@ -208,20 +199,17 @@ def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrid
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
     chosen = overrides.get("recipe") or recipe
-    if chosen.fingerprint() != recipe.fingerprint() and recipe.trained:
-        warnings.warn(
-            f"{source.name} was saved with the recipe {recipe.name!r} and is read with {chosen.name!r}: its "
-            "vectors mean something else now.",
-            RecipeWarning,
-            stacklevel=4,
-        )
+    adapters: list[Source] = overrides.get("adapters") or []
+    if not adapters and recipe.trained:
+        _warn_if_trained_with_another(source.name, recipe, chosen)
     module = EchoTransformer(
         source.folder / subfolder,
         recipe=_overridden(chosen, layer=overrides.get("layer"), budget=overrides.get("budget")),
         name=name,
-        revision=source.revision,
+        revision=_joint_revision(source, adapters),
         dtype=dtype,
         cut=cut,
+        adapters=[one.folder for one in adapters],
     )
     if cut and module.recipe.layer not in (recipe.layer, module.layers):
         allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
@@ -233,12 +221,14 @@ def _saved_modules(
     source: Source,
     pipeline: list[dict[str, Any]],
     recipe: Recipe | None,
+    adapters: list[Source],
     *,
     layer: int | None,
     budget: int | None,
     dtype: torch.dtype,
 ) -> list[torch.nn.Module]:
-    first = load_module(source, pipeline[0]["path"], dtype=dtype, recipe=recipe, layer=layer, budget=budget)
+    changes = {"recipe": recipe, "adapters": adapters, "layer": layer, "budget": budget}
+    first = load_module(source, pipeline[0]["path"], dtype=dtype, **changes)
     modules: list[torch.nn.Module] = [first]
     for row in pipeline[1:]:
         module_class = _trusted_class(source.name, row["type"])
@@ -314,6 +304,18 @@ def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:
     )
 
 
+def _warn_if_trained_with_another(name: str, recipe: Recipe, chosen: Recipe | None) -> None:
+    """Weights that were trained with a recipe are another model under any other."""
+    if chosen is None or chosen.fingerprint() == recipe.fingerprint():
+        return
+    warnings.warn(
+        f"{name} was saved with the recipe {recipe.name!r} and is read with {chosen.name!r}: its vectors mean "
+        "something else now.",
+        RecipeWarning,
+        stacklevel=4,
+    )
+
+
 def _best_device() -> torch.device:
     from sentence_transformers.util import get_device_name
 
@@ -346,17 +348,3 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source
     except (OSError, ValueError):
         saved = {}
     return DTYPES.get(str(saved.get("dtype") or saved.get("torch_dtype")), torch.float32)
-
-
-def _card(model: SentenceTransformer) -> str:
-    first = model[0]
-    assert isinstance(first, EchoTransformer)
-    return (
-        f"# {Path(first.name).name}, read with the recipe {first.recipe.name!r}\n\n"
-        "A text embedder made with echoembed. Load it with the library that knows how to read it:\n\n"
-        "```python\nimport echoembed\n\nmodel = echoembed.load('path/to/this/folder')\n```\n\n"
-        f"- model: {first.name}\n- revision it was loaded from: {first.revision}\n"
-        f"- query template: `{first.recipe.query_template!r}`\n"
-        f"- document template: `{first.recipe.document_template!r}`\n"
-        f"- pooling: {first.recipe.pooling}, attention: {first.recipe.attention}, layers: {first.layers}\n"
-    )

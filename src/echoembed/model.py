@@ -20,6 +20,7 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from echoembed import backbone, errors
+from echoembed.adapters import Base
 from echoembed.engine import Engine, Selector, quantize
 from echoembed.pieces import PieceTokenizer
 from echoembed.pooling import gather_spans, pool_each, span_mask
@@ -52,6 +53,8 @@ class EchoTransformer(Transformer):
         overflow: What happens to a text over the budget: ``warn`` (cut it and say so), ``error``, ``ignore``.
         dropped_texts: Texts cut since the counter was last set to 0.
         dropped_tokens: Tokens of text cut off since then, counted once per text.
+        base: The exact weights, as ``echoembed.load`` found them; None where the library loaded the model.
+        adapter: Name of the trained adapter that was asked for, or nothing.
 
     Raises:
         ModelError: If the model cannot be loaded, or a probe shows that it does not do what the recipe says.
@@ -105,14 +108,17 @@ class EchoTransformer(Transformer):
         self.overflow: Overflow = "warn"
         self.dropped_texts = 0
         self.dropped_tokens = 0
-        self.renderers = self._renderers()
+        self.renderers = self.recipe_renderers()
         self.int8 = False
+        self.base: Base | None = None
+        self.adapter = ""
         self._shared: dict[tuple[Kind, str], int] = {}
         self.select_engine()
         for kind, renderer in self.renderers.items():
             self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
 
-    def _renderers(self) -> dict[Kind, Renderer]:
+    def recipe_renderers(self) -> dict[Kind, Renderer]:
+        """What renders texts by the recipe's templates, under the context in force."""
         return {
             kind: Renderer(
                 self.recipe.template(kind),
@@ -134,7 +140,12 @@ class EchoTransformer(Transformer):
         if value is not None and (type(value) is not int or value < 1):
             raise errors.model_bad_option("max_seq_length", value, "a whole number of tokens above 0, or None")
         self.context = min((limit for limit in (self._own_context(), value) if limit is not None), default=None)
-        self.renderers = self._renderers()
+        self.renderers = self.recipe_renderers()
+
+    @property
+    def weights_folder(self) -> Path:
+        """The folder with the safetensors that were loaded."""
+        return self._wanted[0]
 
     def _own_context(self) -> int | None:
         assert self.tokenizer is not None  # every text model has one
@@ -251,6 +262,10 @@ class EchoTransformer(Transformer):
             columns = zip(*(probe.ids for probe in probes), strict=False)
             self._shared[place] = next((at for at, column in enumerate(columns) if len(set(column)) > 1), 0)
         return self._shared[place]
+
+    def forget_shared(self) -> None:
+        """Have the tokens that prompts begin with found anew, as when the renderers have changed."""
+        self._shared = {}
 
     def render(self, inputs: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Rendered]:
         """Render texts, without padding; arguments and errors as ``preprocess``."""

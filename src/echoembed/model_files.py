@@ -18,7 +18,7 @@ CONFIG = "config.json"
 MODULES = "modules.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER = "adapter_model.safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What decides the vectors besides the weights: settings of the model, of sentence-transformers and of its
@@ -124,7 +124,7 @@ def require(where: str, names: Collection[str], modules: Collection[str]) -> Non
     home = _home(names, modules)
     names = [name.removeprefix(home) for name in names if name.startswith(home)]
     if CONFIG not in names:
-        alone = _ADAPTER_CONFIG in names
+        alone = ADAPTER_CONFIG in names
         raise errors.model_adapter_alone(where) if alone else errors.model_config_missing(where)
     sentencepiece = any("/" not in name and name.endswith(".model") for name in names)
     if not sentencepiece and not any(files <= set(names) for files in _TOKENIZERS):
@@ -170,7 +170,7 @@ def _model_weights(where: str, names: Collection[str], folder: Path, home: str) 
 
 
 def _adapter_weights(where: str, names: Collection[str], *, required: bool) -> dict[str, set[str]]:
-    if _ADAPTER_CONFIG not in names:
+    if ADAPTER_CONFIG not in names:
         if required:
             raise errors.adapter_config_missing(where)
         return {}

@@ -85,6 +85,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
     recipe = first.recipe
     facts: dict[str, Any] = {
         "model": first.name,
+        "adapter": first.adapter or "none",
         "revision": first.revision,
         "architecture": config.model_type,
         "parameters": sum(weight.numel() for weight in first.model.parameters()),

@@ -81,11 +81,12 @@ def resolve(
     return _from_hub(text, revision, local_files_only)
 
 
-def resolve_adapter(name: str, *, local_files_only: bool = False) -> Source:
+def resolve_adapter(name: str, *, revision: str | None = None, local_files_only: bool = False) -> Source:
     """Find an adapter, which has neither a model nor a tokenizer of its own.
 
     Args:
         name: A folder, or a name on the hub.
+        revision: Branch, tag or commit on the hub; of no account for a folder.
         local_files_only: As for ``resolve``.
 
     Raises:
@@ -94,7 +95,7 @@ def resolve_adapter(name: str, *, local_files_only: bool = False) -> Source:
     """
     if (folder := _existing_folder(name)) is not None:
         return _from_folder(name, folder, None, "folder", adapter=True)
-    return _from_hub(name, None, local_files_only, adapter=True)
+    return _from_hub(name, revision, local_files_only, adapter=True)
 
 
 def _from_hub(name: str, revision: str | None, offline: bool, *, adapter: bool = False) -> Source:

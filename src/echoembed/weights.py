@@ -47,12 +47,22 @@ def to_save(model: PreTrainedModel) -> PreTrainedModel:
     if not getattr(model, "_hf_peft_config_loaded", False):
         return model
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
 
     merged = copy.deepcopy(model)
+    replaced: list[str] = []
     for name, module in list(merged.named_modules()):
-        if isinstance(module, BaseTunerLayer):
+        if name.startswith(tuple(f"{above}." for above in replaced)):
+            continue
+        if isinstance(module, AuxiliaryTrainingWrapper):  # around the embeddings, where some of their rows are trained
+            whole = module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
+        elif isinstance(module, BaseTunerLayer):
             module.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(merged.get_submodule(parent), child, module.get_base_layer())
+            whole = module.get_base_layer()
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(merged.get_submodule(parent), child, whole)
+        replaced.append(name)
     merged._hf_peft_config_loaded = False
     return merged

@@ -40,6 +40,7 @@ def compare(
     on_bad_text: opt.OnBadText = "error",
     on_overflow: opt.OnOverflow = "warn",
     model: opt.Model = None,
+    adapter: opt.Adapter = None,
     recipe: opt.Recipes = None,
     recipes_file: opt.RecipesFile = None,
     revision: opt.Revision = None,
@@ -71,6 +72,7 @@ def compare(
         loaded = session.load(
             model,
             name,
+            adapter=adapter,
             recipes_file=recipes_file,
             on_overflow=on_overflow,
             revision=revision,

@@ -40,6 +40,7 @@ def embed(
     on_bad_text: opt.OnBadText = "error",
     on_overflow: opt.OnOverflow = "warn",
     model: opt.Model = None,
+    adapter: opt.Adapter = None,
     recipe: opt.Recipe = None,
     recipes_file: opt.RecipesFile = None,
     revision: opt.Revision = None,
@@ -69,6 +70,7 @@ def embed(
     loaded = session.load(
         model,
         recipe,
+        adapter=adapter,
         recipes_file=recipes_file,
         on_overflow=on_overflow,
         revision=revision,

@@ -67,6 +67,7 @@ def evaluate(
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     model_: opt.Model = None,
+    adapter: opt.Adapter = None,
     recipe: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,6 +119,7 @@ def evaluate(
             loaded = session.load(
                 model or model_,
                 name,
+                adapter=adapter,
                 recipes_file=recipes_file,
                 on_overflow="ignore",
                 revision=revision,

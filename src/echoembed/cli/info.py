@@ -16,6 +16,7 @@ EPILOG = opt.examples(
 def info(
     json: opt.Json = False,
     model: opt.Model = None,
+    adapter: opt.Adapter = None,
     recipe: opt.Recipe = None,
     recipes_file: opt.RecipesFile = None,
     revision: opt.Revision = None,
@@ -31,6 +32,7 @@ def info(
     loaded = session.load(
         model,
         recipe,
+        adapter=adapter,
         recipes_file=recipes_file,
         revision=revision,
         layer=layer,

@@ -33,6 +33,14 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        help="What 'echoembed train' wrote: a folder, a name on the hub, or one of the package's own. Brings its base.",
+        rich_help_panel=_MODEL,
+        show_default=False,
+    ),
+]
 Recipe = Annotated[
     str | None,
     typer.Option(

@@ -22,6 +22,7 @@ def similarity(
     on_bad_text: opt.OnBadText = "error",
     on_overflow: opt.OnOverflow = "warn",
     model: opt.Model = None,
+    adapter: opt.Adapter = None,
     recipe: opt.Recipe = None,
     recipes_file: opt.RecipesFile = None,
     revision: opt.Revision = None,
@@ -44,6 +45,7 @@ def similarity(
     loaded = session.load(
         model,
         recipe,
+        adapter=adapter,
         recipes_file=recipes_file,
         on_overflow=on_overflow,
         revision=revision,

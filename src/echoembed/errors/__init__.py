@@ -10,3 +10,6 @@ from echoembed.errors.files import *
 from echoembed.errors.models import *
 from echoembed.errors.prompts import *
 from echoembed.errors.sources import *
+from echoembed.errors.training import *
+from echoembed.errors.training_output import *
+from echoembed.errors.training_run import *

@@ -43,6 +43,10 @@ class DataError(EchoembedError, ValueError):
     """A data set for an evaluation that is missing or malformed."""
 
 
+class TrainingError(EchoembedError, ValueError):
+    """A training run that cannot be started or gone on with as it is configured."""
+
+
 class EvaluationError(EchoembedError, RuntimeError):
     """An evaluation that cannot be started, or of which a part failed.
 

@@ -1,0 +1,221 @@
+"""``echoembed train``: fine-tuning, as a configuration says."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli import session
+
+if TYPE_CHECKING:
+    from echoembed.training.config import TrainConfig
+    from echoembed.training.plan import Plan
+    from echoembed.training.rows import Reading
+
+PATIENCE_SECONDS = 2.0
+EPILOG = "\n".join(
+    [
+        opt.examples(
+            "echoembed train run.toml --dry-run",
+            "echoembed train run.toml",
+            "echoembed train run.toml --resume",
+            "echoembed train --fields",
+            "torchrun --no-python --nproc-per-node 4 echoembed train run.toml",
+        ),
+        "",
+        "[bold]A configuration[/bold]",
+        *(
+            f"  [cyan]{line}[/cyan]".replace("[[data]]", r"\[\[data]]").replace("[optimiser]", r"\[optimiser]")
+            for line in (
+                'output = "runs/mine"',
+                'model = "Qwen/Qwen3-0.6B"',
+                'recipe = "echo-finetuned-last"',
+                "[[data]]",
+                'path = "rows.jsonl"',
+                'instruction = "Given a question, retrieve passages that answer it"',
+                "[optimiser]",
+                "steps = 500",
+                "batch_size = 512",
+            )
+        ),
+        r'  A line of rows.jsonl: {"query": "…", "positive": "…", "negative": "…"}',
+    ]
+)
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="TOML file that says what to train on what.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Check data and settings; print batches, tokens and memory to expect; start nothing."
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the output folder from its newest checkpoint.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the run, instead of the configuration's.", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the configuration's.", min=0, show_default=False)] = None,
+    fields: Annotated[bool, typer.Option("--fields", help="Print every field of a configuration, and stop.")] = False,
+    json: opt.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Fine-tune a model under a recipe, on data sets of queries with positives and hard negatives.
+
+    All rows are checked before anything else is done. A run that is stopped, by Ctrl-C too, leaves a checkpoint, and
+    --resume goes on from it. The folder of the finished model is printed: 'echoembed embed -m FOLDER' uses it.
+    """
+    if fields:
+        _print_fields(as_json=json)
+        return
+    if config is None:
+        raise typer.BadParameter("name a TOML file", param_hint="CONFIG")
+    from dataclasses import replace
+
+    from echoembed import errors
+    from echoembed.training import config as configuration
+
+    chosen = configuration.read(config)
+    if output is not None:
+        chosen = replace(chosen, output=str(output.expanduser().absolute()))
+    if seed is not None:
+        chosen = replace(chosen, seed=seed)
+    _check_extras()
+    session.silence()
+    if dry_run:
+        _print_plan(_plan(chosen, shown=not quiet), as_json=json)
+        return
+    from rich.console import Console
+
+    from echoembed.training import run
+
+    try:
+        folder = run.train(chosen, resume=resume, console=None if quiet else Console(stderr=True))
+    except errors.TrainingStoppedError as error:
+        out.fail(str(error))
+        raise typer.Exit(130) from error
+    if os.environ.get("RANK", "0") != "0":  # of several processes, one speaks
+        return
+    if json:
+        out.print_json({"model": str(folder)})
+    else:
+        typer.echo(str(folder))
+
+
+def _check_extras() -> None:
+    from importlib.util import find_spec
+
+    from echoembed import errors
+
+    if not all(find_spec(name) for name in ("accelerate", "datasets", "peft")):
+        raise errors.extra_missing("train", "Training")
+
+
+def _plan(config: TrainConfig, *, shown: bool) -> Plan:
+    from echoembed.training import plan
+
+    with _reading(shown=shown) as progress:
+        return plan.make(config, progress=progress)
+
+
+@contextmanager
+def _reading(*, shown: bool) -> Iterator[Callable[[Reading], None]]:
+    """Says, once it has taken a while, how many rows have been read."""
+    from rich.console import Console
+
+    started = time.monotonic()
+    status = Console(stderr=True).status("reading rows")
+
+    def report(reading: Reading) -> None:
+        if shown and sys.stderr.isatty() and time.monotonic() - started > PATIENCE_SECONDS:
+            status.start()
+            status.update(f"reading {reading.name}: {reading.rows:,} rows")
+
+    try:
+        yield report
+    finally:
+        status.stop()
+
+
+def _print_plan(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        out.print_json(plan.as_dict())
+        return
+    trained = plan.lora + plan.end_token or plan.parameters
+    kinds = [f"{plan.lora:,} of LoRA"] * bool(plan.lora) + [f"{plan.end_token:,} of the end token"] * bool(
+        plan.end_token
+    )
+    memory = plan.memory
+    pieces = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimiser": memory.optimiser,
+        "activations of a chunk": memory.activations,
+    }
+    out.print_facts(
+        {
+            "model": plan.model,
+            "recipe": plan.recipe,
+            "budget": plan.budget,
+            "steps": plan.steps,
+            "rows_a_step": plan.batch_size,
+            "rows_in_all": plan.rows,
+            "tokens_in_all": f"about {plan.tokens:,}",
+            "trained": f"{trained:,} of {plan.parameters:,} parameters ({', '.join(kinds) or 'the whole model'})",
+            "memory": f"about {_size(memory.total)} a process: "
+            + ", ".join(f"{name} {'unknown' if size is None else _size(size)}" for name, size in pieces.items()),
+        }
+    )
+    cells = [
+        [
+            one.name,
+            f"{one.rows:,}",
+            f"{one.share:.1%}",
+            f"{one.batches:,.1f}",
+            f"{one.rounds:.2f}",
+            column,
+            f"{lengths.mean:,.0f}",
+            f"{lengths.longest:,}",
+            f"{lengths.cut:.0%}",
+        ]
+        for one in plan.data
+        for column, lengths in one.columns.items()
+    ]
+    titles = ["data set", "rows", "share", "batches", "rounds", "column", "tokens", "longest", "cut"]
+    for line, before in reversed(list(zip(cells[1:], cells, strict=False))):
+        if line[0] == before[0]:
+            line[:5] = [""] * 5
+    out.print_table(titles, cells, right=[title for title in titles if title not in ("data set", "column")])
+    for warning in plan.warnings:
+        out.warn(warning)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
+
+
+def _print_fields(*, as_json: bool) -> None:
+    from echoembed.training.reference import fields
+
+    if as_json:
+        out.print_json([field._asdict() for field in fields()])
+        return
+    rows = [[one.table, one.name, one.type, one.default, one.meaning.replace("``", "")] for one in fields()]
+    for line, before in reversed(list(zip(rows[1:], rows, strict=False))):
+        if line[0] == before[0]:
+            line[0] = ""
+    out.print_table(["table", "field", "takes", "default", "meaning"], rows)

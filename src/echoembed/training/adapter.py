@@ -1,0 +1,123 @@
+"""What is trained: LoRA on the linear layers and the end token's embedding, or the whole model.
+
+LoRA (Hu et al. 2021): a linear layer W gets two small matrices beside it, W x + (alpha / rank) B A x; only A and B
+learn. The paper pools the end token, whose embedding a pretrained model may never have learned, so it learns too
+(section "fine-tuning"; which layers the paper adapts is not stated: here, all linear ones).
+
+Shapes: V tokens of the vocabulary, D width of the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import torch
+from torch import nn
+
+from echoembed import errors
+from echoembed.recipe import Kind, Recipe
+from echoembed.report import transformer_of
+from echoembed.training.config import AdapterConfig
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from echoembed.model import EchoTransformer
+
+LORA = ".lora_"
+TOKENS = ".trainable_tokens_delta."
+
+
+def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int = 0) -> list[str]:
+    """Put LoRA on a model, or free the whole of it, so that exactly what is to be trained requires gradients.
+
+    Args:
+        model: From ``echoembed.load``; changed in place.
+        config: Rank 0 trains the whole model.
+        seed: Decides LoRA's beginning; no other random state is touched.
+
+    Returns:
+        The names of the parameters that will be trained, in the model's order.
+
+    Raises:
+        TrainingError: If the targets are not in the model, or it has no end token to train.
+    """
+    first = transformer_of(model)
+    end_token = trains_end_token(first.recipe, config)
+    if end_token and first.pieces.eos is None:
+        raise errors.adapter_end_token_missing(first.name)
+    if end_token or config.rank == 0:
+        # Where padding is the end token too, as with Llama's kin, torch would give its embedding no gradient.
+        # Real padding gets none anyway: no token attends to it and nothing pools it.
+        embeddings: Any = first.model.get_input_embeddings()
+        embeddings.padding_idx = None
+    if config.rank == 0:
+        first.model.requires_grad_(True)
+        return _trainable(model)
+    layers = _targets(first, config.targets)
+    tokens = [first.pieces.eos] if end_token and first.pieces.eos is not None else None
+    _add_lora(first, config, layers, tokens, seed)
+    _check(model, layers, end_token=end_token)
+    return _trainable(model)
+
+
+def trains_end_token(recipe: Recipe, config: AdapterConfig) -> bool:
+    """Whether the end token's embedding is trained: as the configuration says, else where a template pools it."""
+    if config.end_token is not None:
+        return config.end_token
+    parts = [part for kind in get_args(Kind) for part in recipe.template(kind).parts]
+    return any(part.slot == "eos" and part.pooled for part in parts)
+
+
+def _add_lora(
+    first: EchoTransformer, config: AdapterConfig, layers: list[str], tokens: list[int] | None, seed: int
+) -> None:
+    from peft import LoraConfig, TaskType
+
+    every = config.targets == "all-linear"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        # peft's own word where it can be had: it is what a saved adapter then says of itself.
+        first.model.add_adapter(
+            LoraConfig(
+                r=config.rank,
+                lora_alpha=cast(int, config.alpha),  # as peft annotates it; it takes any number
+                lora_dropout=config.dropout,
+                target_modules="all-linear" if every else layers,
+                trainable_token_indices=tokens,
+                task_type=TaskType.FEATURE_EXTRACTION,
+            )
+        )
+
+
+def _targets(first: EchoTransformer, targets: str | tuple[str, ...]) -> list[str]:
+    """Full names of the linear layers that get LoRA; a target names a layer, or the end of its name."""
+    from transformers.pytorch_utils import Conv1D  # a linear layer in GPT-2's hand
+
+    linear = [name for name, module in first.model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    if targets == "all-linear":
+        return linear
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    missing = [target for target in wanted if not any(_named(name, target) for name in linear)]
+    if missing:
+        raise errors.adapter_targets_unknown(missing, sorted({name.rpartition(".")[2] for name in linear}))
+    return [name for name in linear if any(_named(name, target) for target in wanted)]
+
+
+def _named(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _trainable(model: nn.Module) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _check(model: SentenceTransformer, layers: list[str], *, end_token: bool) -> None:
+    """Assert that two matrices of each layer, the end token's row if wanted, and nothing else will be trained."""
+    first = transformer_of(model)
+    wanted = {f"{layer}{LORA}{matrix}.default.weight" for layer in layers for matrix in "AB"}
+    found = set(_trainable(first.model))
+    rows = {name for name in found if TOKENS in name}
+    assert found - rows == wanted, f"LoRA is on other layers than was asked: {sorted((found - rows) ^ wanted)}"
+    assert len(rows) == end_token, f"embeddings to train: {sorted(rows)}"
+    assert len(_trainable(model)) == len(found), "a module after the language model would be trained"

@@ -1,0 +1,177 @@
+"""Masked next-token prediction: what teaches a causal model to use attention in both directions.
+
+BehnamGhader et al. 2024, LLM2Vec (arXiv 2404.05961), section 2: some tokens of a plain text are masked, and each is
+predicted from the state of the token *before* it, as a causal model has learned to predict:
+
+    loss = mean over masked positions i of  -log p(token_i | state_{i-1})
+
+Texts are read as ``{bos}{text}``, whatever the recipe: the templates come in when the trained model embeds. The head
+is the language model's own and is not trained; where it is tied it is the embedding, and learns with that.
+
+Shapes: B texts, T tokens of the longest, N masked tokens, D width of the model, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from echoembed import errors
+from echoembed.model import EchoTransformer
+from echoembed.recipe import Kind
+from echoembed.report import transformer_of
+from echoembed.template import Renderer, Template
+from echoembed.training.head import LanguageModelHead
+from echoembed.training.tables import MaskingConfig
+
+PLAIN = "{bos}{text:pool}"
+IGNORED = -100
+"""Label of a token that is not predicted."""
+
+
+@contextmanager
+def plain_text(model: SentenceTransformer) -> Iterator[None]:
+    """While it lasts, the model reads ``{bos}{text}``, cut at the recipe's budget; it keeps its recipe for all else."""
+    first = transformer_of(model)
+    template = Template(PLAIN)
+    own = first.renderers
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    first.renderers = {
+        kind: Renderer(template, first.pieces, budget=first.recipe.budget, context=first.context) for kind in kinds
+    }
+    first.forget_shared()
+    try:
+        yield
+    finally:
+        first.renderers = own
+        first.forget_shared()
+
+
+class MntpLoss(nn.Module):
+    """Masks a batch of plain texts and predicts what was masked.
+
+    Args:
+        model: From ``echoembed.load``, under a recipe with bidirectional attention and the last layer.
+        masking: How much is masked, and with what.
+        chunk_size: Texts in memory at a time; their states are computed again in the backward pass. None for all.
+
+    Raises:
+        ModelError: If the recipe is causal or cuts layers off, the model has no head, or the mask is not one token.
+    """
+
+    def __init__(self, model: SentenceTransformer, masking: MaskingConfig, *, chunk_size: int | None = None) -> None:
+        super().__init__()
+        first = transformer_of(model)
+        if first.recipe.attention != "bidirectional":
+            fault = f"the recipe {first.recipe.name!r} reads with {first.recipe.attention} attention"
+            raise errors.mntp_model_unfit(first.name, fault, "attention = 'bidirectional'")
+        if first.cut:
+            raise errors.mntp_model_unfit(first.name, f"it is cut at layer {first.layers}", "layer -1, the last")
+        self.model: nn.Module = model
+        self.masking = masking
+        self.chunk_size = chunk_size
+        self.head = LanguageModelHead(first)
+        self.mask_id = mask_token(first, masking.token)
+        embeddings: Any = first.model.get_input_embeddings()
+        known = min(len(embeddings.weight), len(first.tokenizer or ()))
+        self.ordinary_V = torch.tensor([id_ for id_ in range(known) if id_ not in first.pieces.special_ids])
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            sentence_features: One column of texts as ``model.preprocess`` gives it under ``plain_text``.
+            labels: Not used; sentence-transformers' trainer passes them.
+
+        Returns:
+            Mean cross-entropy per masked token in nats, a scalar in float32. What is masked is drawn from torch's
+            global generator, on the CPU whatever the device.
+
+        Raises:
+            ModelError: If no token of the batch follows another.
+        """
+        [features] = sentence_features
+        ids_BT, labels_BT = mask_tokens(
+            features["input_ids"], features["span_mask"], self.masking, self.mask_id, self.ordinary_V
+        )
+        count = int((labels_BT != IGNORED).sum())
+        size = self.chunk_size or len(ids_BT)
+        total = torch.zeros((), device=ids_BT.device)
+        for start in range(0, len(ids_BT), size):
+            rows = slice(start, start + size)
+            chunk = (ids_BT[rows], features["attention_mask"][rows], labels_BT[rows])
+            if not (chunk[2] != IGNORED).any():
+                continue
+            if size < len(ids_BT) and torch.is_grad_enabled():
+                total = total + checkpoint(self._summed, *chunk, use_reentrant=False)
+            else:
+                total = total + self._summed(*chunk)
+        return total / count
+
+    def _summed(self, ids_BT: Tensor, mask_BT: Tensor, labels_BT: Tensor) -> Tensor:
+        """Summed cross-entropy of some texts."""
+        longest = int(mask_BT.sum(dim=1).max())
+        ids_BT, mask_BT, labels_BT = ids_BT[:, :longest], mask_BT[:, :longest], labels_BT[:, :longest]
+        # The whole prompt is the span, so that all states are handed on; through the model, for it may be wrapped.
+        output = self.model({"input_ids": ids_BT, "attention_mask": mask_BT, "span_mask": mask_BT})
+        states_BTD = output["token_embeddings"]
+        row_N, place_N = (labels_BT != IGNORED).nonzero(as_tuple=True)
+        logits_NV = self.head(states_BTD[row_N, place_N - 1])
+        return nn.functional.cross_entropy(logits_NV.float(), labels_BT[row_N, place_N], reduction="sum")
+
+
+def mask_tokens(
+    ids_BT: Tensor, text_BT: Tensor, masking: MaskingConfig, mask_id: int, ordinary_V: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Choose tokens of texts and hide them.
+
+    Args:
+        ids_BT: Token ids.
+        text_BT: 1 for a token of a text: special tokens and padding are never chosen, nor is a first token, which
+            nothing precedes.
+        masking: Share of the tokens, and the scheme.
+        mask_id: The mask.
+        ordinary_V: Ids that a random token is drawn from.
+
+    Returns:
+        ``ids_BT`` with some hidden, and ``labels_BT``: the ids of the chosen tokens, elsewhere ``IGNORED``.
+
+    Raises:
+        ModelError: If no token can be chosen.
+    """
+    can_BT = text_BT.bool().cpu().clone()
+    can_BT[:, 0] = False
+    if not can_BT.any():
+        raise errors.mntp_nothing_to_predict(len(ids_BT))
+    chosen_BT = can_BT & (torch.rand(can_BT.shape) < masking.rate)
+    if not chosen_BT.any():
+        places = can_BT.nonzero()
+        chosen_BT[tuple(places[int(torch.randint(len(places), ()))])] = True
+    fate_BT = torch.rand(can_BT.shape) if masking.scheme == "80-10-10" else torch.zeros(can_BT.shape)
+    random_BT = ordinary_V[torch.randint(len(ordinary_V), can_BT.shape)]
+    chosen_BT, fate_BT, random_BT = (drawn.to(ids_BT.device) for drawn in (chosen_BT, fate_BT, random_BT))
+    hidden_BT = torch.where(chosen_BT & (fate_BT < 0.8), mask_id, ids_BT)
+    hidden_BT = torch.where(chosen_BT & (fate_BT >= 0.8) & (fate_BT < 0.9), random_BT, hidden_BT)
+    return hidden_BT, torch.where(chosen_BT, ids_BT, IGNORED)
+
+
+def mask_token(first: EchoTransformer, token: str) -> int:
+    """Id of the mask: the vocabulary's entry of that name, else the text's single token.
+
+    Raises:
+        ModelError: If it is not one token.
+    """
+    assert first.tokenizer is not None  # every text model has one
+    vocabulary: dict[str, int] = first.tokenizer.get_vocab()
+    if token in vocabulary:
+        return vocabulary[token]
+    ids = first.pieces.encode([token])[0].ids
+    if len(ids) != 1:
+        raise errors.mntp_mask_token(token, len(ids))
+    return ids[0]

@@ -1,0 +1,229 @@
+"""What a run would come to, before it is begun: batches, tokens, what is trained, memory, and what looks wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from echoembed.recipe import Kind, Recipe, prepare
+from echoembed.template import Renderer, Template
+from echoembed.training import rows, skeleton
+from echoembed.training.config import DataConfig, TrainConfig, recipe_of
+from echoembed.training.rows import Reading
+from echoembed.training.sampler import shares
+from echoembed.training.skeleton import Memory, Skeleton
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SAMPLE = 200
+MANY_ROUNDS = 5
+MANY_CUT = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Tokens of the prompts of one column, over a sample of its rows.
+
+    Attributes:
+        mean: On average.
+        longest: Most.
+        cut: Share of the texts that are over the budget, or over the context, and lose their end.
+    """
+
+    mean: float
+    longest: int
+    cut: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlan:
+    """What becomes of one data set.
+
+    Attributes:
+        name: What it is called.
+        rows: Rows, or texts, that can be trained on.
+        skipped: Rows left out.
+        share: Share of the batches drawn from it.
+        batches: Batches of it that are to be expected.
+        rounds: How often its rows will have been gone through.
+        columns: Column → tokens of its prompts.
+    """
+
+    name: str
+    rows: int
+    skipped: int
+    share: float
+    batches: float
+    rounds: float
+    columns: dict[str, Lengths]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would come to.
+
+    Attributes:
+        model: Its name.
+        recipe: The recipe's name.
+        budget: Most tokens of text for each reading.
+        steps: Optimiser steps.
+        batch_size: Rows per step.
+        rows: Rows over all steps, each counted as often as it is seen.
+        tokens: Tokens over all steps, as the sample lets expect; without padding.
+        parameters: Numbers in the model.
+        lora: Numbers that LoRA trains; 0 where the whole model is trained.
+        end_token: Numbers of the end token's embedding, where that is trained beside LoRA.
+        memory: What a process needs.
+        data: The data sets.
+        warnings: What looks wrong.
+    """
+
+    model: str
+    recipe: str
+    budget: int | None
+    steps: int
+    batch_size: int
+    rows: int
+    tokens: int
+    parameters: int
+    lora: int
+    end_token: int
+    memory: Memory
+    data: tuple[DataPlan, ...]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        return asdict(self)
+
+
+def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = None) -> Plan:
+    """Read the data and look at the model as a run would, and start nothing. Weights are not loaded.
+
+    Args:
+        config: The run; the plan is of what is in force (see ``TrainConfig.effective``).
+        progress: As ``rows.read_all`` takes it.
+
+    Raises:
+        EchoembedError: What reading rows, recipe and model raise.
+    """
+    config = config.effective()
+    recipe = recipe_of(config)
+    readings: dict[str, Reading] = {}
+
+    def keep(reading: Reading) -> None:
+        readings[reading.name] = reading
+        if progress is not None:
+            progress(reading)
+
+    found = rows.read_all(config, progress=keep)
+    bones = skeleton.build(config, recipe)
+    renderers = _renderers(config, recipe, bones)
+    by_source = {part.source: found[part.name] for part in config.parts}
+    parts = shares([entry.ratio for entry in config.data], [len(by_source[n]) for n in range(len(config.data))])
+    data = tuple(
+        _data_plan(config, number, by_source[number], readings[entry.name], parts[number], renderers, recipe)
+        for number, entry in enumerate(config.data)
+    )
+    steps, batch_size = config.optimiser.steps, config.optimiser.batch_size
+    readings_of_a_text = 2 if config.objective == "simcse" else 1
+    per_row = sum(one.share * sum(lengths.mean for lengths in one.columns.values()) for one in data)
+    longest = max(lengths.longest for one in data for lengths in one.columns.values())
+    return Plan(
+        model=bones.name,
+        recipe=recipe.name,
+        budget=recipe.budget,
+        steps=steps,
+        batch_size=batch_size,
+        rows=steps * batch_size,
+        tokens=round(steps * batch_size * per_row * readings_of_a_text),
+        parameters=bones.parameters,
+        lora=bones.lora,
+        end_token=bones.end_token,
+        memory=skeleton.memory(bones, config, longest),
+        data=data,
+        warnings=tuple(_warnings(data)),
+    )
+
+
+def _renderers(config: TrainConfig, recipe: Recipe, bones: Skeleton) -> dict[Kind, Renderer]:
+    kinds: tuple[Kind, ...] = ("query", "document")
+    plain = None
+    if config.objective == "mntp":
+        from echoembed.training.mntp import PLAIN
+
+        plain = Template(PLAIN)
+    return {
+        kind: Renderer(
+            plain or recipe.template(kind),
+            bones.pieces,
+            budget=recipe.budget,
+            context=bones.context,
+            prepare=str if plain else partial(prepare, preparation=recipe.preparation),
+        )
+        for kind in kinds
+    }
+
+
+def _data_plan(
+    config: TrainConfig,
+    number: int,
+    found: Dataset,
+    reading: Reading,
+    share: float,
+    renderers: dict[Kind, Renderer],
+    recipe: Recipe,
+) -> DataPlan:
+    from echoembed.training.trainer import kinds_of
+
+    entry = config.data[number]
+    kinds = kinds_of(found.column_names, symmetric=entry.symmetric)
+    sample = found.select(np.linspace(0, len(found) - 1, min(len(found), SAMPLE)).astype(int))
+    batches = config.optimiser.steps * share
+    return DataPlan(
+        name=entry.name,
+        rows=len(found),
+        skipped=reading.skipped,
+        share=share,
+        batches=batches,
+        rounds=batches * config.optimiser.batch_size / len(found),
+        columns={
+            column: _lengths(list(sample[column]), renderers[kinds[column]], entry, recipe)
+            for column in found.column_names
+        },
+    )
+
+
+def _lengths(texts: list[str], renderer: Renderer, data: DataConfig, recipe: Recipe) -> Lengths:
+    """Tokens of the prompts, under each instruction in turn."""
+    wordings = data.instructions or (recipe.instruction,)
+    rendered = [
+        one
+        for number, wording in enumerate(wordings)
+        if texts[number :: len(wordings)]
+        for one in renderer.render(texts[number :: len(wordings)], wording)
+    ]
+    tokens = [len(one.ids) for one in rendered]
+    cut = sum(one.dropped > 0 for one in rendered) / len(rendered)
+    return Lengths(mean=sum(tokens) / len(tokens), longest=max(tokens), cut=cut)
+
+
+def _warnings(data: tuple[DataPlan, ...]) -> Iterator[str]:
+    for one in data:
+        if one.rounds > MANY_ROUNDS:
+            yield (
+                f"the rows of {one.name!r} will be gone through {one.rounds:,.0f} times: lower its ratio or the steps, "
+                "or add rows"
+            )
+        if one.batches < 1:
+            yield f"{one.name!r} may never be drawn: {one.batches:.2f} batches of it are to be expected"
+        if one.skipped:
+            yield f"{one.skipped:,} rows of {one.name!r} are left out"
+        for column, lengths in one.columns.items():
+            if lengths.cut > MANY_CUT:
+                yield f"{lengths.cut:.0%} of the texts in {column!r} of {one.name!r} are over the budget: they are cut"

@@ -1,0 +1,303 @@
+"""The rows that are trained on: read from files, checked whole before anything else is done, held as Arrow tables.
+
+Files are JSONL (also gzipped), Parquet or, for the objectives that read plain texts, lines of text; a folder stands
+for the files in it. A row of the contrastive objective has a ``query``, a ``positive`` (of a list, the first is used)
+and hard negatives: a ``negative`` and a list of ``negatives``, each a string or a list, taken in that order. Other
+keys are passed over. The authors' own training data has this form: one file of ``query``, ``positive`` and
+``negative`` per data set. The other objectives read a ``text``, else every text of such a row; each text once.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from echoembed import errors
+from echoembed.text import check_text
+from echoembed.training.config import DataConfig, Objective, TrainConfig
+from echoembed.training.tables import ENDINGS
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+CHUNK = 10_000
+EXAMPLES = 3
+LINE_LIMIT = 64 * 2**20
+_TEXT_ENDINGS = (".txt", ".txt.gz")
+
+Record = tuple[str, Mapping[str, Any]]
+"""Where a row stands, as messages say it, and its keys and values."""
+Texts = list[str]
+"""The texts of a row, in the order of the columns."""
+
+
+@dataclass
+class Reading:
+    """What became of a data set's rows while they were read.
+
+    Attributes:
+        name: The data set's name.
+        rows: Rows read that can be trained on; texts, for the objectives that read plain texts.
+        skipped: Rows left out, as ``bad_rows = "skip"`` allows.
+        examples: What was wrong with the first of those.
+    """
+
+    name: str
+    rows: int = 0
+    skipped: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def leave_out(self, error: errors.EchoembedError) -> None:
+        """Count a row as left out."""
+        self.skipped += 1
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(str(error))
+
+
+def read_all(config: TrainConfig, *, progress: Callable[[Reading], None] | None = None) -> DatasetDict:
+    """Every data set of a run, checked.
+
+    Args:
+        config: The run.
+        progress: Called now and then, and at the end of each data set, with what has been read of it.
+
+    Returns:
+        Name of each of ``config.parts`` → its rows, with the columns ``query``, ``positive``, ``negative_1`` …; or the
+        single column ``text`` where the objective reads plain texts. Parts of one data set share their rows in memory.
+
+    Raises:
+        TrainingError: If a file or a field is missing, a row cannot be trained on, or rows do not fill a batch.
+        FileError: If a file cannot be read, or a line is no JSON object.
+        TextError: If a line is not UTF-8; all three name file and line.
+    """
+    try:
+        from datasets import DatasetDict
+    except ImportError as error:
+        raise errors.extra_missing("train", "Training") from error
+
+    found = [read(entry, config.objective, progress=progress) for entry in config.data]
+    for entry, rows in zip(config.data, found, strict=True):
+        if len(rows) < config.optimiser.batch_size:
+            raise errors.training_data_too_small(entry.name, len(rows), config.optimiser.batch_size)
+    # An object of its own for each part: the trainer hangs the part's name on it.
+    return DatasetDict({part.name: _held(found[part.source].data.table) for part in config.parts})
+
+
+def read(data: DataConfig, objective: Objective, *, progress: Callable[[Reading], None] | None = None) -> Dataset:
+    """One data set, checked; see ``read_all``."""
+    import pyarrow
+
+    contrastive = objective == "contrastive"
+    names = ["query", "positive", *(f"negative_{number + 1}" for number in range(data.negatives))]
+    schema = pyarrow.schema([(name, pyarrow.large_string()) for name in (names if contrastive else ["text"])])
+    reading = Reading(data.name)
+    found = _triplets(data, reading) if contrastive else _once(_plain_texts(data, reading))
+    batches = []
+    while chunk := list(islice(found, CHUNK)):
+        columns = [pyarrow.array(column, pyarrow.large_string()) for column in zip(*chunk, strict=True)]
+        batches.append(pyarrow.record_batch(columns, schema=schema))
+        reading.rows += len(chunk)
+        if progress is not None:
+            progress(reading)
+    if not batches and not reading.skipped:
+        raise errors.training_data_missing(data.path, ENDINGS)
+    return _held(pyarrow.Table.from_batches(batches, schema))
+
+
+def _held(table: Any) -> Dataset:  # noqa: ANN401
+    from datasets import Dataset
+
+    # A name drawn at random, for the library would else hash every row to make one, to find cached results by.
+    return Dataset(table, fingerprint=uuid.uuid4().hex)
+
+
+def files(data: DataConfig, objective: Objective) -> list[Path]:
+    """The files of a data set: the one it names, or those in the folder it names, in the order of their names.
+
+    Raises:
+        TrainingError: If there is none that the objective can read.
+    """
+    path = Path(data.path).expanduser()
+    endings = tuple(one for one in ENDINGS if objective != "contrastive" or one not in _TEXT_ENDINGS)
+    candidates = sorted(path.iterdir()) if path.is_dir() else [path]
+    found = [file for file in candidates if file.is_file() and file.name.lower().endswith(endings)]
+    found = [file for file in found if not (path.is_dir() and file.name.startswith("."))]
+    if not found:
+        raise errors.training_data_missing(data.path, endings)
+    return found
+
+
+def digests(config: TrainConfig) -> dict[str, dict[str, str]]:
+    """Name of each data set → name of each of its files → SHA-256 of the file's bytes, 64 hexadecimal digits.
+
+    Raises:
+        TrainingError: If there is no file.
+        FileError: If one cannot be read.
+    """
+    return {data.name: {file.name: _digest(file) for file in files(data, config.objective)} for data in config.data}
+
+
+def _digest(file: Path) -> str:
+    try:
+        with file.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise errors.file_unreadable(str(file), error.strerror or str(error)) from error
+
+
+def _triplets(data: DataConfig, reading: Reading) -> Iterator[Texts]:
+    """Query, positive and negatives of each row."""
+    for record in islice(_records(data, "contrastive"), data.rows):
+        try:
+            yield _triplet(record, data.negatives)
+        except errors.TrainingError as error:
+            if data.bad_rows == "refuse":
+                raise
+            reading.leave_out(error)
+
+
+def _triplet(record: Record, negatives: int) -> Texts:
+    where, row = record
+    query = _text(where, "query", _field(record, "query"))
+    given = _field(record, "positive")
+    positive = _text(where, "positive", given[0] if isinstance(given, list) and given else given)
+    hard = [*_listed(row.get("negative")), *_listed(row.get("negatives"))][:negatives]
+    if len(hard) < negatives:
+        raise errors.training_row_bad(where, f"it has {len(hard)} hard negatives, and {negatives} are configured")
+    for number, negative in enumerate(hard, start=1):
+        _text(where, f"negative {number}", negative)
+        for name, other in (("positive", positive), ("query", query)):
+            if negative.strip() == other.strip():
+                raise errors.training_row_bad(where, f"its negative {number} is its {name}: {errors.quoted(negative)}")
+    return [query, positive, *hard]
+
+
+def _text(where: str, name: str, value: object) -> str:
+    try:
+        return check_text(value, f"its {name}")
+    except errors.TextError as error:
+        raise errors.training_row_bad(where, str(error)) from error
+
+
+def _field(record: Record, name: str) -> Any:  # noqa: ANN401
+    where, row = record
+    if row.get(name) is None:
+        raise errors.training_row_field_missing(where, name, row)
+    return row[name]
+
+
+def _listed(value: object) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _plain_texts(data: DataConfig, reading: Reading) -> Iterator[str]:
+    """The texts of each row."""
+    for record in islice(_records(data, "simcse"), data.rows):
+        try:
+            texts = [_text(record[0], name, text) for name, text in _texts_of(record)]
+        except errors.TrainingError as error:
+            if data.bad_rows == "refuse":
+                raise
+            reading.leave_out(error)
+        else:
+            yield from texts
+
+
+def _texts_of(record: Record) -> Iterator[tuple[str, Any]]:
+    """The ``text`` of a row, else its query, positives and negatives: each with its name."""
+    where, row = record
+    if row.get("text") is not None:
+        yield "text", row["text"]
+        return
+    names = [name for name in ("query", "positive", "negative", "negatives") if row.get(name) is not None]
+    if not names:
+        raise errors.training_row_field_missing(where, "text", row)
+    for name in names:
+        yield from ((name, text) for text in _listed(row[name]))
+
+
+def _once(texts: Iterator[str]) -> Iterator[Texts]:
+    """Each text the first time it comes: a batch with a text twice would ask to tell it from itself."""
+    seen: set[int] = set()
+    for text in texts:
+        if (key := hash(text)) not in seen:
+            seen.add(key)
+            yield [text]
+
+
+# Files.
+
+
+def _records(data: DataConfig, objective: Objective) -> Iterator[Record]:
+    for file in files(data, objective):
+        try:
+            with file.open("rb") as handle:
+                yield from _records_of(handle, str(file))
+        except errors.EchoembedError:
+            raise
+        except (OSError, EOFError, zlib.error) as error:  # the last two from compressed files
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise errors.file_unreadable(str(file), reason.rstrip(".")) from error
+
+
+def _records_of(handle: BinaryIO, name: str) -> Iterator[Record]:
+    lowered = name.lower()
+    if lowered.endswith(".parquet"):
+        yield from _parquet(handle, name)
+        return
+    unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=handle)) if lowered.endswith(".gz") else handle
+    for where, line in _lines(unpacked, name):
+        yield where, {"text": line} if lowered.endswith(_TEXT_ENDINGS) else _json(where, line)
+
+
+def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, each with its place."""
+    number = 0
+    while raw := handle.readline(LINE_LIMIT + 1):
+        number += 1
+        where = f"line {number} of {name}"
+        if len(raw) > LINE_LIMIT:
+            raise errors.line_too_long(where, LINE_LIMIT)
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
+        except UnicodeDecodeError as error:
+            raise errors.text_not_utf8(where, error.start + 1, raw[error.start]) from error
+        if line.strip():
+            yield where, line
+
+
+def _json(where: str, line: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise errors.json_malformed(where, str(error).replace("line 1 column", "column")) from error
+    if not isinstance(row, dict):
+        raise errors.json_malformed(where, f"it is {errors.quoted(row)}")
+    return row
+
+
+def _parquet(handle: BinaryIO, name: str) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    known = ("text", "query", "positive", "negative", "negatives")
+    try:
+        file = pyarrow.parquet.ParquetFile(handle)
+        wanted = [column for column in file.schema_arrow.names if column in known]
+        number = 0
+        for batch in file.iter_batches(1024, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number} of {name}", row
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise errors.file_unreadable(name, str(error).splitlines()[0].rstrip(". ")) from error

@@ -1,0 +1,223 @@
+"""A training run, whatever its objective: rows, model, adapter, trainer, the finished model (layout: ``folder.py``).
+
+Under ``accelerate launch`` or ``torchrun`` each process takes its share of every batch; the first writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from echoembed import errors
+from echoembed.loading import load
+from echoembed.report import transformer_of
+from echoembed.training import finish, folder, mntp, rows, simcse
+from echoembed.training.adapter import add_adapter
+from echoembed.training.config import TrainConfig, recipe_of
+from echoembed.training.loss import contrastive_loss
+from echoembed.training.progress import Progress
+from echoembed.training.sampler import RatioSampler
+from echoembed.training.score import Scores
+from echoembed.training.trainer import Collator, EchoTrainer, kinds_of, prompts_of
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from rich.console import Console
+
+T = TypeVar("T")
+
+
+def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
+    """Train a model as a configuration says, from the rows to the finished model (paper, Section 4.4, Appendix F).
+
+    Args:
+        config: The run.
+        resume: Go on with the run in ``config.output`` from its newest whole checkpoint, or from the beginning where
+            it has none. On a CPU, under the same number of processes, the weights end bit for bit as if the run had
+            never stopped.
+        console: Where progress is shown; None for nowhere.
+
+    Returns:
+        The folder of the finished model, which ``echoembed.load`` takes.
+
+    Raises:
+        TrainingError: If there is a run in the output folder and none is to be resumed, or it was begun otherwise; if
+            rows, adapter or batch cannot be; if the loss is not finite; if a checkpoint cannot be written. As
+            ``TrainingStoppedError`` after Ctrl-C or SIGTERM.
+        EchoembedError: If the data, the recipe or the model cannot be used.
+    """
+    config = config.effective()
+    processes = PartialState(cpu=not torch.accelerator.is_available())  # which it would not find out
+    if config.optimiser.batch_size % processes.num_processes:
+        raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
+    newest = _on_first(processes, partial(folder.check, config, resume=resume))
+    data = rows.read_all(config)
+    model = _load(config, processes)
+    record = folder.record_of(config, transformer_of(model).revision)
+    _on_first(processes, partial(folder.begin, config, record, newest))
+    callbacks = _callbacks(model, config, console if processes.is_main_process else None)
+    trainer = EchoTrainer(
+        run=Path(config.output),
+        record=record,
+        keep=config.checkpoint.keep,
+        model=model,
+        args=_arguments(config, processes),
+        data_collator=_collator(model, config, data),
+        train_dataset=data,
+        loss=_loss(model, config, processes),
+        callbacks=callbacks,
+    )
+    try:
+        with mntp.plain_text(model) if config.objective == "mntp" else nullcontext():
+            trainer.train_from(newest)
+    finally:
+        for callback in callbacks:
+            if isinstance(callback, Progress):
+                callback.close()
+    model.eval()
+    counts = {part.data.name: len(data[part.name]) for part in config.parts}
+    return _on_first(processes, partial(finish.finish, model, config, Path(config.output), rows=counts))
+
+
+def _on_first(processes: PartialState, work: Callable[[], T]) -> T:
+    """What the first process comes to, on all of them: its result, or its error."""
+    outcome: list[Any] = [None]
+    if processes.is_main_process:
+        try:
+            outcome = [work()]
+        except errors.EchoembedError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], errors.EchoembedError):
+        raise outcome[0]
+    result: T = outcome[0]
+    return result
+
+
+def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
+    """The model under its recipe, with what is to be trained."""
+    model = load(
+        config.model or None,
+        recipe=recipe_of(config),
+        revision=config.revision or None,
+        dtype="float32",
+        device=processes.device,
+        engine="padded",
+    )
+    transformer_of(model).overflow = "ignore"  # the budget is there to cut long texts
+    add_adapter(model, config.adapter, seed=config.seed)
+    if config.objective == "simcse":
+        simcse.prepare(model, config.dropout)
+    return model
+
+
+def _collator(model: SentenceTransformer, config: TrainConfig, data: DatasetDict) -> Collator:
+    """What makes batches of rows: every column under its own template and its data set's instruction."""
+    recipe = transformer_of(model).recipe
+    kinds = {part.name: kinds_of(data[part.name].column_names, symmetric=part.data.symmetric) for part in config.parts}
+    return Collator(
+        preprocess_fn=model.preprocess,
+        router_mapping=cast(dict[str, dict[str, str]], kinds),
+        prompts={part.name: prompts_of(kinds[part.name], part.instruction, recipe) for part in config.parts},
+    )
+
+
+def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialState) -> nn.Module:
+    optimiser = config.optimiser
+    if config.objective == "mntp":
+        return mntp.MntpLoss(model, config.masking, chunk_size=optimiser.chunk_size)
+    loss = contrastive_loss(
+        model,
+        temperature=optimiser.temperature,
+        chunk_size=optimiser.chunk_size,
+        rows=optimiser.batch_size // processes.num_processes,
+        gather=processes.num_processes > 1,
+    )
+    return simcse.SimcseLoss(loss) if config.objective == "simcse" else loss
+
+
+def _arguments(config: TrainConfig, processes: PartialState) -> SentenceTransformerTrainingArguments:
+    """What the library's trainer is told."""
+    optimiser = config.optimiser
+    recomputing: dict[str, Any] = {}
+    if optimiser.gradient_checkpointing:
+        # Not the reentrant kind, which needs inputs that require gradients: frozen embeddings give none.
+        recomputing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=config.output,
+        seed=config.seed,
+        # The sampler gives whole batches, each of one data set; every process takes its piece.
+        per_device_train_batch_size=optimiser.batch_size // processes.num_processes,
+        accelerator_config={"split_batches": True},
+        dataloader_drop_last=True,
+        multi_dataset_batch_sampler=partial(RatioSampler, config=config),
+        # Has the trainer tell the collator a batch's data set; the collator knows the rest.
+        prompts=cast(dict[str, str], {part.name: {} for part in config.parts}),
+        max_steps=optimiser.steps,
+        optim="adamw_torch",
+        learning_rate=optimiser.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=optimiser.warmup_steps,
+        weight_decay=optimiser.weight_decay,
+        max_grad_norm=optimiser.max_gradient_norm,
+        bf16=optimiser.precision == "bfloat16",
+        save_strategy="steps",
+        save_steps=config.checkpoint.every,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=processes.device.type == "cpu",
+        **recomputing,
+    )
+    # Several devices are used by as many processes; in one process the library would copy the model at every step.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _callbacks(model: SentenceTransformer, config: TrainConfig, console: Console | None) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = []
+    run = Path(config.output)
+    if config.checkpoint.models:
+        callbacks.append(_Models(model, config))
+    if config.score.data:
+        callbacks.append(Scores(model, config.score, run))
+    if config.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations.integration_utils import TensorBoardCallback
+
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(run / "logs"))))  # type: ignore[no-untyped-call]
+    if console is not None:
+        callbacks.append(Progress(console))
+    return callbacks
+
+
+class _Models(TrainerCallback):
+    """Keeps a model to load beside every checkpoint."""
+
+    def __init__(self, model: SentenceTransformer, config: TrainConfig) -> None:
+        self.model = model
+        self.config = config
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,  # noqa: ANN401
+    ) -> None:
+        """Called after the checkpoint, whose step it is of."""
+        if state.is_world_process_zero:
+            target = Path(self.config.output) / "models" / f"step-{state.global_step}"
+            finish.save_model(self.model, self.config, target)

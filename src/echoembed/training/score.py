@@ -1,0 +1,119 @@
+"""Scores on the way: the model as it is, on local tasks, without the training's noticing.
+
+Everything that scoring could change is put back: the random states, whether modules are in training, what the model
+reads and what it counts. A run with scores ends with the same bits as one without.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from echoembed import errors
+from echoembed.evaluation.local import local_tasks
+from echoembed.evaluation.run import evaluate
+from echoembed.report import transformer_of
+from echoembed.training.config import ScoreConfig
+from echoembed.training.folder import SCORES
+
+if TYPE_CHECKING:
+    from echoembed.evaluation.store import Score
+
+
+class Scores(TrainerCallback):
+    """Scores a model before the first step, every so many steps and after the last, a line of ``scores.jsonl`` each.
+
+    Args:
+        model: That is trained.
+        config: On what, and how often.
+        folder: The run's.
+
+    Attributes:
+        last: The newest scores.
+
+    Raises:
+        DataError: If there is no such data, or a file of it is missing: before the first step, not after the last.
+        EvaluationError: If a task is unknown.
+    """
+
+    def __init__(self, model: SentenceTransformer, config: ScoreConfig, folder: Path) -> None:
+        self.model = model
+        self.config = config
+        self.path = folder / SCORES
+        self.tasks = local_tasks(config.data, list(config.tasks), max_texts=config.sample)
+        self.last: list[Score] = []
+        self._done = -1
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,  # noqa: ANN401
+    ) -> None:
+        """Score the model as it was; a resumed run has done so."""
+        if state.global_step == 0:
+            self._score(state)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,  # noqa: ANN401
+    ) -> None:
+        """Score the model if it is time; before the step's checkpoint, so that a resumed run need not."""
+        due = self.config.every and state.global_step % self.config.every == 0
+        if due or state.global_step == state.max_steps:
+            self._score(state)
+
+    def _score(self, state: TrainerState) -> None:
+        if not state.is_world_process_zero or state.global_step == self._done:
+            return
+        with undisturbed(self.model):
+            self.last = evaluate(self.model, self.tasks)
+        self._done = state.global_step
+        lines = [
+            {"step": state.global_step, "task": score.task, "kind": score.kind, "score": score.score}
+            for score in self.last
+        ]
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
+        except OSError as error:
+            raise errors.training_output_unwritable(self.path, error.strerror or str(error)) from error
+
+
+@contextmanager
+def undisturbed(model: SentenceTransformer) -> Iterator[None]:
+    """While it lasts, the model embeds by its recipe, whatever its training reads; then all is as it was."""
+    first = transformer_of(model)
+    modes = {module: module.training for module in model.modules()}
+    counted = first.dropped_texts, first.dropped_tokens
+    renderers, first.renderers = first.renderers, first.recipe_renderers()
+    first.forget_shared()
+    numpy_state: Any = np.random.get_state()
+    python_state, torch_state = random.getstate(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+        first.renderers = renderers
+        first.forget_shared()
+        first.dropped_texts, first.dropped_tokens = counted
+        for module, training in modes.items():
+            module.training = training

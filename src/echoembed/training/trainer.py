@@ -1,0 +1,249 @@
+"""The loop is sentence-transformers' trainer; here is what it lacks.
+
+Every column is read under its own template and its data set's instruction. A loss or gradient that is not finite ends
+the run before it reaches the weights. Ctrl-C and SIGTERM end it after the step, with a checkpoint. Checkpoints are
+whole or absent (``checkpoint.py``). Each step is a line of ``log.jsonl``.
+
+Shapes: G gathered numbers of a process, P processes.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from torch import Tensor, nn
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from echoembed import errors
+from echoembed.recipe import Kind, Recipe
+from echoembed.training import checkpoint
+from echoembed.training.folder import LOG
+
+
+def kinds_of(columns: Iterable[str], *, symmetric: bool) -> dict[str, Kind]:
+    """Column → the template it is read under: queries' for all of a symmetric data set, else for the first alone."""
+    return {name: "query" if place == 0 or symmetric else "document" for place, name in enumerate(columns)}
+
+
+def prompts_of(kinds: Mapping[str, Kind], instruction: str, recipe: Recipe) -> dict[str, str]:
+    """Column → the instruction, for those whose template has a place for it."""
+    return {name: instruction for name, kind in kinds.items() if recipe.template(kind).has("instruction")}
+
+
+class Collator(SentenceTransformerDataCollator):
+    """Counts what is in a batch: ``rows``, and ``tokens`` that are read, without padding."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Render rows, as the library does: each column by its data set's ``router_mapping`` and ``prompts``."""
+        batch: dict[str, Any] = super().__call__(features)
+        masks = [value for key, value in batch.items() if key.endswith("_attention_mask")]
+        return {**batch, "rows": len(features), "tokens": int(sum(mask.sum() for mask in masks))}
+
+
+@dataclass
+class Step:
+    """What is known of the step at hand, over all processes."""
+
+    data_set: str = ""
+    loss: float = 0.0
+    gradient_norm: float = 0.0
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class EchoTrainer(SentenceTransformerTrainer):
+    """The trainer of every objective; they differ in their loss.
+
+    Args:
+        run: Folder of the run.
+        record: What the run was begun with, kept in each checkpoint.
+        keep: Checkpoints kept, the newest.
+        arguments: What sentence-transformers' trainer takes.
+
+    Attributes:
+        last: The step just made.
+        newest: Folder of the newest whole checkpoint; None before the first.
+        stopped: Whether a signal ended the run.
+
+    Raises:
+        TrainingError: In ``train``: when the loss or a gradient is not finite, or a checkpoint cannot be written.
+    """
+
+    data_collator_class = Collator
+
+    def __init__(self, *, run: Path, record: Mapping[str, Any], keep: int, **arguments: Any) -> None:  # noqa: ANN401
+        self.run = run
+        self.record = dict(record)
+        self.keep = keep
+        self.last = Step()
+        self.newest: Path | None = None
+        self.stopped = False
+        self._asked_to_stop = False
+        self._marked = time.perf_counter()
+        super().__init__(**arguments)
+        for talker in (PrinterCallback, ProgressCallback):
+            self.remove_callback(talker)
+        self.add_callback(_Stop(self))
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Does nothing: the finished model gets a card of our own."""
+
+    # One step.
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Forward and backward; the weights are changed only after this has passed.
+
+        Raises:
+            TrainingError: If the loss or the gradient's norm is not finite, on whichever process.
+        """
+        data_set, rows, tokens = str(inputs["dataset_name"]), inputs["rows"], inputs["tokens"]
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        exact = torch.float32 if loss.device.type == "mps" else torch.float64  # which that has not got
+        numbers = [float(loss), float(norm), rows, tokens, self._asked_to_stop]
+        here_G = torch.tensor(numbers, dtype=exact, device=loss.device)
+        all_PG: Tensor = self.accelerator.gather(here_G[None])
+        # All processes judge by the same numbers: one that ended alone would leave the others waiting.
+        self.stopped = bool(all_PG[:, 4].any())
+        now = time.perf_counter()
+        self.last = Step(
+            data_set=data_set,
+            loss=float(all_PG[:, 0].mean()),
+            gradient_norm=float(all_PG[:, 1].mean()),
+            rows=int(all_PG[:, 2].sum()),
+            tokens=int(all_PG[:, 3].sum()),
+            seconds=now - self._marked,
+        )
+        self._marked = now
+        for what, column in (("loss", 0), ("gradient", 1)):
+            if not torch.isfinite(all_PG[:, column]).all():
+                raise errors.training_not_finite(what, self.state.global_step + 1, data_set, str(self.newest or ""))
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Hand a step's numbers to all who listen, and write its line.
+
+        Raises:
+            FileError: If the line cannot be written.
+        """
+        if "loss" in logs:
+            counts = {"rows": self.last.rows, "tokens": self.last.tokens, "seconds": self.last.seconds}
+            logs = {**logs, **counts}
+            if self.is_world_process_zero():
+                line = {
+                    "step": self.state.global_step,
+                    "loss": self.last.loss,
+                    "learning_rate": logs["learning_rate"],
+                    "gradient_norm": self.last.gradient_norm,
+                    "data_set": self.last.data_set,
+                    **counts,
+                }
+                self._write(line)
+        super().log(logs, start_time)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        path = self.run / LOG
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise errors.training_output_unwritable(path, error.strerror or str(error)) from error
+
+    # Stopping.
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """While it lasts, SIGINT and SIGTERM stop after the step at hand; a second one does what it usually does."""
+        usual: dict[signal.Signals, Any] = {}
+
+        def ask(_number: int, _frame: FrameType | None) -> None:
+            self._asked_to_stop = True
+            for each, handler in usual.items():
+                signal.signal(each, handler)
+
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                usual[number] = signal.getsignal(number) or signal.SIG_DFL
+                signal.signal(number, ask)
+        except ValueError:  # not the main thread, which alone may: whoever started the thread sees to signals
+            usual.clear()
+        try:
+            yield
+        finally:
+            for number, handler in usual.items():
+                signal.signal(number, handler)
+
+    # Checkpoints: whole or not at all.
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        self.newest = checkpoint.save(self)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        checkpoint.load_weights(Path(resume_from_checkpoint), checkpoint.trained_weights(self))
+
+    def train_from(self, newest: Path | None) -> None:
+        """Train to the end, from a checkpoint or from the beginning.
+
+        Raises:
+            TrainingError: As the class says; and ``TrainingStoppedError`` when a signal ended the run.
+        """
+        self.newest = newest
+        if self.args.process_index:  # dropout of one's own; every process begins as the first does
+            set_seed((self.args.seed + self.args.process_index) % 2**32)
+        self._marked = time.perf_counter()
+        with self.stoppable():
+            self.train(resume_from_checkpoint=str(newest) if newest else None)
+        if self.stopped and self.state.global_step < self.state.max_steps:
+            raise errors.training_stopped(self.state.global_step, self.state.max_steps, self.newest)
+
+
+class _Stop(TrainerCallback):
+    def __init__(self, trainer: EchoTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,  # noqa: ANN401
+    ) -> None:
+        """Have checkpoints as often as this run says: a resumed state remembers how often the one before did."""
+        state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,  # noqa: ANN401
+    ) -> None:
+        """Stop all processes alike, with a checkpoint."""
+        if self.trainer.stopped:
+            control.should_save = control.should_training_stop = True

@@ -1,0 +1,217 @@
+"""A run that was cut off ends as if it had not been; checkpoints are whole or not there; other runs are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+
+from echoembed import errors
+from echoembed.training import checkpoint, curves, run
+from echoembed.training.config import CheckpointConfig
+
+pytest.importorskip("peft")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw", lambda _folder: [])  # takes as long as a run, and is tested elsewhere
+        yield
+
+
+# Killed when the checkpoints were: none; those of steps 2 and 4; that of step 2 and half of step 4's.
+KILLS = {"early": {"kill_in_step": 2}, "late": {"kill_in_step": 6}, "saving": {"kill_in_checkpoint": 4}}
+LARGEST_FILE = 40_000
+"""Bytes: the weights are smaller, the optimiser's two numbers per weight are not."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, no_pictures):
+    """A whole run, and runs in processes of their own that were killed on the way, or had no room for a checkpoint."""
+    folder = tmp_path_factory.mktemp("runs")
+    model = runs.small(folder).model  # which writes the data, too
+
+    def entry(name, says="", **settings):
+        config = runs.small(folder, model=model, output=str(folder / name)).as_dict()
+        return {"config": config, "settings": settings, "says": str(folder / f"{says or name}.txt")}
+
+    plan = [entry(name, **settings) for name, settings in KILLS.items()]
+    plan += [entry("full", "before", kill_in_step=6), entry("full", resume=True, largest_file=LARGEST_FILE)]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    process = subprocess.Popen([sys.executable, runs.__file__, folder / "plan.json"], stderr=subprocess.PIPE, text=True)
+    run.train(runs.small(folder, output=str(folder / "whole")))
+    _, said = process.communicate(timeout=280)
+    assert process.returncode == 0, said
+    for name in (*KILLS, "before"):
+        said = (folder / f"{name}.txt").read_text()
+        assert said.endswith("ended with -9\n"), said
+    return folder
+
+
+def begun(folder, tmp_path, name="late"):
+    """A copy of a run that was killed, and its configuration."""
+    shutil.copytree(folder / name, tmp_path / "run")
+    return runs.small(folder, output=str(tmp_path / "run"))
+
+
+def steps(path):
+    return sorted(entry.name for entry in (path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not_been(folder, tmp_path, name):
+    config = begun(folder, tmp_path, name)
+    left = {"early": None, "late": ["step-2", "step-4"], "saving": ["step-2"]}[name]
+    if left is None:
+        assert not (tmp_path / "run/checkpoints").exists()
+    else:
+        assert [entry for entry in steps(tmp_path / "run") if not entry.startswith(".")] == left
+    if name == "saving":
+        assert len(steps(tmp_path / "run")) == 2, "the process was not killed within a checkpoint"
+    run.train(config, resume=True)
+
+    whole, resumed = folder / "whole", tmp_path / "run"
+    assert steps(resumed) == steps(whole) == ["step-4", "step-6"]
+    wanted, found = runs.weights(whole), runs.weights(resumed)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[weight], found[weight]) for weight in wanted)
+    for file in ("optimizer.pt", "scheduler.pt"):
+        states = [torch.load(path / "checkpoints/step-6" / file) for path in (whole, resumed)]
+        torch.testing.assert_close(*states, rtol=0, atol=0)
+    said = ("step", "loss", "learning_rate", "gradient_norm", "data_set", "tokens")
+    logs = [[[line[key] for key in said] for line in runs.log(path)] for path in (whole, resumed)]
+    assert logs[0] == logs[1]
+
+
+def test_dropout_and_the_order_of_rows_are_really_at_work(folder, tmp_path):
+    """Else the test above would hold for a run that forgets its random state."""
+    config = begun(folder, tmp_path)
+    for path in (tmp_path / "run/checkpoints").glob("*/rng_state.pth"):
+        states = torch.load(path, weights_only=False)
+        torch.save({**states, "cpu": torch.Generator().manual_seed(99).get_state()}, path)
+    run.train(config, resume=True)
+    wanted, found = runs.weights(folder / "whole"), runs.weights(tmp_path / "run")
+    assert any(not torch.equal(wanted[weight], found[weight]) for weight in wanted)
+
+
+def test_a_whole_checkpoint_of_a_finished_run_trains_no_further(folder, tmp_path):
+    config = begun(folder, tmp_path, "whole")
+    before = runs.weights(tmp_path / "run")
+    run.train(config, resume=True)
+    after = runs.weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(runs.log(tmp_path / "run")) == 6
+
+
+def test_no_run_is_written_over(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    with pytest.raises(errors.TrainingError, match=r"There is a run in .* already.*--resume"):
+        run.train(config)
+
+
+def test_another_configuration_is_refused_with_the_differences(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    other = replace(config, seed=4, optimiser=replace(config.optimiser, learning_rate=0.5))
+    with pytest.raises(errors.TrainingError) as found:
+        run.train(other, resume=True)
+    for words in ("seed was 3 and is 4", "optimiser.learning_rate was 0.01 and is 0.5"):
+        assert words in str(found.value)
+    assert "budget" not in str(found.value)
+
+
+def test_other_data_is_refused_and_the_same_data_elsewhere_is_not(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    moved = shutil.copy(config.data[1].path, str(tmp_path / "alike.jsonl"))
+    config = replace(config, data=(config.data[0], replace(config.data[1], path=moved)))
+    content = Path(moved).read_text()
+    Path(moved).write_text(content.replace('"query": "', '"query": "Now ', 1))
+    with pytest.raises(errors.TrainingError, match="files of the data set 'alike' hold something else"):
+        run.train(config, resume=True)
+    Path(moved).write_text(content)
+    run.train(config, resume=True)
+    wanted, found = runs.weights(folder / "whole"), runs.weights(tmp_path / "run")
+    assert all(torch.equal(wanted[weight], found[weight]) for weight in wanted)
+
+
+def test_other_weights_of_the_model_are_refused(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    model = shutil.copytree(config.model, tmp_path / "model")
+    with (model / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x07")
+    for path in tmp_path.glob("run/checkpoints/*/record.json"):  # only the weights differ, not their place
+        path.write_text(path.read_text().replace(config.model, str(model)))
+    with pytest.raises(errors.TrainingError, match=r"the model's revision was .*, and is"):
+        run.train(replace(config, model=str(model)), resume=True)
+
+
+@pytest.mark.parametrize("change", ["every", "save"])
+def test_what_does_not_change_the_weights_may_be_otherwise(folder, tmp_path, change):
+    config = begun(folder, tmp_path)
+    new = {"every": {"checkpoint": CheckpointConfig(every=1, keep=1)}, "save": {"save": "merged"}}[change]
+    run.train(replace(config, **new), resume=True)
+    wanted, found = runs.weights(folder / "whole"), runs.weights(tmp_path / "run")
+    assert all(torch.equal(wanted[weight], found[weight]) for weight in wanted)
+
+
+def test_the_newest_are_kept_and_half_written_ones_are_ignored(folder, tmp_path):
+    config = replace(begun(folder, tmp_path), checkpoint=CheckpointConfig(every=1, keep=3))
+    left = tmp_path / "run/checkpoints"
+    shutil.copytree(left / "step-4", left / "step-5")
+    (left / "step-5/optimizer.pt").unlink()
+    assert checkpoint.newest(tmp_path / "run") == left / "step-4"
+    run.train(config, resume=True)
+    assert steps(tmp_path / "run") == ["step-4", "step-5", "step-6"]
+    assert (left / "step-5/optimizer.pt").exists()
+
+
+def test_no_file_is_ever_written_in_a_checkpoints_own_folder(folder, tmp_path):
+    """It gets its name when it is whole, so that whatever happens, what has the name is whole."""
+    written = []
+
+    def note(event, arguments):
+        if event == "open" and isinstance(arguments[0], (str, Path)):
+            path, flags = str(arguments[0]), arguments[2]
+            if path.startswith(str(tmp_path)) and flags & (os.O_WRONLY | os.O_RDWR):
+                written.append(Path(path).parent.name)
+
+    sys.addaudithook(note)  # for good: it notes nothing outside this test's folder
+    run.train(runs.small(folder, output=str(tmp_path / "run")))
+    assert any(name.startswith(".unfinished-") for name in written), "what is written is not seen"
+    assert not [name for name in written if name.startswith("step-")]
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(folder, tmp_path):
+    """The system itself refuses to write large files, as a full disk would: the optimiser's, of the last checkpoint."""
+    said = (folder / "full.txt").read_text()
+    assert said.endswith("ended with 1\n")
+    assert "TrainingError: The checkpoint of step 6 could not be written" in said
+    assert f"The last good checkpoint is {folder}/full/checkpoints/step-4." in said
+    left = [path.relative_to(folder / "full") for path in sorted((folder / "full/checkpoints").rglob("*"))]
+    assert left == [path.relative_to(folder / "late") for path in sorted((folder / "late/checkpoints").rglob("*"))]
+    for path in left:
+        if path.suffix in (".safetensors", ".pt", ".pth"):
+            assert (folder / "full" / path).read_bytes() == (folder / "late" / path).read_bytes()
+    assert (folder / "late/checkpoints/step-4/weights.safetensors").stat().st_size < LARGEST_FILE
+    assert (folder / "late/checkpoints/step-4/optimizer.pt").stat().st_size > LARGEST_FILE
+
+    run.train(begun(folder, tmp_path, "full"), resume=True)
+    wanted, found = runs.weights(folder / "whole"), runs.weights(tmp_path / "run")
+    assert all(torch.equal(wanted[weight], found[weight]) for weight in wanted)
+
+
+def test_a_damaged_checkpoint_is_named(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    path = tmp_path / "run/checkpoints/step-4/weights.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(errors.TrainingError, match=r"step-4 cannot be read.*from the one before"):
+        run.train(config, resume=True)
