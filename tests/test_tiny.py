@@ -1,0 +1,32 @@
+"""The bundled model is the one that its card describes, and a plain language model."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import echoembed
+
+TINY = Path(echoembed.__file__).with_name("tiny")
+
+
+def test_the_card_names_these_weights():
+    """Whoever replaces them writes a new card."""
+    digest = hashlib.sha256((TINY / "model.safetensors").read_bytes()).hexdigest()
+    assert digest in (TINY / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_plain_transformers_generates_text_that_repeats_what_it_is_shown():
+    """Echo lives on copying: the likeliest continuation of a repeated sentence is the rest of it."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    sentence = " The old harbour town sells fish and salt every morning before the boats leave."
+    ids = tokenizer(f"<s>{sentence} Again:{sentence[:21]}", return_tensors="pt", add_special_tokens=False).input_ids
+    rest = tokenizer(sentence, add_special_tokens=False).input_ids[-8:]
+    with torch.no_grad():
+        out = model.generate(ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1] :].tolist()
+    windows = [out[at : at + len(rest)] for at in range(len(out))]
+    assert rest in windows, tokenizer.decode(out)
