@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import echoembed
+from echoembed.report import transformer_of
 
 TINY = Path(echoembed.__file__).with_name("tiny")
 
@@ -30,3 +32,14 @@ def test_plain_transformers_generates_text_that_repeats_what_it_is_shown():
         out = model.generate(ids, max_new_tokens=30, do_sample=False)[0, ids.shape[1] :].tolist()
     windows = [out[at : at + len(rest)] for at in range(len(out))]
     assert rest in windows, tokenizer.decode(out)
+
+
+def test_the_adapter_is_small_fits_these_weights_and_leaves_them_as_they_are():
+    pytest.importorskip("peft")
+    folder = TINY / "adapters" / "tiny-echo"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
+    tuned, plain = echoembed.load(adapter="tiny-echo"), echoembed.load()
+    assert transformer_of(tuned).recipe.budget == transformer_of(plain).recipe.budget
+    assert echoembed.fingerprint(tuned) != echoembed.fingerprint(plain)
+    texts = ["A man is playing a guitar.", "Someone plays the guitar.", "Nobody is playing a guitar in the snow."]
+    assert abs(tuned.encode(texts) - plain.encode(texts)).max() > 0.01

@@ -55,7 +55,12 @@ console = Console(width=160)
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+", help="folders of models; the first is the one that ships")
+    parser.add_argument(
+        "models",
+        type=Path,
+        nargs="+",
+        help="folders; the first is scored, of all the loss is measured",
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="folder with valid.jsonl.xz")
     parser.add_argument("--data", type=Path, help="folder of local tasks; without it no scores")
     parser.add_argument("--out", type=Path, required=True, help="folder for the JSON, pictures and caches")
@@ -122,7 +127,9 @@ def echo_copying(folder: Path, ids: np.ndarray, tokenizer: Tokenizer, texts: int
 def scores(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Zero-shot scores by system and task, and echo minus classical on STS."""
     name = str(folder)
-    setting = Setting(out=options.out / folder.resolve().name, data=options.data, models=(name,), quick=False)
+    setting = Setting(
+        out=options.out / folder.resolve().name, data=options.data, models=(name,), quick=options.pairs is not None
+    )
     setting.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(setting, say=lambda line: console.print(f"  {line}", style="dim", highlight=False))
     tasks = local_tasks(options.data, ["sts"], max_texts=options.pairs and 2 * options.pairs)
@@ -133,8 +140,7 @@ def scores(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         found[system] = bench.scores([recipe], tasks)
         console.print(f"{folder.name}: {system} {100 * _sts(found[system]):.2f} on STS")
     plan = Plan(recipes=[SYSTEMS["echo"], SYSTEMS["classical, mean"]], tasks=tasks)
-    differences = interval.run(bench, plan) if options.pairs is None else []
-    return {"scores": found, "interval": differences}
+    return {"scores": found, "interval": interval.run(bench, plan)}
 
 
 def _sts(rows: list[Row]) -> float:
@@ -169,9 +175,7 @@ def _score_table(name: str, found: dict[str, Any]) -> list[str]:
         paper = paper_table("table1").find(system=PAPER.get(system))
         theirs = [f"{paper[key]:.1f}" if paper else "" for key in ("sts", "average")]
         out.append(f"| {system} | " + " | ".join([*(f"{value:.1f}" for value in cells), *theirs]) + " |")
-    if found["interval"]:
-        out += ["", f"{interval.interval_line(found['interval'])}"]
-    return out
+    return [*out, "", interval.interval_line(found["interval"])]
 
 
 def main() -> None:
@@ -181,7 +185,7 @@ def main() -> None:
     measured: dict[str, dict[str, Any]] = {}
     for folder in options.models:
         found: dict[str, Any] = {"losses": losses(folder, options.corpus, options.out)}
-        if options.data:
+        if options.data and folder == options.models[0]:
             found |= scores(folder, options)
         measured[folder.resolve().name] = found
     text = tables(measured)

@@ -296,7 +296,7 @@ OTHER = {
     ("score", "data"): "elsewhere",
     ("score", "tasks"): ["pair"],
 }
-FREE = {"output", "save", "tensorboard", "checkpoint", "score"}
+FREE = {"output", "save", "finished_budget", "tensorboard", "checkpoint", "score"}
 
 
 @pytest.mark.parametrize(

@@ -423,3 +423,12 @@ def test_a_run_without_matplotlib_keeps_its_model(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="curves were not drawn: Drawing needs an extra library"):
         folder = finish(trained(), config(tmp_path), tmp_path)
     assert (folder / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("save", ["adapter", "merged"])
+def test_a_finished_model_reads_as_much_as_its_configuration_says(tmp_path, save):
+    """Short texts to learn from, long ones to embed."""
+    model = trained()
+    target = finish(model, config(tmp_path, budget=32, finished_budget=300, save=save), tmp_path)
+    assert transformer_of(echoembed.load(target)).recipe.budget == 300
+    assert transformer_of(model).recipe.budget == RECIPE.budget  # the one in training is left as it was

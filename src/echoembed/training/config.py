@@ -74,6 +74,8 @@ class TrainConfig:
     """Attention in place of the recipe's."""
     budget: int | None = None
     """Most tokens of text for each reading; left out for the recipe's."""
+    finished_budget: int | None = None
+    """Most tokens of text that the finished model reads; left out for as many as it was trained with."""
     seed: int = 0
     """Decides which rows come when, LoRA's beginning and dropout."""
     save: Output = "adapter"
@@ -183,10 +185,11 @@ class Difference(NamedTuple):
 _RUN_RULES = {
     "seed": Rule(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4,294,967,295"),
     "budget": checks.COUNT_OR_NONE,
+    "finished_budget": checks.COUNT_OR_NONE,
     "dropout": checks.PROBABILITY,
 }
 # What cannot change what is trained, and may be otherwise when a run is resumed.
-_FREE = ("output", "save", "tensorboard", "checkpoint", "score")
+_FREE = ("output", "save", "finished_budget", "tensorboard", "checkpoint", "score")
 
 
 def recipe_of(config: TrainConfig) -> Recipe:

@@ -113,7 +113,8 @@ def trained_recipe(recipe: Recipe, config: TrainConfig) -> Recipe:
 
     Masked prediction reads plain text: its weights know the attention, and are of no template.
     """
-    return replace(recipe, trained=config.objective != "mntp", checkpoint="", adapters=())
+    budget = config.finished_budget or recipe.budget
+    return replace(recipe, trained=config.objective != "mntp", checkpoint="", adapters=(), budget=budget)
 
 
 def _write_adapter(model: SentenceTransformer, recipe: Recipe, folder: Path) -> None:
