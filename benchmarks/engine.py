@@ -1,12 +1,14 @@
-"""What an embedding costs: the packed engine beside the padded forward, a naive loop and the stock library.
+"""What an embedding costs: echoembed beside sentence-transformers, a naive loop, llama.cpp and OpenVINO.
 
-    python benchmarks/engine.py --quick                  a minute or two
-    python benchmarks/engine.py --full                   more texts, more rounds
-    python benchmarks/engine.py --full --model llama-100m  random weights of that size, same tokenizer
-    python benchmarks/engine.py --texts FILE             texts of your own, one on a line, instead of made ones
+    python benchmarks/engine.py --quick                      a few minutes
+    python benchmarks/engine.py --full                       1,000 and more texts a cell, growth to 10,000 texts
+    python benchmarks/engine.py --full --model llama-100m    random weights of that shape, same tokenizer
+    python benchmarks/engine.py --device cuda --model mistral-7b   bfloat16 on a GPU, against sentence-transformers
+    python benchmarks/engine.py --texts FILE                 texts of your own, one on a line
 
-One thread. Systems take turns, and what is reported are medians over rounds of ratios within a round, with their
-least and greatest: what else the machine does hits all alike. Results: a JSON and a PNG in --out.
+Peers are optional: ``pip install llama-cpp-python gguf openvino``; one that is absent is left out, and the results say
+so. On a CPU one thread; systems take turns on the same slices of texts (``measure.py``) and are compared by processor
+time. Results: a JSON and a PNG in --out.
 """
 
 from __future__ import annotations
@@ -15,235 +17,289 @@ import argparse
 import json
 import os
 import platform
-import random
 import statistics
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Transformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-import echoembed
-from echoembed.engine import linear
+import measure
+import memory
+import models
+import plots
+import texts
+from systems import (
+    CLASSICAL,
+    CLASSICAL_OURS,
+    INT8,
+    LIBRARY,
+    LLAMA_CPP,
+    LLAMA_CPP_Q8,
+    LOOP,
+    OPENVINO,
+    OURS,
+    System,
+    load_all,
+)
 
-LENGTHS = (16, 25, 64, 256, 1024)
-BASELINE = "echo padded"
-BUNDLED = Path(echoembed.__file__).with_name("tiny")
-
-
-@dataclass
-class Row:
-    """One system at one length: medians over rounds, and the spread of the ratio to the baseline."""
-
-    length: str
-    system: str
-    texts: int
-    cpu_s: float
-    wall_s: float
-    prompt_tokens_per_cpu_s: float
-    ceiling_share: float
-    ratio: float
-    ratio_least: float
-    ratio_greatest: float
+SHORT, DOCUMENTS = "sentences", "documents"
+SAMPLE = ("A short text.", "Another one, which is somewhat longer than the first.", "Rain fell on the old town.")
+GROWTH = (LIBRARY, CLASSICAL, OURS, INT8)
+EQUAL = (16, 25, 64, 256, 1024)
 
 
 def main() -> None:
     """Measure, print, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="few texts, three rounds (the default)")
-    size.add_argument("--full", action="store_true", help="ten times the texts, seven rounds")
-    parser.add_argument("--model", choices=("bundled", "llama-100m"), default="bundled")
-    parser.add_argument("--texts", type=Path, help="a file with a text on each line")
-    parser.add_argument("--lengths", type=int, nargs="*", default=[*LENGTHS, 0], help="tokens of a text; 0 for mixed")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    arguments = _arguments()
     warnings.simplefilter("ignore")
-
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = BUNDLED if arguments.model == "bundled" else _llama_100m(Path(scratch))
-        systems = _systems(folder)
-        batches = _batches(systems["echo packed"][1], arguments)
-        rows = []
-        for name, texts in batches.items():
-            rows += _measure(name, texts, systems, 7 if arguments.full else 3, arguments.batch_size)
-    facts = {
-        "model": arguments.model,
-        "torch": torch.__version__,
-        "processor": _processor(),
-        "oneDNN products": linear.available(),
-        "GEMM ceiling (GFLOP/s)": round(_ceiling(), 1),
-        "load": os.getloadavg(),
-        "batch size": arguments.batch_size,
-    }
+    torch.set_num_threads(1)
+    dtype = torch.float32 if arguments.device == "cpu" else torch.bfloat16
+    place = "" if arguments.device == "cpu" else "-gpu"
+    stem = arguments.out / f"engine-{arguments.model}{place}{'-full' if arguments.full else ''}"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    stem = arguments.out / f"engine-{arguments.model}{'-full' if arguments.full else ''}"
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "rows": [asdict(row) for row in rows]}, indent=1))
-    _plot(rows, stem.with_suffix(".png"), arguments.model)
+    begun, load_before = time.time(), os.getloadavg()
+    results = _earlier(stem) if arguments.cells or arguments.systems else {"cells": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = models.make(arguments.model, Path(scratch) / "model", device=arguments.device, dtype=dtype)
+        systems, skipped = load_all(
+            folder,
+            Path(scratch),
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+            peers=not arguments.no_peers,
+            sample=[*SAMPLE] * 8,
+        )
+        for name, reason in skipped.items():
+            print(f"left out: {name}: {reason}")
+        results["facts"] = {
+            **_machine(arguments.device),
+            "model": arguments.model,
+            "batch size": arguments.batch_size,
+            "threads": "one thread" if arguments.device == "cpu" else "one GPU",
+            "clock": "processor time" if arguments.device == "cpu" else "wall time",
+            "left out": skipped,
+            "systems": {name: system.note for name, system in systems.items()},
+        }
+        for name, cell in _cells(systems[OURS], arguments).items():
+            results["cells"][name] = _cell(name, cell, systems, arguments)
+            # After every cell: a run that is stopped leaves what it has.
+            results["facts"]["load average before and after"] = [load_before, os.getloadavg()]
+            results["facts"]["minutes"] = round((time.time() - begun) / 60, 1)
+            results["aims"] = _aims(results["cells"]) if arguments.device == "cpu" else []
+            _write(results, stem)
+        if arguments.memory:
+            results["memory"] = memory.measure(folder, memory.CASES)
+            _write(results, stem)
+    plots.draw(results, stem.with_suffix(".png"))
+    for aim in results["aims"]:
+        print(f"{'met   ' if aim['met'] else 'short '} {aim['aim']}: {aim['reached']} (wanted {aim['wanted']})")
     print(f"written: {stem}.json, {stem}.png")
 
 
-def _systems(folder: Path) -> dict[str, tuple[Callable[[list[str], int], object], SentenceTransformer]]:
-    """Name → how it embeds, and its model."""
+def _write(results: dict[str, Any], stem: Path) -> None:
+    stem.with_suffix(".json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def ours(recipe: str, **settings: object) -> tuple[Callable[[list[str], int], object], SentenceTransformer]:
-        model = echoembed.load(folder, recipe=recipe, budget=1024, device="cpu", **settings)
-        model[0].overflow = "ignore"
-        return (lambda texts, size: model.encode(texts, batch_size=size)), model
 
-    def stock(dtype: str) -> tuple[Callable[[list[str], int], object], SentenceTransformer]:
-        first = Transformer(str(folder), model_kwargs={"dtype": dtype})  # else the one the weights were saved in
-        pooling = Pooling(first.get_embedding_dimension(), pooling_mode="mean", include_prompt=False)
-        model = SentenceTransformer(modules=[first, pooling, Normalize()], device="cpu")
-        return (lambda texts, size: model.encode(texts, batch_size=size, prompt="Write a paragraph: ")), model
+def _earlier(stem: Path) -> dict[str, Any]:
+    """What is there of an earlier run, to which chosen cells are added."""
+    path = stem.with_suffix(".json")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if "facts" in found and isinstance(found.get("cells"), dict) else {"cells": {}}
 
-    padded = ours("echo", engine="padded")[1]
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a few hundred texts, few slices (the default)")
+    size.add_argument("--full", action="store_true", help="1,000 and more texts, and growth with their number")
+    parser.add_argument("--model", choices=models.NAMES, default="bundled")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--texts", type=Path, help="a file with a text on each line")
+    parser.add_argument("--cells", nargs="*", help="only these, put to an earlier run's: sentences, n=25, N=1000")
+    parser.add_argument("--systems", nargs="*", help="only those whose names begin so, and what they are compared with")
+    parser.add_argument("--batch-size", type=int, default=32, help="sentence-transformers' own default")
+    parser.add_argument("--slices", type=int, default=0, help="turns of each cell; 0 for 4 or, in full, 16")
+    parser.add_argument("--allowance", type=float, default=0, help="seconds of wall time for a system in a cell")
+    parser.add_argument("--no-peers", action="store_true", help="without llama.cpp and OpenVINO")
+    parser.add_argument("--memory", action="store_true", help="measure memory too")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    arguments.slices = arguments.slices or (16 if arguments.full else 4)
+    arguments.allowance = arguments.allowance or (60.0 if arguments.full else 10.0)
+    return arguments
+
+
+def _cells(ours: System, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Name of a cell → its texts, and of what kind it is."""
+    if arguments.texts:
+        own = [line.strip() for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {arguments.texts.name: {"kind": "real", "texts": own, "source": arguments.texts.name}}
+    known = texts.words(ours.counted)
+    count = 1024 if arguments.full else 192
+    short, source = texts.sentences(known, max(count, 10_000 if arguments.full else 0))
+    long, long_source = texts.documents(known, count if arguments.full else 48)
+    cells: dict[str, dict[str, Any]] = {
+        SHORT: {"kind": "real", "texts": short[:count], "source": source},
+        DOCUMENTS: {"kind": "real", "texts": long, "source": long_source},
+    }
+    for length in EQUAL:
+        tokens = (32768 if arguments.full else 8192) // (1 if arguments.model == "bundled" else 4)
+        equal = texts.equal(known, length, max(6, tokens // length))
+        cells[f"n={length}"] = {"kind": "length", "length": length, "texts": equal, "source": "made"}
+    if arguments.full:
+        for number in (32, 320, 1000, 3200, 10_000):
+            cells[f"N={number}"] = {"kind": "number", "number": number, "texts": short[:number], "source": source}
+    if arguments.cells:
+        cells = {name: cell for name, cell in cells.items() if name in arguments.cells}
+    return cells
+
+
+def _cell(name: str, cell: dict[str, Any], systems: dict[str, System], arguments: argparse.Namespace) -> dict[str, Any]:
+    if cell["kind"] == "real":
+        chosen = systems
+    else:
+        wanted = (LIBRARY, OURS) if cell["kind"] == "number" else GROWTH
+        chosen = {key: systems[key] for key in wanted if key in systems}
+    # How many texts a call has is what the cells of that kind are about: they are not cut.
+    if arguments.systems:
+        chosen = {key: one for key, one in chosen.items() if key == LIBRARY or key.startswith(tuple(arguments.systems))}
+    if cell["kind"] == "number":
+        turns = [cell["texts"]] * (2 if len(cell["texts"]) < 3200 else 1)
+    else:
+        turns = measure.slices(cell["texts"], arguments.slices, arguments.batch_size)
+    dtype = torch.float32 if arguments.device == "cpu" else torch.bfloat16
+    before = measure.ceiling(dtype, arguments.device)
+    encoders = {key: system.encode for key, system in chosen.items()}
+    for encode in encoders.values():  # what is done once is done before
+        encode(cell["texts"][:2])
+    times = measure.take_turns(encoders, turns, allowance=arguments.allowance, device=arguments.device)
+    top = statistics.median([before, measure.ceiling(dtype, arguments.device)])
+    result: dict[str, Any] = {key: cell[key] for key in ("kind", "length", "number", "source") if key in cell}
+    result |= {"texts": len(cell["texts"]), "ceiling_gflops": round(top, 1), "load": os.getloadavg()[0], "systems": {}}
+    if arguments.device == "cpu":
+        result["int8_ceiling_gops"] = round(measure.ceiling(torch.int8), 1)
+    print(
+        f"\n{name}: {len(cell['texts'])} texts ({cell['source']}), ceiling {top:.0f} GFLOP/s, load {result['load']:.1f}"
+    )
+    done = {model: [measure.work(systems[model].counted, part) for part in turns] for model in chosen}
+    for system, own in times.items():
+        result["systems"][system] = row = _row(own, times[LIBRARY], done[system], top, arguments.device)
+        print(
+            f"  {system:32} {row['ms_per_text']:9.2f} ms a text {row['tokens_per_s']:9.0f} tokens/s "
+            f"{row['share_of_ceiling']:5.0%} of ceiling  x{row['ratio']['median']:.2f} "
+            f"({row['ratio']['least']:.2f}-{row['ratio']['greatest']:.2f}, {row['ratio']['slices']})",
+            flush=True,
+        )
+    result["ratios"] = {
+        f"{one} / {other}": asdict(measure.ratio(_clock(times[one], arguments), _clock(times[other], arguments)))
+        for one, other in (
+            (LIBRARY, OURS),
+            (LIBRARY, INT8),
+            (LLAMA_CPP, OURS),
+            (LLAMA_CPP_Q8, INT8),
+            (OPENVINO, OURS),
+            (LOOP, OURS),
+            (OURS, CLASSICAL),
+            (OURS, CLASSICAL_OURS),
+            (INT8, CLASSICAL),
+        )
+        if one in times and other in times
+    }
+    return result
+
+
+def _clock(times: measure.Times, arguments: argparse.Namespace) -> list[float]:
+    return times.cpu if arguments.device == "cpu" else times.wall
+
+
+def _row(
+    own: measure.Times, base: measure.Times, done: list[measure.Work], ceiling: float, device: str
+) -> dict[str, Any]:
+    seconds = own.cpu if device == "cpu" else own.wall
+    reference = base.cpu if device == "cpu" else base.wall
+    done = done[: len(seconds)]
+    total = sum(seconds)
+    tokens = sum(part.tokens for part in done)
     return {
-        "classical stock": stock("float32"),
-        "classical stock, bfloat16": stock("bfloat16"),
-        "classical padded": ours("classical", engine="padded"),
-        "classical packed": ours("classical"),
-        "classical packed, bfloat16": ours("classical", dtype="bfloat16"),
-        "echo naive loop": (lambda texts, _: [padded.encode(text) for text in texts], padded),
-        "echo padded": ours("echo", engine="padded"),
-        "echo packed": ours("echo"),
-        "echo packed, deterministic": ours("echo", deterministic=True),
-        "echo packed, bfloat16": ours("echo", dtype="bfloat16"),
-        "echo packed, int8": ours("echo", dtype="int8"),
+        "cpu_s": [round(value, 4) for value in own.cpu],
+        "wall_s": [round(value, 4) for value in own.wall],
+        "ms_per_text": total / sum(part.texts for part in done) * 1e3,
+        "us_per_token": total / tokens * 1e6,
+        "tokens_per_s": tokens / total,
+        # Of the operations that are needed (no padding, shared prefix, trimmed last layer), and of those without
+        # leaving anything out but padding: the second may exceed 1.
+        "share_of_ceiling": sum(part.needed for part in done) / total / 1e9 / ceiling,
+        "share_of_ceiling_unshared": sum(part.plain for part in done) / total / 1e9 / ceiling,
+        "ratio": asdict(measure.ratio(seconds, reference)),
     }
 
 
-def _measure(
-    name: str,
-    texts: list[str],
-    systems: dict[str, tuple[Callable[[list[str], int], object], SentenceTransformer]],
-    rounds: int,
-    batch_size: int,
-) -> list[Row]:
-    cpu: dict[str, list[float]] = {system: [] for system in systems}
-    wall: dict[str, list[float]] = {system: [] for system in systems}
-    ceilings = []
-    for round_ in range(rounds):
-        order = list(systems)
-        random.Random(round_).shuffle(order)
-        ceilings.append(_ceiling())
-        for system in order:
-            wall_start, cpu_start = time.perf_counter(), time.process_time()
-            systems[system][0](texts, batch_size)
-            cpu[system].append(time.process_time() - cpu_start)
-            wall[system].append(time.perf_counter() - wall_start)
-    rows = []
-    print(f"\n{name}: {len(texts)} texts, ceiling {statistics.median(ceilings):.0f} GFLOP/s")
-    for system, (_, model) in systems.items():
-        ratios = [one / base for one, base in zip(cpu[system], cpu[BASELINE], strict=True)]
-        tokens, flops = _work(system, model, texts)
-        seconds = statistics.median(cpu[system])
-        row = Row(
-            name,
-            system,
-            len(texts),
-            seconds,
-            statistics.median(wall[system]),
-            tokens / seconds,
-            flops / seconds / 1e9 / statistics.median(ceilings),
-            statistics.median(ratios),
-            min(ratios),
-            max(ratios),
+def _aims(cells: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was aimed at, one thread, and what was reached."""
+    aims = []
+
+    def times(cell: str, one: str, other: str, wanted: float, *, most: bool = False) -> None:
+        found = cells.get(cell, {}).get("ratios", {}).get(f"{one} / {other}")
+        if found is None:
+            return
+        reached = found["median"]
+        aims.append(
+            {
+                "aim": f"{cell}: time of [{one}] / [{other}]",
+                "wanted": f"{'at most' if most else 'at least'} {wanted}",
+                "reached": f"{reached:.2f} ({found['least']:.2f}-{found['greatest']:.2f})",
+                "met": reached <= wanted if most else reached >= wanted,
+            }
         )
-        rows.append(row)
-        print(
-            f"  {system:28} {row.cpu_s:8.3f} s cpu {row.wall_s:8.3f} s wall {row.prompt_tokens_per_cpu_s:9.0f} tokens/s"
-            f" {row.ceiling_share:5.0%} of ceiling  x{row.ratio:.2f} ({row.ratio_least:.2f}-{row.ratio_greatest:.2f})"
-        )
-    return rows
+
+    for cell, exact, small in ((SHORT, 1.4, 3.0), (DOCUMENTS, 1.15, 2.3)):
+        times(cell, LIBRARY, OURS, exact)
+        times(cell, LIBRARY, INT8, small)
+        times(cell, LLAMA_CPP, OURS, 2.5)
+        times(cell, LLAMA_CPP_Q8, INT8, 5.0)
+        if cell in cells:
+            share = cells[cell]["systems"][OURS]["share_of_ceiling"]
+            aims.append(
+                {
+                    "aim": f"{cell}: share of the GEMM ceiling",
+                    "wanted": "at least 80 %",
+                    "reached": f"{share:.0%}",
+                    "met": share >= 0.8,
+                }
+            )
+    for length in (25, 64, 256):
+        times(f"n={length}", INT8, CLASSICAL, 1.0, most=True)
+    return aims
 
 
-def _work(system: str, model: SentenceTransformer, texts: list[str]) -> tuple[int, float]:
-    """Prompt tokens without padding, and the floating-point operations of their linear layers."""
-    if system.startswith("classical stock"):
-        tokens = sum(len(ids) for ids in model.tokenizer(["Write a paragraph: " + text for text in texts])["input_ids"])
-    else:
-        tokens = sum(len(rendered.ids) for rendered in model[0].render(texts))
-    config = model[0].model.config
-    width, inner = config.hidden_size, config.intermediate_size
-    heads = config.num_key_value_heads * config.head_dim
-    layer = 2 * width * config.num_attention_heads * config.head_dim + 2 * width * heads + 3 * width * inner
-    return tokens, 2.0 * tokens * config.num_hidden_layers * layer
-
-
-def _ceiling() -> float:
-    """The best float32 matrix product of this thread now, in GFLOP/s, oneDNN or MKL."""
-    left, right = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    products = [lambda: torch.nn.functional.linear(left, right)]
-    if linear.available():
-        products.append(lambda: torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], ""))
-    best = 0.0
-    for product in products:
-        product()
-        for _ in range(5):
-            start = time.process_time()
-            product()
-            best = max(best, 2 * 1024**3 / (time.process_time() - start) / 1e9)
-    return best
-
-
-def _batches(model: SentenceTransformer, arguments: argparse.Namespace) -> dict[str, list[str]]:
-    if arguments.texts:
-        texts = [line.strip() for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return {arguments.texts.name: texts}
-    words = _words(model)
-    scale = 40000 if arguments.full else 4000
-    chance = random.Random(0)
-    batches = {}
-    for length in arguments.lengths:
-        count = max(2, scale // (length or 48))
-        lengths = [length or min(1024, max(3, round(chance.lognormvariate(3.4, 0.9)))) for _ in range(count)]
-        batches[str(length) if length else "mixed"] = [" ".join(chance.choices(words, k=size)) for size in lengths]
-    if arguments.model == "llama-100m" and not arguments.full:
-        return {name: texts[: max(2, len(texts) // 5)] for name, texts in batches.items()}
-    return batches
-
-
-def _words(model: SentenceTransformer) -> list[str]:
-    """Words that are one token each."""
-    pieces = model[0].pieces
-    plain = [token[1:] for token in model.tokenizer.get_vocab() if token[:1] in "▁Ġ" and token[1:].isalpha()]
-    words = [word for word in sorted(plain) if word.isascii() and len(word) > 3]
-    return [word for word in words if len(pieces.encode([" " + word])[0].ids) == 1][:800]
-
-
-def _llama_100m(folder: Path) -> Path:
-    """A Llama of about 100 million weights, drawn at random, with the bundled model's tokenizer."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaModel
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(BUNDLED)
-    tokenizer.model_max_length = 4096
-    tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=8192,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        num_key_value_heads=12,
-        max_position_embeddings=4096,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    LlamaModel(config).save_pretrained(folder)
-    return folder
+def _machine(device: str) -> dict[str, Any]:
+    versions = {}
+    for package in ("torch", "transformers", "sentence-transformers", "llama-cpp-python", "openvino"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if "llama-cpp-python" not in versions and sys.modules.get("llama_cpp"):  # built, not installed
+        versions["llama-cpp-python"] = sys.modules["llama_cpp"].__version__
+    processor = _processor() if device == "cpu" else torch.cuda.get_device_name(device)
+    return {
+        "processor": processor,
+        "instructions": torch.backends.cpu.get_cpu_capability() if device == "cpu" else "",
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
 
 
 def _processor() -> str:
@@ -252,34 +308,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _plot(rows: list[Row], path: Path, model: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    lengths = list(dict.fromkeys(row.length for row in rows))
-    systems = list(dict.fromkeys(row.system for row in rows))
-    figure, panels = plt.subplots(
-        1, len(lengths), figsize=(2 + 2.9 * len(lengths), 4.2), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes, length in zip(panels[0], lengths, strict=True):
-        own = {row.system: row for row in rows if row.length == length}
-        ratios = [own[system].ratio for system in systems]
-        low = [own[system].ratio - own[system].ratio_least for system in systems]
-        high = [own[system].ratio_greatest - own[system].ratio for system in systems]
-        colors = ["#0a6e9c" if system.startswith("echo") else "#c6541f" for system in systems]
-        axes.barh(systems, ratios, xerr=[low, high], color=colors, error_kw={"linewidth": 1})
-        axes.axvline(1, color="black", linewidth=0.6, linestyle=":")
-        axes.set(
-            title="mixed lengths" if length == "0" else f"{length} tokens a text", xlabel=f"CPU time, {BASELINE} = 1"
-        )
-        axes.grid(axis="x", alpha=0.3)
-        axes.invert_yaxis() if axes is panels[0][0] else None
-    figure.suptitle(f"What does an embedding cost? One thread, {model} model; least and greatest of the rounds")
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ SETS = {
     "wikiqa_train": 0.25,
 }
 """Data set → share of the batches. ``stsb_train_positive`` is left out: STS is the test."""
+READ = 512
+"""Tokens of text that are read of what is scored: all of them, in every arm."""
 MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
 PAPER = {
     ("echo", "last"): ("table14", "Echo + last token pooling"),
@@ -82,14 +84,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and sts/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--model", default="", help="the bundled one unless given")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=64, help="rows of a step")
-    parser.add_argument("--budget", type=int, default=64, help="tokens of text, for each reading")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=32, help="rows of a step")
+    parser.add_argument("--budget", type=int, default=32, help="tokens of text, for each reading")
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--poolings", nargs="+", choices=POOLINGS, default=list(POOLINGS))
     parser.add_argument("--part", default="1/1", help="I/N: the I-th of N shares of the runs")
+    parser.add_argument("--finished", action="store_true", help="train nothing: take the runs that are finished")
     parser.add_argument("--report", type=Path, help="write the tables into this page, and the pictures beside it")
     parser.add_argument("--results", type=Path, help="write the JSON here")
     return parser.parse_args()
@@ -108,33 +111,34 @@ def config_of(arm: str, pooling: str, seed: int, options: argparse.Namespace) ->
         )
         for name, ratio in SETS.items()
     )
-    curve = max(1, options.steps // 4) if seed == 0 else 0
+    curve = max(1, options.steps // 2) if seed == 0 else 0
     return TrainConfig(
         output=str(options.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{pooling}-{seed}"),
         model=options.model,
         query_template=beginning + ("{text:pool}" if pooling == "mean" else "{text}{eos:pool}"),
         pooling=pooling,
         budget=options.budget,
+        finished_budget=READ,
         seed=seed,
         data=data,
         adapter=AdapterConfig(),
         optimiser=OptimiserConfig(
             steps=options.steps,
             batch_size=options.batch,
-            chunk_size=options.batch,
+            chunk_size=8,
             learning_rate=options.learning_rate,
             warmup_steps=max(1, options.steps // 10),
             compute_matched=arm == "echo, compute-matched",
         ),
         checkpoint=CheckpointConfig(every=max(1, options.steps // 2)),
-        score=ScoreConfig(data=str(options.data), tasks=("sts",), every=curve, sample=300) if curve else ScoreConfig(),
+        score=ScoreConfig(data=str(options.data), tasks=("sts",), every=curve, sample=200) if curve else ScoreConfig(),
         **ARMS[arm],
     )
 
 
 def sts(model: Any, data: Path) -> dict[str, float]:  # noqa: ANN401
-    """Spearman correlation by set, at most 400 pairs of each."""
-    return {score.task: score.score for score in evaluate(model, local_tasks(data, ["sts"], max_texts=800))}
+    """Spearman correlation by set, at most 200 pairs of each."""
+    return {score.task: score.score for score in evaluate(model, local_tasks(data, ["sts"], max_texts=400))}
 
 
 def run(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -142,17 +146,19 @@ def run(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> dict[
     config = config_of(arm, pooling, seed, options)
     folder = Path(config.output)
     kept = folder / "result.json"
-    if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))
+    found = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    if found.get("read") == READ:
+        return found
     begun = time.process_time()
-    finished = train(config, resume=(folder / "config.json").is_file(), console=console)
-    spent = time.process_time() - begun
-    model = echoembed.load(adapter=str(finished))
+    finished = folder / "model" if found else train(config, resume=folder.is_dir(), console=console)
+    spent = found.get("cpu_seconds", time.process_time() - begun)
+    model = echoembed.load(adapter=str(finished), budget=READ)
     found = {
         "arm": arm,
         "pooling": pooling,
         "seed": seed,
         "sts": sts(model, options.data),
+        "read": READ,
         "cpu_seconds": spent,
         "fingerprint": fingerprint(model),
         "settings": {key: str(getattr(options, key)) for key in ("steps", "batch", "budget", "learning_rate")},
@@ -163,10 +169,10 @@ def run(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> dict[
 
 def zero_shot(arm: str, pooling: str, options: argparse.Namespace) -> dict[str, float]:
     """The same recipe before training."""
-    kept = options.out / f"zero-shot-{arm}-{pooling}.json"
+    kept = options.out / f"zero-shot-{arm}-{pooling}-{READ}.json"
     if not kept.is_file():
         recipe = recipe_of(config_of(arm, pooling, 0, options).effective())
-        model = echoembed.load(options.model or None, recipe=replace(recipe, trained=False))
+        model = echoembed.load(options.model or None, recipe=replace(recipe, trained=False), budget=READ)
         kept.write_text(json.dumps(sts(model, options.data)), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))
 
@@ -229,7 +235,8 @@ def main() -> None:
     index, of = map(int, options.part.split("/"))
     results, before = [], {}
     for place, (arm, pooling, seed) in enumerate(runs):
-        if place % of == index - 1:
+        done = (Path(config_of(arm, pooling, seed, options).output) / "model").is_dir()
+        if place % of == index - 1 and (done or not options.finished):
             result = run(arm, pooling, seed, options)
             results.append(result)
             console.print(f"{arm}, {pooling}, seed {seed}: {100 * fmean(result['sts'].values()):.2f}")

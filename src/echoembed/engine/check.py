@@ -16,7 +16,7 @@ from torch import Tensor
 from echoembed.difference import relative_difference
 from echoembed.engine.attention import UnsupportedError
 from echoembed.engine.layout import Prompt
-from echoembed.engine.linear import available
+from echoembed.engine.linear import wanted
 from echoembed.engine.packed import PackedEngine
 
 if TYPE_CHECKING:
@@ -63,9 +63,12 @@ def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) 
     prompts = _probes(int(model.config.vocab_size))
     expected = _padded(model, prompts)
     reason = ""
-    fast = next(model.parameters()).device.type == "cpu" and available()
-    for trim, share_prefix in product((True, False), (True, False) if causal else (False,)):
-        engine = PackedEngine(causal=causal, trim=trim, share_prefix=share_prefix, fast_linear=fast)
+    cpu = next(model.parameters()).device.type == "cpu"
+    both, none = (True, False), (False,)
+    for trim, share_prefix, light in product(both, both if causal else none, both if cpu else none):
+        engine = PackedEngine(
+            causal=causal, trim=trim, share_prefix=share_prefix, fast_linear=cpu and wanted(), lighter=light
+        )
         try:
             difference = _difference(engine, model, prompts, expected)
         except Exception as error:  # whatever a model's code does here, the padded forward is there

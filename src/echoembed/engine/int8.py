@@ -3,6 +3,7 @@
 Weights have one scale for each output channel, activations one for each token, found as they come. PyTorch's own
 dynamic quantisation has one for all tokens of a call, so that a text's vector would depend on its neighbours; it is
 not used for that reason. The product itself, int8 times int8 with exact int32 sums, is PyTorch's (oneDNN, VNNI).
+Layers that are given the same states one after the other (queries, keys and values; gate and up) share one rounding.
 Embeddings, norms, attention and what is no ``nn.Linear`` (the experts of a mixture) stay in float32.
 
 Shapes: R rows (tokens), K inputs, N outputs.
@@ -14,12 +15,48 @@ import torch
 from torch import Tensor, nn
 
 CHUNK = 256
-"""Rows at a time: what is in between stays in the processor's cache."""
+"""Rows of a product at a time: what is in between stays in the processor's cache."""
 _LEVELS = 127
+
+
+class _Rounded:
+    """The states that were rounded last, and what became of them. Copies and pickles of a model begin with none."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, states: Tensor, rows_RK: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and scales of ``rows_RK``, which is ``states`` as a matrix; computed again unless it is the same."""
+        last = self._last  # read once: another thread may put its own there
+        if last is None or last[0] is not states:
+            last = self._last = (states, *_round(rows_RK))
+        return last[1], last[2]
+
+    def forget(self) -> None:
+        """Let the states go."""
+        self._last = None
+
+    def __reduce__(self) -> tuple[type[_Rounded], tuple[()]]:
+        return _Rounded, ()
+
+
+def _round(rows_RK: Tensor) -> tuple[Tensor, Tensor]:
+    # Two reductions: aminmax, which would be one, is not vectorised along a row and takes ten times as long.
+    scale_R1 = torch.maximum(rows_RK.amax(dim=1, keepdim=True), rows_RK.amin(dim=1, keepdim=True).neg_())
+    scale_R1 = scale_R1.float().clamp_min_(1e-30).mul_(1 / _LEVELS)
+    codes_RK = torch.empty(rows_RK.shape, dtype=torch.int8, device=rows_RK.device)
+    for start in range(0, len(rows_RK), CHUNK):
+        here = slice(start, start + CHUNK)
+        codes_RK[here] = torch.div(rows_RK[here], scale_R1[here]).round_()
+    return codes_RK, scale_R1
 
 
 class Int8Linear(nn.Module):
     """A linear layer with weights in int8; made from one in floating point, for inference.
+
+    Args:
+        linear: The layer.
+        rounded: Shared by layers of a model, so that the same states are rounded once.
 
     Attributes:
         in_features: K.
@@ -30,9 +67,10 @@ class Int8Linear(nn.Module):
     scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, rounded: _Rounded | None = None) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.rounded = rounded or _Rounded()
         with torch.no_grad():
             weight_NK = linear.weight.float()
             scale_N = weight_NK.abs().amax(dim=1).clamp_min_(1e-30) / _LEVELS
@@ -42,20 +80,15 @@ class Int8Linear(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """The product, in the dtype of ``states``."""
-        rows_RK = states.reshape(-1, self.in_features)
-        out_RN = torch.empty(len(rows_RK), self.out_features, device=states.device)
-        for start in range(0, len(rows_RK), CHUNK):
-            self._product(rows_RK[start : start + CHUNK], out_RN[start : start + CHUNK])
+        codes_RK, scale_R1 = self.rounded(states, states.reshape(-1, self.in_features))
+        out_RN = torch.empty(len(codes_RK), self.out_features, device=states.device)
+        for start in range(0, len(codes_RK), CHUNK):
+            here = slice(start, start + CHUNK)
+            rows_RN = out_RN[here].copy_(torch._int_mm(codes_RK[here], self.weight.t()))
+            rows_RN.mul_(scale_R1[here]).mul_(self.scale)
+            if self.bias is not None:
+                rows_RN.add_(self.bias)
         return out_RN.view(*states.shape[:-1], self.out_features).to(states.dtype)
-
-    def _product(self, rows_RK: Tensor, out_RN: Tensor) -> None:
-        low_R1, high_R1 = torch.aminmax(rows_RK, dim=1, keepdim=True)
-        scale_R1 = torch.maximum(high_R1, -low_R1).float().clamp_min_(1e-30).mul_(1 / _LEVELS)
-        codes_RK = torch.div(rows_RK, scale_R1).round_().to(torch.int8)
-        torch.mul(torch._int_mm(codes_RK, self.weight.t()), scale_R1, out=out_RN)
-        out_RN.mul_(self.scale)
-        if self.bias is not None:
-            out_RN.add_(self.bias)
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
@@ -69,9 +102,10 @@ def quantize(model: nn.Module) -> int:
         How many there were.
     """
     count = 0
+    rounded = _Rounded()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                setattr(parent, name, Int8Linear(child))
+                setattr(parent, name, Int8Linear(child, rounded))
                 count += 1
     return count

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from echoembed.engine import attention, linear
 from echoembed.engine.layout import Layout, Prompt, cut, lay_out
+from echoembed.engine.lighter import lighter
 from echoembed.engine.trim import last_layer, trimmed
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class PackedEngine:
         share_prefix: Whether the tokens that all prompts begin with are computed once a pack.
         trim: Whether the last layer works on pooled tokens only.
         fast_linear: Whether float32 products go to oneDNN (see ``linear.py``).
+        lighter: Whether norms, gates and rotations take fewer passes over memory (see ``lighter.py``).
         tokens: Most tokens of a pack; None for what suits the model and the device.
         solo: Whether every text is a pack of its own.
     """
@@ -51,6 +53,7 @@ class PackedEngine:
     share_prefix: bool = True
     trim: bool = True
     fast_linear: bool = True
+    lighter: bool = True
     tokens: int | None = None
     solo: bool = False
 
@@ -152,6 +155,8 @@ class PackedEngine:
             stack.enter_context(attention.packed(model))
             if self.fast_linear:
                 stack.enter_context(linear.fast_linears(model))
+            if self.lighter and model.device.type == "cpu":
+                stack.enter_context(lighter(model))
             layer = last_layer(model) if self.trim else None
             if layer is not None and len(active.layout.pooled) < len(active.layout.ids):
                 stack.enter_context(trimmed(layer, active))

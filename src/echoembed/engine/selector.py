@@ -10,6 +10,7 @@ import torch
 from echoembed import errors
 from echoembed.engine.check import Choice, choose
 from echoembed.engine.invariance import is_invariant
+from echoembed.engine.linear import available
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +57,8 @@ class Selector:
             raise errors.model_engine_unsupported(self.name, choice.reason)
         if choice.engine is not None and self.deterministic:
             # Alone there is no beginning to share, and sharing it adds up in another order.
-            engine = replace(choice.engine, share_prefix=False)
+            fast = next(model.parameters()).device.type == "cpu" and available()  # MKL's bits depend on the rows
+            engine = replace(choice.engine, share_prefix=False, fast_linear=fast)
             solo = not is_invariant(engine, model, self.context)
             how = "a text at a time" if solo else "bits tried in many packs"
             reason = choice.reason.replace(", shared prefix", "")

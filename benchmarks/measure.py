@@ -1,0 +1,164 @@
+"""Timing that other work on the machine does not mislead: systems take turns on the same slices of texts.
+
+A cell is one set of texts. It is cut into slices; on each, every system runs once, in an order drawn anew. What is
+reported are medians over slices, and ratios of two systems on the same slice, as a median with least and greatest. A
+system that has used up its time sits out the later slices, and is compared on those it took part in.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Encode = Callable[[list[str]], Any]
+
+
+@dataclass
+class Times:
+    """Seconds a system took, slice by slice."""
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long one system takes as another, on the same slices."""
+
+    median: float
+    least: float
+    greatest: float
+    slices: int
+
+
+def slices(texts: Sequence[str], count: int, batch_size: int) -> list[list[str]]:
+    """Cut texts into parts made of the very batches that one call on all of them would be run in.
+
+    sentence-transformers sorts the texts of a call by length and pads each batch to its longest text. A part drawn at
+    random would have more unequal batches than the whole, and make padding look dearer than it is.
+
+    Args:
+        texts: All texts.
+        count: How many parts, at most one for each batch.
+        batch_size: Texts of a batch.
+    """
+    order = sorted(texts, key=len, reverse=True)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [[text for batch in batches[start::count] for text in batch] for start in range(min(count, len(batches)))]
+
+
+def take_turns(
+    systems: dict[str, Encode], parts: Sequence[list[str]], *, allowance: float, device: str = "cpu", seed: int = 0
+) -> dict[str, Times]:
+    """Run every system on every slice, in an order drawn anew for each.
+
+    Args:
+        systems: How each embeds texts.
+        parts: The slices.
+        allowance: Seconds of wall time for each system; at least two slices are run whatever they take.
+        device: Where the work happens: on a GPU it is waited for.
+        seed: Of the orders.
+    """
+    times = {name: Times() for name in systems}
+    chance = random.Random(seed)
+    for number, part in enumerate(parts):
+        for name in chance.sample(list(systems), len(systems)):
+            own = times[name]
+            # The next slice will take about as long as those before: stop before, not after.
+            if (number >= 2 and sum(own.wall) * (1 + 1 / len(own.wall)) > allowance) or len(own.wall) < number:
+                continue
+            _wait(device)
+            wall, cpu = time.perf_counter(), time.process_time()
+            systems[name](part)
+            _wait(device)
+            own.cpu.append(time.process_time() - cpu)
+            own.wall.append(time.perf_counter() - wall)
+    return times
+
+
+def ratio(one: Sequence[float], other: Sequence[float]) -> Ratio:
+    """``one`` over ``other``, slice by slice, over the slices that both took part in."""
+    ratios = [first / second for first, second in zip(one, other, strict=False)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
+
+
+def ceiling(dtype: torch.dtype, device: str = "cpu", seconds: float = 0.5) -> float:
+    """The best matrix product of this thread (or GPU) now, in 10⁹ operations a second; int8 by PyTorch's product."""
+    sizes = (512, 1024) if device == "cpu" else (4096, 8192)
+    best = 0.0
+    for size in sizes:
+        for product in _products(dtype, device, size):
+            product()
+            _wait(device)
+            until = time.perf_counter() + seconds / 2 / len(sizes)
+            tries = 0
+            while tries < 3 or time.perf_counter() < until:
+                clock = time.process_time if device == "cpu" else time.perf_counter
+                start = clock()
+                product()
+                _wait(device)
+                best = max(best, 2 * size**3 / (clock() - start) / 1e9)
+                tries += 1
+    return best
+
+
+def _products(dtype: torch.dtype, device: str, size: int) -> list[Callable[[], object]]:
+    from echoembed.engine import linear
+
+    if dtype == torch.int8:
+        codes, others = torch.randint(-127, 128, (2, size, size), dtype=torch.int8, device=device)
+        return [lambda: torch._int_mm(codes, others.t())]
+    left, right = torch.randn(2, size, size, device=device).to(dtype)
+    products: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(left, right)]
+    if device == "cpu" and dtype == torch.float32 and linear.available():
+        products.append(lambda: torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], ""))
+    return products
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a set of prompts asks for.
+
+    Attributes:
+        texts: How many they are.
+        tokens: Prompt tokens, without padding.
+        plain: Floating-point operations of a forward without padding, in linear layers and attention.
+        needed: The same without what the engine leaves out: shared prefixes and the last layer's unpooled tokens.
+    """
+
+    texts: int
+    tokens: int
+    plain: float
+    needed: float
+
+
+def work(model: Any, texts: Sequence[str]) -> Work:  # noqa: ANN401
+    """Count tokens and operations of texts under a model's recipe."""
+    first = model[0]
+    config = first.model.config
+    rendered = first.render(list(texts))
+    shared = first._shared_tokens(None, None)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    width, layers = config.hidden_size, config.num_hidden_layers
+    early, late = 2 * width * 2 * keys, 2 * (2 * width * heads + 3 * width * config.intermediate_size)
+    plain = needed = 0.0
+    for prompt in rendered:
+        count, pooled = len(prompt.ids), prompt.span[1] - prompt.span[0]
+        own = count - shared
+        square = 2 * heads * count**2  # scores and sums, causal: half of 4
+        plain += layers * (count * (early + late) + square)
+        needed += (layers - 1) * (own * (early + late) + square) + own * early + pooled * late
+        needed += square * min(1.0, 2 * pooled / count)
+    return Work(len(rendered), sum(len(prompt.ids) for prompt in rendered), plain, needed)

@@ -1,0 +1,170 @@
+"""How much memory an encode takes beside the model, each in a process of its own.
+
+    python benchmarks/memory.py                      the engine on texts of several lengths and numbers
+    python benchmarks/memory.py --flat 100000        one call on so many short texts, watched as it goes on
+
+Peaks are the kernel's high-water mark of resident memory since a first small encode, minus what was resident then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+SYSTEMS = ("padded", "packed", "int8")
+CASES = ((25, 64), (25, 1000), (1000, 16))
+"""Tokens of a text, and how many texts."""
+LIMIT = 300
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--flat", type=int, default=0, metavar="TEXTS")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--child", nargs=4, metavar=("FOLDER", "SYSTEM", "LENGTH", "COUNT"), help=argparse.SUPPRESS)
+    parser.add_argument("--flat-child", nargs=2, metavar=("FOLDER", "TEXTS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        folder, system, length, count = arguments.child
+        print(json.dumps(_child(Path(folder), system, int(length), int(count))))
+        return
+    if arguments.flat_child:
+        print(json.dumps(_flat(Path(arguments.flat_child[0]), int(arguments.flat_child[1]))))
+        return
+
+    import models
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = models.make(arguments.model, Path(scratch) / "model")
+        if arguments.flat:
+            name, result = f"memory-flat-{arguments.model}", run(["--flat-child", str(folder), str(arguments.flat)])
+            print(result)
+        else:
+            name, result = f"memory-{arguments.model}", {"limit": LIMIT, "rows": measure(folder, CASES)}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(folder: Path, cases: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
+    """Every system on every case."""
+    rows = []
+    for length, count in cases:
+        for system in SYSTEMS:
+            row = run(["--child", str(folder), system, str(length), str(count)])
+            rows.append({"system": system, "length": length, "texts": count, **row})
+            print(f"memory: {rows[-1]}", flush=True)
+    return rows
+
+
+def run(arguments: list[str]) -> dict[str, Any]:
+    """What a child process reports."""
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _child(folder: Path, system: str, length: int, count: int) -> dict[str, Any]:
+    import texts
+
+    settings = {"padded": {"engine": "padded"}, "packed": {}, "int8": {"dtype": "int8"}}[system]
+    model = _load(folder, **settings)
+    batch = texts.equal(texts.words(model), length, count)
+    model.encode(batch[0][:20])
+    before = _resident()
+    _forget_peak()
+    model.encode(batch)
+    weights = sum(weight.numel() * weight.element_size() for weight in model.state_dict().values())
+    return {
+        "added_mb": round(_peak() - before, 1),
+        "resident_mb": round(before, 1),
+        "weights_mb": round(weights / 1e6, 1),
+    }
+
+
+def _flat(folder: Path, count: int) -> dict[str, Any]:
+    import texts
+
+    model = _load(folder)
+    known = texts.words(model)
+    # Distinct texts of two words; their vectors, which the caller asked for, are taken off what is resident.
+    batch = [f"{known[number % len(known)]} {known[number // len(known)]}" for number in range(count)]
+    width = model.get_embedding_dimension()
+    model.encode(batch[:64])
+    before = _resident()
+    _forget_peak()
+    done = [0]
+    hook = model[0].register_forward_hook(lambda _, __, out: done.__setitem__(0, done[0] + len(out["attention_mask"])))
+    rows: list[dict[str, float]] = []
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(2.0):
+            rows.append(
+                {"texts": done[0], "resident_mb": _resident() - before, "vectors_mb": done[0] * width * 4 / 1e6}
+            )
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.process_time()
+    vectors = model.encode(batch)
+    seconds = time.process_time() - start
+    finished.set()
+    watcher.join()
+    hook.remove()
+    beside = [row["resident_mb"] - row["vectors_mb"] for row in rows]
+    middle = len(beside) // 2
+    return {
+        "texts": count,
+        "cpu_s": round(seconds, 1),
+        "peak_added_mb": round(_peak() - before, 1),
+        "vectors_mb": round(vectors.nbytes / 1e6, 1),
+        "beside_vectors_mb": {
+            "greatest of first half": round(max(beside[:middle], default=0.0), 1),
+            "greatest of second half": round(max(beside[middle:], default=0.0), 1),
+        },
+        "rows": [{key: round(value, 1) for key, value in row.items()} for row in rows[:: max(1, len(rows) // 40)]],
+    }
+
+
+def _load(folder: Path, **settings: Any) -> Any:  # noqa: ANN401
+    import torch
+
+    import echoembed
+
+    torch.set_num_threads(1)
+    model = echoembed.load(folder, recipe="echo", budget=2048, device="cpu", **settings)
+    model[0].overflow = "ignore"
+    return model
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024 / 1e6
+
+
+def _resident() -> float:
+    return _status("VmRSS:")
+
+
+def _peak() -> float:
+    return _status("VmHWM:")
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+if __name__ == "__main__":
+    main()

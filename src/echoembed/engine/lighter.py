@@ -1,0 +1,170 @@
+"""Norms, gates and rotary positions in fewer passes over memory than the model's own code takes for them.
+
+A packed forward on a CPU spends what its matrix products leave on reading and writing activations. Three pieces that
+most families share are, for the time of it, replaced by ones that compute the same with fewer passes: RMSNorm, the
+SiLU-gated feed-forward, and the function that rotates queries and keys. Whether a model's piece is what it looks
+like is not read off its name: each is tried against the model's own on random states, and left alone where the two
+differ.
+
+Shapes: T tokens of the pack, D width of the model, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from echoembed.engine.attention import ACTIVE
+
+_ROTARY = "apply_rotary_pos_emb"
+_ROUNDING = 1e-5  # of the largest number: two orders of adding up in float32
+_Piece = Callable[[Tensor], Tensor]
+_KNOWN: WeakKeyDictionary[nn.Module, Callable[[nn.Module], _Piece] | None] = WeakKeyDictionary()
+_ROTATIONS: dict[Callable[..., Any], bool] = {}
+
+
+@contextmanager
+def lighter(model: nn.Module) -> Iterator[None]:
+    """Let the model's norms, gates and rotations run in fewer passes for a while, in float32 on a CPU."""
+    with ExitStack() as stack:
+        homes: dict[str, None] = {}
+        for module in model.modules():
+            name = type(module).__name__
+            if name.endswith("Attention"):
+                homes[type(module).__module__] = None
+            if not name.endswith(("RMSNorm", "MLP")) or "forward" in module.__dict__:
+                continue
+            if module not in _KNOWN:
+                _KNOWN[module] = _maker(module)
+            make = _KNOWN[module]
+            if make is not None:
+                module.__dict__["forward"] = make(module)
+                stack.callback(module.__dict__.pop, "forward")
+        for home in homes:
+            _replace_rotation(sys.modules[home], stack)
+        yield
+
+
+def _maker(module: nn.Module) -> Callable[[nn.Module], _Piece] | None:
+    """What makes the replacement of a module, if there is one that does the same."""
+    if _is_norm(module):
+        make, width = _norm, len(module.weight)  # type: ignore[arg-type]
+    elif _is_gate(module):
+        make, width = _gate, int(module.gate_proj.in_features)  # type: ignore[arg-type, union-attr]
+    else:
+        return None
+    states = torch.randn(1, 5, width, generator=torch.Generator().manual_seed(0)) * 3
+    with torch.no_grad():
+        try:
+            same = _same(make(module)(states), module.forward(states.clone()))
+        except Exception:  # a piece of another kind under the same name
+            return None
+    return make if same else None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).abs().max() <= _ROUNDING * other.abs().max())
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return (
+        type(module).__name__.endswith("RMSNorm")
+        and isinstance(weight, Tensor)
+        and weight.ndim == 1
+        and weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+    )
+
+
+def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    epsilon = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
+    own = type(module).forward
+
+    def weight() -> Tensor:
+        found = module.weight  # asked for each time: it may be put elsewhere
+        assert isinstance(found, Tensor)
+        return found
+
+    def forward(states: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or states.dtype != torch.float32:  # another thread's training
+            result: Tensor = own(module, states)
+            return result
+        size = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        size.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()
+        normed: Tensor = (states * size).mul_(weight())
+        return normed
+
+    return forward
+
+
+def _is_gate(module: nn.Module) -> bool:
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
+    first = parts[0]
+    if not all(isinstance(part, nn.Module) for part in parts) or not isinstance(first, nn.Module):
+        return False
+    weight = getattr(first, "weight", None)
+    return isinstance(weight, Tensor) and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.int8)
+
+
+def _gate(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    own = type(module).forward
+
+    def forward(states: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or states.dtype != torch.float32:  # another thread's training
+            result: Tensor = own(module, states)
+            return result
+        inner = nn.functional.silu(module.gate_proj(states), inplace=True)  # type: ignore[operator]
+        result = module.down_proj(inner.mul_(module.up_proj(states)))  # type: ignore[operator]
+        return result
+
+    return forward
+
+
+def _replace_rotation(home: ModuleType, stack: ExitStack) -> None:
+    """Put another rotation into a family's code; a forward that is not packed goes on to the family's own."""
+    own = getattr(home, _ROTARY, None)
+    if not callable(own) or hasattr(own, "lighter"):
+        return
+    if own not in _ROTATIONS:
+        _ROTATIONS[own] = _rotates_halves(own)
+    if not _ROTATIONS[own]:
+        return
+
+    def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        plain = not args and not kwargs and cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
+        if ACTIVE.get() is None or torch.is_grad_enabled() or not plain or query.dtype != torch.float32:
+            return own(query, key, cos, sin, *args, **kwargs)
+        cos, sin = cos[:, None], sin[:, None]
+        return _rotated(query, cos, sin), _rotated(key, cos, sin)
+
+    rotation.lighter = True  # type: ignore[attr-defined]
+    setattr(home, _ROTARY, rotation)
+    stack.callback(setattr, home, _ROTARY, own)
+
+
+def _rotates_halves(own: Callable[..., Any]) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 1, 2, 3, 8, generator=generator)
+    cos, sin = torch.randn(2, 1, 3, 8, generator=generator)
+    try:
+        wanted = own(query, key, cos, sin)
+    except Exception:  # a function of another kind under the same name
+        return False
+    got = (_rotated(query, cos[:, None], sin[:, None]), _rotated(key, cos[:, None], sin[:, None]))
+    return all(_same(one, other) for one, other in zip(got, wanted, strict=True))
+
+
+def _rotated(states_1HTE: Tensor, cos_11TE: Tensor, sin_11TE: Tensor) -> Tensor:
+    half = states_1HTE.shape[-1] // 2
+    out_1HTE = states_1HTE * cos_11TE
+    out_1HTE[..., :half].addcmul_(states_1HTE[..., half:], sin_11TE[..., :half], value=-1)
+    out_1HTE[..., half:].addcmul_(states_1HTE[..., :half], sin_11TE[..., half:])
+    return out_1HTE
