@@ -66,6 +66,17 @@ def test_other_states_of_the_same_shape_are_rounded_anew():
     assert not torch.equal(together[0], together[2])
 
 
+@torch.no_grad()
+def test_states_changed_in_place_are_rounded_anew():
+    rounded = int8._Rounded()
+    layer = Int8Linear(torch.nn.Linear(8, 4), rounded)
+    states = torch.randn(3, 8)
+    before = layer(states)
+    states.mul_(-1.0)
+    assert not torch.equal(layer(states), before)
+    assert torch.equal(layer(states), layer(states.clone()))
+
+
 def test_bundled_model_is_close_lighter_and_tells_itself_apart():
     full, small = echoembed.load(device="cpu"), echoembed.load(device="cpu", dtype="int8")
     cosines = (full.encode(SENTENCES) * small.encode(SENTENCES)).sum(axis=1)

@@ -23,14 +23,15 @@ class _Rounded:
     """The states that were rounded last, and what became of them. Copies and pickles of a model begin with none."""
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, int | None, Tensor, Tensor] | None = None
 
     def __call__(self, states: Tensor, rows_RK: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and scales of ``rows_RK``, which is ``states`` as a matrix; computed again unless it is the same."""
         last = self._last  # read once: another thread may put its own there
-        if last is None or last[0] is not states:
-            last = self._last = (states, *_round(rows_RK))
-        return last[1], last[2]
+        written = None if states.is_inference() else states._version  # how often it was changed in place
+        if last is None or last[0] is not states or last[1] != written:
+            last = self._last = (states, written, *_round(rows_RK))
+        return last[2], last[3]
 
     def forget(self) -> None:
         """Let the states go."""
