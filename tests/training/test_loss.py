@@ -106,13 +106,42 @@ def test_a_batch_that_fits_one_chunk_has_the_same_gradient():
     assert all((found[name] - g).norm() <= 1e-4 * g.norm() for name, g in whole.items())
 
 
-def test_without_dropout_the_chunks_size_does_not_matter():
+@pytest.mark.parametrize("gradient_cache", [True, False])
+def test_without_dropout_the_chunks_size_does_not_matter(gradient_cache):
     model = prepared(dropout=False)
     inputs = features(model)
     whole = gradients(model, by_hand(model, inputs, 0.02, 5))
     for chunk in (1, 3, 64):
-        found = gradients(model, contrastive_loss(model, temperature=0.02, chunk_size=chunk)(inputs, None))
+        loss = contrastive_loss(model, temperature=0.02, chunk_size=chunk, gradient_cache=gradient_cache)
+        found = gradients(model, loss(inputs, None))
         assert all((found[name] - g).norm() <= 1e-4 * g.norm() for name, g in whole.items())
+
+
+@pytest.mark.parametrize("gradient_cache", [True, False])
+def test_without_gradient_cache_every_text_is_read_once_and_a_chunk_at_a_time(gradient_cache):
+    """Twenty texts in chunks of at most three; GradCache reads each column's chunks twice."""
+    model = prepared(dropout=False)
+    inputs = features(model)
+    sizes = []
+    handle = model.register_forward_hook(lambda _module, given, _output: sizes.append(len(given[0]["input_ids"])))
+    contrastive_loss(model, temperature=0.02, chunk_size=3, gradient_cache=gradient_cache)(inputs, None).backward()
+    handle.remove()
+    assert max(sizes) <= 3
+    assert sum(sizes) == 20 * (2 if gradient_cache else 1)
+
+
+def test_a_chunk_is_not_padded_to_the_longest_text_of_its_batch():
+    model = prepared(dropout=False)
+    inputs = features(model)
+    lengths = []
+    inner = model[0].model
+    handle = inner.register_forward_pre_hook(
+        lambda _module, _args, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    contrastive_loss(model, temperature=0.02, chunk_size=1)(inputs, None).backward()
+    handle.remove()
+    wanted = [int(length) for column in inputs for length in column["attention_mask"].sum(dim=1)]
+    assert sorted(lengths) == sorted(2 * wanted)
 
 
 def test_every_document_of_the_batch_is_a_candidate_of_every_query():

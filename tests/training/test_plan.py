@@ -188,6 +188,7 @@ def test_memory_grows_with_the_chunk_and_shrinks_with_checkpointing(rows):
     assert activations(chunk_size=8) == pytest.approx(4 * activations(chunk_size=2), rel=1e-6)
     assert activations(chunk_size=8, gradient_checkpointing=True) < activations(chunk_size=8) / 2
     assert activations(chunk_size=64) == activations(chunk_size=8)
+    assert activations(chunk_size=2, gradient_cache=False) == activations(chunk_size=8)
 
 
 def test_weights_gradients_and_moments_are_counted_in_bytes(rows):

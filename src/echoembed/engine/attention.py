@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from echoembed.engine import varlen
 from echoembed.engine.layout import Layout, Run
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Pass:
     called: bool = False
     rules: list[Rule] = field(default_factory=list)
     masks: dict[tuple[int, Run, str], Tensor] = field(default_factory=dict)
+    packings: dict[str, varlen.Packing] = field(default_factory=dict)
 
 
 ACTIVE: ContextVar[Pass | None] = ContextVar("active_pass", default=None)
@@ -145,6 +147,13 @@ def attention(
         key, value = active.captured.key, active.captured.value
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window = active.rules[int(attention_mask)].window
+    if varlen.fits(query, value, active.layout, window=window, softcap=softcap):
+        if active.mode not in active.packings:
+            pooled = active.mode == "pooled"
+            active.packings[active.mode] = varlen.packing(active.layout, active.causal, pooled, query.device)
+        packing = active.packings[active.mode]
+        return varlen.attend(query[0], key[0], value[0], packing, active.causal, scale)[None], None
     out_THE = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     for run in active.layout.runs:
         here = _queries(run, active.mode)

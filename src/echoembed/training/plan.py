@@ -145,7 +145,7 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
         parameters=bones.parameters,
         lora=bones.lora,
         end_token=bones.end_token,
-        memory=skeleton.memory(bones, config, longest),
+        memory=skeleton.memory(bones, config, longest, columns=max(len(one.columns) for one in data)),
         data=data,
         warnings=tuple(_warnings(data)),
     )

@@ -142,6 +142,7 @@ def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialSta
         chunk_size=optimiser.chunk_size,
         rows=optimiser.batch_size // processes.num_processes,
         gather=processes.num_processes > 1,
+        gradient_cache=optimiser.gradient_cache,
     )
     return simcse.SimcseLoss(loss) if config.objective == "simcse" else loss
 

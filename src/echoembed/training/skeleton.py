@@ -67,7 +67,8 @@ class Memory:
         weights: All of them, in float32; and those of the layers once more where the forward pass is in bfloat16.
         gradients: Of what is trained, in float32.
         optimiser: AdamW's two moments of what is trained, in float32.
-        activations: What the backward pass of one chunk keeps, at the longest prompt seen; None if it cannot be told.
+        activations: What the backward pass keeps of the texts it holds, at the longest prompt seen; None if it cannot
+            be told.
     """
 
     weights: int
@@ -153,13 +154,14 @@ def _add_lora(model: PreTrainedModel, config: AdapterConfig) -> int:
     return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
-def memory(skeleton: Skeleton, config: TrainConfig, longest: int) -> Memory:
-    """What a process needs to train; one chunk is in memory at a time.
+def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: int = 1) -> Memory:
+    """What a process needs to train; with GradCache one chunk of one column is in memory at a time.
 
     Args:
         skeleton: The model.
         config: The run.
         longest: Tokens of the longest prompt, to which a chunk may be padded.
+        columns: Most texts of a row.
     """
     half = config.optimiser.precision == "bfloat16"
     kept = _kept_per_token(skeleton.model, half=half)
@@ -168,7 +170,9 @@ def memory(skeleton: Skeleton, config: TrainConfig, longest: int) -> Memory:
         layers = int(skeleton.model.config.num_hidden_layers)
         if config.optimiser.gradient_checkpointing:  # each layer's input, and one layer's insides at a time
             kept = layers * _width(skeleton.model) * (2 if half else 4) + kept / max(1, layers)
-        rows = min(config.optimiser.chunk_size, config.optimiser.batch_size)
+        rows, batch = config.optimiser.chunk_size, config.optimiser.batch_size
+        if rows >= batch or not config.optimiser.gradient_cache:
+            rows = batch * columns
         activations = round(rows * longest * kept)
     return Memory(
         weights=skeleton.parameters * (FLOAT + 2 * half) + FLOAT * skeleton.lora,
