@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from corpus import BOS, EOS, Sequences, tokenise
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from train import validate
 from transformers import AutoModelForCausalLM
@@ -59,7 +61,7 @@ def arguments() -> argparse.Namespace:
         "models",
         type=Path,
         nargs="+",
-        help="folders; the first is scored, of all the loss is measured",
+        help="folders; the first is scored (with --score-all each), of all the loss is measured",
     )
     parser.add_argument("--corpus", type=Path, required=True, help="folder with valid.jsonl.xz")
     parser.add_argument("--data", type=Path, help="folder of local tasks; without it no scores")
@@ -67,6 +69,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--card", type=Path, help="model card that gets the tables")
     parser.add_argument("--pairs", type=int, help="most pairs of an STS set; all unless given")
     parser.add_argument("--texts", type=int, default=1000, help="most texts of the other tasks")
+    parser.add_argument("--score-all", action="store_true", help="score every model, not only the first")
+    parser.add_argument("--int8", action="store_true", help="measure the first model with weights in eight bits, too")
     parser.add_argument("--only-sts", action="store_true", help="leave out the other tasks")
     return parser.parse_args()
 
@@ -74,7 +78,7 @@ def arguments() -> argparse.Namespace:
 def losses(folder: Path, corpus: Path, work: Path) -> dict[str, float]:
     """Validation loss in nats a token, perplexity, nats a byte, and accuracy of copying."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = tokenise([corpus / "valid.jsonl.xz"], tokenizer, work / f"{folder.resolve().name}-valid.bin")
+    ids = tokenise([corpus / "valid.jsonl.xz"], tokenizer, work / f"{_name(folder)}-valid.bin")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     loss = validate(model, ids, 512, "cpu")
     return {
@@ -124,23 +128,40 @@ def echo_copying(folder: Path, ids: np.ndarray, tokenizer: Tokenizer, texts: int
     return right / total
 
 
-def scores(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Zero-shot scores by system and task, and echo minus classical on STS."""
+def scores(folder: Path, options: argparse.Namespace, *, whole: bool) -> dict[str, Any]:
+    """Zero-shot scores by system and task, and echo minus classical on STS; or those two on STS alone."""
     name = str(folder)
     setting = Setting(
-        out=options.out / folder.resolve().name, data=options.data, models=(name,), quick=options.pairs is not None
+        out=options.out / _name(folder), data=options.data, models=(name,), quick=options.pairs is not None
     )
     setting.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(setting, say=lambda line: console.print(f"  {line}", style="dim", highlight=False))
     tasks = local_tasks(options.data, ["sts"], max_texts=options.pairs and 2 * options.pairs)
-    if not options.only_sts:
+    if whole and not options.only_sts:
         tasks += local_tasks(options.data, OTHERS, max_texts=options.texts)
     found: dict[str, list[Row]] = {}
     for system, recipe in SYSTEMS.items():
+        if not whole and system not in ("echo", "classical, mean"):
+            continue
         found[system] = bench.scores([recipe], tasks)
         console.print(f"{folder.name}: {system} {100 * _sts(found[system]):.2f} on STS")
     plan = Plan(recipes=[SYSTEMS["echo"], SYSTEMS["classical, mean"]], tasks=tasks)
     return {"scores": found, "interval": interval.run(bench, plan)}
+
+
+def in_int8(folder: Path, target: Path) -> Path:
+    """A copy of a model whose matrices were rounded to eight bits, with a scale for each row."""
+    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapters"))
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if weight.ndim == 2:
+            wide = weight.float()
+            scale = (wide.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-12)
+            weights[name] = (wide / scale).round().clamp(-127, 127) * scale
+        else:
+            weights[name] = weight.float()
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
 
 
 def _sts(rows: list[Row]) -> float:
@@ -149,15 +170,18 @@ def _sts(rows: list[Row]) -> float:
 
 def tables(measured: dict[str, dict[str, Any]]) -> str:
     """All that was measured, as Markdown."""
-    out = ["| model | " + " | ".join(next(iter(measured.values()))["losses"]) + " |"]
-    out.append("| --- |" + " ---: |" * len(next(iter(measured.values()))["losses"]))
+    systems = {"echo": "echo, STS", "classical, mean": "classical, STS"}
+    names = [*next(iter(measured.values()))["losses"], *systems.values()]
+    out = [f"| model | {' | '.join(names)} |", "| --- |" + " ---: |" * len(names)]
     for name, found in measured.items():
-        cells = (
+        cells = [
             f"{100 * value:.1f} %" if "copying" in key else f"{value:.3f}" for key, value in found["losses"].items()
-        )
+        ]
+        own = found.get("scores", {})
+        cells += [f"{100 * _sts(own[system]):.1f}" if system in own else "" for system in systems]
         out.append(f"| {name} | " + " | ".join(cells) + " |")
     for name, found in measured.items():
-        if "scores" in found:
+        if len(found.get("scores", {})) > len(systems):
             out += ["", *_score_table(name, found)]
     return "\n".join(out) + "\n"
 
@@ -178,16 +202,27 @@ def _score_table(name: str, found: dict[str, Any]) -> list[str]:
     return [*out, "", interval.interval_line(found["interval"])]
 
 
+def _name(folder: Path) -> str:
+    """What a model is called: its folder's name, or that of its run."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
 def main() -> None:
     """Measure, print, keep."""
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     measured: dict[str, dict[str, Any]] = {}
-    for folder in options.models:
+    folders = {_name(folder): folder for folder in options.models}
+    first = next(iter(folders))
+    if options.int8:
+        eight = f"{first}, int8"
+        folders[eight] = in_int8(folders[first], options.out / eight.replace(", ", "-"))
+    for name, folder in folders.items():
         found: dict[str, Any] = {"losses": losses(folder, options.corpus, options.out)}
-        if options.data and folder == options.models[0]:
-            found |= scores(folder, options)
-        measured[folder.resolve().name] = found
+        if options.data and (name == first or options.score_all or name.endswith("int8")):
+            found |= scores(folder, options, whole=name == first)
+        measured[name] = found
     text = tables(measured)
     console.print(text, markup=False, highlight=False)
     (options.out / "report.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")

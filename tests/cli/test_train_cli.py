@@ -133,7 +133,7 @@ def test_a_fault_is_one_line_and_nothing_has_been_started(cli, tmp_path, make, m
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(cli, begun, tmp_path):
     result = cli("run.toml", "--dry-run")
-    for part in ("rows in all    8", "of LoRA", "activations of a chunk", "rows", "negative_1", "100.0%"):
+    for part in ("rows in all    8", "of LoRA", "activations", "rows", "negative_1", "100.0%"):
         assert part in result.stdout, part
     plan = json.loads(cli("run.toml", "--dry-run", "--json").stdout)
     assert (plan["steps"], plan["data"][0]["rows"], plan["data"][0]["batches"]) == (2, 8, 2.0)

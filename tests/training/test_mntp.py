@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import echoembed
 import tiny_models
 from echoembed import errors
 from echoembed.report import transformer_of
+from echoembed.training import mntp
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import AdapterConfig, MaskingConfig
 from echoembed.training.mntp import IGNORED, MntpLoss, mask_tokens, plain_text
@@ -79,6 +81,21 @@ def test_chunks_change_neither_loss_nor_gradient():
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-6)
+
+
+def _shares(rank, folder):
+    """One of two processes, which have masked 3 and 9 tokens."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    share = mntp._per_process(torch.tensor([3, 9][rank]))
+    (Path(folder) / f"share-{rank}").write_text(str(share))
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_weigh_by_their_masked_tokens(tmp_path):
+    """The sums of both over these shares have the mean over all twelve tokens as their mean."""
+    torch.multiprocessing.spawn(_shares, (str(tmp_path),), nprocs=2)
+    assert [float((tmp_path / f"share-{rank}").read_text()) for rank in (0, 1)] == [6.0, 6.0]
+    assert mntp._per_process(torch.tensor(3)) == 3.0
 
 
 def test_texts_are_read_plain_and_then_by_the_recipe_again():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import runs
 import torch
+from accelerate import PartialState
 from transformers import AutoTokenizer, TrainerCallback
 
 import echoembed
@@ -241,6 +242,35 @@ def test_recomputed_states_give_the_same_weights(tmp_path, how):
     one, other = runs.weights(tmp_path / "kept/run"), runs.weights(tmp_path / "again/run")
     for name in one:
         torch.testing.assert_close(one[name], other[name])
+
+
+def test_tensorboards_files_hold_the_log(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run.train(runs.small(tmp_path, tensorboard=True))
+    found = EventAccumulator(str(tmp_path / "run/logs"))
+    found.Reload()
+    losses = [(event.step, event.value) for event in found.Scalars("train/loss")]
+    assert losses == [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in runs.log(tmp_path / "run")]
+
+
+def test_tensorboard_is_asked_for_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(errors.ModelError, match=r"echoembed\[tensorboard\]"):
+        run.train(runs.small(tmp_path, tensorboard=True))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "wanted"),
+    [("contrastive", None, 0.02), ("simcse", None, 0.05), ("contrastive", 0.1, 0.1), ("simcse", 0.1, 0.1)],
+)
+def test_the_temperature_is_the_objectives_own_unless_it_is_given(tmp_path, objective, given, wanted):
+    optimiser = OptimiserConfig(steps=1, batch_size=4, warmup_steps=0, temperature=given)
+    config = replace(runs.small(tmp_path), objective=objective, optimiser=optimiser)
+    loss = run._loss(echoembed.load(engine="padded"), config, PartialState(cpu=True))
+    assert getattr(loss, "loss", loss).scale == pytest.approx(1 / wanted)
 
 
 def test_rows_of_like_length_stand_beside_each_other(tmp_path):

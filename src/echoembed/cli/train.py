@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +15,7 @@ from echoembed.cli import session
 if TYPE_CHECKING:
     from echoembed.training.config import TrainConfig
     from echoembed.training.plan import Plan
-    from echoembed.training.rows import Reading
 
-PATIENCE_SECONDS = 2.0
 EPILOG = "\n".join(
     [
         opt.examples(
@@ -126,29 +120,13 @@ def _check_extras() -> None:
 
 
 def _plan(config: TrainConfig, *, shown: bool) -> Plan:
-    from echoembed.training import plan
-
-    with _reading(shown=shown) as progress:
-        return plan.make(config, progress=progress)
-
-
-@contextmanager
-def _reading(*, shown: bool) -> Iterator[Callable[[Reading], None]]:
-    """Says, once it has taken a while, how many rows have been read."""
     from rich.console import Console
 
-    started = time.monotonic()
-    status = Console(stderr=True).status("reading rows")
+    from echoembed.training import plan
+    from echoembed.training.progress import reading_rows
 
-    def report(reading: Reading) -> None:
-        if shown and sys.stderr.isatty() and time.monotonic() - started > PATIENCE_SECONDS:
-            status.start()
-            status.update(f"reading {reading.name}: {reading.rows:,} rows")
-
-    try:
-        yield report
-    finally:
-        status.stop()
+    with reading_rows(Console(stderr=True) if shown else None) as progress:
+        return plan.make(config, progress=progress)
 
 
 def _print_plan(plan: Plan, *, as_json: bool) -> None:
@@ -164,7 +142,7 @@ def _print_plan(plan: Plan, *, as_json: bool) -> None:
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimiser": memory.optimiser,
-        "activations of a chunk": memory.activations,
+        "activations": memory.activations,
     }
     out.print_facts(
         {

@@ -90,7 +90,8 @@ class MntpLoss(nn.Module):
             labels: Not used; sentence-transformers' trainer passes them.
 
         Returns:
-            Mean cross-entropy per masked token in nats, a scalar in float32. What is masked is drawn from torch's
+            Mean cross-entropy per masked token in nats, a scalar in float32; under several processes their shares of
+            it, the mean of which is that of all masked tokens. What is masked is drawn from torch's
             global generator, on the CPU whatever the device.
 
         Raises:
@@ -100,7 +101,7 @@ class MntpLoss(nn.Module):
         ids_BT, labels_BT = mask_tokens(
             features["input_ids"], features["span_mask"], self.masking, self.mask_id, self.ordinary_V
         )
-        count = int((labels_BT != IGNORED).sum())
+        count = _per_process((labels_BT != IGNORED).sum())
         size = self.chunk_size or len(ids_BT)
         total = torch.zeros((), device=ids_BT.device)
         for start in range(0, len(ids_BT), size):
@@ -124,6 +125,15 @@ class MntpLoss(nn.Module):
         row_N, place_N = (labels_BT != IGNORED).nonzero(as_tuple=True)
         logits_NV = self.head(states_BTD[row_N, place_N - 1])
         return nn.functional.cross_entropy(logits_NV.float(), labels_BT[row_N, place_N], reduction="sum")
+
+
+def _per_process(count: Tensor) -> float:
+    """A process's share of what all have counted: each then weighs by its tokens, not all alike."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return float(count)
+    total = count.clone()
+    torch.distributed.all_reduce(total)
+    return float(total) / torch.distributed.get_world_size()
 
 
 def mask_tokens(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -11,10 +14,39 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from echoembed.training.rows import Reading
+
 RECENT = 20
 """Steps over which rates are averaged."""
 LINES = 20
 """Most lines where there is no terminal."""
+PATIENCE_SECONDS = 2.0
+"""Reading that takes no longer is not spoken of."""
+
+
+@contextmanager
+def reading_rows(console: Console | None) -> Iterator[Callable[[Reading], None]]:
+    """Says, on a terminal and once it has taken a while, how many rows have been read.
+
+    Args:
+        console: Where; None for nowhere.
+
+    Yields:
+        What ``rows.read_all`` and ``plan.make`` take as ``progress``.
+    """
+    started = time.monotonic()
+    status = console.status("reading rows") if console is not None and console.is_terminal else None
+
+    def report(reading: Reading) -> None:
+        if status is not None and time.monotonic() - started > PATIENCE_SECONDS:
+            status.start()
+            status.update(f"reading {reading.name}: {reading.rows:,} rows")
+
+    try:
+        yield report
+    finally:
+        if status is not None:
+            status.stop()
 
 
 class Progress(TrainerCallback):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -25,7 +26,7 @@ from echoembed.training import finish, folder, mntp, rows, simcse
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.loss import contrastive_loss
-from echoembed.training.progress import Progress
+from echoembed.training.progress import Progress, reading_rows
 from echoembed.training.sampler import RatioSampler
 from echoembed.training.score import Scores
 from echoembed.training.trainer import Collator, EchoTrainer, kinds_of, prompts_of
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+TEMPERATURE: dict[str, float] = {"contrastive": 0.02, "simcse": 0.05}
+"""τ by objective where a configuration leaves it out: the paper's, and SimCSE's."""
 
 
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -57,11 +60,14 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         EchoembedError: If the data, the recipe or the model cannot be used.
     """
     config = config.effective()
+    if config.tensorboard and find_spec("tensorboard") is None:
+        raise errors.extra_missing("tensorboard", "Writing TensorBoard's files")
     processes = PartialState(cpu=not torch.accelerator.is_available())  # which it would not find out
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
     newest = _on_first(processes, partial(folder.check, config, resume=resume))
-    data = rows.read_all(config)
+    with reading_rows(console if processes.is_main_process else None) as reading:
+        data = rows.read_all(config, progress=reading)
     model = _load(config, processes)
     record = folder.record_of(config, transformer_of(model).revision)
     _on_first(processes, partial(folder.begin, config, record, newest))
@@ -138,7 +144,7 @@ def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialSta
         return mntp.MntpLoss(model, config.masking, chunk_size=optimiser.chunk_size)
     loss = contrastive_loss(
         model,
-        temperature=optimiser.temperature,
+        temperature=optimiser.temperature or TEMPERATURE[config.objective],
         chunk_size=optimiser.chunk_size,
         rows=optimiser.batch_size // processes.num_processes,
         gather=processes.num_processes > 1,

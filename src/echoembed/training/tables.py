@@ -47,7 +47,7 @@ _OPTIMISER_RULES = {
     "warmup_steps": checks.COUNT_OR_ZERO,
     "weight_decay": checks.NOT_NEGATIVE,
     "max_gradient_norm": checks.NOT_NEGATIVE,
-    "temperature": checks.ABOVE_ZERO,
+    "temperature": checks.ABOVE_ZERO_OR_NONE,
 }
 
 
@@ -129,8 +129,8 @@ class OptimiserConfig:
     """AdamW's decoupled weight decay, per step and unit of learning rate."""
     max_gradient_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 for never."""
-    temperature: float = 0.02
-    """τ: cosines are divided by it before the softmax."""
+    temperature: float | None = None
+    """τ: cosines are divided by it before the softmax. Left out for 0.02, or SimCSE's 0.05."""
     precision: Precision = "float32"
     """Arithmetic of the forward pass; weights stay in float32."""
     gradient_checkpointing: bool = False
