@@ -55,6 +55,31 @@ def test_layers_given_the_same_states_round_them_once(monkeypatch):
     assert np.array_equal(copy.deepcopy(model).encode(SENTENCES[:4]), wanted)
 
 
+@pytest.mark.skipif(not int8.fused(), reason="a processor without VNNI, which has one way only")
+@torch.no_grad()
+def test_both_ways_give_the_same_bits(monkeypatch):
+    """In one pass with unsigned codes and packed weights, and int8 times int8."""
+    generator = torch.Generator().manual_seed(0)
+    for inputs, outputs, rows in ((64, 48, 3), (704, 256, 700), (2048, 33, 1)):
+        linear = torch.nn.Linear(inputs, outputs)
+        states = torch.randn(rows, inputs, generator=generator) * 10 ** torch.randn(rows, 1, generator=generator)
+        one = Int8Linear(linear)
+        assert one.weight.is_mkldnn
+        monkeypatch.setattr(int8, "fused", lambda: False)
+        other = Int8Linear(linear)
+        assert not other.weight.is_mkldnn
+        wanted = other(states)
+        carried = pickle.loads(pickle.dumps(one))  # to a processor without
+        assert torch.equal(carried.weight, other.weight)
+        assert torch.equal(carried(states), wanted)
+        monkeypatch.undo()
+        assert torch.equal(one(states), wanted)
+        assert pickle.loads(pickle.dumps(one)).weight.is_mkldnn
+        by_hand = torch.nn.functional.linear(states.double(), other.weight.double() * other.scale.double()[:, None])
+        cosine = torch.cosine_similarity(wanted.double() - linear.bias, by_hand, dim=-1)
+        assert cosine.min() > 0.9995
+
+
 def test_other_states_of_the_same_shape_are_rounded_anew():
     rounded = int8._Rounded()
     one, other = Int8Linear(torch.nn.Linear(8, 4), rounded), Int8Linear(torch.nn.Linear(8, 4), rounded)
