@@ -143,7 +143,7 @@ class Int8Linear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take such a state, and pack the weights where that is of use."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         if fused():
             self._buffers["weight"] = _pack(self.weight)
 
