@@ -75,10 +75,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def losses(folder: Path, corpus: Path, work: Path) -> dict[str, float]:
+def losses(folder: Path, name: str, corpus: Path, work: Path) -> dict[str, float]:
     """Validation loss in nats a token, perplexity, nats a byte, and accuracy of copying."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = tokenise([corpus / "valid.jsonl.xz"], tokenizer, work / f"{_name(folder)}-valid.bin")
+    ids = tokenise([corpus / "valid.jsonl.xz"], tokenizer, work / f"{name}-valid.bin")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     loss = validate(model, ids, 512, "cpu")
     return {
@@ -128,11 +128,11 @@ def echo_copying(folder: Path, ids: np.ndarray, tokenizer: Tokenizer, texts: int
     return right / total
 
 
-def scores(folder: Path, options: argparse.Namespace, *, whole: bool) -> dict[str, Any]:
+def scores(folder: Path, called: str, options: argparse.Namespace, *, whole: bool) -> dict[str, Any]:
     """Zero-shot scores by system and task, and echo minus classical on STS; or those two on STS alone."""
     name = str(folder)
     setting = Setting(
-        out=options.out / _name(folder), data=options.data, models=(name,), quick=options.pairs is not None
+        out=options.out / called, data=options.data, models=(name,), quick=options.pairs is not None
     )
     setting.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(setting, say=lambda line: console.print(f"  {line}", style="dim", highlight=False))
@@ -144,7 +144,7 @@ def scores(folder: Path, options: argparse.Namespace, *, whole: bool) -> dict[st
         if not whole and system not in ("echo", "classical, mean"):
             continue
         found[system] = bench.scores([recipe], tasks)
-        console.print(f"{folder.name}: {system} {100 * _sts(found[system]):.2f} on STS")
+        console.print(f"{called}: {system} {100 * _sts(found[system]):.2f} on STS")
     plan = Plan(recipes=[SYSTEMS["echo"], SYSTEMS["classical, mean"]], tasks=tasks)
     return {"scores": found, "interval": interval.run(bench, plan)}
 
@@ -213,15 +213,17 @@ def main() -> None:
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     measured: dict[str, dict[str, Any]] = {}
-    folders = {_name(folder): folder for folder in options.models}
+    folders: dict[str, Path] = {}
+    for folder in options.models:  # two models of one name go by their folders
+        folders[_name(folder) if _name(folder) not in folders else str(folder).strip("/").replace("/", "-")] = folder
     first = next(iter(folders))
     if options.int8:
         eight = f"{first}, int8"
         folders[eight] = in_int8(folders[first], options.out / eight.replace(", ", "-"))
     for name, folder in folders.items():
-        found: dict[str, Any] = {"losses": losses(folder, options.corpus, options.out)}
+        found: dict[str, Any] = {"losses": losses(folder, name, options.corpus, options.out)}
         if options.data and (name == first or options.score_all or name.endswith("int8")):
-            found |= scores(folder, options, whole=name == first)
+            found |= scores(folder, name, options, whole=name == first)
         measured[name] = found
     text = tables(measured)
     console.print(text, markup=False, highlight=False)
