@@ -183,7 +183,9 @@ def zero_shot(arm: str, pooling: str, options: argparse.Namespace) -> dict[str, 
 def table(results: list[dict[str, Any]], before: dict[tuple[str, str], dict[str, float]]) -> str:
     """Mean and spread over the seeds, beside the paper's."""
     names = list(results[0]["sts"])
-    lines = [f"| | pooling | zero-shot | {' | '.join(names)} | STS | seeds | processor time | paper | paper, step 280 |"]
+    lines = [
+        f"| | pooling | zero-shot | {' | '.join(names)} | STS | seeds | processor time | paper | paper, step 280 |"
+    ]
     lines.append("| --- | --- |" + " ---: |" * (len(names) + 6))
     for arm, pooling in before:
         own = [result for result in results if (result["arm"], result["pooling"]) == (arm, pooling)]

@@ -131,9 +131,7 @@ def echo_copying(folder: Path, ids: np.ndarray, tokenizer: Tokenizer, texts: int
 def scores(folder: Path, called: str, options: argparse.Namespace, *, whole: bool) -> dict[str, Any]:
     """Zero-shot scores by system and task, and echo minus classical on STS; or those two on STS alone."""
     name = str(folder)
-    setting = Setting(
-        out=options.out / called, data=options.data, models=(name,), quick=options.pairs is not None
-    )
+    setting = Setting(out=options.out / called, data=options.data, models=(name,), quick=options.pairs is not None)
     setting.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(setting, say=lambda line: console.print(f"  {line}", style="dim", highlight=False))
     tasks = local_tasks(options.data, ["sts"], max_texts=options.pairs and 2 * options.pairs)
