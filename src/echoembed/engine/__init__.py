@@ -6,7 +6,6 @@
 - ``trim.py``: the last layer, for pooled tokens only
 - ``linear.py``: matrix products as fast as the processor has them
 - ``lighter.py``: norms, gates and rotations in fewer passes over memory
-- ``heap.py``: memory that the allocator keeps is given back
 - ``int8.py``: linear layers in eight bits
 - ``packed.py``: the engine: texts in, pooled states out
 - ``check.py``: proof, at load, that it gives the padded forward's states

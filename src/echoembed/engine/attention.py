@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,21 @@ class UnsupportedError(Exception):
     """The model's attention is of a kind that packing does not know. Caught at load; never seen by a user."""
 
 
-class Captured(Exception):  # noqa: N818
-    """Carries the keys and values of a layer out of the model's code; not an error."""
+class KeysAndValues(NamedTuple):
+    """Of a layer, for all tokens of a pack: ``_1HTE``."""
 
-    def __init__(self, key: Tensor, value: Tensor) -> None:
-        self.key, self.value = key, value
+    key: Tensor
+    value: Tensor
+
+
+class Captured(Exception):  # noqa: N818
+    """Carries the keys and values of a layer out of the model's code; not an error.
+
+    It is not to be kept: its traceback holds the frames it passed, and those the states of the pack.
+    """
+
+    def __init__(self, states: KeysAndValues) -> None:
+        self.states = states
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ class Pass:
     causal: bool
     verify: bool = False
     mode: Literal["all", "capture", "pooled"] = "all"
-    captured: Captured | None = None
+    captured: KeysAndValues | None = None
     called: bool = False
     rules: list[Rule] = field(default_factory=list)
     masks: dict[tuple[int, Run, str], Tensor] = field(default_factory=dict)
@@ -142,9 +152,9 @@ def attention(
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise UnsupportedError("its attention has sinks or biases of its own")
     if active.mode == "capture":
-        raise Captured(key, value)
+        raise Captured(KeysAndValues(key, value))
     if active.mode == "pooled" and active.captured is not None:
-        key, value = active.captured.key, active.captured.value
+        key, value = active.captured
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = active.rules[int(attention_mask)].window

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from echoembed.engine import attention, heap, linear
+from echoembed.engine import attention, linear
 from echoembed.engine.layout import Layout, Prompt, cut, lay_out
 from echoembed.engine.lighter import lighter
 from echoembed.engine.trim import last_layer, trimmed
@@ -116,8 +116,6 @@ class PackedEngine:
         for group in _by_rotary(model, prompts, prefix, budget):
             layout = lay_out(prompts, group, prefix)
             yield layout.order, self._forward(model, layout, verify=verify)
-            if model.device.type == "cpu":
-                heap.computed(len(layout.ids))
 
     def _prefix(self, prompts: Sequence[Prompt], shared: int) -> int:
         """Tokens that are computed once: none of them pooled, and in causal attention only."""

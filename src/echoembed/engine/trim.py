@@ -61,7 +61,7 @@ def trimmed(layer: nn.Module, active: Pass) -> Iterator[None]:
             with _silent(layer, "q_proj"):
                 original(*args, **kwargs)
         except Captured as captured:
-            active.captured = captured
+            active.captured = captured.states
         else:
             raise UnsupportedError("its last layer does not call the attention it was given")
         active.mode = "pooled"
