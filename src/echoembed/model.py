@@ -324,11 +324,8 @@ class EchoTransformer(Transformer):
         if engine is not None:
             states_BSD, mask_BS = engine.states(self.model, *batch, features.get("shared"))
         else:
-            # A chunk of a batch has the padding of the whole batch (GradCache): columns after its last token go.
-            last = int(batch[1].any(dim=0).nonzero()[-1])
-            ids_BT, attended_BT, span_BT = (each_BT[:, : last + 1] for each_BT in batch)
-            output = self.model(input_ids=ids_BT, attention_mask=attended_BT, use_cache=False)
-            states_BSD, mask_BS = gather_spans(output.last_hidden_state, span_BT)
+            output = self.model(input_ids=batch[0], attention_mask=batch[1], use_cache=False)
+            states_BSD, mask_BS = gather_spans(output.last_hidden_state, batch[2])
         if engine is not None and self.selector.deterministic:
             states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:

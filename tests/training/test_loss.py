@@ -130,7 +130,8 @@ def test_without_gradient_cache_every_text_is_read_once_and_a_chunk_at_a_time(gr
     assert sum(sizes) == 20 * (2 if gradient_cache else 1)
 
 
-def test_a_chunk_is_not_padded_to_the_longest_text_of_its_batch():
+@pytest.mark.parametrize("gradient_cache", [True, False])
+def test_a_chunk_is_not_padded_to_the_longest_text_of_its_batch(gradient_cache):
     model = prepared(dropout=False)
     inputs = features(model)
     lengths = []
@@ -138,10 +139,10 @@ def test_a_chunk_is_not_padded_to_the_longest_text_of_its_batch():
     handle = inner.register_forward_pre_hook(
         lambda _module, _args, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True
     )
-    contrastive_loss(model, temperature=0.02, chunk_size=1)(inputs, None).backward()
+    contrastive_loss(model, temperature=0.02, chunk_size=1, gradient_cache=gradient_cache)(inputs, None).backward()
     handle.remove()
     wanted = [int(length) for column in inputs for length in column["attention_mask"].sum(dim=1)]
-    assert sorted(lengths) == sorted(2 * wanted)
+    assert sorted(lengths) == sorted(wanted * (2 if gradient_cache else 1))
 
 
 def test_every_document_of_the_batch_is_a_candidate_of_every_query():

@@ -9,7 +9,7 @@ The library's GradCache (Gao et al. 2021) embeds the batch in chunks twice, firs
 the whole batch's, the memory that of one chunk. Where there is memory for the activations of the whole batch, the
 chunks are embedded once: a quarter less work, and on a CPU still as much as its caches hold at a time.
 
-Shapes: B texts of a column.
+Shapes: B texts of a batch, D width of the model.
 """
 
 from __future__ import annotations
@@ -84,5 +84,8 @@ class ChunkByChunk(nn.Module):
         vectors = []
         for start in range(0, texts, self.chunk_size):
             chunk = {name: value[start : start + self.chunk_size] for name, value in by_text.items()}
+            # As the library's GradCache does: a chunk keeps no column that only other chunks need.
+            stop = int(chunk["attention_mask"].any(dim=0).nonzero()[-1]) + 1
+            chunk = {name: value[:, :stop] if value.ndim == 2 else value for name, value in chunk.items()}
             vectors.append(self.model({**features, **chunk})["sentence_embedding"])
         return {"sentence_embedding": torch.cat(vectors)}
