@@ -48,6 +48,7 @@ def test_layers_given_the_same_states_round_them_once(monkeypatch):
     wanted = model.encode(SENTENCES[:4])
     # For each layer: queries, keys and values together; output; gate and up together; down. The last layer is run
     # twice: for its keys and values, and for its pooled tokens.
+    assert model[0].model.layers[0].self_attn.q_proj.rounded._last is None  # nothing is held after the call
     layers = len(model[0].model.layers)
     assert len(rounded) == 4 * layers + 1
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model[0].model))):

@@ -152,6 +152,13 @@ class Int8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
+def forget(model: nn.Module) -> None:
+    """Let go of the states that the model's layers rounded last: beside a large model they are large."""
+    layer = next((module for module in model.modules() if isinstance(module, Int8Linear)), None)
+    if layer is not None:  # it shares them with all others
+        layer.rounded.forget()
+
+
 def quantize(model: nn.Module) -> int:
     """Put the model's linear layers into eight bits, in place, one after the other.
 

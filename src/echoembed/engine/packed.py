@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from echoembed.engine import attention, linear
+from echoembed.engine import attention, int8, linear
 from echoembed.engine.layout import Layout, Prompt, cut, lay_out
 from echoembed.engine.lighter import lighter
 from echoembed.engine.trim import last_layer, trimmed
@@ -165,6 +165,7 @@ class PackedEngine:
                 yield
             finally:
                 attention.ACTIVE.reset(token)
+                int8.forget(model)
 
 
 def tokens_in_flight(model: nn.Module) -> int:

@@ -134,6 +134,7 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
     readings_of_a_text = 2 if config.objective == "simcse" else 1
     per_row = sum(one.share * sum(lengths.mean for lengths in one.columns.values()) for one in data)
     longest = max(lengths.longest for one in data for lengths in one.columns.values())
+    columns = readings_of_a_text * max(len(one.columns) for one in data)
     return Plan(
         model=bones.name,
         recipe=recipe.name,
@@ -145,7 +146,7 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
         parameters=bones.parameters,
         lora=bones.lora,
         end_token=bones.end_token,
-        memory=skeleton.memory(bones, config, longest, columns=max(len(one.columns) for one in data)),
+        memory=skeleton.memory(bones, config, longest, columns=columns),
         data=data,
         warnings=tuple(_warnings(data)),
     )

@@ -161,7 +161,7 @@ def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: in
         skeleton: The model.
         config: The run.
         longest: Tokens of the longest prompt, to which a chunk may be padded.
-        columns: Most texts of a row.
+        columns: Most readings of a row.
     """
     half = config.optimiser.precision == "bfloat16"
     kept = _kept_per_token(skeleton.model, half=half)
@@ -171,7 +171,8 @@ def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: in
         if config.optimiser.gradient_checkpointing:  # each layer's input, and one layer's insides at a time
             kept = layers * _width(skeleton.model) * (2 if half else 4) + kept / max(1, layers)
         rows, batch = config.optimiser.chunk_size, config.optimiser.batch_size
-        if rows >= batch or not config.optimiser.gradient_cache:
+        cached = config.optimiser.gradient_cache or config.objective == "mntp"  # which recomputes its chunks itself
+        if rows >= batch or not cached:
             rows = batch * columns
         activations = round(rows * longest * kept)
     return Memory(

@@ -120,7 +120,7 @@ class OptimiserConfig:
     """Rows in memory at a time, per process: GradCache embeds a batch in chunks, the gradient is the whole batch's."""
     gradient_cache: bool = True
     """Whether chunks are embedded again in the backward pass; false keeps all of the batch in memory, a quarter faster.
-    """
+    Not used by ``mntp``, which always computes them again."""
     learning_rate: float = 8e-4
     """Largest learning rate of AdamW."""
     warmup_steps: int = 100
