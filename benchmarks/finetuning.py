@@ -26,11 +26,11 @@ import torch
 from rich.console import Console
 
 import echoembed
+from echoembed import plots
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
-from echoembed.experiments import plots
 from echoembed.experiments.paper import paper_table
-from echoembed.report import fingerprint
+from echoembed.model.describe import fingerprint
 from echoembed.training.config import (
     AdapterConfig,
     CheckpointConfig,

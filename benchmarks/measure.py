@@ -109,14 +109,14 @@ def ceiling(dtype: torch.dtype, device: str = "cpu", seconds: float = 0.5) -> fl
 
 
 def _products(dtype: torch.dtype, device: str, size: int) -> list[Callable[[], object]]:
-    from echoembed.engine import linear
+    from echoembed.engine import onednn
 
     if dtype == torch.int8:
         codes, others = torch.randint(-127, 128, (2, size, size), dtype=torch.int8, device=device)
         return [lambda: torch._int_mm(codes, others.t())]
     left, right = torch.randn(2, size, size, device=device).to(dtype)
     products: list[Callable[[], object]] = [lambda: torch.nn.functional.linear(left, right)]
-    if device == "cpu" and dtype == torch.float32 and linear.available():
+    if device == "cpu" and dtype == torch.float32 and onednn.available():
         products.append(lambda: torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], ""))
     return products
 

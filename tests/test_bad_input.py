@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 import echoembed
 from echoembed import Recipe
 from echoembed.errors import EchoembedError, FileError, ModelError, RecipeError, TemplateError, TextError
-from echoembed.model import EchoTransformer
+from echoembed.model.transformer import EchoTransformer
 
 TINY = Path(echoembed.__file__).parent / "tiny"
 TEXT = "a small boat on a wide river"

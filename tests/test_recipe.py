@@ -13,8 +13,8 @@ import pytest
 
 import echoembed
 from echoembed.errors import RecipeError, TemplateError
+from echoembed.prompts.template import Rendered, Renderer
 from echoembed.recipe import Recipe, find_recipe, load_recipes, prepare, recipe_of_checkpoint, recipes
-from echoembed.template import Rendered, Renderer
 from tokenizers_for_tests import need_shared, original_ids, pieces
 
 TWICE = "{bos}Say: {text} Again: {text:pool}"

@@ -20,7 +20,7 @@ from transformers import AutoModel
 
 import echoembed
 import tiny_models
-from echoembed.source import Source
+from echoembed.sources.resolve import Source
 
 TOLERANCE = 1e-5
 WEB = "Given a web search query, retrieve relevant passages that answer the query"
@@ -388,5 +388,5 @@ def _serve_adapters(row: str, folders: list[Path], monkeypatch: pytest.MonkeyPat
         digits = json.dumps(sorted(served)).encode().hex()
         return Source(name=name, folder=served[name], revision=digits[:40], origin="hub")
 
-    for module in ("echoembed.source", "echoembed.loading"):
+    for module in ("echoembed.sources.resolve", "echoembed.model.load"):
         monkeypatch.setattr(f"{module}.resolve_adapter", resolve_adapter, raising=False)

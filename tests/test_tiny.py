@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import echoembed
-from echoembed.report import transformer_of
+from echoembed.model.transformer import transformer_of
 
 TINY = Path(echoembed.__file__).with_name("tiny")
 

@@ -24,8 +24,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from echoembed.errors import TextError
-from echoembed.pieces import PieceTokenizer
-from echoembed.text import check_text
+from echoembed.prompts.pieces import PieceTokenizer
+from echoembed.prompts.text import check_text
 
 SHARED = Path(os.environ.get("ECHOEMBED_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 REAL = ("gpt2", "openai-gpt", "gpt-neox-20b", "llama-2", "mistral-v1", "mistral-v3", "llama-3", "qwen")

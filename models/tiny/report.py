@@ -29,10 +29,10 @@ from transformers import AutoModelForCausalLM
 import echoembed
 from echoembed.evaluation.local import local_tasks
 from echoembed.experiments import interval
-from echoembed.experiments.bench import Bench, Plan, Setting, named
+from echoembed.experiments.experiment import Bench, Plan, Setting, named
 from echoembed.experiments.paper import paper_table
-from echoembed.experiments.rows import Row
-from echoembed.report import transformer_of
+from echoembed.experiments.results import Row
+from echoembed.model.transformer import transformer_of
 
 SYSTEMS = {
     "echo": echoembed.recipes["echo"],

@@ -12,38 +12,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from echoembed.loading import RecipeWarning as RecipeWarning
-    from echoembed.loading import load as load
-    from echoembed.model import TruncationWarning as TruncationWarning
+    from echoembed.model.describe import describe as describe
+    from echoembed.model.describe import fingerprint as fingerprint
+    from echoembed.model.describe import render as render
+    from echoembed.model.load import RecipeWarning as RecipeWarning
+    from echoembed.model.load import load as load
+    from echoembed.model.save import save as save
+    from echoembed.model.transformer import TruncationWarning as TruncationWarning
+    from echoembed.prompts.template import Rendered as Rendered
+    from echoembed.prompts.template import Template as Template
+    from echoembed.prompts.text import check_text as check_text
     from echoembed.recipe import Recipe as Recipe
     from echoembed.recipe import load_recipes as load_recipes
     from echoembed.recipe import recipes as recipes
-    from echoembed.report import describe as describe
-    from echoembed.report import fingerprint as fingerprint
-    from echoembed.report import render as render
-    from echoembed.saving import save as save
-    from echoembed.template import Rendered as Rendered
-    from echoembed.template import Template as Template
-    from echoembed.text import check_text as check_text
 
 __version__ = "0.1.0"
 
 # Where each public name lives: torch and transformers are imported when a name that needs them is first used,
 # so that "echoembed --help" answers at once.
 _HOMES = {
-    "describe": "report",
-    "fingerprint": "report",
-    "render": "report",
-    "RecipeWarning": "loading",
-    "load": "loading",
-    "save": "saving",
-    "TruncationWarning": "model",
+    "describe": "model.describe",
+    "fingerprint": "model.describe",
+    "render": "model.describe",
+    "RecipeWarning": "model.load",
+    "load": "model.load",
+    "save": "model.save",
+    "TruncationWarning": "model.transformer",
     "Recipe": "recipe",
     "load_recipes": "recipe",
     "recipes": "recipe",
-    "Rendered": "template",
-    "Template": "template",
-    "check_text": "text",
+    "Rendered": "prompts.template",
+    "Template": "prompts.template",
+    "check_text": "prompts.text",
 }
 __all__ = sorted(_HOMES)
 

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoembed import errors
-from echoembed.template import SLOTS, Template
+from echoembed.prompts.template import SLOTS, Template
 
 Attention = Literal["causal", "bidirectional"]
 Pooling = Literal["mean", "last", "weighted-mean", "first"]
@@ -39,7 +39,7 @@ class Recipe:
     name: str
     """What it is called in the table and on the command line."""
     query_template: str
-    """Template of queries, and of all texts where no task is given (grammar: ``template.py``)."""
+    """Template of queries, and of all texts where no task is given (grammar: ``prompts/template.py``)."""
     document_template: str = ""
     """Template of documents; the query template unless given."""
     pooling: Pooling = "mean"

@@ -1,6 +1,1 @@
-"""The builders of tiny models lie one folder up."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from data_sets import made  # noqa: F401 (a fixture)

@@ -23,7 +23,7 @@ TEXTS = ["the cat sat on a mat", "rain fell over the old town", "boats"]
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    from echoembed.training.finish import save_model
+    from echoembed.training.export import save_model
 
     folder = tmp_path_factory.mktemp("run")
     model = echoembed.load(tiny_models.folder("llama"), recipe="classical", engine="padded", device="cpu")

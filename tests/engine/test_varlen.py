@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_packed import LENGTHS, assert_equal, features, load, padded, spans_of
 
 from echoembed.engine import PackedEngine, varlen
+from packs import LENGTHS, assert_equal, features, load, padded, spans_of
 
 CALLS = []
 

@@ -196,7 +196,7 @@ def test_a_missing_column_of_parquet_lists_those_there(tmp_path):
 
 
 def test_an_unbroken_line_of_gigabytes_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("echoembed.texts.formats.LINE_LIMIT", 1000)
+    monkeypatch.setattr("echoembed.texts.rows.LINE_LIMIT", 1000)
     (tmp_path / "x.txt").write_bytes(b"short\n" + b"x" * 1001)
     with pytest.raises(FileError, match=r"line 2 of \S+ is longer than 1,000 bytes"):
         read(tmp_path / "x.txt")

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from echoembed.errors import FileError, ModelError, TextError
+from echoembed.files import WholeFile
 from echoembed.texts import Item, JsonlWriter, Stamp, check_output, embed_stream, open_writer
-from echoembed.texts.files import WholeFile
 
 STAMP = Stamp(
     model="tiny", revision="ab" * 20, recipe="echo", fingerprint="0123456789abcdef", kind="query", instruction="Find ß"

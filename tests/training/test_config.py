@@ -11,7 +11,7 @@ import pytest
 
 from echoembed.errors import RecipeError, TrainingError
 from echoembed.recipe import recipes
-from echoembed.training import checks, reference
+from echoembed.training import checks, fields
 from echoembed.training.config import TrainConfig, differences, from_dict, read, recipe_of
 from echoembed.training.tables import (
     AdapterConfig,
@@ -333,11 +333,11 @@ def test_differences_say_field_and_both_values():
 
 
 def test_every_field_has_a_meaning():
-    documented = {(field.table.strip("[]"), field.name) for field in reference.fields() if len(field.meaning) > 10}
+    documented = {(field.table.strip("[]"), field.name) for field in fields.fields() if len(field.meaning) > 10}
     inner = {("", name) for name in (*TABLES, "data")}
     assert documented == set(leaves()) - inner
-    assert all(field.type and field.default for field in reference.fields())
-    [steps] = [field for field in reference.fields() if field.name == "steps"]
+    assert all(field.type and field.default for field in fields.fields())
+    [steps] = [field for field in fields.fields() if field.name == "steps"]
     assert steps == ("[optimiser]", "steps", "a whole number", "1000", "Optimiser steps.")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import runs
 import torch
 
 import echoembed
 import tiny_models
+import training_runs as runs
 from echoembed.recipe import Recipe
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import AdapterConfig

@@ -12,16 +12,9 @@ import torch
 import echoembed
 import tiny_models
 from echoembed.errors import ModelError, TrainingError
-from echoembed.report import transformer_of
-from echoembed.training import adapter, plan, skeleton
-from echoembed.training.config import (
-    AdapterConfig,
-    DataConfig,
-    OptimiserConfig,
-    ScoreConfig,
-    TrainConfig,
-    recipe_of,
-)
+from echoembed.model.transformer import transformer_of
+from echoembed.training import adapter, footprint, plan
+from echoembed.training.config import AdapterConfig, DataConfig, OptimiserConfig, ScoreConfig, TrainConfig, recipe_of
 
 QUERIES = ["where does the cat sit", "who sings", "when does rain fall over the old town", "what"]
 
@@ -125,7 +118,7 @@ def test_plain_texts_are_read_twice_by_simcse_and_without_a_template_by_mntp(row
 )
 def test_parameters_are_those_that_the_adapter_trains(rows, family, settings):
     config = run(rows, model=str(tiny_models.folder(family)), adapter=AdapterConfig(**settings), save="merged")
-    bones = skeleton.build(config, recipe_of(config))
+    bones = footprint.build(config, recipe_of(config))
     model = echoembed.load(config.model, recipe=recipe_of(config), device="cpu", engine="padded")
     assert bones.parameters == sum(weight.numel() for weight in transformer_of(model).model.parameters())
     adapter.add_adapter(model, config.adapter)
@@ -135,10 +128,10 @@ def test_parameters_are_those_that_the_adapter_trains(rows, family, settings):
 
 def test_named_targets_are_counted_and_unknown_ones_refused(rows):
     config = run(rows, model=str(tiny_models.folder("llama")), adapter=AdapterConfig(rank=4, targets=["q_proj"]))
-    assert skeleton.build(config, recipe_of(config)).lora == 3 * 4 * (32 + 32)
+    assert footprint.build(config, recipe_of(config)).lora == 3 * 4 * (32 + 32)
     config = run(rows, model=str(tiny_models.folder("llama")), adapter=AdapterConfig(targets="query_key_value"))
     with pytest.raises(TrainingError, match="query_key_value"):
-        skeleton.build(config, recipe_of(config))
+        footprint.build(config, recipe_of(config))
 
 
 def test_a_model_that_is_not_there_is_refused(rows, tmp_path):
@@ -149,7 +142,7 @@ def test_a_model_that_is_not_there_is_refused(rows, tmp_path):
 def test_the_context_and_the_layer_are_the_models_own(rows):
     config = run(rows, model=str(tiny_models.folder("mistral", sliding_window=40)))
     recipe = recipe_of(config)
-    bones = skeleton.build(config, recipe)
+    bones = footprint.build(config, recipe)
     assert bones.context == transformer_of(loaded(config.model, recipe)).context == 40
 
 
@@ -161,7 +154,7 @@ def test_activations_are_what_a_real_forward_keeps(rows, family):
     """Within a tenth: buffers that do not grow with the text are left out."""
     config = run(rows, model=str(tiny_models.folder(family)))
     longest = 96
-    estimated = skeleton.memory(skeleton.build(config, recipe_of(config)), config, longest).activations
+    estimated = footprint.memory(footprint.build(config, recipe_of(config)), config, longest).activations
     model = echoembed.load(config.model, recipe=recipe_of(config), device="cpu", engine="padded")
     adapter.add_adapter(model, config.adapter)
     inner = transformer_of(model).model.train()
@@ -183,7 +176,7 @@ def test_activations_are_what_a_real_forward_keeps(rows, family):
 def test_memory_grows_with_the_chunk_and_shrinks_with_checkpointing(rows):
     def activations(**optimiser):
         config = run(rows, batch_size=8, optimiser=optimiser)
-        return skeleton.memory(skeleton.build(config, recipe_of(config)), config, 50).activations
+        return footprint.memory(footprint.build(config, recipe_of(config)), config, 50).activations
 
     assert activations(chunk_size=8) == pytest.approx(4 * activations(chunk_size=2), rel=1e-6)
     assert activations(chunk_size=8, gradient_checkpointing=True) < activations(chunk_size=8) / 2
@@ -193,8 +186,8 @@ def test_memory_grows_with_the_chunk_and_shrinks_with_checkpointing(rows):
 
 def test_weights_gradients_and_moments_are_counted_in_bytes(rows):
     config = run(rows)
-    bones = skeleton.build(config, recipe_of(config))
-    found = skeleton.memory(bones, config, 50)
+    bones = footprint.build(config, recipe_of(config))
+    found = footprint.memory(bones, config, 50)
     assert found.weights == 4 * (bones.parameters + bones.lora)
     assert found.gradients == 4 * bones.trained
     assert found.optimiser == 8 * bones.trained

@@ -8,9 +8,9 @@ import sys
 from dataclasses import replace
 
 import pytest
-import runs
 import torch
 
+import training_runs as runs
 from echoembed.training import curves, run
 from echoembed.training.config import AdapterConfig
 

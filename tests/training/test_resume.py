@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 
+import training_runs as runs
 from echoembed import errors
 from echoembed.training import checkpoint, curves, run
 from echoembed.training.config import CheckpointConfig

@@ -16,7 +16,7 @@ from transformers import TrainerControl, TrainerState
 import echoembed
 import tiny_models
 from echoembed import errors
-from echoembed.report import transformer_of
+from echoembed.model.transformer import transformer_of
 from echoembed.training import curves
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import AdapterConfig, MaskingConfig, ScoreConfig

@@ -9,7 +9,7 @@ from torch import nn
 import echoembed
 import tiny_models
 from echoembed import errors
-from echoembed.report import transformer_of
+from echoembed.model.transformer import transformer_of
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import AdapterConfig
 from echoembed.training.loss import contrastive_loss

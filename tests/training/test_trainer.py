@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import runs
 import torch
 from accelerate import PartialState
 from transformers import AutoTokenizer, TrainerCallback
 
 import echoembed
 import tiny_models
+import training_runs as runs
 from echoembed import errors
 from echoembed.training import curves, run
 from echoembed.training.config import AdapterConfig, CheckpointConfig, DataConfig, OptimiserConfig

@@ -102,8 +102,8 @@ def evaluate(
     from echoembed.evaluation.benchmarks import find_tasks
     from echoembed.evaluation.run import evaluate as evaluate_
     from echoembed.evaluation.store import Store
+    from echoembed.model.transformer import transformer_of
     from echoembed.recipe import find_recipe
-    from echoembed.report import transformer_of
 
     session.silence()
     tasks = find_tasks(benchmark or ["local"], folder=data, max_texts=max_texts, seed=seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from echoembed import errors
 from echoembed.cli.output import short
-from echoembed.texts.files import WholeFile, check_free, reason_of
+from echoembed.files import WholeFile, check_free, reason_of
 
 SUFFIXES = (".png", ".svg", ".pdf")
 NUMBERS_UP_TO = 12

@@ -91,7 +91,7 @@ def reproduce(
     listed as not run. An experiment that fails does not stop the others; the exit code is then 1.
     """
     session.silence()
-    from echoembed.experiments.bench import Setting
+    from echoembed.experiments.experiment import Setting
     from echoembed.experiments.report import write_report
     from echoembed.experiments.reproduce import reproduce as reproduce_
 

@@ -77,7 +77,7 @@ def load(
     """The model that the options name; ``options`` are those of ``echoembed.load``."""
     silence()
     import echoembed
-    from echoembed.report import transformer_of
+    from echoembed.model.transformer import transformer_of
 
     loaded = echoembed.load(model, recipe=recipe_named(recipe, recipes_file), **options)
     transformer_of(loaded).overflow = "error" if on_overflow == "error" else "ignore"
@@ -96,7 +96,7 @@ class Embedder:
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Texts to vectors, in one call; one that fails counts no cuts, for it may be made again."""
         from echoembed import errors
-        from echoembed.report import transformer_of
+        from echoembed.model.transformer import transformer_of
 
         first = transformer_of(self.model)
         cuts = first.dropped_texts, first.dropped_tokens
@@ -115,8 +115,8 @@ class Embedder:
             TextError: If no text could be, for instruction or template leave no room for any.
         """
         from echoembed import errors
-        from echoembed.report import transformer_of
-        from echoembed.text import check_text
+        from echoembed.model.transformer import transformer_of
+        from echoembed.prompts.text import check_text
 
         first = transformer_of(self.model)
         renderer = first.renderers[self.kind]
@@ -137,7 +137,7 @@ class Embedder:
     def stamp(self) -> Stamp:
         """What goes with every vector."""
         from echoembed import describe
-        from echoembed.report import transformer_of
+        from echoembed.model.transformer import transformer_of
         from echoembed.texts import Stamp
 
         facts = describe(self.model)
@@ -171,7 +171,7 @@ def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
 
 def report_cuts(model: SentenceTransformer, on_overflow: str) -> None:
     """Say how much was cut, unless that was to be ignored."""
-    from echoembed.report import transformer_of
+    from echoembed.model.transformer import transformer_of
 
     first = transformer_of(model)
     if first.dropped_texts and on_overflow == "warn":
@@ -224,8 +224,8 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
     from dataclasses import replace
 
     import echoembed
+    from echoembed.model.transformer import transformer_of
     from echoembed.recipe import find_recipe
-    from echoembed.report import transformer_of
 
     row = find_recipe(recipe_named(name, file) or name)
     facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}

@@ -187,7 +187,7 @@ def _size(count: int) -> str:
 
 
 def _print_fields(*, as_json: bool) -> None:
-    from echoembed.training.reference import fields
+    from echoembed.training.fields import fields
 
     if as_json:
         out.print_json([field._asdict() for field in fields()])

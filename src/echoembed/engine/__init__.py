@@ -1,21 +1,23 @@
 """The packed forward: the same states as the padded one, without the padding and what nobody pools.
 
-- ``layout.py``: how texts lie one after the other in one sequence
-- ``attention.py``: attention inside each text, called by the model's own code
+- ``pack.py``: how prompts lie one after the other in one sequence
+- ``attention.py``: attention inside each prompt, called by the model's own code
 - ``varlen.py``: attention of a whole pack in one kernel, on a GPU
-- ``trim.py``: the last layer, for pooled tokens only
-- ``linear.py``: matrix products as fast as the processor has them
-- ``lighter.py``: norms, gates and rotations in fewer passes over memory
+- ``last_layer.py``: the last layer, for pooled tokens only
+- ``onednn.py``: matrix products as fast as the processor has them
+- ``fused.py``: norms, gates and rotations in fewer passes over memory
 - ``int8.py``: linear layers in eight bits
-- ``packed.py``: the engine: texts in, pooled states out
-- ``check.py``: proof, at load, that it gives the padded forward's states
-- ``invariance.py``: whether neighbours change a text's bits
-- ``selector.py``: which forward a model runs
+- ``engine.py``: the engine: prompts in, pooled states out
+- ``proof.py``: proof, at load, that it gives the padded forward's states
+- ``determinism.py``: whether neighbours change a prompt's bits
+- ``choice.py``: which forward a model runs
+
+Knows prompts as ids and spans; knows nothing of texts, templates or recipes.
 """
 
-from echoembed.engine.check import Choice, choose
+from echoembed.engine.choice import Engine, Selector
+from echoembed.engine.engine import PackedEngine
 from echoembed.engine.int8 import quantize
-from echoembed.engine.packed import PackedEngine
-from echoembed.engine.selector import Engine, Selector
+from echoembed.engine.proof import Choice, choose
 
 __all__ = ["Choice", "Engine", "PackedEngine", "Selector", "choose", "quantize"]

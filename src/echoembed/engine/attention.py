@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from echoembed.engine import varlen
-from echoembed.engine.layout import Layout, Run
+from echoembed.engine.pack import Layout, Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from echoembed.engine.layout import Layout
+from echoembed.engine.pack import Layout
 
 LEAST_CAPABILITY = (8, 0)
 WIDEST_HEAD = 256

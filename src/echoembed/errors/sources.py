@@ -43,7 +43,7 @@ def revision_not_exact(revision: object) -> ModelError:
     """A revision that could mean other bytes tomorrow."""
     return ModelError(
         f"The revision {quoted(revision, 80)} is not exact. It must be 40 hexadecimal digits, in lower case. "
-        "Let echoembed.source.resolve find it."
+        "Let echoembed.sources.resolve.resolve find it."
     )
 
 

@@ -24,9 +24,10 @@ from sentence_transformers import SentenceTransformer
 
 from echoembed import errors
 from echoembed.evaluation.instructions import instruction_for
+from echoembed.model.describe import fingerprint
+from echoembed.model.transformer import transformer_of
+from echoembed.prompts.text import clean_text
 from echoembed.recipe import Kind
-from echoembed.report import fingerprint, transformer_of
-from echoembed.text import clean_text
 
 PLACEHOLDER = "(no text)"
 CHUNK = 1024

@@ -142,7 +142,7 @@ def _task(name: str, kind: str, path: Path, *, max_texts: int | None, seed: int)
 
 
 def _load(kind: str, name: str, revision: str, paths: list[Path], max_texts: int | None, seed: int) -> AbsTask:
-    from echoembed.evaluation.build import BUILDERS, mteb_task
+    from echoembed.evaluation.mteb_tasks import BUILDERS, mteb_task
 
     layout = LAYOUTS[kind]
     base, data, settings = BUILDERS[kind](paths, max_texts, seed)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from echoembed import errors
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import Task
-from echoembed.report import fingerprint, transformer_of
+from echoembed.model.describe import fingerprint
+from echoembed.model.transformer import transformer_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -5,9 +5,10 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from echoembed.experiments import plots, scoretable
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary, named
-from echoembed.experiments.rows import Row, distinct, values
+from echoembed import plots
+from echoembed.experiments import scoretable
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, named
+from echoembed.experiments.results import Row, distinct, values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

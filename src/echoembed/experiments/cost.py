@@ -9,11 +9,12 @@ import time
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from echoembed.experiments import plots, scoretable, selection
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary, named
-from echoembed.experiments.rows import Row, distinct, values
+from echoembed import plots
+from echoembed.experiments import scoretable, selection
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, named
+from echoembed.experiments.results import Row, distinct, values
+from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
-from echoembed.report import transformer_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

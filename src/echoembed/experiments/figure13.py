@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import echoembed
+from echoembed import plots
 from echoembed.evaluation.run import evaluate
-from echoembed.experiments import plots, scoretable
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
-from echoembed.experiments.rows import Row, distinct, values
-from echoembed.report import fingerprint
+from echoembed.experiments import scoretable
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.results import Row, distinct, values
+from echoembed.model.describe import fingerprint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from echoembed import plots
 from echoembed.evaluation import rows as files
-from echoembed.experiments import plots
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
-from echoembed.experiments.rows import Row, distinct, values
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.toy import STRUCTURES, Triple, make_triples, read_triples
+from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Recipe
-from echoembed.report import transformer_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,12 +10,13 @@ import random
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, get_args
 
+from echoembed import plots
 from echoembed.evaluation.local import data_sets, local_tasks
 from echoembed.evaluation.task import Task
-from echoembed.experiments import plots, scoretable
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed.experiments import scoretable
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.prompts import POOLINGS, Method, listed, sampled
-from echoembed.experiments.rows import Row, distinct, values
+from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from echoembed.experiments import plots, scoretable, selection
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed import plots
+from echoembed.experiments import scoretable, selection
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.paper import paper_table
-from echoembed.experiments.rows import Row, distinct, values
+from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from echoembed import plots
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import KINDS
-from echoembed.experiments import plots
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.paper import FIELDS, paper_table
-from echoembed.experiments.rows import Row
+from echoembed.experiments.results import Row
 from echoembed.recipe import recipes
 
 if TYPE_CHECKING:

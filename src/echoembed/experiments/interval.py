@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from echoembed.experiments import plots, scoretable, selection
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary
+from echoembed import plots
+from echoembed.experiments import scoretable, selection
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.ranks import correlation
-from echoembed.experiments.rows import Row, values
+from echoembed.experiments.results import Row, values
+from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
-from echoembed.report import transformer_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,10 +5,11 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from echoembed.experiments import plots, scoretable
-from echoembed.experiments.bench import Bench, Experiment, Plan, Summary, named
-from echoembed.experiments.rows import Row, distinct, values
-from echoembed.report import transformer_of
+from echoembed import plots
+from echoembed.experiments import scoretable
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, named
+from echoembed.experiments.results import Row, distinct, values
+from echoembed.model.transformer import transformer_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from echoembed import errors
-from echoembed.experiments.bench import Setting, Summary
+from echoembed.experiments.experiment import Setting, Summary
 from echoembed.experiments.interval import interval_line
 from echoembed.experiments.reproduce import Result, shown_seconds
-from echoembed.experiments.rows import Row, read_rows
+from echoembed.experiments.results import Row, read_rows
 from echoembed.experiments.scoretable import NO_DATA
 
 PICTURES = Path("pictures", "results")

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from echoembed import errors
+from echoembed import errors, plots
 from echoembed.experiments import (
     copies,
     cost,
@@ -23,15 +23,14 @@ from echoembed.experiments import (
     finetuned,
     interval,
     layers,
-    plots,
     table1,
     table2,
     table3,
     table4,
 )
-from echoembed.experiments.bench import Bench, Experiment, Plan, Setting, Summary, planned_work
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Setting, Summary, planned_work
 from echoembed.experiments.progress import shown_time
-from echoembed.experiments.rows import Row, read_rows, write_rows
+from echoembed.experiments.results import Row, read_rows, write_rows
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment

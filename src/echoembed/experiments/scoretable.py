@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from echoembed import plots
 from echoembed.evaluation.task import KINDS
-from echoembed.experiments import plots
-from echoembed.experiments.bench import Bench, Plan, Summary
+from echoembed.experiments.experiment import Bench, Plan, Summary
 from echoembed.experiments.paper import FIELDS, PaperTable
-from echoembed.experiments.rows import Row, distinct, values
+from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import Recipe
 
 if TYPE_CHECKING:

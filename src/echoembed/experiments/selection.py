@@ -13,7 +13,7 @@ from pathlib import Path
 from echoembed.evaluation import rows, sampling
 from echoembed.evaluation.local import data_sets, local_tasks
 from echoembed.evaluation.task import Task
-from echoembed.text import clean_text
+from echoembed.prompts.text import clean_text
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from echoembed.experiments import scoretable
-from echoembed.experiments.bench import Experiment, Summary
+from echoembed.experiments.experiment import Experiment, Summary
 from echoembed.experiments.paper import paper_table
-from echoembed.experiments.rows import Row
+from echoembed.experiments.results import Row
 from echoembed.recipe import recipes
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from echoembed.experiments import plots, scoretable
-from echoembed.experiments.bench import Experiment, Summary
+from echoembed import plots
+from echoembed.experiments import scoretable
+from echoembed.experiments.experiment import Experiment, Summary
 from echoembed.experiments.paper import paper_table
-from echoembed.experiments.rows import Row, values
+from echoembed.experiments.results import Row, values
 from echoembed.recipe import recipes
 
 if TYPE_CHECKING:

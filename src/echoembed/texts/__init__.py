@@ -1,8 +1,8 @@
 """Reading texts and writing their vectors: streams, in flat memory, in order."""
 
-from echoembed.texts.formats import FORMATS
 from echoembed.texts.items import Item
 from echoembed.texts.readers import TextReader
+from echoembed.texts.rows import FORMATS
 from echoembed.texts.stream import embed_stream, encode_items
 from echoembed.texts.writer import Stamp, Writer
 from echoembed.texts.writers import WRITERS, JsonlWriter, check_output, open_writer

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from echoembed import errors
-from echoembed.text import check_text
-from echoembed.texts import formats
-from echoembed.texts.formats import FORMATS, SUFFIXES, Columns, Row
+from echoembed.prompts.text import check_text
+from echoembed.texts import rows
 from echoembed.texts.items import Item, SeenIds
+from echoembed.texts.rows import FORMATS, SUFFIXES, Columns, Row
 
 EXAMPLES = 3
 # One word with a slash in it or a suffix at its end: rather a file that is missing than a text.
@@ -131,7 +131,7 @@ class TextReader:
         try:
             with piped if source.path is None else source.path.open("rb") as handle:
                 self._handle = handle if source.size else None
-                yield from formats.rows_of(source.format, handle, source.name, self._columns)
+                yield from rows.rows_of(source.format, handle, source.name, self._columns)
         except errors.EchoembedError:
             raise
         except (OSError, EOFError, zlib.error) as error:  # the last two from compressed files
@@ -175,8 +175,8 @@ def _source(given: str | Path, number: int, format_: str | None) -> _Source:
         exists = bool(name.strip()) and path.exists()
     except (OSError, ValueError):  # too long for a name, or not to be looked at
         exists = False
-    told = format_ or formats.format_of(name)
-    if not exists and (isinstance(given, Path) or formats.format_of(name) or _LIKE_A_FILE.fullmatch(name)):
+    told = format_ or rows.format_of(name)
+    if not exists and (isinstance(given, Path) or rows.format_of(name) or _LIKE_A_FILE.fullmatch(name)):
         raise errors.file_missing(name)
     if not exists:
         return _Source(f"argument {number}", literal=name)

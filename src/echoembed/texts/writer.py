@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed import errors
-from echoembed.texts.files import WholeFile, reason_of
+from echoembed.files import WholeFile, reason_of
 from echoembed.texts.items import Item
 
 Vectors = NDArray[np.float32]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from echoembed import errors
-from echoembed.texts.files import check_free
+from echoembed.files import check_free
 from echoembed.texts.items import Item
 from echoembed.texts.writer import Stamp, Vectors, Writer
 

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from echoembed import errors
+from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Kind, Recipe
-from echoembed.report import transformer_of
 from echoembed.training.config import AdapterConfig
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from echoembed.model import EchoTransformer
+    from echoembed.model.transformer import EchoTransformer
 
 LORA = ".lora_"
 TOKENS = ".trainable_tokens_delta."

@@ -12,11 +12,10 @@ from typing import Any
 from huggingface_hub import ModelCardData, metadata_load
 from sentence_transformers import SentenceTransformer
 
-from echoembed.model import EchoTransformer
+from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.recipe import Recipe
-from echoembed.report import transformer_of
 from echoembed.training.config import TrainConfig
-from echoembed.training.folder import CONFIG, LOG, SCORES
+from echoembed.training.run_folder import CONFIG, LOG, SCORES
 
 _LIBRARIES = ("echoembed", "sentence-transformers", "transformers", "peft", "accelerate", "datasets", "torch")
 _OBJECTIVES = {

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echoembed import errors
-from echoembed.experiments import plots
+from echoembed import errors, plots
 from echoembed.training.card import read_lines
-from echoembed.training.folder import LOG, SCORES
+from echoembed.training.run_folder import LOG, SCORES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from echoembed import errors
-from echoembed.model import EchoTransformer
+from echoembed.model.transformer import EchoTransformer, transformer_of
+from echoembed.prompts.template import Renderer, Template
 from echoembed.recipe import Kind
-from echoembed.report import transformer_of
-from echoembed.template import Renderer, Template
-from echoembed.training.head import LanguageModelHead
+from echoembed.training.lm_head import LanguageModelHead
 from echoembed.training.tables import MaskingConfig
 
 PLAIN = "{bos}{text:pool}"

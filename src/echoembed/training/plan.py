@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from echoembed.prompts.template import Renderer, Template
 from echoembed.recipe import Kind, Recipe, prepare
-from echoembed.template import Renderer, Template
-from echoembed.training import rows, skeleton
+from echoembed.training import footprint, rows
 from echoembed.training.config import DataConfig, TrainConfig, recipe_of
+from echoembed.training.footprint import Memory, Skeleton
 from echoembed.training.rows import Reading
 from echoembed.training.sampler import shares
-from echoembed.training.skeleton import Memory, Skeleton
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -122,7 +122,7 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
             progress(reading)
 
     found = rows.read_all(config, progress=keep)
-    bones = skeleton.build(config, recipe)
+    bones = footprint.build(config, recipe)
     renderers = _renderers(config, recipe, bones)
     by_source = {part.source: found[part.name] for part in config.parts}
     parts = shares([entry.ratio for entry in config.data], [len(by_source[n]) for n in range(len(config.data))])
@@ -146,7 +146,7 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
         parameters=bones.parameters,
         lora=bones.lora,
         end_token=bones.end_token,
-        memory=skeleton.memory(bones, config, longest, columns=columns),
+        memory=footprint.memory(bones, config, longest, columns=columns),
         data=data,
         warnings=tuple(_warnings(data)),
     )

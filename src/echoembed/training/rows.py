@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from echoembed import errors
-from echoembed.text import check_text
+from echoembed.prompts.text import check_text
 from echoembed.training.config import DataConfig, Objective, TrainConfig
 from echoembed.training.tables import ENDINGS
 

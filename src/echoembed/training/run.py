@@ -1,4 +1,4 @@
-"""A training run, whatever its objective: rows, model, adapter, trainer, the finished model (layout: ``folder.py``).
+"""A training run, whatever its objective: rows, model, adapter, trainer, finished model (layout: ``run_folder.py``).
 
 Under ``accelerate launch`` or ``torchrun`` each process takes its share of every batch; the first writes.
 """
@@ -20,9 +20,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from echoembed import errors
-from echoembed.loading import load
-from echoembed.report import transformer_of
-from echoembed.training import finish, folder, mntp, rows, simcse
+from echoembed.model.load import load
+from echoembed.model.transformer import transformer_of
+from echoembed.training import export, mntp, rows, run_folder, simcse
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.loss import contrastive_loss
@@ -65,12 +65,12 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     processes = PartialState(cpu=not torch.accelerator.is_available())  # which it would not find out
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
-    newest = _on_first(processes, partial(folder.check, config, resume=resume))
+    newest = _on_first(processes, partial(run_folder.check, config, resume=resume))
     with reading_rows(console if processes.is_main_process else None) as reading:
         data = rows.read_all(config, progress=reading)
     model = _load(config, processes)
-    record = folder.record_of(config, transformer_of(model).revision)
-    _on_first(processes, partial(folder.begin, config, record, newest))
+    record = run_folder.record_of(config, transformer_of(model).revision)
+    _on_first(processes, partial(run_folder.begin, config, record, newest))
     callbacks = _callbacks(model, config, console if processes.is_main_process else None)
     trainer = EchoTrainer(
         run=Path(config.output),
@@ -92,7 +92,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
                 callback.close()
     model.eval()
     counts = {part.data.name: len(data[part.name]) for part in config.parts}
-    return _on_first(processes, partial(finish.finish, model, config, Path(config.output), rows=counts))
+    return _on_first(processes, partial(export.finish, model, config, Path(config.output), rows=counts))
 
 
 def _on_first(processes: PartialState, work: Callable[[], T]) -> T:
@@ -227,4 +227,4 @@ class _Models(TrainerCallback):
         """Called after the checkpoint, whose step it is of."""
         if state.is_world_process_zero:
             target = Path(self.config.output) / "models" / f"step-{state.global_step}"
-            finish.save_model(self.model, self.config, target)
+            export.save_model(self.model, self.config, target)

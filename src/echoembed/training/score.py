@@ -21,9 +21,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from echoembed import errors
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
-from echoembed.report import transformer_of
+from echoembed.model.transformer import transformer_of
 from echoembed.training.config import ScoreConfig
-from echoembed.training.folder import SCORES
+from echoembed.training.run_folder import SCORES
 
 if TYPE_CHECKING:
     from echoembed.evaluation.store import Score

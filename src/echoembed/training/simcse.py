@@ -15,8 +15,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from echoembed import errors
-from echoembed.backbone import PROBE_LENGTH
-from echoembed.report import transformer_of
+from echoembed.model.backbone import PROBE_LENGTH
+from echoembed.model.transformer import transformer_of
 
 
 def prepare(model: SentenceTransformer, dropout: float) -> None:

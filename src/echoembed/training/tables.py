@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from echoembed import errors
-from echoembed.text import check_text
+from echoembed.prompts.text import check_text
 from echoembed.training import checks
 from echoembed.training.checks import Rule
 

@@ -36,7 +36,7 @@ from transformers import (
 from echoembed import errors
 from echoembed.recipe import Kind, Recipe
 from echoembed.training import checkpoint
-from echoembed.training.folder import LOG
+from echoembed.training.run_folder import LOG
 
 
 def kinds_of(columns: Iterable[str], *, symmetric: bool) -> dict[str, Kind]:

@@ -1,0 +1,117 @@
+"""Proof, at load, that the packed engine gives the padded forward's states.
+
+A handful of prompts of different lengths, spans and shared beginnings goes through both. What does not pass is
+left out, first the trimmed last layer or the shared prefix, then packing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from echoembed.engine.attention import UnsupportedError
+from echoembed.engine.engine import PackedEngine
+from echoembed.engine.onednn import wanted
+from echoembed.engine.pack import Prompt
+from echoembed.numerics import TOLERANCE, relative_difference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Largest difference, relative to the largest state, that counts as rounding: the sums are the same, in another order.
+_SHARED = 3
+_OWN = (2, 7, 7, 13, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which forward a model runs, and why.
+
+    Attributes:
+        engine: The packed one, or None for the padded one.
+        reason: What the check found.
+        difference: How far it is from the padded forward (see ``relative_difference``).
+    """
+
+    engine: PackedEngine | None
+    reason: str
+    difference: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """``packed`` or ``padded``."""
+        return "padded" if self.engine is None else "packed"
+
+
+def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) -> Choice:
+    """The packed engine with everything that passes the check, or the padded forward and the reason.
+
+    Args:
+        model: The language model, without its head, in evaluation mode, where it will run.
+        causal: Whether tokens see only what is before them.
+        context: Most tokens the model reads at once.
+    """
+    if int(model.config.num_hidden_layers) == 0:
+        return Choice(None, "token embeddings need no forward")
+    if context is not None and context < _SHARED + max(_OWN):
+        return Choice(None, f"a context of {context} tokens is too short to check it")
+    prompts = _probes(int(model.config.vocab_size))
+    expected = _padded(model, prompts)
+    reason = ""
+    cpu = next(model.parameters()).device.type == "cpu"
+    both, none = (True, False), (False,)
+    for trim, share_prefix, light in product(both, both if causal else none, both if cpu else none):
+        engine = PackedEngine(
+            causal=causal, trim=trim, share_prefix=share_prefix, fast_linear=cpu and wanted(), lighter=light
+        )
+        try:
+            difference = _difference(engine, model, prompts, expected)
+        except Exception as error:  # whatever a model's code does here, the padded forward is there
+            reason = str(error) if isinstance(error, UnsupportedError) else f"{type(error).__name__}: {error}"
+            continue
+        if difference <= TOLERANCE[model.dtype]:
+            parts = ["shared prefix"] * share_prefix + ["trimmed last layer"] * trim
+            return Choice(engine, f"checked{''.join(f', {part}' for part in parts)}", difference)
+        reason = f"its states differ from the padded ones by {difference:.1e}"
+    return Choice(None, " ".join(reason.split())[:200])
+
+
+def _probes(vocabulary: int) -> list[Prompt]:
+    """Prompts that begin alike, with spans at their end, in their middle and of one token."""
+    size = min(vocabulary, 4096)
+    shared = tuple((31 * place + 11) % size for place in range(_SHARED))
+    prompts = []
+    for row, own in enumerate(_OWN):
+        length = _SHARED + own
+        ids = shared + tuple((17 * place * place + 101 * row + 5 * place + 7) % size for place in range(own))
+        start = _SHARED + own // 2
+        span = [(start, length), (start, length - 1), (length - 1, length)][row % 3 if own > 2 else 0]
+        prompts.append(Prompt(ids, span))
+    return prompts
+
+
+@torch.no_grad()
+def _padded(model: PreTrainedModel, prompts: list[Prompt]) -> list[Tensor]:
+    """Pooled states of each prompt by the model's own padded forward; ``_SD`` each."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    pad = getattr(model.config, "pad_token_id", None)
+    rows = [prompt.ids + (pad if isinstance(pad, int) else 0,) * (longest - len(prompt.ids)) for prompt in prompts]
+    mask = [[1] * len(prompt.ids) + [0] * (longest - len(prompt.ids)) for prompt in prompts]
+    states_BTD = model(
+        input_ids=torch.tensor(rows, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        use_cache=False,
+    ).last_hidden_state
+    return [states[slice(*prompt.span)] for states, prompt in zip(states_BTD, prompts, strict=True)]
+
+
+def _difference(engine: PackedEngine, model: PreTrainedModel, prompts: list[Prompt], expected: list[Tensor]) -> float:
+    worst = 0.0
+    for order, states_PD in engine.run(model, prompts, _SHARED, verify=True):
+        difference = relative_difference(states_PD, torch.cat([expected[index] for index in order]))
+        worst = max(worst, difference if difference == difference else torch.inf)  # NaN counts as different
+    return worst

@@ -1,0 +1,8 @@
+"""Where the parts meet: a language model under a recipe, as a ``SentenceTransformer``.
+
+Knows prompts, sources and the engine; knows nothing of files of texts, evaluation, training or the command line.
+"""
+
+from echoembed.model.transformer import EchoTransformer, TruncationWarning, transformer_of
+
+__all__ = ["EchoTransformer", "TruncationWarning", "transformer_of"]

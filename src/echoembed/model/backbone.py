@@ -1,0 +1,307 @@
+"""The language model under a recipe: safe loading, kind of attention, choice of layer, and proof of both.
+
+Shapes: B sequences, T tokens, D width of the model.
+
+Nothing a model promises is taken on trust. After loading, a probe edits the last token of a short
+sequence: under causal attention the earlier states must not move, under bidirectional attention
+they must. Padding must not move them either, and a model cut at a layer must give that layer's
+states of the whole model.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from echoembed import errors
+from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
+from echoembed.recipe import Attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+PROBE_LENGTH = 12
+_BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "attn.bias", "attention.bias")  # saved by older versions
+
+
+def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConfig:
+    """The model's configuration, set to the recipe's attention.
+
+    Raises:
+        ModelError: If it cannot be read, or is no causal or masked language model, or is a masked one
+            where the recipe reads causally.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers and its validators have no common base
+        raise errors.model_unreadable(name, str(error)) from error
+    kind = str(config.model_type)
+    masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (not masked or getattr(config, "is_decoder", False))
+    if not (masked or is_decoder) or getattr(config, "is_encoder_decoder", False):
+        raise errors.model_not_language_model(name, kind)
+    if not is_decoder and attention == "causal":
+        raise errors.model_attention(name, "causal", "it is a masked language model, in which every token sees all")
+    if attention == "bidirectional" and (fixed := _layers_without_attention(config)):
+        raise errors.model_attention(name, "bidirectional", f"its layers of type {fixed} read from left to right only")
+    if is_decoder:
+        config.is_causal = attention == "causal"
+    config.use_cache = False
+    return config
+
+
+def _layers_without_attention(config: PreTrainedConfig) -> str:
+    """A type of layer that no mask reaches, as hybrids of attention and recurrence have them; else nothing."""
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
+    return next((str(kind) for kind in kinds if kind == "linear_attention" or not str(kind).endswith("attention")), "")
+
+
+def load_model(
+    folder: Path, name: str, config: PreTrainedConfig, dtype: torch.dtype, *, cut: bool = False
+) -> PreTrainedModel:
+    """The model without its head, from safetensors, in evaluation mode.
+
+    Args:
+        folder: Where the weights are.
+        name: What errors call the model.
+        config: From ``read_config``.
+        dtype: Type of the weights in memory.
+        cut: Whether the folder holds a model that was cut at a layer, which has no norm at its end.
+
+    Raises:
+        ModelError: If transformers refuses it, or weights are missing that would silently be random.
+    """
+    from transformers import AutoModel
+
+    small = sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 2**30
+    try:
+        with quiet(bar=not small):
+            model, info = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # also ImportError, for quantised weights
+        raise errors.model_unreadable(name, str(error)) from error
+    wrong = sorted(map(str, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]))
+    wrong = [key for key in wrong if not key.startswith("pooler.")]  # BERT's pooler: not used, often not saved
+    if cut:
+        drop_layers(model, name, int(config.num_hidden_layers))
+        kept = model.state_dict()
+        wrong = [key for key in wrong if key in kept]
+    if wrong:
+        raise errors.model_weights_missing(name, wrong)
+    # A head has no place here, but a bias or a layer that finds none says that this is another model's config.
+    inside = re.compile(r"(^|\.)\d+\.")
+    unused = [key for key in map(str, info["unexpected_keys"]) if inside.search(key) and not key.endswith(_BUFFERS)]
+    if unused and not cut:
+        raise errors.model_weights_unused(name, sorted(unused))
+    return model.train(False)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def quiet(*, bar: bool) -> Iterator[None]:
+    """Keep transformers from reporting what is checked here, and from showing a bar gone before it is read."""
+    from transformers.utils import logging
+
+    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if not bar:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -> PreTrainedModel:
+    """Add adapters (peft) to the weights, in order.
+
+    Raises:
+        ModelError: If peft is not installed, or an adapter does not fit the model.
+    """
+    if not folders:
+        return model
+    try:
+        from peft import PeftConfig, get_peft_model
+        from peft.utils import load_peft_weights, set_peft_model_state_dict
+    except ImportError as error:
+        raise errors.extra_missing("peft", f"Loading {name}") from error
+    head = f"{model.base_model_prefix}."  # one level deeper: an adapter trained under a language-model head names it
+    for folder in folders:
+        config = PeftConfig.from_pretrained(str(folder))
+        config.task_type = None  # there is no head here, whatever it was trained under
+        targets = config.target_modules
+        config.target_modules = targets if isinstance(targets, str) else {key.removeprefix(head) for key in targets}
+        weights = load_peft_weights(str(folder), device="cpu")
+        body = "base_model.model."
+        weights = {body + key.removeprefix(body).removeprefix(head): weights[key] for key in weights}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # its complaint about names, which is checked here
+                adapted = get_peft_model(model, config)
+            result: Any = set_peft_model_state_dict(adapted, weights)
+        except (ValueError, RuntimeError) as error:
+            raise errors.model_adapter_misfit(name, str(folder), [errors.quoted(str(error), 200)]) from error
+        missing = [key for key in result.missing_keys if "lora_" in key or "trainable_tokens_delta" in key]
+        if result.unexpected_keys or missing:
+            raise errors.model_adapter_misfit(name, str(folder), [*result.unexpected_keys, *missing])
+        model = adapted.merge_and_unload()
+    return model.train(False)  # type: ignore[no-any-return]
+
+
+def context_length(model: PreTrainedModel, tokenizer_limit: int | None, *, copies: int = 1) -> int | None:
+    """Most tokens that the model reads at once, or None where nothing limits it (as under ALiBi).
+
+    Args:
+        model: The model.
+        tokenizer_limit: What its tokenizer says.
+        copies: How often a prompt holds the text. A second reading must see the first: where every layer looks
+            back no further than a window, prompts end there.
+    """
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None)
+    limits = [positions] if isinstance(positions, int) and positions > 0 else []
+    for name, module in model.named_modules():
+        # RoBERTa and its kin number positions from the padding id up, which takes as many off the table.
+        if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
+            limits.append(module.num_embeddings - module.padding_idx - 1)
+    if tokenizer_limit is not None and 0 < tokenizer_limit < 10**6:  # "unlimited" is written as 1e30
+        limits.append(tokenizer_limit)
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    if copies > 1 and isinstance(window, int) and getattr(config, "use_sliding_window", True) and len(kinds) == 1:
+        limits += [window] * ("sliding_attention" in kinds)
+    return min(limits, default=None)
+
+
+def cut_at_layer(model: PreTrainedModel, name: str, layer: int) -> int:
+    """Keep the layers up to ``layer`` only, in place, and no norm after them.
+
+    Args:
+        model: The whole model.
+        name: What errors call it.
+        layer: 0 for the token embeddings, k for the k-th layer; negative from the end, -1 the last.
+
+    Returns:
+        How many layers run.
+
+    Raises:
+        ModelError: If there is no such layer, or the cut model's states are not that layer's.
+    """
+    count = int(model.config.num_hidden_layers)
+    if not -count - 1 <= layer <= count:
+        raise errors.model_layer(name, layer, count)
+    kept = layer if layer >= 0 else layer + count + 1
+    if kept == count:
+        return count
+    ids_BT = _probe(model)[:1]
+    expected_BTD = _forward(model, ids_BT, output_hidden_states=True).hidden_states[kept]
+    drop_layers(model, name, kept)
+    if relative_difference(_states(model, ids_BT), expected_BTD) > TOLERANCE[model.dtype]:
+        raise errors.model_layer_unsupported(name)
+    return kept
+
+
+def drop_layers(model: PreTrainedModel, name: str, kept: int) -> None:
+    """Remove the layers from ``kept`` on and the norm after them, in place, without proof.
+
+    Raises:
+        ModelError: If the stack of layers cannot be told.
+    """
+    count = int(model.config.num_hidden_layers)
+    stacks = [
+        (parent, child)
+        for parent in model.modules()
+        for child, module in parent.named_children()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if len(stacks) != 1:
+        raise errors.model_layer_unsupported(name)
+    parent, child = stacks[0]
+    setattr(parent, child, getattr(parent, child)[:kept])
+    model.config.num_hidden_layers = kept
+    if vars(model.config).get("layer_types"):  # must be as many, or the model cannot be saved
+        model.config.layer_types = model.config.layer_types[:kept]
+    after = [key for key, _ in parent.named_children()]
+    for key in after[after.index(child) + 1 :]:
+        if "norm" in type(getattr(parent, key)).__name__.lower():
+            setattr(parent, key, nn.Identity())
+
+
+@torch.no_grad()
+def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> None:
+    """Prove by a probe that the model attends as the recipe says, alone and padded in a batch.
+
+    Raises:
+        ModelError: If it does not, or padding changes its states.
+    """
+    if int(model.config.num_hidden_layers) == 0:
+        return  # token embeddings see nothing but themselves
+    ids_BT = _probe(model)
+    states_BTD = torch.cat([_states(model, ids_BT[:1]), _states(model, ids_BT[1:])])
+    if not torch.isfinite(states_BTD).all():
+        raise errors.model_states_not_finite(name)
+    early_BTD = states_BTD[:, : PROBE_LENGTH // 2]
+    seen = relative_difference(early_BTD[0], early_BTD[1]) > VISIBLE[model.dtype]
+    if seen and attention == "causal":
+        raise errors.model_attention(name, "causal", "early tokens see later ones")
+    if not seen and attention == "bidirectional":
+        raise errors.model_attention(name, "bidirectional", "early tokens do not see later ones")
+
+    pad = model.config.pad_token_id if isinstance(getattr(model.config, "pad_token_id", None), int) else 0
+    short = PROBE_LENGTH - 4
+    padded_BT = ids_BT.clone()
+    padded_BT[1, short:] = pad
+    mask_BT = torch.ones_like(padded_BT)
+    mask_BT[1, short:] = 0
+    together_BTD = _states(model, padded_BT, mask_BT)
+    alone_BTD = _states(model, ids_BT[1:, :short])
+    leak = max(
+        relative_difference(together_BTD[0], states_BTD[0]), relative_difference(together_BTD[1, :short], alone_BTD[0])
+    )
+    if leak > TOLERANCE[model.dtype]:
+        raise errors.model_padding_leaks(name, leak)
+
+
+def _probe(model: PreTrainedModel) -> Tensor:
+    """Two sequences of ordinary ids that differ in the last one only; ``ids_BT``."""
+    config = model.config
+    special = {getattr(config, f"{role}_token_id", None) for role in ("pad", "bos", "eos", "sep", "cls", "unk")}
+    size = min(int(config.vocab_size), 4096)
+    ordinary = [id_ for id_ in range(size - 1, 0, -1) if id_ not in special] or [0]
+    ids = [ordinary[(7 * place) % len(ordinary)] for place in range(PROBE_LENGTH + 1)]
+    return torch.tensor([ids[:-1], [*ids[:-2], ids[-1]]], device=model.device)
+
+
+def _forward(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = None, **kwargs: object) -> Any:  # noqa: ANN401
+    mask_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT
+    try:
+        with torch.no_grad():
+            return model(input_ids=ids_BT, attention_mask=mask_BT, **kwargs)
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        reason = f"{type(error).__name__} in its forward: {error}"
+        raise errors.model_unreadable(str(model.name_or_path), reason) from error
+
+
+def _states(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    states_BTD: Tensor = _forward(model, ids_BT, mask_BT).last_hidden_state
+    return states_BTD

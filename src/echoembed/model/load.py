@@ -1,0 +1,350 @@
+"""Loading a model under a recipe, and loading what was saved or trained."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
+
+from echoembed import errors
+from echoembed.engine import Engine
+from echoembed.model.pooling import LIBRARY_MODE
+from echoembed.model.transformer import EchoTransformer
+from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
+from echoembed.sources.adapters import Adapter, Base, is_adapter
+from echoembed.sources.adapters import find as find_adapter
+from echoembed.sources.resolve import Source, resolve, resolve_adapter
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEFAULT_RECIPE = "echo"
+_OURS = f"{EchoTransformer.__module__}.{EchoTransformer.__qualname__}"
+_TRUSTED = ("echoembed.", "sentence_transformers.")
+
+
+class RecipeWarning(UserWarning):
+    """A recipe is used on a model it was not made for."""
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    recipe: str | Recipe | None = None,
+    layer: int | None = None,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    budget: int | None = None,
+    normalize: bool | None = None,
+    engine: Engine | None = None,
+    deterministic: bool = False,
+    local_files_only: bool = False,
+) -> SentenceTransformer:
+    """Load a language model as a text embedder.
+
+    Args:
+        model: A name on the Hugging Face hub, a folder, or a folder that ``save`` or a training run wrote. None
+            means the recipe's published checkpoint or, where it has none, the bundled model.
+        adapter: What a training run wrote: a folder, a name on the hub, or one that comes with the package. It is
+            merged into the weights it was trained on, which it names; a ``model`` given must be exactly these.
+        recipe: A row of ``echoembed.recipes`` by name, or a ``Recipe``. None means what was saved with the
+            model or the adapter, the row of a known checkpoint, or ``echo``.
+        layer: Overrides the recipe's layer: k for the k-th, -1 for the last.
+        revision: Branch, tag or commit on the hub.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on a CPU and the dtype the model
+            was saved in elsewhere. ``int8``, on a CPU: the linear layers' weights and activations in eight bits.
+        device: Where it runs, as sentence-transformers takes it; None for the best there is.
+        budget: Overrides the recipe's budget: most tokens of text that each reading takes.
+        normalize: Whether vectors are scaled to length 1; None for yes, and for what was saved with the model.
+        engine: ``packed`` computes no padding and no state that is not pooled; ``padded`` is the plain forward.
+            They agree to rounding (checked here). None for ``packed`` where the model passes, else ``padded``;
+            ``describe`` says which and why. Training always runs ``padded``.
+        deterministic: Whether a text's vector has the same bits alone, in any batch and in any order.
+        local_files_only: Never ask the hub; use what is in its cache.
+
+    Returns:
+        A ``SentenceTransformer``: ``encode`` gives float32 arrays of shape (N, D), in input order.
+
+    Raises:
+        RecipeError: If there is no such recipe.
+        ModelError: If the model cannot be found, read, or used as the recipe asks.
+        TemplateError: If the recipe's templates do not fit the model's tokenizer.
+    """
+    if adapter is None and revision is None and is_adapter(model):
+        adapter, model = model, None
+    chosen = None if recipe is None else find_recipe(recipe)
+    target = _best_device() if device is None else _device(device)
+    trained = None if adapter is None else find_adapter(adapter, local_files_only=local_files_only)
+    if trained is not None:
+        if trained.recipe.trained:
+            _warn_if_trained_with_another(trained.source.name, trained.recipe, chosen)
+        chosen = chosen or trained.recipe
+        normalize = trained.normalize if normalize is None else normalize
+        source, adapters = _base_of(trained, model, revision=revision, local_files_only=local_files_only)
+    else:
+        source, chosen = _named(model, chosen, revision=revision, local_files_only=local_files_only)
+        adapters = []
+    dtype_ = _dtype(dtype, target, source)
+
+    pipeline = _read_modules(source)
+    saved = bool(pipeline) and pipeline[0]["type"] == _OURS
+    if saved:
+        modules = _saved_modules(source, pipeline, chosen, adapters, layer=layer, budget=budget, dtype=dtype_)
+        first = modules[0]
+        assert isinstance(first, EchoTransformer)
+        if normalize is not None:
+            modules = [module for module in modules if not isinstance(module, Normalize)]
+    else:
+        if chosen is None and pipeline:
+            raise errors.model_is_sentence_transformer(source.name)
+        row = chosen or find_recipe(DEFAULT_RECIPE)
+        if trained is None:
+            adapters = [resolve_adapter(one, local_files_only=local_files_only) for one in row.adapters]
+            _warn_if_not_made_for(row, source)
+        first = EchoTransformer(
+            source.folder,
+            recipe=_overridden(row, layer=layer, budget=budget),
+            name=source.name,
+            revision=_joint_revision(source, adapters),
+            dtype=dtype_,
+            adapters=[one.folder for one in adapters],
+        )
+        width = first.get_embedding_dimension()
+        pooling = LibraryPooling(width, pooling_mode=LIBRARY_MODE[first.recipe.pooling])
+        modules = [first, pooling]
+        normalize = normalize is not False
+    first.base = Base.of(source, adapters)
+    first.adapter = "" if trained is None else trained.source.name
+    if normalize:
+        modules.append(Normalize())
+    kept = _saved_settings(source) if saved else {}
+    embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
+    first.select_engine(engine, deterministic=deterministic)
+    first.selector.choice(first.model)
+    if dtype == "int8":  # after the check, which is exact in float32
+        first.to_int8()
+    return embedder
+
+
+def _named(
+    model: str | os.PathLike[str] | None, recipe: Recipe | None, *, revision: str | None, local_files_only: bool
+) -> tuple[Source, Recipe | None]:
+    """The model that a name or a recipe means, and the recipe that either means."""
+    if recipe is None and isinstance(model, str):
+        recipe = recipe_of_checkpoint(model)
+    name: str | os.PathLike[str] | None = model
+    if recipe and (model is None or str(model).lower() in map(str.lower, recipe.adapters)):
+        if model is not None and revision is not None:
+            raise errors.model_bad_option("revision", revision, f"None for the adapter {model}, which has a base")
+        name = recipe.checkpoint or None
+    return resolve(name, revision=revision, local_files_only=local_files_only), recipe
+
+
+def _base_of(
+    trained: Adapter, model: str | os.PathLike[str] | None, *, revision: str | None, local_files_only: bool
+) -> tuple[Source, list[Source]]:
+    """The weights an adapter was trained on, and the adapters to merge into them, of which it is the last.
+
+    Raises:
+        ModelError: If they cannot be found, or are others by now.
+    """
+    base = trained.base
+    if model is None and revision is not None:
+        raise errors.model_bad_option("revision", revision, f"None: the adapter {trained.source.name} names its base")
+    if revision is None and base.origin == "hub" and (model is None or os.fspath(model) == base.model):
+        revision = base.revision  # not what is newest there today
+    try:
+        source = resolve(base.model if model is None else model, revision=revision, local_files_only=local_files_only)
+        below = [
+            resolve_adapter(one, revision=exact, local_files_only=local_files_only) for one, exact in base.adapters
+        ]
+    except errors.ModelError as error:
+        if model is not None:
+            raise
+        raise errors.adapter_base_missing(trained.source.name, str(base), str(error)) from error
+    named = [(base.model or "the bundled model", base.revision), *base.adapters]
+    for (name, exact), found in zip(named, [source, *below], strict=True):
+        if found.revision != exact:
+            raise errors.adapter_other_base(trained.source.name, name, exact, found.name, found.revision)
+    return source, [*below, trained.source]
+
+
+def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrides: Any) -> EchoTransformer:  # noqa: ANN401
+    """The first module of a saved model.
+
+    Args:
+        source: The saved model.
+        subfolder: Where in it the module is.
+        dtype: Type of the weights in memory.
+        overrides: ``recipe`` for another one than was saved, ``layer`` and ``budget`` as ``load`` takes them,
+            ``adapters`` to merge into the weights.
+
+    Raises:
+        ModelError: If what was saved cannot be read.
+    """
+    path = source.folder / subfolder / EchoTransformer.config_file_name
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        recipe, name, cut = Recipe(**saved["recipe_fields"]), str(saved["name"]), bool(saved["cut"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
+    chosen = overrides.get("recipe") or recipe
+    adapters: list[Source] = overrides.get("adapters") or []
+    if not adapters and recipe.trained:
+        _warn_if_trained_with_another(source.name, recipe, chosen)
+    module = EchoTransformer(
+        source.folder / subfolder,
+        recipe=_overridden(chosen, layer=overrides.get("layer"), budget=overrides.get("budget")),
+        name=name,
+        revision=_joint_revision(source, adapters),
+        dtype=dtype,
+        cut=cut,
+        adapters=[one.folder for one in adapters],
+    )
+    if cut and module.recipe.layer not in (recipe.layer, module.layers):
+        allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
+        raise errors.model_bad_option("layer", module.recipe.layer, allowed)
+    return module
+
+
+def _saved_modules(
+    source: Source,
+    pipeline: list[dict[str, Any]],
+    recipe: Recipe | None,
+    adapters: list[Source],
+    *,
+    layer: int | None,
+    budget: int | None,
+    dtype: torch.dtype,
+) -> list[torch.nn.Module]:
+    changes = {"recipe": recipe, "adapters": adapters, "layer": layer, "budget": budget}
+    first = load_module(source, pipeline[0]["path"], dtype=dtype, **changes)
+    modules: list[torch.nn.Module] = [first]
+    for row in pipeline[1:]:
+        module_class = _trusted_class(source.name, row["type"])
+        if issubclass(module_class, LibraryPooling):
+            width = first.get_embedding_dimension()
+            modules.append(LibraryPooling(width, pooling_mode=LIBRARY_MODE[first.recipe.pooling]))
+        else:
+            modules.append(module_class.load(str(source.folder), subfolder=row["path"], local_files_only=True))
+    return modules
+
+
+def _trusted_class(name: str, type_: str) -> type[Module]:
+    """A module class of ours or the library's, by its dotted name; any other is refused."""
+    path, _, attribute = type_.rpartition(".")
+    found = None
+    if type_.startswith(_TRUSTED):
+        try:
+            found = getattr(importlib.import_module(path), attribute, None)
+        except ImportError:
+            found = None
+    if not (isinstance(found, type) and issubclass(found, Module)):
+        raise errors.model_module_refused(name, type_)
+    return found
+
+
+def _read_modules(source: Source) -> list[dict[str, Any]]:
+    path = source.folder / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [{"type": str(row["type"]), "path": str(row["path"])} for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.model_saved_unreadable(source.name, f"modules.json ({error})") from error
+
+
+def _saved_settings(source: Source) -> dict[str, Any]:
+    """What sentence-transformers saves of a model beside its modules: prompts among others, which are instructions."""
+    path = source.folder / "config_sentence_transformers.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        names = ("prompts", "default_prompt_name", "similarity_fn_name")
+        return {name: saved[name] for name in names if saved.get(name) is not None}
+    except (OSError, ValueError, AttributeError) as error:
+        raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
+
+
+def _overridden(recipe: Recipe, *, layer: int | None, budget: int | None) -> Recipe:
+    changes = {key: value for key, value in (("layer", layer), ("budget", budget)) if value is not None}
+    return Recipe(**{**recipe.as_dict(), **changes}) if changes else recipe
+
+
+def _joint_revision(source: Source, adapters: list[Source]) -> str:
+    """The revision of weights with adapters merged in: of the model alone where there are none."""
+    if not adapters:
+        return source.revision
+    parts = [source.revision, *(adapter.revision for adapter in adapters)]
+    return hashlib.sha1("\n".join(parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:
+    """A trained row needs the weights that were trained for it; their name, or a folder so called, will do."""
+    base = Path(source.name).name.lower() if source.origin == "folder" else source.name.lower()
+    made_for = recipe.checkpoint.lower()
+    if not recipe.trained or base in (made_for, made_for.rpartition("/")[2]):
+        return
+    weights = f"{recipe.checkpoint}" if recipe.checkpoint else "weights fine-tuned with it (none are published)"
+    warnings.warn(
+        f"The recipe {recipe.name!r} was made for {weights} and is used on {source.name!r}, which was not trained "
+        "with it: expect vectors worse than those of a zero-shot recipe.",
+        RecipeWarning,
+        stacklevel=3,
+    )
+
+
+def _warn_if_trained_with_another(name: str, recipe: Recipe, chosen: Recipe | None) -> None:
+    """Weights that were trained with a recipe are another model under any other."""
+    if chosen is None or chosen.fingerprint() == recipe.fingerprint():
+        return
+    warnings.warn(
+        f"{name} was saved with the recipe {recipe.name!r} and is read with {chosen.name!r}: its vectors mean "
+        "something else now.",
+        RecipeWarning,
+        stacklevel=4,
+    )
+
+
+def _best_device() -> torch.device:
+    from sentence_transformers.util import get_device_name
+
+    return torch.device(get_device_name())
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        allowed = "a device that torch has on this machine, such as cpu; None for the best there is"
+        raise errors.model_bad_option("device", device, allowed) from error
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source) -> torch.dtype:
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    if dtype == "int8":
+        return torch.float32
+    if dtype is not None:
+        raise errors.model_bad_option("dtype", dtype, f"{', '.join(DTYPES)}, int8, or None")
+    if device.type == "cpu":
+        return torch.float32
+    inner = next((row["path"] for row in _read_modules(source) if row["type"] == _OURS), "")
+    try:
+        saved = json.loads((source.folder / inner / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        saved = {}
+    return DTYPES.get(str(saved.get("dtype") or saved.get("torch_dtype")), torch.float32)

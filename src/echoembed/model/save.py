@@ -1,0 +1,109 @@
+"""Saving a model with its recipe, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+
+from echoembed import errors
+from echoembed.model.transformer import transformer_of
+
+CARD = "README.md"
+
+
+def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Save a model with its recipe, whole or not at all.
+
+    ``load(folder)`` gives it back; ``SentenceTransformer(folder, trust_remote_code=True)`` too, where
+    echoembed is installed. Loaders that know neither fail, as they should: the same weights without the
+    recipe would give other vectors.
+
+    Args:
+        model: From ``load``, trained further or not.
+        folder: Where to; must not exist unless ``overwrite``.
+        overwrite: Whether an existing folder is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileError: If the folder exists, or cannot be written.
+        ModelError: If the model is not from ``load``.
+    """
+    if transformer_of(model).int8:
+        raise errors.model_bad_option("model", "a model in int8", "float32, bfloat16 or float16 to save it")
+    with whole_folder(folder, overwrite=overwrite) as unfinished:
+        model.save_pretrained(str(unfinished), create_model_card=False)
+        (unfinished / CARD).write_text(_card(model), encoding="utf-8")
+    return Path(folder).expanduser()
+
+
+@contextmanager
+def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder that takes its name only when the block has filled it; nothing is left of one that fails.
+
+    Args:
+        folder: What it is called in the end; must not exist unless ``overwrite``.
+        overwrite: Whether an existing folder is replaced.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        FileError: If the folder exists, or cannot be written.
+    """
+    target = Path(folder).expanduser()
+    if target.exists() and not overwrite:
+        raise errors.model_exists(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise errors.model_not_saved(target, str(error)) from error
+    try:
+        yield unfinished
+        for path in unfinished.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        unfinished.chmod(0o755)
+        _put_in_place(unfinished, target)
+    except (OSError, SafetensorError) as error:
+        raise errors.model_not_saved(target, str(error)) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    """Rename a folder; one that it replaces is removed only when that is done."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    replaced = folder.with_name(f"{folder.name}-replaced")
+    target.rename(replaced)
+    try:
+        folder.rename(target)
+    except OSError:
+        replaced.rename(target)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _card(model: SentenceTransformer) -> str:
+    first = transformer_of(model)
+    return (
+        f"# {Path(first.name).name}, read with the recipe {first.recipe.name!r}\n\n"
+        "A text embedder made with echoembed. Load it with the library that knows how to read it:\n\n"
+        "```python\nimport echoembed\n\nmodel = echoembed.load('path/to/this/folder')\n```\n\n"
+        f"- model: {first.name}\n- revision it was loaded from: {first.revision}\n"
+        f"- query template: `{first.recipe.query_template!r}`\n"
+        f"- document template: `{first.recipe.document_template!r}`\n"
+        f"- pooling: {first.recipe.pooling}, attention: {first.recipe.attention}, layers: {first.layers}\n"
+    )

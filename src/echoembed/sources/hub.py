@@ -1,0 +1,155 @@
+"""Fetching from the Hugging Face hub: the files that loading needs, by name, and all from one commit."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from echoembed import errors
+from echoembed.sources.files import (
+    CONFIG,
+    MODULES,
+    checked_files,
+    module_folders,
+    reason,
+    require,
+    setting_files,
+    weight_files,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Snapshot:
+    """One commit of a model in the hub's cache, of which only some files may have arrived."""
+
+    name: str
+    shown: str  # the name with the revision that was asked for, for messages
+    sha: str
+    folder: Path
+    sizes: dict[str, int]  # bytes of each file, as the hub lists them
+    offline: bool
+
+    def take(self, files: Collection[str]) -> None:
+        """Have these files in the folder, each as long as the hub says, or raise."""
+        if not self.offline:
+            self._download(files)
+            # The hub's client trusts any file of the right name, so a damaged one would stay for ever.
+            self._download(self._short(files), force=True)
+        if short := self._short(files):
+            raise errors.hub_cache_incomplete(self.shown, self.sha, ", ".join(short))
+
+    def _short(self, files: Collection[str]) -> list[str]:
+        paths = {file: self.folder / file for file in files}
+        return sorted(f for f, p in paths.items() if not p.is_file() or p.stat().st_size != self.sizes[f])
+
+    def _download(self, files: Collection[str], *, force: bool = False) -> None:
+        from huggingface_hub import snapshot_download
+
+        if not files:
+            return
+        with _explained(self.shown, errors.hub_download_interrupted):
+            snapshot_download(
+                self.name,
+                revision=self.sha,
+                allow_patterns=[glob.escape(file) for file in files],
+                force_download=force,
+            )
+
+
+def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = False) -> tuple[Path, str]:
+    """Bring a model or an adapter into the hub's cache: every call after the first names the commit.
+
+    Args:
+        name: On the hub.
+        revision: Branch, tag or commit; None for the main branch.
+        offline: Use the cache alone.
+        adapter: Whether an adapter is asked for, not a model.
+
+    Returns:
+        The folder, and the commit as 40 hexadecimal digits.
+
+    Raises:
+        ModelError: The hub does not give it, or it is incomplete or unsafe.
+        FileError: The cache cannot be written.
+    """
+    from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    if revision is not None and not revision.strip():
+        raise errors.hub_revision_unknown(name, revision)
+    shown = name if revision is None else f"{name}@{revision}"
+    offline = offline or constants.HF_HUB_OFFLINE
+    sizes: dict[str, int] | None = None
+    with _explained(shown, errors.hub_not_cached if offline else errors.hub_unreachable):
+        sha = HfApi().resolve_revision(name, revision=revision, local_files_only=offline).resolved
+        first = [] if offline else [CONFIG]
+        folder = Path(snapshot_download(name, revision=sha, local_files_only=offline, allow_patterns=first))
+        with suppress(CachedRepoTreeNotFoundError):
+            sizes = {file.path: file.size for file in get_cached_repo_tree(name, revision=sha)}
+    if sizes is None:
+        _check_unlisted(folder, shown, sha, adapter=adapter)
+    else:
+        snapshot = _Snapshot(name=name, shown=shown, sha=sha, folder=folder, sizes=sizes, offline=offline)
+        if not adapter and MODULES not in sizes:  # with modules, the model may be in the first one's folder
+            require(shown, sizes, [])
+        snapshot.take(setting_files(sizes, []))
+        modules = module_folders(folder)
+        if not adapter:
+            require(shown, sizes, modules)
+        snapshot.take(setting_files(sizes, modules))
+        snapshot.take(weight_files(shown, sizes, folder, modules, adapter=adapter))
+        checked_files(folder, adapter=adapter)
+    return folder, sha
+
+
+def _check_unlisted(folder: Path, shown: str, sha: str, *, adapter: bool) -> None:
+    """Check a snapshot that another tool left in the cache without the list of its files."""
+    try:
+        checked_files(folder, adapter=adapter)
+    except errors.ModelError as error:
+        raise errors.hub_cache_incomplete(shown, sha, re.split(r"\. (?=[A-Z])", str(error))[0]) from error
+
+
+@contextmanager
+def _explained(shown: str, otherwise: Callable[[str, str], errors.ModelError]) -> Iterator[None]:
+    """Turn whatever the hub's client raises into one line that says what to do.
+
+    Args:
+        shown: The model, for messages.
+        otherwise: Builds the error for what is neither a refusal by the hub nor a fault of this disk.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise _explanation(error, shown, otherwise) from error
+
+
+def _explanation(
+    error: BaseException, shown: str, otherwise: Callable[[str, str], errors.ModelError]
+) -> errors.EchoembedError:
+    from huggingface_hub import constants
+    from huggingface_hub import errors as hub
+
+    link: BaseException | None = error
+    while link is not None:
+        error, link = link, link.__cause__  # the client wraps: the cause at the end says what happened
+        if isinstance(error, hub.HFValidationError):
+            return errors.model_name_invalid(shown, "the hub allows no such name")
+        if isinstance(error, hub.GatedRepoError):
+            return errors.hub_model_gated(shown, constants.ENDPOINT)
+        if isinstance(error, hub.RevisionNotFoundError):
+            return errors.hub_revision_unknown(*shown.partition("@")[::2])
+        if isinstance(error, hub.RepositoryNotFoundError):
+            return errors.hub_model_unknown(shown, constants.ENDPOINT)
+        if isinstance(error, hub.HfHubHTTPError) and error.response.status_code < 500:
+            return errors.hub_refused(shown, error.response.status_code, reason(error))
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return errors.hub_cache_full(shown, constants.HF_HUB_CACHE)
+        if isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            return errors.hub_cache_not_writable(shown, constants.HF_HUB_CACHE)
+    return otherwise(shown, reason(error))

@@ -1,0 +1,128 @@
+"""Lighter pieces compute what the model's own do, and pieces that only look alike are left alone."""
+
+import sys
+import threading
+
+import pytest
+import torch
+
+import tiny_models
+from echoembed.engine import attention, fused
+from echoembed.model import backbone
+
+
+def load(family):
+    folder = tiny_models.folder(family)
+    return backbone.load_model(folder, family, backbone.read_config(folder, family, "causal"), torch.float32)
+
+
+def home_of(model):
+    name = type(model.layers[0].self_attn).__module__
+    return sys.modules[name]
+
+
+def replaced(model):
+    return {type(module).__name__ for module in model.modules() if "forward" in module.__dict__}
+
+
+@pytest.mark.parametrize(
+    ("family", "pieces", "rotation"),
+    [
+        ("llama", {"LlamaRMSNorm", "LlamaMLP"}, True),
+        ("qwen3", {"Qwen3RMSNorm", "Qwen3MLP"}, True),
+        ("olmo2", {"Olmo2RMSNorm", "Olmo2MLP"}, True),
+        ("gemma2", set(), True),  # its norms multiply by 1 + weight, its gates are not SiLU
+        ("phi3", {"Phi3RMSNorm"}, True),  # gate and up are one layer
+    ],
+)
+def test_what_is_replaced_and_put_back(family, pieces, rotation):
+    model = load(family)
+    own = home_of(model).apply_rotary_pos_emb
+    with fused.lighter(model):
+        assert replaced(model) == pieces
+        assert (home_of(model).apply_rotary_pos_emb is not own) == rotation
+    assert not replaced(model)
+    assert home_of(model).apply_rotary_pos_emb is own
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "olmo2", "phi3"])
+@torch.no_grad()
+def test_pieces_give_the_own_results(family):
+    model = load(family)
+    states = torch.randn(1, 7, 32) * 10 ** torch.linspace(-3, 3, 7)[:, None]
+    modules = [module for module in model.modules() if type(module).__name__.endswith(("RMSNorm", "MLP"))]
+    modules = [module for module in modules if getattr(module, "weight", torch.empty(32)).shape == (32,)]
+    wanted = [module(states) for module in modules]
+    query, key, cos, sin = torch.randn(4, 1, 4, 7, 8)
+    rotated = home_of(model).apply_rotary_pos_emb(query, key, cos[:, 0], sin[:, 0])
+    token = attention.ACTIVE.set(object())
+    try:
+        with fused.lighter(model):
+            got = [module(states) for module in modules]
+            got += home_of(model).apply_rotary_pos_emb(query, key, cos[:, 0], sin[:, 0])
+    finally:
+        attention.ACTIVE.reset(token)
+    for one, other in zip(got, [*wanted, *rotated], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_interleaved_rotation_is_left_alone():
+    model = load("cohere")
+    own = home_of(model).apply_rotary_pos_emb
+    with fused.lighter(model):
+        assert home_of(model).apply_rotary_pos_emb is own
+
+
+def test_gradients_flow_through_the_own_pieces_meanwhile():
+    model = load("llama")
+    states = torch.randn(1, 3, 32, requires_grad=True)
+    with fused.lighter(model):
+        for piece in (model.layers[0].mlp, model.layers[0].input_layernorm):
+            (gradient,) = torch.autograd.grad(piece(states).sum(), states)
+            assert gradient.abs().max() > 0
+
+
+@torch.no_grad()
+def test_another_thread_runs_the_own_rotation_meanwhile():
+    model, other = load("llama"), load("llama")
+    ids = torch.arange(5, 15)[None]
+    wanted = other(input_ids=ids).last_hidden_state
+    own = home_of(model).apply_rotary_pos_emb
+    calls, results = [], []
+    fused._ROTATIONS[own] = True
+
+    def run():
+        with torch.no_grad():  # grad mode, like the pass that is under way, is a thread's own
+            results.append(other(input_ids=ids).last_hidden_state)
+
+    def rotated(*states):
+        calls.append(states)
+        return states[0]
+
+    before, fused._rotated = fused._rotated, rotated
+    token = attention.ACTIVE.set(object())
+    try:
+        with fused.lighter(model):
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+            assert not calls
+            home_of(model).apply_rotary_pos_emb(*torch.randn(2, 1, 2, 3, 8), *torch.randn(2, 1, 3, 8))
+            assert len(calls) == 2  # here, inside a packed forward, it is the lighter one
+    finally:
+        attention.ACTIVE.reset(token)
+        fused._rotated = before
+    assert torch.equal(results[0], wanted)
+
+
+def test_a_model_that_goes_is_let_go():
+    model = load("llama")
+    with fused.lighter(model):
+        pass
+    known = len(fused._KNOWN)
+    assert known
+    del model
+    import gc
+
+    gc.collect()
+    assert len(fused._KNOWN) < known

@@ -1,0 +1,91 @@
+"""What is remembered is what the model gives, and weights are shared without mixing recipes up."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import echoembed
+from echoembed import recipes
+from echoembed.evaluation.cache import Memory
+from echoembed.experiments.figure2 import token_vectors
+from echoembed.model.variants import Models
+
+TEXTS = ["A cat sat on the mat.", "Rain.", "The bank refused the loan because of its terms.", "Rain."]
+
+
+@pytest.fixture(scope="module")
+def models():
+    return Models()
+
+
+@pytest.mark.parametrize("name", ["echo", "classical-last", "classical-bidirectional", "prompteol"])
+def test_vectors_are_those_of_the_model_as_it_is_loaded(models, name):
+    loaded = echoembed.load(recipe=name)
+    shared = models.get(None, name)
+    expected = loaded.encode(TEXTS, task="query")
+    assert shared.encode(TEXTS, task="query") == pytest.approx(expected, abs=1e-6)
+    assert Memory().encode(shared, TEXTS, task="query") == pytest.approx(expected, abs=1e-6)
+    assert echoembed.fingerprint(shared) == echoembed.fingerprint(loaded)
+
+
+def test_weights_are_loaded_once_for_recipes_that_read_them_alike(models):
+    first, second = models.get(None, "echo"), models.get(None, "classical")
+    assert first[0].model is second[0].model
+    assert first[0].recipe.name == "echo"
+    assert second[0].recipe.name == "classical"
+    assert models.get(None, "classical-bidirectional")[0].model is not first[0].model
+
+
+def test_a_prompt_goes_through_the_model_once_for_all_that_share_it(models):
+    memory = Memory()
+    echo, last = models.get(None, "echo"), models.get(None, "echo-last")
+    mean = memory.encode(echo, TEXTS)
+    assert memory.computed == 3  # one text stands there twice
+    memory.encode(models.get(None, "echo-compute-matched"), TEXTS)
+    final = memory.encode(last, TEXTS)
+    assert memory.computed == 3
+    assert final == pytest.approx(last.encode(TEXTS), abs=1e-6)
+    assert not np.allclose(mean, final)
+    memory.encode(models.get(None, "classical"), TEXTS)
+    assert memory.computed == 6
+
+
+def test_texts_cut_by_a_budget_are_not_taken_for_whole_ones(models):
+    memory = Memory()
+    whole = memory.encode(models.get(None, "echo"), TEXTS)
+    cut = models.get(None, replace(recipes["echo"], name="cut", budget=2))
+    first = memory.encode(cut, TEXTS)
+    again = memory.encode(cut, TEXTS)
+    assert not np.allclose(whole[0], first[0])
+    assert np.array_equal(first, again)
+    dropped = sum(prompt.dropped > 0 for prompt in cut[0].render(TEXTS))
+    assert dropped >= 2
+    assert cut[0].dropped_texts == 2 * dropped  # twice over: counted whether computed or remembered
+
+
+def test_what_does_not_fit_is_computed_again(models):
+    memory = Memory(most_bytes=0)
+    first = memory.encode(models.get(None, "echo"), TEXTS)
+    assert np.array_equal(first, memory.encode(models.get(None, "echo"), TEXTS))
+    assert memory.reused == 2
+    assert memory.computed == 6
+
+
+def test_the_first_part_of_one_reading_knows_nothing_of_the_rest_and_that_of_two_does(models):
+    texts = ["The baker sings, glad and warm.", "The baker sings, tired and cold."]
+    firsts = ["The baker sings"] * 2
+    for name, knows in (("classical", False), ("echo", True)):
+        model = models.get(None, name)
+        found = token_vectors(model, texts, firsts, 32)
+        assert np.allclose(found["first"][0], found["first"][1], atol=1e-5) != knows
+        unit = found["mean"] / np.linalg.norm(found["mean"], axis=1, keepdims=True)
+        assert unit == pytest.approx(model.encode(texts), abs=1e-5)
+
+
+def test_a_fingerprint_covers_recipe_layer_and_weights(models):
+    echo = recipes["echo"]
+    prints = {models.fingerprint(None, row) for row in (echo, replace(echo, layer=2), replace(echo, budget=9))}
+    assert len(prints) == 3
+    assert models.fingerprint(None, echo) == models.fingerprint(None, replace(echo, name="other"))
+    assert models.fingerprint(None, echo) != Models(dtype="bfloat16").fingerprint(None, echo)

@@ -1,0 +1,243 @@
+"""Every experiment runs and draws on small data, is not run again, and is run again when what decides it changes."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+import echoembed
+from echoembed import errors
+from echoembed.cli import app
+from echoembed.evaluation.store import Score, Store
+from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, layers, reproduce, splitter
+from echoembed.experiments.experiment import Bench, Plan, Setting
+from echoembed.experiments.interval import difference
+from echoembed.experiments.paper import paper_table
+from echoembed.experiments.progress import Progress, shown_time
+from echoembed.experiments.report import write_report
+from echoembed.experiments.results import read_rows
+
+NOT_RUN = {"figure5", "figure13"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figure2, "_PER_STRUCTURE", 3)
+        patch.setattr(figure3, "_LISTED", 1)
+        patch.setattr(figure3, "_SAMPLED", 1)
+        patch.setattr(figure4, "BUDGETS", (4, 8))
+        patch.setattr(interval, "DRAWS", 20)
+        patch.setattr(cost, "TEXTS", 4)
+        patch.setattr(cost, "ROUNDS", 1)
+        patch.setattr(splitter, "find_spec", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def setting(data, tmp_path_factory):
+    return Setting(out=tmp_path_factory.mktemp("out"), data=data)
+
+
+@pytest.fixture(scope="module")
+def results(setting):
+    said = []
+    found = {result.experiment.name: result for result in reproduce.reproduce(["all"], setting, say=said.append)}
+    assert any("table1" in line for line in said)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set(reproduce.EXPERIMENTS) - NOT_RUN))
+def test_every_experiment_keeps_rows_and_draws(results, setting, name):
+    result = results[name]
+    assert result.error is None
+    assert not result.missing
+    rows, about = read_rows(setting.out / f"{name}.parquet")
+    assert len(rows) == pq.read_table(setting.out / f"{name}.parquet").num_rows > 0
+    assert {"key", "machine", "versions", "seed", "seconds"} <= set(about)
+    assert (setting.out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (setting.out / f"{name}.svg").read_text()
+    assert all(len(row) == len(result.summary.columns) for row in result.summary.rows)
+    assert result.summary.notes
+
+
+@pytest.mark.parametrize("name", sorted(NOT_RUN))
+def test_what_cannot_run_says_what_it_needs(results, name):
+    assert "--checkpoints" in results[name].missing
+
+
+def test_what_is_finished_is_not_run_again(results, setting, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("run again")
+
+    monkeypatch.setattr("echoembed.experiments.experiment.evaluate", never)
+    monkeypatch.setattr("echoembed.evaluation.cache.Memory.encode", never)
+    monkeypatch.setattr("echoembed.experiments.figure2.token_vectors", never)
+    again = reproduce.reproduce(["all"], setting)
+    assert all(result.reused for result in again if not result.missing)
+    assert [result.summary for result in again if result.summary] == [
+        result.summary for result in results.values() if result.summary
+    ]
+
+
+def test_a_changed_recipe_is_run_again(results, setting, monkeypatch):
+    changed = {**copies.TEMPLATES, 2: "{bos}Again: {text} {text:pool}"}
+    monkeypatch.setattr(copies, "TEMPLATES", changed)
+    (result,) = reproduce.reproduce(["copies"], setting)
+    assert not result.reused
+    assert result.about["key"] != results["copies"].about["key"]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"dtype": "bfloat16"}], ids=str)
+def test_another_seed_or_other_weights_are_run_again(results, setting, change):
+    (result,) = reproduce.reproduce(["figure2"], replace(setting, **change))
+    assert not result.reused
+    (back,) = reproduce.reproduce(["figure2"], setting)
+    assert back.about["key"] == results["figure2"].about["key"]
+
+
+def test_another_data_set_is_run_again(results, setting, data, tmp_path):
+    path = tmp_path / "sts" / "one" / "test.jsonl"
+    path.parent.mkdir(parents=True)
+    lines = (data / "sts/one/test.jsonl").read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    (result,) = reproduce.reproduce(["interval"], replace(setting, data=tmp_path))
+    assert not result.reused
+
+
+def test_scores_are_those_of_a_model_loaded_by_itself(setting, results):
+    from echoembed.evaluation.local import local_tasks
+    from echoembed.evaluation.run import evaluate
+
+    rows, _ = read_rows(setting.out / "table1.parquet")
+    (expected,) = evaluate(echoembed.load(recipe="echo"), local_tasks(setting.data, ["sts/one"]))
+    (row,) = [row for row in rows if (row["recipe"], row["task"]) == ("echo", "one")]
+    assert row["score"] == pytest.approx(expected.score, abs=1e-4)
+    assert row["fingerprint"] == expected.fingerprint
+
+
+def test_the_experiment_that_fails_stops_no_other(setting, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("no")
+
+    broken = replace(copies.EXPERIMENT, run=fail)
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "copies", broken)
+    found = reproduce.reproduce(["copies", "table5"], replace(setting, out=tmp_path))
+    assert isinstance(found[0].error, ValueError)
+    assert found[1].summary is not None
+
+
+def test_without_data_an_experiment_that_needs_them_says_so(tmp_path):
+    (result,) = reproduce.reproduce(["table1"], Setting(out=tmp_path))
+    assert "--data" in result.missing
+
+
+def test_a_later_figure_of_the_paper_is_found_by_its_name():
+    assert [found.name for found in reproduce.find_experiments(["figure9", "figure3"])] == ["figure3"]
+    with pytest.raises(errors.ExperimentError, match="figure2"):
+        reproduce.find_experiments(["figure22"])
+
+
+def test_scores_of_fine_tuned_models_stand_beside_the_papers(tmp_path):
+    common = {"model": "m", "recipe": "echo-finetuned-last", "fingerprint": "f" * 16, "metric": "accuracy"}
+    identity = {"fingerprint": "f" * 16, "task": "Banking77Classification"}
+    Store(tmp_path / "kept").save(
+        Score(**common, task="Banking77Classification", kind="Classification", score=0.5, identity=identity)
+    )
+    setting = Setting(out=tmp_path / "out", scores=tmp_path / "kept")
+    five, eighteen = reproduce.reproduce(["table5", "table18"], setting)
+    ours = [row for row in five.summary.rows if row[1] == "ours"]
+    assert ours[0][:3] == ["Echo (ours)", "ours", "50.00"]
+    assert ["Banking77Classification", "ours", "50.00", "-", "-", "-", "-"] in eighteen.summary.rows
+
+
+def test_checkpoints_are_scored_in_order_of_steps(setting, data, tmp_path):
+    shutil.copytree(data / "sts/one", tmp_path / "data/sts/one")
+    model = echoembed.load(recipe="classical")
+    for step in (20, 3):
+        echoembed.save(model, tmp_path / "run" / f"step-{step}")
+    (result,) = reproduce.reproduce(
+        ["figure13"], replace(setting, out=tmp_path, data=tmp_path / "data", checkpoints=tmp_path / "run")
+    )
+    assert result.error is None
+    assert [row[0] for row in result.summary.rows] == ["3", "20"]
+
+
+def test_layers_cost_what_they_run(results, setting):
+    rows, _ = read_rows(setting.out / "layers.parquet")
+    costs = {(row["method"], row["layer"]): row["cost"] for row in rows}
+    last = max(layer for _, layer in costs)
+    assert costs["classical", last] == 1
+    assert costs["echo", last] == 2
+    assert costs["echo", 0] == 0
+    assert layers.mean_at(rows, "echo", last) == pytest.approx(
+        100 * np.mean([row["score"] for row in rows if (row["method"], row["layer"]) == ("echo", last)])
+    )
+
+
+def test_sentences_of_the_data_stay_out_of_the_rows(results, setting):
+    rows, _ = read_rows(setting.out / "figure6.parquet")
+    assert not any("cat" in str(value) for row in rows for value in row.values())
+    kept = json.loads((setting.out / "table11" / "one.json").read_text())
+    assert set(kept) == {"most improved", "least improved"}
+
+
+def test_the_bootstrap_difference_is_one_of_correlations():
+    gold = np.asarray([1.0, 2, 3, 4])
+    assert difference(gold, -gold, gold) == pytest.approx(2)
+
+
+def test_the_papers_numbers_are_there():
+    assert paper_table("table1").find(system="Echo (Ours)")["sts"] == 73.74
+    assert len(paper_table("table18").rows) == 56
+    assert paper_table("table4").model == "Mistral-7B-Instruct-v0.1"
+
+
+def test_the_report_holds_every_experiment_and_its_picture(results, setting, tmp_path):
+    page = tmp_path / "docs" / "results.md"
+    write_report(page, list(results.values()), setting, "echoembed reproduce all")
+    text = page.read_text()
+    assert all(f"## {name}: " in text for name in reproduce.EXPERIMENTS)
+    assert "a few million parameters" in text
+    assert "**Echo minus classical on STS" in text
+    assert str(setting.data) not in text
+    assert (tmp_path / "docs/pictures/results/table1.png").is_file()
+    assert "Not run: needs --checkpoints" in text
+
+
+def test_the_command_line_prints_ours_and_the_papers(results, setting):
+    arguments = ["reproduce", "table4", "--data", str(setting.data), "--out", str(setting.out)]
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 0, run.output
+    assert "48.64" in run.stdout
+    assert "Mistral-7B" in run.stdout
+    as_json = json.loads(CliRunner().invoke(app, [*arguments, "--json", "--quiet"]).stdout)
+    assert as_json[0]["reused"] is True
+
+
+def test_an_unknown_experiment_is_an_error_line(tmp_path):
+    run = CliRunner().invoke(app, ["reproduce", "table99", "--out", str(tmp_path)])
+    assert run.exit_code == 1
+    assert run.stderr.startswith("error: Got experiment 'table99'")
+
+
+def test_progress_says_what_is_left(monkeypatch):
+    said = []
+    now = [0.0]
+    monkeypatch.setattr("echoembed.experiments.progress.time.monotonic", lambda: now[0])
+    progress = Progress(said.append)
+    progress.expect(10)
+    now[0] = 60.0
+    progress.done(5, "half")
+    assert said == [" 50 %  half, about 1 min 0 s left"]
+    assert shown_time(7300) == "2 h 1 min"
+
+
+def test_models_of_a_plan_are_part_of_the_key(setting):
+    bench = Bench(setting)
+    experiment = copies.EXPERIMENT
+    assert bench.key(experiment, Plan())["key"] != bench.key(experiment, Plan(models=(None,)))["key"]
