@@ -56,7 +56,7 @@ def compare(
 
     What tells is the order of the pairs within a recipe: each recipe has a range of cosines of its own.
     """
-    from echoembed.texts import TextReader
+    from echoembed.texts import Embedder, TextReader
 
     if heatmap is not None:
         from echoembed.cli.heatmap import check_heatmap
@@ -81,7 +81,7 @@ def compare(
             device=device,
             dtype=dtype,
         )
-        embedder = session.Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+        embedder = Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
         items, vectors_ND = held[name] = session.embed_few(embedder, items, reader, least=2)
         stamps[name] = embedder.stamp()._asdict()
         session.report_cuts(loaded, on_overflow)

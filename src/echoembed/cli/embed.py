@@ -79,7 +79,7 @@ def embed(
         device=device,
         dtype=dtype,
     )
-    embedder = session.Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+    embedder = texts.Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
     stamp = embedder.stamp()
     if output is None or to_stdout:
         writer: texts.Writer = texts.JsonlWriter(sys.stdout.buffer, stamp)

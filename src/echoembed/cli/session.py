@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,9 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
-    from echoembed.errors import TextError
     from echoembed.recipe import Recipe
-    from echoembed.texts import Item, Stamp, TextReader
+    from echoembed.texts import Embedder, Item, TextReader
 
 FEW = 100
 _QUIET = {
@@ -82,75 +80,6 @@ def load(
     loaded = echoembed.load(model, recipe=recipe_named(recipe, recipes_file), **options)
     transformer_of(loaded).overflow = "error" if on_overflow == "error" else "ignore"
     return loaded
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embedder:
-    """A model, and how it reads the texts of this run."""
-
-    model: SentenceTransformer
-    kind: Literal["query", "document"]
-    instruction: str | None
-    batch_size: int
-
-    def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Texts to vectors, in one call; one that fails counts no cuts, for it may be made again."""
-        from echoembed import errors
-        from echoembed.model.transformer import transformer_of
-
-        first = transformer_of(self.model)
-        cuts = first.dropped_texts, first.dropped_tokens
-        try:
-            return self.model.encode(
-                texts, task=self.kind, prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
-            )
-        except errors.TextError:
-            first.dropped_texts, first.dropped_tokens = cuts
-            raise
-
-    def faults(self, items: list[Item]) -> list[TextError | None]:
-        """What keeps each text from being embedded, with its place; None where nothing does.
-
-        Raises:
-            TextError: If no text could be, for instruction or template leave no room for any.
-        """
-        from echoembed import errors
-        from echoembed.model.transformer import transformer_of
-        from echoembed.prompts.text import check_text
-
-        first = transformer_of(self.model)
-        renderer = first.renderers[self.kind]
-        wording = check_text(self.instruction, "The instruction") if self.instruction else first.recipe.instruction
-        room = renderer.room(wording)
-
-        def fault(item: Item) -> TextError | None:
-            try:
-                [shown] = renderer.render([item.text], wording)
-            except errors.TextError as error:
-                return errors.text_unusable(item.where, str(error))
-            if shown.dropped and first.overflow == "error":
-                return errors.text_too_long(item.where, shown.dropped, room or 0)
-            return None
-
-        return [fault(item) for item in items]
-
-    def stamp(self) -> Stamp:
-        """What goes with every vector."""
-        from echoembed import describe
-        from echoembed.model.transformer import transformer_of
-        from echoembed.texts import Stamp
-
-        facts = describe(self.model)
-        recipe = transformer_of(self.model).recipe
-        has_place = recipe.template(self.kind).has("instruction")
-        return Stamp(
-            model=str(facts["model"]),
-            revision=str(facts["revision"]),
-            recipe=str(facts["recipe"]),
-            fingerprint=str(facts["fingerprint"]),
-            kind=self.kind,
-            instruction=(self.instruction or recipe.instruction) if has_place else "",
-        )
 
 
 def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:

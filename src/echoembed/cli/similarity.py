@@ -38,7 +38,7 @@ def similarity(
 
     Cosines are for comparing pairs under one model and recipe; by themselves they say little.
     """
-    from echoembed.texts import TextReader
+    from echoembed.texts import Embedder, TextReader
 
     reader = TextReader(inputs or [], texts=text or [], format=format, column=column, on_bad_text=on_bad_text)
     items = session.few_texts(reader)
@@ -54,7 +54,7 @@ def similarity(
         device=device,
         dtype=dtype,
     )
-    embedder = session.Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+    embedder = Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
     items, vectors_ND = session.embed_few(embedder, items, reader)
     matrix = session.cosines(vectors_ND)
     if json:

@@ -1,5 +1,6 @@
 """Reading texts and writing their vectors: streams, in flat memory, in order."""
 
+from echoembed.texts.embedder import Embedder
 from echoembed.texts.items import Item
 from echoembed.texts.readers import TextReader
 from echoembed.texts.rows import FORMATS
@@ -10,6 +11,7 @@ from echoembed.texts.writers import WRITERS, JsonlWriter, check_output, open_wri
 __all__ = [
     "FORMATS",
     "WRITERS",
+    "Embedder",
     "Item",
     "JsonlWriter",
     "Stamp",
