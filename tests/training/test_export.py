@@ -404,8 +404,8 @@ def test_the_card_says_what_was_done(save, tmp_path):
 
 def test_a_base_on_the_hub_is_named_in_the_header(tmp_path):
     model = trained()
-    first = transformer_of(model)
-    first.base = replace(first.base, model="owner/name", origin="hub", revision="ab" * 20)
+    transformer = transformer_of(model)
+    transformer.base = replace(transformer.base, model="owner/name", origin="hub", revision="ab" * 20)
     folder = finish(model, config(tmp_path), tmp_path)
     header = metadata_load(folder / "README.md")
     assert header["base_model"] == "owner/name"

@@ -100,16 +100,16 @@ def test_processes_weigh_by_their_masked_tokens(tmp_path):
 
 def test_texts_are_read_plain_and_then_by_the_recipe_again():
     model = load()
-    first = transformer_of(model)
-    before = first.render(TEXTS)[0].ids
+    transformer = transformer_of(model)
+    before = transformer.render(TEXTS)[0].ids
     with plain_text(model):
-        [plain] = first.render(TEXTS[:1])
-        fresh = first.preprocess(TEXTS[:1])
-    whole = first.tokenizer(TEXTS[0])["input_ids"]
+        [plain] = transformer.render(TEXTS[:1])
+        fresh = transformer.preprocess(TEXTS[:1])
+    whole = transformer.tokenizer(TEXTS[0])["input_ids"]
     assert list(plain.ids) == whole
     assert plain.span == (1, len(whole))  # all but the BOS
     assert fresh["input_ids"][0].tolist() == whole
-    assert first.render(TEXTS)[0].ids == before != plain.ids
+    assert transformer.render(TEXTS)[0].ids == before != plain.ids
 
 
 def test_plain_text_takes_a_recipe_with_an_instruction():

@@ -48,13 +48,13 @@ def loaded(name, recipe):
 def test_tokens_are_those_of_the_models_own_prompts(rows, symmetric):
     config = run(rows, data={"symmetric": symmetric})
     found = plan.make(config)
-    first = transformer_of(loaded(config.model, recipe_of(config)))
+    transformer = transformer_of(loaded(config.model, recipe_of(config)))
     texts = [json.loads(line) for line in rows.read_text().splitlines()]
     total = 0.0
     for column, key in (("query", "query"), ("positive", "positive"), ("negative_1", "negative")):
         as_query = column == "query" or symmetric
         kind, prompt = ("query", "Find it") if as_query else ("document", None)
-        counts = [len(one.ids) for one in first.render([row[key] for row in texts], prompt=prompt, task=kind)]
+        counts = [len(one.ids) for one in transformer.render([row[key] for row in texts], prompt=prompt, task=kind)]
         lengths = found.data[0].columns[column]
         assert (lengths.mean, lengths.longest, lengths.cut) == (pytest.approx(mean(counts)), max(counts), 0)
         total += mean(counts)
@@ -66,11 +66,11 @@ def test_batches_and_rounds_follow_from_the_shares(rows):
     config = TrainConfig(
         **{**vars(config), "data": (*config.data, DataConfig(path=str(rows), name="again", instruction="Do", rows=4))}
     )
-    first, second = plan.make(config).data
-    assert (first.rows, second.rows) == (12, 4)
-    assert (first.share, second.share) == (0.75, 0.25)
-    assert (first.batches, second.batches) == (22.5, 7.5)
-    assert (first.rounds, second.rounds) == (22.5 * 4 / 12, 7.5)
+    asked, again = plan.make(config).data
+    assert (asked.rows, again.rows) == (12, 4)
+    assert (asked.share, again.share) == (0.75, 0.25)
+    assert (asked.batches, again.batches) == (22.5, 7.5)
+    assert (asked.rounds, again.rounds) == (22.5 * 4 / 12, 7.5)
 
 
 def test_cut_texts_are_counted(rows):
@@ -101,9 +101,9 @@ def test_plain_texts_are_read_twice_by_simcse_and_without_a_template_by_mntp(row
     lengths = simcse.data[0].columns["text"]
     assert simcse.tokens == round(2 * 40 * lengths.mean)
     mntp = plan.make(run(rows, objective="mntp", attention="bidirectional", recipe="echo", data={"instruction": ""}))
-    first = transformer_of(loaded(str(tiny_models.folder("llama")), "classical"))
+    transformer = transformer_of(loaded(str(tiny_models.folder("llama")), "classical"))
     texts = [json.loads(line) for line in rows.read_text().splitlines()]
-    bare = max(len(first.pieces.encode([row["positive"]])[0].ids) for row in texts)
+    bare = max(len(transformer.pieces.encode([row["positive"]])[0].ids) for row in texts)
     assert bare <= mntp.data[0].columns["text"].longest <= bare + 2
 
 

@@ -152,25 +152,25 @@ def test_a_sample_is_scored_where_there_are_more_rows(data, tmp_path):
 
 def test_what_scoring_changes_is_put_back_when_it_fails():
     model = load()
-    first = transformer_of(model)
+    transformer = transformer_of(model)
     model.train()
-    first.model.layers[0].eval()  # whoever froze it meant to
-    first.dropped_texts = 3
-    before = (torch.get_rng_state(), first.renderers, [module.training for module in model.modules()])
+    transformer.model.layers[0].eval()  # whoever froze it meant to
+    transformer.dropped_texts = 3
+    before = (torch.get_rng_state(), transformer.renderers, [module.training for module in model.modules()])
 
     def fail():
         with undisturbed(model):
             model.encode(TEXTS)
             torch.rand(9)
-            first.dropped_texts = 8
+            transformer.dropped_texts = 8
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert first.renderers is before[1]
+    assert transformer.renderers is before[1]
     assert [module.training for module in model.modules()] == before[2]
-    assert first.dropped_texts == 3
+    assert transformer.dropped_texts == 3
 
 
 # Progress

@@ -70,19 +70,20 @@ class Memory:
         batch_size: int = 32,
     ) -> Vectors:
         """What ``model.encode`` gives: float32, (N, D), in order."""
-        first = transformer_of(model)
-        rendered = first.render(texts, prompt=prompt, task=task)
-        weights = f"{first.name} {first.revision} {first.model.dtype} {first.recipe.attention} {first.layers}"
+        transformer = transformer_of(model)
+        rendered = transformer.render(texts, prompt=prompt, task=task)
+        attention, dtype = transformer.recipe.attention, transformer.model.dtype
+        weights = f"{transformer.name} {transformer.revision} {dtype} {attention} {transformer.layers}"
         after = "".join(type(module).__name__ for module in list(model)[2:])
         keys = [_digest(weights + after, prompt_) for prompt_ in rendered]
-        own = first.recipe.pooling
+        own = transformer.recipe.pooling
         new = {key: place for place, key in enumerate(keys) if (key, own) not in self._kept}
         order = sorted(new.values(), key=lambda place: -len(rendered[place].ids))
         self.computed += len(order)
         self.reused += len(keys) - len(order)
         again = [rendered[place] for place in range(len(keys)) if new.get(keys[place]) != place]
-        first.dropped_texts += sum(prompt_.dropped > 0 for prompt_ in again)
-        first.dropped_tokens += sum(prompt_.dropped for prompt_ in again)
+        transformer.dropped_texts += sum(prompt_.dropped > 0 for prompt_ in again)
+        transformer.dropped_tokens += sum(prompt_.dropped for prompt_ in again)
         fresh: dict[tuple[bytes, str], Vectors] = {}
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -107,11 +108,11 @@ def _pooled(
     model: SentenceTransformer, texts: list[str], prompt: str | None, task: str | None
 ) -> dict[Pooling, Vectors]:
     """Vectors of one batch under the recipe's pooling, and under those that come with it."""
-    first = transformer_of(model)
-    features = first.preprocess(texts, prompt=prompt, task=task)
+    transformer = transformer_of(model)
+    features = transformer.preprocess(texts, prompt=prompt, task=task)
     features = {name: value.to(model.device) for name, value in features.items()}
-    states = first(features)
-    own = first.recipe.pooling
+    states = transformer(features)
+    own = transformer.recipe.pooling
     found: dict[Pooling, Vectors] = {}
     for pooling in TOGETHER if own in TOGETHER else (own,):
         width = states["token_embeddings"].shape[-1]

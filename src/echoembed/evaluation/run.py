@@ -74,8 +74,8 @@ def evaluate(
             encoder.on_progress = progress.advance
         encoder.begin(task.hint)
         decided = identity(encoder, task)
-        first = encoder.transformer
-        score = store.find(first.name, first.recipe.name, decided) if store else None
+        transformer = encoder.transformer
+        score = store.find(transformer.name, transformer.recipe.name, decided) if store else None
         if score is None:
             try:
                 score = _run(encoder, task, decided)
@@ -121,8 +121,8 @@ def _encoder(model: SentenceTransformer, batch_size: int) -> Encoder:
 def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
     import mteb
 
-    first = encoder.transformer
-    cut = first.dropped_texts
+    transformer = encoder.transformer
+    cut = transformer.dropped_texts
     started = time.monotonic()
     with _quiet(encoder):
         loaded = task.load()
@@ -143,8 +143,8 @@ def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
     if not math.isfinite(value):
         raise errors.evaluation_not_a_number(task.name, task.metric, value)
     return Score(
-        model=first.name,
-        recipe=first.recipe.name,
+        model=transformer.name,
+        recipe=transformer.recipe.name,
         fingerprint=decided["fingerprint"],
         task=task.name,
         kind=task.kind,
@@ -154,7 +154,7 @@ def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
         scores={split: [dict(row) for row in rows] for split, rows in result.scores.items()},
         details={
             **encoder.counts,
-            "cut": first.dropped_texts - cut,
+            "cut": transformer.dropped_texts - cut,
             "seconds": round(time.monotonic() - started, 2),
             "seconds_in_model": round(encoder.seconds, 2),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -169,17 +169,17 @@ def _quiet(encoder: Encoder) -> Iterator[None]:
     import datasets
     from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 
-    first = encoder.transformer
-    overflow, bars = first.overflow, datasets.are_progress_bars_disabled()
+    transformer = encoder.transformer
+    overflow, bars = transformer.overflow, datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     if overflow == "warn":
-        first.overflow = "ignore"
+        transformer.overflow = "ignore"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", UndefinedMetricWarning)
             yield
     finally:
-        first.overflow = overflow
+        transformer.overflow = overflow
         if not bars:
             datasets.enable_progress_bars()

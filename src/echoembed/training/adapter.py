@@ -42,21 +42,21 @@ def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int 
     Raises:
         TrainingError: If the targets are not in the model, or it has no end token to train.
     """
-    first = transformer_of(model)
-    end_token = trains_end_token(first.recipe, config)
-    if end_token and first.pieces.eos is None:
-        raise errors.adapter_end_token_missing(first.name)
+    transformer = transformer_of(model)
+    end_token = trains_end_token(transformer.recipe, config)
+    if end_token and transformer.pieces.eos is None:
+        raise errors.adapter_end_token_missing(transformer.name)
     if end_token or config.rank == 0:
         # Where padding is the end token too, as with Llama's kin, torch would give its embedding no gradient.
         # Real padding gets none anyway: no token attends to it and nothing pools it.
-        embeddings: Any = first.model.get_input_embeddings()
+        embeddings: Any = transformer.model.get_input_embeddings()
         embeddings.padding_idx = None
     if config.rank == 0:
-        first.model.requires_grad_(True)
+        transformer.model.requires_grad_(True)
         return _trainable(model)
-    layers = _targets(first, config.targets)
-    tokens = [first.pieces.eos] if end_token and first.pieces.eos is not None else None
-    _add_lora(first, config, layers, tokens, seed)
+    layers = _targets(transformer, config.targets)
+    tokens = [transformer.pieces.eos] if end_token and transformer.pieces.eos is not None else None
+    _add_lora(transformer, config, layers, tokens, seed)
     _check(model, layers, end_token=end_token)
     return _trainable(model)
 
@@ -70,7 +70,7 @@ def trains_end_token(recipe: Recipe, config: AdapterConfig) -> bool:
 
 
 def _add_lora(
-    first: EchoTransformer, config: AdapterConfig, layers: list[str], tokens: list[int] | None, seed: int
+    transformer: EchoTransformer, config: AdapterConfig, layers: list[str], tokens: list[int] | None, seed: int
 ) -> None:
     from peft import LoraConfig, TaskType
 
@@ -78,7 +78,7 @@ def _add_lora(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         # peft's own word where it can be had: it is what a saved adapter then says of itself.
-        first.model.add_adapter(
+        transformer.model.add_adapter(
             LoraConfig(
                 r=config.rank,
                 lora_alpha=cast(int, config.alpha),  # as peft annotates it; it takes any number
@@ -90,11 +90,11 @@ def _add_lora(
         )
 
 
-def _targets(first: EchoTransformer, targets: str | tuple[str, ...]) -> list[str]:
+def _targets(transformer: EchoTransformer, targets: str | tuple[str, ...]) -> list[str]:
     """Full names of the linear layers that get LoRA; a target names a layer, or the end of its name."""
     from transformers.pytorch_utils import Conv1D  # a linear layer in GPT-2's hand
 
-    linear = [name for name, module in first.model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    linear = [name for name, module in transformer.model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     if targets == "all-linear":
         return linear
     wanted = [targets] if isinstance(targets, str) else list(targets)
@@ -114,9 +114,9 @@ def _trainable(model: nn.Module) -> list[str]:
 
 def _check(model: SentenceTransformer, layers: list[str], *, end_token: bool) -> None:
     """Assert that two matrices of each layer, the end token's row if wanted, and nothing else will be trained."""
-    first = transformer_of(model)
+    transformer = transformer_of(model)
     wanted = {f"{layer}{LORA}{matrix}.default.weight" for layer in layers for matrix in "AB"}
-    found = set(_trainable(first.model))
+    found = set(_trainable(transformer.model))
     rows = {name for name in found if TOKENS in name}
     assert found - rows == wanted, f"LoRA is on other layers than was asked: {sorted((found - rows) ^ wanted)}"
     assert len(rows) == end_token, f"embeddings to train: {sorted(rows)}"

@@ -61,9 +61,9 @@ def card(
         pictures: Names of the pictures beside the card.
     """
     log = read_lines(run / LOG)
-    first = transformer_of(model)
-    base = _called(first)
-    licence = _licence(first.weights_folder)
+    transformer = transformer_of(model)
+    base = _called(transformer)
+    licence = _licence(transformer.weights_folder)
     title = f"{base}, trained to embed with the recipe {recipe.name!r}"
     parts = [
         f"# {title}",
@@ -74,7 +74,7 @@ def card(
             ["", ""],
             [
                 ["base", base],
-                ["its revision", f"`{first.revision}`"],
+                ["its revision", f"`{transformer.revision}`"],
                 ["its licence", licence or "not stated in its files: see where it was published"],
                 ["saved as", "adapter, beside its base" if config.save == "adapter" else "merged, whole"],
             ],
@@ -95,23 +95,23 @@ def card(
     return f"---\n{_header(model, config, licence)}\n---\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _called(first: EchoTransformer) -> str:
+def _called(transformer: EchoTransformer) -> str:
     """The base and the adapters below, without this machine's folders."""
-    if first.base is None:
-        return Path(first.name).name
-    names = [first.base.model or "the bundled model", *(name for name, _ in first.base.adapters)]
+    if transformer.base is None:
+        return Path(transformer.name).name
+    names = [transformer.base.model or "the bundled model", *(name for name, _ in transformer.base.adapters)]
     return " + ".join("/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name for name in names)
 
 
 def _header(model: SentenceTransformer, config: TrainConfig, licence: str | None) -> str:
-    first = transformer_of(model)
-    on_hub = first.base is not None and first.base.origin == "hub"
+    transformer = transformer_of(model)
+    on_hub = transformer.base is not None and transformer.base.origin == "hub"
     adapter = config.save == "adapter"
     header = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "echoembed", config.objective, *["lora"] * adapter],
-        base_model=first.base.model if first.base and on_hub else None,
+        base_model=transformer.base.model if transformer.base and on_hub else None,
         base_model_relation=("adapter" if adapter else "finetune") if on_hub else None,
         license=licence,
     )

@@ -86,20 +86,20 @@ def save_model(
         FileError: If it cannot be written.
         ModelError: If an adapter is to be saved and there is none, or weights are not finite.
     """
-    first = transformer_of(model)
-    if not all(bool(torch.isfinite(weight).all()) for weight in first.model.parameters() if weight.requires_grad):
-        raise errors.trained_weights_not_finite(first.name)
-    own = first.recipe
+    transformer = transformer_of(model)
+    if not all(bool(torch.isfinite(weight).all()) for weight in transformer.model.parameters() if weight.requires_grad):
+        raise errors.trained_weights_not_finite(transformer.name)
+    own = transformer.recipe
     recipe = trained_recipe(own, config)
     with whole_folder(target, overwrite=True) as unfinished, quiet(bar=False):
         if config.save == "adapter":
             _write_adapter(model, recipe, unfinished)
         else:
-            first.recipe = recipe
+            transformer.recipe = recipe
             try:
                 model.save_pretrained(str(unfinished), create_model_card=False)
             finally:
-                first.recipe = own
+                transformer.recipe = own
         for picture in pictures or []:
             shutil.copyfile(picture, unfinished / picture.name)
         shown = [picture.name for picture in pictures or []]
@@ -119,27 +119,27 @@ def trained_recipe(recipe: Recipe, config: TrainConfig) -> Recipe:
 
 def _write_adapter(model: SentenceTransformer, recipe: Recipe, folder: Path) -> None:
     """Write peft's two files and ours."""
-    first = transformer_of(model)
-    if not getattr(first.model, "_hf_peft_config_loaded", False) or first.base is None:
-        raise errors.adapter_nothing_to_save(first.name)
-    first.model.save_pretrained(folder)
-    _tidy(folder / ADAPTER_CONFIG, first)
+    transformer = transformer_of(model)
+    if not getattr(transformer.model, "_hf_peft_config_loaded", False) or transformer.base is None:
+        raise errors.adapter_nothing_to_save(transformer.name)
+    transformer.model.save_pretrained(folder)
+    _tidy(folder / ADAPTER_CONFIG, transformer)
     adapters.write_file(
         folder,
         recipe=recipe,
         normalize=any(isinstance(module, Normalize) for module in model),
-        base=first.base,
+        base=transformer.base,
     )
 
 
-def _tidy(path: Path, first: EchoTransformer) -> None:
+def _tidy(path: Path, transformer: EchoTransformer) -> None:
     """Make peft's file say the same for the same run, and name the base as it is called elsewhere."""
     saved = json.loads(path.read_text(encoding="utf-8"))
-    assert first.base is not None
-    saved["base_model_name_or_path"] = first.base.model or first.name
+    assert transformer.base is not None
+    saved["base_model_name_or_path"] = transformer.base.model or transformer.name
     saved["inference_mode"] = True
-    if first.cut:  # ends of names would fit the layers of the base that are gone here
-        layers = [name for name, module in first.model.named_modules() if hasattr(module, "lora_A")]
+    if transformer.cut:  # ends of names would fit the layers of the base that are gone here
+        layers = [name for name, module in transformer.model.named_modules() if hasattr(module, "lora_A")]
         saved["target_modules"] = layers
     if isinstance(saved["target_modules"], list):  # a set, to peft
         saved["target_modules"] = sorted(saved["target_modules"])

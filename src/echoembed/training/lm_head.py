@@ -26,13 +26,13 @@ class LanguageModelHead(nn.Module):
     """What turns states into logits. Its own weights do not learn; a tied one is the embedding, as it is now.
 
     Args:
-        first: A loaded model with all of its layers.
+        transformer: A loaded model with all of its layers.
 
     Raises:
         ModelError: If the model is no causal language model, or its checkpoint has lost the head.
     """
 
-    def __init__(self, first: EchoTransformer) -> None:
+    def __init__(self, transformer: EchoTransformer) -> None:
         from transformers import AutoModelForCausalLM
         from transformers.models.auto.modeling_auto import (
             MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -40,14 +40,14 @@ class LanguageModelHead(nn.Module):
         )
 
         super().__init__()
-        kind = first.model.config.model_type
+        kind = transformer.model.config.model_type
         if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             allowed = "a causal language model; a masked one has learned this already"
-            raise errors.mntp_model_unfit(first.name, f"{kind!r} is no causal language model", allowed)
+            raise errors.mntp_model_unfit(transformer.name, f"{kind!r} is no causal language model", allowed)
         with quiet(bar=False):
             # In the checkpoint's own dtype, as it is there for a moment only beside the body that was loaded before.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                first.weights_folder,
+                transformer.weights_folder,
                 dtype="auto",
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -58,13 +58,13 @@ class LanguageModelHead(nn.Module):
         setattr(whole, whole.base_model_prefix, _Given())
         weight = next(name for name, module in whole.named_modules() if module is output) + ".weight"
         # Not a submodule: the body belongs to the trainer's model already, and its weights must be counted once.
-        self._body = [first.model]
-        self._tied = weight if first.model.config.get_text_config().tie_word_embeddings else None
+        self._body = [transformer.model]
+        self._tied = weight if transformer.model.config.get_text_config().tie_word_embeddings else None
         if self._tied:
             output.weight = None
         if lost := sorted(set(dict(whole.named_parameters())) & set(map(str, info["missing_keys"]))):
-            raise errors.head_missing(first.name, lost[0])
-        self.whole = whole.to(first.model.device, first.model.dtype).requires_grad_(False)
+            raise errors.head_missing(transformer.name, lost[0])
+        self.whole = whole.to(transformer.model.device, transformer.model.dtype).requires_grad_(False)
 
     def forward(self, states_ND: Tensor) -> Tensor:
         """``states_ND`` after the last norm → ``logits_NV``."""

@@ -37,19 +37,20 @@ IGNORED = -100
 @contextmanager
 def plain_text(model: SentenceTransformer) -> Iterator[None]:
     """While it lasts, the model reads ``{bos}{text}``, cut at the recipe's budget; it keeps its recipe for all else."""
-    first = transformer_of(model)
+    transformer = transformer_of(model)
     template = Template(PLAIN)
-    own = first.renderers
+    own = transformer.renderers
     kinds: tuple[Kind, ...] = get_args(Kind)
-    first.renderers = {
-        kind: Renderer(template, first.pieces, budget=first.recipe.budget, context=first.context) for kind in kinds
+    transformer.renderers = {
+        kind: Renderer(template, transformer.pieces, budget=transformer.recipe.budget, context=transformer.context)
+        for kind in kinds
     }
-    first.forget_shared()
+    transformer.forget_shared()
     try:
         yield
     finally:
-        first.renderers = own
-        first.forget_shared()
+        transformer.renderers = own
+        transformer.forget_shared()
 
 
 class MntpLoss(nn.Module):
@@ -66,20 +67,22 @@ class MntpLoss(nn.Module):
 
     def __init__(self, model: SentenceTransformer, masking: MaskingConfig, *, chunk_size: int | None = None) -> None:
         super().__init__()
-        first = transformer_of(model)
-        if first.recipe.attention != "bidirectional":
-            fault = f"the recipe {first.recipe.name!r} reads with {first.recipe.attention} attention"
-            raise errors.mntp_model_unfit(first.name, fault, "attention = 'bidirectional'")
-        if first.cut:
-            raise errors.mntp_model_unfit(first.name, f"it is cut at layer {first.layers}", "layer -1, the last")
+        transformer = transformer_of(model)
+        if transformer.recipe.attention != "bidirectional":
+            fault = f"the recipe {transformer.recipe.name!r} reads with {transformer.recipe.attention} attention"
+            raise errors.mntp_model_unfit(transformer.name, fault, "attention = 'bidirectional'")
+        if transformer.cut:
+            raise errors.mntp_model_unfit(
+                transformer.name, f"it is cut at layer {transformer.layers}", "layer -1, the last"
+            )
         self.model: nn.Module = model
         self.masking = masking
         self.chunk_size = chunk_size
-        self.head = LanguageModelHead(first)
-        self.mask_id = mask_token(first, masking.token)
-        embeddings: Any = first.model.get_input_embeddings()
-        known = min(len(embeddings.weight), len(first.tokenizer or ()))
-        self.ordinary_V = torch.tensor([id_ for id_ in range(known) if id_ not in first.pieces.special_ids])
+        self.head = LanguageModelHead(transformer)
+        self.mask_id = mask_token(transformer, masking.token)
+        embeddings: Any = transformer.model.get_input_embeddings()
+        known = min(len(embeddings.weight), len(transformer.tokenizer or ()))
+        self.ordinary_V = torch.tensor([id_ for id_ in range(known) if id_ not in transformer.pieces.special_ids])
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """The loss of a batch.
@@ -170,17 +173,17 @@ def mask_tokens(
     return hidden_BT, torch.where(chosen_BT, ids_BT, IGNORED)
 
 
-def mask_token(first: EchoTransformer, token: str) -> int:
+def mask_token(transformer: EchoTransformer, token: str) -> int:
     """Id of the mask: the vocabulary's entry of that name, else the text's single token.
 
     Raises:
         ModelError: If it is not one token.
     """
-    assert first.tokenizer is not None  # every text model has one
-    vocabulary: dict[str, int] = first.tokenizer.get_vocab()
+    assert transformer.tokenizer is not None  # every text model has one
+    vocabulary: dict[str, int] = transformer.tokenizer.get_vocab()
     if token in vocabulary:
         return vocabulary[token]
-    ids = first.pieces.encode([token])[0].ids
+    ids = transformer.pieces.encode([token])[0].ids
     if len(ids) != 1:
         raise errors.mntp_mask_token(token, len(ids))
     return ids[0]

@@ -96,11 +96,11 @@ class Scores(TrainerCallback):
 @contextmanager
 def undisturbed(model: SentenceTransformer) -> Iterator[None]:
     """While it lasts, the model embeds by its recipe, whatever its training reads; then all is as it was."""
-    first = transformer_of(model)
+    transformer = transformer_of(model)
     modes = {module: module.training for module in model.modules()}
-    counted = first.dropped_texts, first.dropped_tokens
-    renderers, first.renderers = first.renderers, first.recipe_renderers()
-    first.forget_shared()
+    counted = transformer.dropped_texts, transformer.dropped_tokens
+    renderers, transformer.renderers = transformer.renderers, transformer.recipe_renderers()
+    transformer.forget_shared()
     numpy_state: Any = np.random.get_state()
     python_state, torch_state = random.getstate(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -112,8 +112,8 @@ def undisturbed(model: SentenceTransformer) -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
-        first.renderers = renderers
-        first.forget_shared()
-        first.dropped_texts, first.dropped_tokens = counted
+        transformer.renderers = renderers
+        transformer.forget_shared()
+        transformer.dropped_texts, transformer.dropped_tokens = counted
         for module, training in modes.items():
             module.training = training

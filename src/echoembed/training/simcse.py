@@ -31,16 +31,16 @@ def prepare(model: SentenceTransformer, dropout: float) -> None:
     """
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 < dropout < 1:
         raise errors.dropout_bad(dropout)
-    first = transformer_of(model)
-    for module in list(first.model.modules()):
+    transformer = transformer_of(model)
+    for module in list(transformer.model.modules()):
         if "attention" in type(module).__name__.lower():
             _drop_attention(module, float(dropout))
         elif isinstance(inputs := getattr(module, "lora_dropout", None), nn.ModuleDict):
             inputs.update({name: nn.Dropout(float(dropout)) for name in inputs})
-    for config in getattr(first.model, "peft_config", {}).values():
+    for config in getattr(transformer.model, "peft_config", {}).values():
         config.lora_dropout = float(dropout)
-    if not _acts(first.model):
-        raise errors.dropout_without_effect(first.name)
+    if not _acts(transformer.model):
+        raise errors.dropout_without_effect(transformer.name)
 
 
 def _drop_attention(module: nn.Module, dropout: float) -> None:
