@@ -130,8 +130,11 @@ def test_named_targets_are_counted_and_unknown_ones_refused(rows):
     config = run(rows, model=str(tiny_models.folder("llama")), adapter=AdapterConfig(rank=4, targets=["q_proj"]))
     assert footprint.build(config, recipe_of(config)).lora == 3 * 4 * (32 + 32)
     config = run(rows, model=str(tiny_models.folder("llama")), adapter=AdapterConfig(targets="query_key_value"))
-    with pytest.raises(TrainingError, match="query_key_value"):
+    with pytest.raises(TrainingError, match="query_key_value") as planned:
         footprint.build(config, recipe_of(config))
+    with pytest.raises(TrainingError) as begun:
+        adapter.add_adapter(loaded(config.model, recipe_of(config)), config.adapter)
+    assert str(planned.value) == str(begun.value)
 
 
 def test_a_model_that_is_not_there_is_refused(rows, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from functools import partial
 from itertools import chain, islice
 
 import numpy as np
@@ -17,10 +18,10 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Sequential
 
 from echoembed.errors import TrainingError
 from echoembed.training.config import DataConfig, OptimiserConfig, TrainConfig
-from echoembed.training.sampler import RatioSampler, ratio_sampler, rows_per_process, shares
+from echoembed.training.sampler import RatioSampler, shares
 
 
-def make(sizes, *, batch_size=4, steps=50, ratios=None, seed=0, processes=1, instructions=None):
+def make(sizes, *, batch_size=4, steps=50, ratios=None, seed=0, instructions=None):
     """A sampler as the trainer makes it."""
     data = [
         DataConfig(
@@ -37,8 +38,8 @@ def make(sizes, *, batch_size=4, steps=50, ratios=None, seed=0, processes=1, ins
         optimiser=OptimiserConfig(batch_size=batch_size, steps=steps, warmup_steps=0),
     )
     sets = ConcatDataset([range(sizes[part.source]) for part in config.parts])
-    inner = [BatchSampler(SequentialSampler(one), batch_size // processes, True) for one in sets.datasets]
-    return ratio_sampler(config, processes=processes)(sets, batch_samplers=inner, generator=None, seed=seed)
+    inner = [BatchSampler(SequentialSampler(part), batch_size, True) for part in sets.datasets]
+    return RatioSampler(sets, inner, generator=None, seed=seed, config=config)
 
 
 def source_of(batch, sizes):
@@ -146,37 +147,16 @@ def test_more_steps_begin_alike():
 # Several processes
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("processes", [2, 4])
 def test_the_pieces_of_all_processes_are_the_single_process_batch(processes):
+    """As accelerate cuts batches under ``split_batches``, which is how a run is set up (``run.py``)."""
     whole = list(make([20, 30], batch_size=8))
     shards = [
-        list(
-            BatchSamplerShard(
-                make([20, 30], batch_size=8, processes=processes),
-                num_processes=processes,
-                process_index=rank,
-                even_batches=False,
-            )
-        )
+        list(BatchSamplerShard(make([20, 30], batch_size=8), processes, rank, split_batches=True, even_batches=False))
         for rank in range(processes)
     ]
-    assert {len(shard) for shard in shards} == {50}
+    assert {len(piece) for shard in shards for piece in shard} == {8 // processes}
     assert [list(chain(*pieces)) for pieces in zip(*shards, strict=True)] == whole
-
-
-def test_a_resumed_process_gets_the_rest_of_its_pieces():
-    def shard():
-        return BatchSamplerShard(make([20, 30], processes=2), num_processes=2, process_index=1, even_batches=False)
-
-    assert list(SkipBatchSampler(shard(), 13)) == list(shard())[13:]
-
-
-def test_processes_that_cannot_share_a_batch_are_refused():
-    sampler = make([20], batch_size=6)
-    assert rows_per_process(config_of(6), 3) == 2
-    assert len(sampler) == 50
-    with pytest.raises(TrainingError, match="6 rows cannot be shared evenly by 4 processes"):
-        rows_per_process(config_of(6), 4)
 
 
 def config_of(batch_size):
@@ -222,7 +202,7 @@ def test_the_trainer_takes_it_and_its_batches_arrive(tmp_path):
             use_cpu=True,
             report_to="none",
             router_mapping={name: {"query": "query", "positive": "document"} for name in ("a", "b")},
-            multi_dataset_batch_sampler=ratio_sampler(config),
+            multi_dataset_batch_sampler=partial(RatioSampler, config=config),
         ),
         train_dataset=data,
         loss=MultipleNegativesRankingLoss(model),

@@ -21,8 +21,7 @@ from echoembed.training.config import AdapterConfig
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-    from echoembed.model.transformer import EchoTransformer
+    from transformers import PreTrainedModel
 
 LORA = ".lora_"
 TOKENS = ".trainable_tokens_delta."
@@ -54,9 +53,8 @@ def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int 
     if config.rank == 0:
         transformer.model.requires_grad_(True)
         return _trainable(model)
-    layers = _targets(transformer, config.targets)
     tokens = [transformer.pieces.eos] if end_token and transformer.pieces.eos is not None else None
-    _add_lora(transformer, config, layers, tokens, seed)
+    layers = add_lora(transformer.model, config, tokens=tokens, seed=seed)
     _check(model, layers, end_token=end_token)
     return _trainable(model)
 
@@ -69,32 +67,50 @@ def trains_end_token(recipe: Recipe, config: AdapterConfig) -> bool:
     return any(part.slot == "eos" and part.pooled for part in parts)
 
 
-def _add_lora(
-    transformer: EchoTransformer, config: AdapterConfig, layers: list[str], tokens: list[int] | None, seed: int
-) -> None:
-    from peft import LoraConfig, TaskType
+def add_lora(
+    model: PreTrainedModel, config: AdapterConfig, *, tokens: list[int] | None = None, seed: int = 0
+) -> list[str]:
+    """Put LoRA on the linear layers of a language model, as peft builds it.
 
-    every = config.targets == "all-linear"
+    Args:
+        model: Changed in place; one on torch's ``meta`` device will do.
+        config: A rank above 0.
+        tokens: Ids of the tokens whose embeddings are trained besides.
+        seed: Decides LoRA's beginning; no other random state is touched.
+
+    Returns:
+        The full names of the layers with LoRA.
+
+    Raises:
+        TrainingError: If a target is no linear layer of the model.
+        ModelError: If peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, TaskType
+    except ImportError as error:
+        raise errors.extra_missing("peft", "Training an adapter") from error
+    layers = _targets(model, config.targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         # peft's own word where it can be had: it is what a saved adapter then says of itself.
-        transformer.model.add_adapter(
+        model.add_adapter(
             LoraConfig(
                 r=config.rank,
                 lora_alpha=cast(int, config.alpha),  # as peft annotates it; it takes any number
                 lora_dropout=config.dropout,
-                target_modules="all-linear" if every else layers,
+                target_modules="all-linear" if config.targets == "all-linear" else layers,
                 trainable_token_indices=tokens,
                 task_type=TaskType.FEATURE_EXTRACTION,
             )
         )
+    return layers
 
 
-def _targets(transformer: EchoTransformer, targets: str | tuple[str, ...]) -> list[str]:
+def _targets(model: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
     """Full names of the linear layers that get LoRA; a target names a layer, or the end of its name."""
-    from transformers.pytorch_utils import Conv1D  # a linear layer in GPT-2's hand
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
-    linear = [name for name, module in transformer.model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    linear = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     if targets == "all-linear":
         return linear
     wanted = [targets] if isinstance(targets, str) else list(targets)
@@ -116,8 +132,8 @@ def _check(model: SentenceTransformer, layers: list[str], *, end_token: bool) ->
     """Assert that two matrices of each layer, the end token's row if wanted, and nothing else will be trained."""
     transformer = transformer_of(model)
     wanted = {f"{layer}{LORA}{matrix}.default.weight" for layer in layers for matrix in "AB"}
-    found = set(_trainable(transformer.model))
-    rows = {name for name in found if TOKENS in name}
-    assert found - rows == wanted, f"LoRA is on other layers than was asked: {sorted((found - rows) ^ wanted)}"
+    trained = set(_trainable(transformer.model))
+    rows = {name for name in trained if TOKENS in name}
+    assert trained - rows == wanted, f"LoRA is on other layers than was asked: {sorted((trained - rows) ^ wanted)}"
     assert len(rows) == end_token, f"embeddings to train: {sorted(rows)}"
-    assert len(_trainable(model)) == len(found), "a module after the language model would be trained"
+    assert len(_trainable(model)) == len(trained), "a module after the language model would be trained"

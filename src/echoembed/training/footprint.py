@@ -22,8 +22,8 @@ from echoembed.recipe import Recipe
 from echoembed.sources.adapters import find as find_adapter
 from echoembed.sources.adapters import is_adapter
 from echoembed.sources.resolve import resolve
-from echoembed.training.adapter import trains_end_token
-from echoembed.training.config import AdapterConfig, TrainConfig
+from echoembed.training.adapter import add_lora, trains_end_token
+from echoembed.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -111,13 +111,15 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
         backbone.drop_layers(model, source.name, kept)
     copies = max(recipe.template("query").copies, recipe.template("document").copies)
     parameters = sum(weight.numel() for weight in model.parameters())
+    if config.adapter.rank:
+        add_lora(model, config.adapter)
     return Skeleton(
         name=source.name,
         model=model,
         pieces=PieceTokenizer(tokenizer),
         context=backbone.context_length(model, tokenizer.model_max_length, copies=copies),
         parameters=parameters,
-        lora=_add_lora(model, config.adapter) if config.adapter.rank else 0,
+        lora=sum(weight.numel() for weight in model.parameters() if weight.requires_grad) if config.adapter.rank else 0,
         end_token=_width(model) if config.adapter.rank and trains_end_token(recipe, config.adapter) else 0,
     )
 
@@ -131,28 +133,6 @@ def _inner(folder: Path) -> str:
     """Where in a folder the model's own files are: below it, in one that sentence-transformers saved."""
     path = folder / "modules.json"
     return str(json.loads(path.read_text(encoding="utf-8"))[0]["path"]) if path.is_file() else ""
-
-
-def _add_lora(model: PreTrainedModel, config: AdapterConfig) -> int:
-    try:
-        from peft import LoraConfig, TaskType
-    except ImportError as error:
-        raise errors.extra_missing("peft", "Training an adapter") from error
-    targets = (
-        config.targets if config.targets == "all-linear" or isinstance(config.targets, tuple) else [config.targets]
-    )
-    try:
-        model.add_adapter(
-            LoraConfig(
-                r=config.rank,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-                task_type=TaskType.FEATURE_EXTRACTION,
-            )
-        )
-    except ValueError as error:
-        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        raise errors.training_bad_field("adapter.targets", config.targets, ", ".join(sorted(linear))) from error
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: int = 1) -> Memory:

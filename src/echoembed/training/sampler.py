@@ -1,18 +1,18 @@
 """Which rows make which batch: every batch from one data set, drawn by ratio (paper, Section 4.4).
 
-For each step a data set is drawn; the batch is the next rows of that data set's own shuffled round. A round gives
-every row once; the next one is shuffled anew, and where it begins within a batch, it begins with rows that the batch
-has not got. Of several instructions, each batch is given one, drawn alike. All is a function of the seed: a resumed
-run, which passes over the batches that it has had, gets the rest.
+1. For each step, a data set is drawn by its share, and one of its instructions, all alike.
+2. The batch is the next rows of that data set's own shuffled round. A round gives every row once.
+3. The next round is shuffled anew. A batch that takes rows of two rounds holds no row twice: rows of the old round
+   change places with later rows of the new one.
 
-A step's batch, over all processes, is cut into consecutive pieces, one for each process. accelerate hands piece k of
-the sampler to process k modulo their number, so that together they see what a single process would.
+All draws are a function of the seed: a resumed run passes over the batches that it has trained on and gets the rest.
+Under several processes accelerate cuts each batch into consecutive pieces, one for each process (``split_batches`` in
+``run.py``), so that together they train on what a single process would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -28,32 +28,6 @@ from echoembed.training.config import TrainConfig
 _DRAWS, _INSTRUCTIONS, _ROUNDS = range(3)  # streams of randomness under one seed
 
 
-def ratio_sampler(config: TrainConfig, *, processes: int = 1) -> Callable[..., RatioSampler]:
-    """What sentence-transformers' arguments take as ``multi_dataset_batch_sampler``.
-
-    Args:
-        config: The run, in force (see ``TrainConfig.effective``).
-        processes: How many train together.
-
-    Raises:
-        TrainingError: If the processes cannot share a batch evenly.
-    """
-    rows_per_process(config, processes)
-    return partial(RatioSampler, config=config, processes=processes)
-
-
-def rows_per_process(config: TrainConfig, processes: int) -> int:
-    """Rows of a batch that each process takes.
-
-    Raises:
-        TrainingError: If they cannot share a batch evenly.
-    """
-    rows, left = divmod(config.optimiser.batch_size, processes)
-    if left:
-        raise errors.training_batch_indivisible(config.optimiser.batch_size, processes)
-    return rows
-
-
 def shares(ratios: Sequence[float], rows: Sequence[int]) -> list[float]:
     """Share of the batches of each data set: by ratio or, where there are none, by number of rows; they add up to 1."""
     weights = list(ratios) if any(ratios) else [float(count) for count in rows]
@@ -61,15 +35,14 @@ def shares(ratios: Sequence[float], rows: Sequence[int]) -> list[float]:
 
 
 class RatioSampler(MultiDatasetDefaultBatchSampler):
-    """The batches of a whole run: for each step, the piece of each process in turn.
+    """The batches of a whole run, one for each step.
 
     Args:
         dataset: The rows of each of ``config.parts``, one after the other, as ``rows.read_all`` gives them.
-        batch_samplers: Made by the trainer, one for each; not used, as the configuration says all.
-        generator: Not used: what is drawn hangs on the seed alone.
-        seed: Decides all that is drawn.
+        batch_samplers: Made by the trainer, one for each part; not used, as the configuration says all.
+        generator: Not used: the draws depend on the seed alone.
+        seed: Decides all draws.
         config: The run, in force (see ``TrainConfig.effective``).
-        processes: How many train together.
 
     Raises:
         TrainingError: If a data set has fewer rows than a batch.
@@ -83,15 +56,12 @@ class RatioSampler(MultiDatasetDefaultBatchSampler):
         seed: int = 0,
         *,
         config: TrainConfig,
-        processes: int = 1,
     ) -> None:
         super().__init__(dataset, batch_samplers, generator=generator, seed=seed)
-        self.whole_batch = config.optimiser.batch_size
-        self.processes = processes
-        self.batch_size = rows_per_process(config, processes)
+        self.batch_size = config.optimiser.batch_size
         self.steps = config.optimiser.steps
         sources = [part.source for part in config.parts]
-        sizes = [len(one) for one in dataset.datasets]  # type: ignore[arg-type]
+        sizes = [len(part) for part in dataset.datasets]  # type: ignore[arg-type]
         starts = [0, *accumulate(sizes)]
         self.rows = [sizes[sources.index(source)] for source in range(len(config.data))]
         self.starts = [
@@ -101,18 +71,19 @@ class RatioSampler(MultiDatasetDefaultBatchSampler):
         """For each data set, where the rows under each of its instructions begin."""
         self.shares = shares([entry.ratio for entry in config.data], self.rows)
         for entry, rows in zip(config.data, self.rows, strict=True):
-            if rows < self.whole_batch:
-                raise errors.training_data_too_small(entry.name, rows, self.whole_batch)
+            if rows < self.batch_size:
+                raise errors.training_data_too_small(entry.name, rows, self.batch_size)
 
     def __len__(self) -> int:
-        return self.steps * self.processes
+        return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
-        rounds = [self._rounds(number) for number in range(len(self.rows))]
+        # 1. A data set and an instruction for each step; the instruction as a fraction, whatever their number.
         fractions = self._random(_INSTRUCTIONS).random(self.steps)
+        rounds = [self._rounds(number) for number in range(len(self.rows))]
         for number, fraction in zip(self.draws(), fractions, strict=True):
             start = self.starts[number][int(fraction * len(self.starts[number]))]
-            yield from (next(rounds[number]) + start).reshape(self.processes, self.batch_size).tolist()
+            yield (next(rounds[number]) + start).tolist()
 
     def draws(self) -> NDArray[np.int64]:
         """The number of the data set of each step."""
@@ -124,18 +95,21 @@ class RatioSampler(MultiDatasetDefaultBatchSampler):
     def _rounds(self, number: int) -> Iterator[NDArray[np.int64]]:
         """The batches of one data set, without end: round after round, no row twice in a batch."""
         random = self._random(_ROUNDS, number)
-        size = self.whole_batch
+        size = self.batch_size
         rest = random.permutation(self.rows[number])
         while True:
+            # 2. Whole batches of this round.
             while len(rest) >= size:
                 yield rest[:size]
                 rest = rest[size:]
-            rest = np.concatenate([rest, _put_off(random.permutation(self.rows[number]), rest, size - len(rest))])
+            # 3. The rows that are left begin the next batch; the new round completes it with others.
+            new_round = random.permutation(self.rows[number])
+            rest = np.concatenate([rest, _put_off(new_round, rest, size - len(rest))])
 
 
-def _put_off(order: NDArray[np.int64], taken: NDArray[np.int64], first: int) -> NDArray[np.int64]:
-    """The order, changed so that none of ``taken`` is among its first: each changes places with a later row."""
-    early = np.flatnonzero(np.isin(order[:first], taken))
-    free = first + np.flatnonzero(~np.isin(order[first:], taken))[: len(early)]
+def _put_off(order: NDArray[np.int64], taken: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The order with none of ``taken`` among its first ``count``: each changes places with a later row."""
+    early = np.flatnonzero(np.isin(order[:count], taken))
+    free = count + np.flatnonzero(~np.isin(order[count:], taken))[: len(early)]
     order[early], order[free] = order[free], order[early]
     return order
