@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.recipe import Recipe
 from echoembed.training.config import TrainConfig
-from echoembed.training.run_folder import CONFIG, LOG, SCORES
+from echoembed.training.run_folder import CONFIG, LOG, SCORES, read_lines
 
 _LIBRARIES = ("echoembed", "sentence-transformers", "transformers", "peft", "accelerate", "datasets", "torch")
 _OBJECTIVES = {
@@ -25,20 +25,6 @@ _OBJECTIVES = {
 }
 _LAST = 0.1
 """Share of the steps, from the end, over which the loss is averaged."""
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; none where there is no file, and not one that was being written."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # the last one of a run that was killed
-            continue
-    return rows
 
 
 def card(

@@ -1,4 +1,4 @@
-"""Checkpoints: from one a run goes on as if it had never stopped. Each is whole or not there at all.
+"""Checkpoints: a run resumes from one as if it had never stopped. Each is whole or not there at all.
 
     checkpoints/step-N/
       weights.safetensors     what is trained, by name
@@ -8,8 +8,8 @@
       trainer_state.json      the step
       record.json             what the run was begun with
 
-It is written under a name that nothing reads, flushed to the disk, and renamed: a disk that fills, or a process that
-is killed, leaves the checkpoint before it as it was.
+A checkpoint is written under a name that nothing reads, flushed to the disk, and renamed: a disk that fills, or a
+process that is killed, leaves the checkpoint before it as it was.
 """
 
 from __future__ import annotations
@@ -18,19 +18,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from echoembed import errors
+from echoembed.training.run_folder import CHECKPOINTS, step_folder, step_of
 
-if TYPE_CHECKING:
-    from echoembed.training.trainer import EchoTrainer
-
-FOLDER = "checkpoints"
 WEIGHTS = "weights.safetensors"
 RECORD = "record.json"
 STATE = "trainer_state.json"
@@ -38,48 +35,77 @@ _NEEDED = (WEIGHTS, RECORD, STATE, "optimizer.pt", "scheduler.pt")
 _UNFINISHED = ".unfinished-"
 
 
-def save(trainer: EchoTrainer) -> Path:
+def save(
+    run: Path,
+    step: int,
+    *,
+    weights: Mapping[str, torch.Tensor],
+    record: Mapping[str, Any],
+    write_state: Callable[[Path], None],
+    write_random_state: Callable[[Path], None],
+    writes: bool,
+    keep: int,
+    newest: Path | None,
+) -> Path:
     """Write the checkpoint of the step just made, and remove the oldest over the number kept.
 
     Called by all processes; the first writes for all.
 
+    Args:
+        run: Folder of the run.
+        step: Optimiser steps made.
+        weights: What is trained, by name.
+        record: What the run was begun with.
+        write_state: Writes ``trainer_state.json``, ``optimizer.pt`` and ``scheduler.pt`` into a folder.
+        write_random_state: Writes this process's random state into a folder.
+        writes: Whether this is the process that writes.
+        keep: Checkpoints kept, the newest.
+        newest: The checkpoint before, which errors name.
+
     Returns:
-        Its folder.
+        The folder of the checkpoint.
 
     Raises:
         TrainingError: On all processes, if it could not be written; the checkpoints before are as they were.
     """
     from accelerate.utils import broadcast_object_list
 
-    step = trainer.state.global_step
-    folder = trainer.run / FOLDER
-    random_states, problem = _random_states(trainer)
-    if trainer.is_world_process_zero() and not problem:
+    target = step_folder(run / CHECKPOINTS, step)
+    random_states, problem = _gathered(write_random_state)
+    if writes and not problem:
         try:
-            _write(trainer, folder, folder / f"step-{step}", random_states)
+            _write(target, weights, record, write_state, random_states)
+            for old in _whole(target.parent)[:-keep]:
+                _remove(old)
         except Exception as error:  # each library has its own for a full disk
             problem = f"{type(error).__name__}: {error}"
     (problem,) = broadcast_object_list([problem])
     if problem:
-        raise errors.training_checkpoint_not_saved(step, problem, str(trainer.newest or ""))
-    return folder / f"step-{step}"
+        raise errors.training_checkpoint_not_saved(step, problem, str(newest or ""))
+    return target
 
 
-def _write(trainer: EchoTrainer, folder: Path, target: Path, random_states: Mapping[str, bytes]) -> None:
+def _write(
+    target: Path,
+    weights: Mapping[str, torch.Tensor],
+    record: Mapping[str, Any],
+    write_state: Callable[[Path], None],
+    random_states: Mapping[str, bytes],
+) -> None:
     from safetensors.torch import save_file
 
+    folder = target.parent
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
     try:
-        weights = {name: weight.detach().cpu().contiguous() for name, weight in trained_weights(trainer).items()}
-        save_file(weights, unfinished / WEIGHTS)
-        trainer._save_optimizer_and_scheduler(str(unfinished))
+        here = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+        save_file(here, unfinished / WEIGHTS)
+        write_state(unfinished)
         for name, content in random_states.items():
             (unfinished / name).write_bytes(content)
-        trainer.state.save_to_json(str(unfinished / STATE))
-        (unfinished / RECORD).write_text(json.dumps(trainer.record, indent=2), encoding="utf-8")
+        (unfinished / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
         for path in unfinished.iterdir():
             _flush(path)
         _flush(unfinished)
@@ -90,18 +116,16 @@ def _write(trainer: EchoTrainer, folder: Path, target: Path, random_states: Mapp
         _flush(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    for old in _whole(folder)[: -trainer.keep]:
-        _remove(old)
 
 
-def _random_states(trainer: EchoTrainer) -> tuple[dict[str, bytes], str]:
+def _gathered(write_random_state: Callable[[Path], None]) -> tuple[dict[str, bytes], str]:
     """File name → content, of all processes, which may share no disk; and what went wrong on any, or nothing."""
     from accelerate.utils import gather_object
 
     here: list[tuple[str, bytes, str]]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            trainer._save_rng_state(folder)
+            write_random_state(Path(folder))
             here = [(path.name, path.read_bytes(), "") for path in Path(folder).iterdir()]
     except Exception as error:  # told to all: one that raised alone would leave the others waiting
         here = [("", b"", f"{type(error).__name__}: {error}")]
@@ -131,12 +155,7 @@ def _remove(path: Path) -> None:
 
 def newest(run: Path) -> Path | None:
     """The newest whole checkpoint of a run."""
-    return next(reversed(_whole(run / FOLDER)), None)
-
-
-def step_of(path: Path) -> int:
-    """The optimiser steps made when a checkpoint was written."""
-    return int(path.name.removeprefix("step-"))
+    return next(reversed(_whole(run / CHECKPOINTS)), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -163,19 +182,21 @@ def replace_text(path: Path, text: str) -> None:
 
 def _whole(folder: Path) -> list[Path]:
     """Checkpoints with all their files, oldest first."""
-    found = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
     whole = [
-        path for path in found if all((path / name).is_file() for name in _NEEDED) and [*path.glob("rng_state*.pth")]
+        path
+        for path in folder.glob("step-*")
+        if path.name.removeprefix("step-").isdigit()
+        and all((path / name).is_file() for name in _NEEDED)
+        and any(path.glob("rng_state*.pth"))
     ]
     return sorted(whole, key=step_of)
 
 
-def trained_weights(trainer: EchoTrainer) -> dict[str, nn.Parameter]:
+def trained_weights(model: nn.Module, loss: nn.Module) -> dict[str, nn.Parameter]:
     """What is trained, of the model and, if it has weights of its own, of the loss."""
-    weights = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
-    known = {id(weight) for weight in trainer.model.parameters()}
-    assert isinstance(trainer.loss, nn.Module)  # one for all data sets
-    own = {f"loss.{name}": weight for name, weight in trainer.loss.named_parameters() if id(weight) not in known}
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    known = {id(weight) for weight in model.parameters()}
+    own = {f"loss.{name}": weight for name, weight in loss.named_parameters() if id(weight) not in known}
     return {**weights, **{name: weight for name, weight in own.items() if weight.requires_grad}}
 
 

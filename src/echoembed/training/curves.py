@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echoembed import errors, plots
-from echoembed.training.card import read_lines
-from echoembed.training.run_folder import LOG, SCORES
+from echoembed.training.run_folder import LOG, SCORES, read_lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,8 +26,7 @@ from echoembed.sources.files import ADAPTER_CONFIG
 from echoembed.training import curves
 from echoembed.training.card import card
 from echoembed.training.config import TrainConfig
-
-MODEL = "model"
+from echoembed.training.run_folder import MODEL
 
 
 class CurvesWarning(UserWarning):

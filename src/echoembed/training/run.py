@@ -22,11 +22,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from echoembed import errors
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
-from echoembed.training import export, mntp, rows, run_folder, simcse
+from echoembed.training import export, mntp, rows, simcse
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.loss import contrastive_loss
 from echoembed.training.progress import Progress, reading_rows
+from echoembed.training.resume import begin_run, checkpoint_of, record_of
+from echoembed.training.run_folder import MODELS, TENSORBOARD, step_folder
 from echoembed.training.sampler import RatioSampler
 from echoembed.training.score import Scores
 from echoembed.training.trainer import Collator, EchoTrainer, kinds_of, prompts_of
@@ -65,12 +67,12 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     processes = PartialState(cpu=not torch.accelerator.is_available())  # which it would not find out
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
-    newest = _on_first(processes, partial(run_folder.check, config, resume=resume))
+    newest = _on_first(processes, partial(checkpoint_of, config, resume=resume))
     with reading_rows(console if processes.is_main_process else None) as reading:
         data = rows.read_all(config, progress=reading)
     model = _load(config, processes)
-    record = run_folder.record_of(config, transformer_of(model).revision)
-    _on_first(processes, partial(run_folder.begin, config, record, newest))
+    record = record_of(config, transformer_of(model).revision)
+    _on_first(processes, partial(begin_run, config, record, newest))
     callbacks = _callbacks(model, config, console if processes.is_main_process else None)
     trainer = EchoTrainer(
         run=Path(config.output),
@@ -204,7 +206,7 @@ def _callbacks(model: SentenceTransformer, config: TrainConfig, console: Console
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations.integration_utils import TensorBoardCallback
 
-        callbacks.append(TensorBoardCallback(SummaryWriter(str(run / "logs"))))  # type: ignore[no-untyped-call]
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(run / TENSORBOARD))))  # type: ignore[no-untyped-call]
     if console is not None:
         callbacks.append(Progress(console))
     return callbacks
@@ -226,5 +228,5 @@ class _Models(TrainerCallback):
     ) -> None:
         """Called after the checkpoint, whose step it is of."""
         if state.is_world_process_zero:
-            target = Path(self.config.output) / "models" / f"step-{state.global_step}"
+            target = step_folder(Path(self.config.output) / MODELS, state.global_step)
             export.save_model(self.model, self.config, target)

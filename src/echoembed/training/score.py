@@ -6,7 +6,6 @@ reads and what it counts. A run with scores ends with the same bits as one witho
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from echoembed import errors
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
 from echoembed.model.transformer import transformer_of
 from echoembed.training.config import ScoreConfig
-from echoembed.training.run_folder import SCORES
+from echoembed.training.run_folder import SCORES, append_lines
 
 if TYPE_CHECKING:
     from echoembed.evaluation.store import Score
@@ -86,11 +84,7 @@ class Scores(TrainerCallback):
             {"step": state.global_step, "task": score.task, "kind": score.kind, "score": score.score}
             for score in self.last
         ]
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-        except OSError as error:
-            raise errors.training_output_unwritable(self.path, error.strerror or str(error)) from error
+        append_lines(self.path, lines)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ Shapes: G gathered numbers of a process, P processes.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,7 +35,7 @@ from transformers import (
 from echoembed import errors
 from echoembed.recipe import Kind, Recipe
 from echoembed.training import checkpoint
-from echoembed.training.run_folder import LOG
+from echoembed.training.run_folder import LOG, append_lines
 
 
 def kinds_of(columns: Iterable[str], *, symmetric: bool) -> dict[str, Kind]:
@@ -168,16 +167,8 @@ class EchoTrainer(SentenceTransformerTrainer):
                     "data_set": self.last.data_set,
                     **counts,
                 }
-                self._write(line)
+                append_lines(self.run / LOG, [line])
         super().log(logs, start_time)
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        path = self.run / LOG
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise errors.training_output_unwritable(path, error.strerror or str(error)) from error
 
     # Stopping.
 
@@ -206,10 +197,29 @@ class EchoTrainer(SentenceTransformerTrainer):
     # Checkpoints: whole or not at all.
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        self.newest = checkpoint.save(self)
+        def write_state(folder: Path) -> None:
+            self._save_optimizer_and_scheduler(str(folder))
+            self.state.save_to_json(str(folder / checkpoint.STATE))
+
+        self.newest = checkpoint.save(
+            self.run,
+            self.state.global_step,
+            weights=self._trained(),
+            record=self.record,
+            write_state=write_state,
+            write_random_state=lambda folder: self._save_rng_state(str(folder)),
+            writes=self.is_world_process_zero(),
+            keep=self.keep,
+            newest=self.newest,
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        checkpoint.load_weights(Path(resume_from_checkpoint), checkpoint.trained_weights(self))
+        checkpoint.load_weights(Path(resume_from_checkpoint), self._trained())
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        assert self.model is not None
+        assert isinstance(self.loss, nn.Module)  # one for all data sets
+        return checkpoint.trained_weights(self.model, self.loss)
 
     def train_from(self, newest: Path | None) -> None:
         """Train to the end, from a checkpoint or from the beginning.
