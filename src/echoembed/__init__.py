@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from echoembed.recipe import load_recipes as load_recipes
     from echoembed.recipe import recipes as recipes
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name lives: torch and transformers are imported when a name that needs them is first used,
 # so that "echoembed --help" answers at once.

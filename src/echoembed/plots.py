@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echoembed import errors
+from echoembed import errors, versions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,13 +53,11 @@ def figure(
     """An empty figure and its axes, in reading order.
 
     Raises:
-        ModelError: If matplotlib is not installed.
+        LibraryError: If matplotlib is not installed.
     """
-    try:
+    with versions.needed("matplotlib", extra="plot", purpose="Drawing"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise errors.extra_missing("plot", "Drawing") from error
     mpl.rcParams.update(_STYLE)
     drawn = Figure(figsize=(width, height), layout="constrained")
     axes = drawn.subplots(rows, columns, squeeze=False, **options)

@@ -418,7 +418,7 @@ def test_a_run_without_matplotlib_keeps_its_model(tmp_path, monkeypatch):
     from echoembed.training import curves
 
     def missing(_folder):
-        raise errors.extra_missing("plot", "Drawing")
+        raise errors.library_missing("matplotlib", "plot", "Drawing")
 
     monkeypatch.setattr(curves, "draw", missing)
     with pytest.warns(UserWarning, match="curves were not drawn: Drawing needs an extra library"):

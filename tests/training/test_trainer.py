@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, TrainerCallback
 import echoembed
 import tiny_models
 import training_runs as runs
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.training import curves, run
 from echoembed.training.config import AdapterConfig, CheckpointConfig, DataConfig, OptimiserConfig
 from echoembed.training.trainer import Collator
@@ -256,8 +256,9 @@ def test_tensorboards_files_hold_the_log(tmp_path):
 
 
 def test_tensorboard_is_asked_for_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "find_spec", lambda name: None)
-    with pytest.raises(errors.ModelError, match=r"echoembed\[tensorboard\]"):
+    monkeypatch.setattr(versions, "_installed", lambda library: None)
+    monkeypatch.setattr(versions, "find_spec", lambda name: None)
+    with pytest.raises(errors.LibraryError, match=r"echoembed\[tensorboard\]"):
         run.train(runs.small(tmp_path, tensorboard=True))
     assert not (tmp_path / "run").exists()
 

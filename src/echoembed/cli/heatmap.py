@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.cli.output import short
 from echoembed.files import WholeFile, check_free, reason_of
 
@@ -19,15 +19,12 @@ def check_heatmap(path: Path, *, overwrite: bool) -> None:
 
     Raises:
         FileError: If its suffix is unknown, or it exists and must not be overwritten.
-        ModelError: If matplotlib is not installed.
+        LibraryError: If matplotlib is not installed.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise errors.output_unknown(path, SUFFIXES)
     check_free(path, overwrite=overwrite)
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise errors.extra_missing("plot", "A heatmap") from error
+    versions.check("matplotlib", extra="plot", purpose="A heatmap")
 
 
 def draw_heatmap(

@@ -41,8 +41,11 @@ def silence() -> None:
 
     import logging
 
-    from huggingface_hub.utils.tqdm import disable_progress_bars
-    from transformers.utils import logging as chatter
+    from echoembed import versions
+
+    with versions.base_libraries():
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+        from transformers.utils import logging as chatter
 
     disable_progress_bars()
     chatter.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -111,12 +111,9 @@ def train(
 
 
 def _check_extras() -> None:
-    from importlib.util import find_spec
+    from echoembed import versions
 
-    from echoembed import errors
-
-    if not all(find_spec(name) for name in ("accelerate", "datasets", "peft")):
-        raise errors.extra_missing("train", "Training")
+    versions.check("datasets", "peft", extra="train", purpose="Training")
 
 
 def _plan(config: TrainConfig, *, shown: bool) -> Plan:

@@ -31,6 +31,10 @@ class ModelError(EchoembedError, ValueError):
     """A model that cannot be found, read, or used as the recipe asks."""
 
 
+class LibraryError(EchoembedError, ImportError):
+    """A library that is missing, or does not work with the others that are installed."""
+
+
 class ExperimentError(EchoembedError, ValueError):
     """An experiment that is unknown."""
 

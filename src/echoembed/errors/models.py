@@ -155,8 +155,3 @@ def model_not_saved(path: object, reason: str) -> FileError:
         f"The model cannot be saved to {path}: {quoted(reason, 120)}. Nothing was left there. It needs a folder that "
         "can be written and room for the weights: free some, or choose another."
     )
-
-
-def extra_missing(extra: str, purpose: str) -> ModelError:
-    """An optional library that is not installed."""
-    return ModelError(f"{purpose} needs an extra library. Install it: pip install 'echoembed[{extra}]'.")

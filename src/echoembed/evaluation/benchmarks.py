@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.evaluation.local import chosen, data_sets, local_tasks
 from echoembed.evaluation.task import KINDS, Task
 
@@ -116,10 +116,8 @@ def _mteb_tasks() -> dict[str, Task]:
 
 
 def _mteb() -> Any:  # noqa: ANN401
-    try:
+    with versions.needed("mteb", extra="eval", purpose="An evaluation"):
         import mteb
-    except ImportError as error:
-        raise errors.extra_missing("eval", "An evaluation") from error
     return mteb
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import Task
 from echoembed.model.describe import fingerprint
@@ -111,10 +111,8 @@ def identity(encoder: Encoder, task: Task) -> dict[str, Any]:
 
 def _encoder(model: SentenceTransformer, batch_size: int) -> Encoder:
     transformer_of(model)
-    try:
+    with versions.needed("mteb", extra="eval", purpose="An evaluation"):
         from echoembed.evaluation.encoder import Encoder
-    except ImportError as error:
-        raise errors.extra_missing("eval", "An evaluation") from error
     return Encoder(model, batch_size=batch_size)
 
 

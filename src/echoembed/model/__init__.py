@@ -3,6 +3,9 @@
 Knows prompts, sources and the engine; knows nothing of files of texts, evaluation, training or the command line.
 """
 
-from echoembed.model.transformer import EchoTransformer, TruncationWarning, transformer_of
+from echoembed import versions
+
+with versions.base_libraries():
+    from echoembed.model.transformer import EchoTransformer, TruncationWarning, transformer_of
 
 __all__ = ["EchoTransformer", "TruncationWarning", "transformer_of"]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
 from echoembed.recipe import Attention
 
@@ -136,15 +136,14 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
     """Add adapters (peft) to the weights, in order.
 
     Raises:
-        ModelError: If peft is not installed, or an adapter does not fit the model.
+        LibraryError: If peft is not installed, or does not work with the installed transformers.
+        ModelError: If an adapter does not fit the model.
     """
     if not folders:
         return model
-    try:
+    with versions.needed("peft", extra="peft", purpose=f"Loading {name}"):
         from peft import PeftConfig, get_peft_model
         from peft.utils import load_peft_weights, set_peft_model_state_dict
-    except ImportError as error:
-        raise errors.extra_missing("peft", f"Loading {name}") from error
     head = f"{model.base_model_prefix}."  # one level deeper: an adapter trained under a language-model head names it
     for folder in folders:
         config = PeftConfig.from_pretrained(str(folder))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from torch import nn
 
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Kind, Recipe
 from echoembed.training.config import AdapterConfig
@@ -83,12 +83,10 @@ def add_lora(
 
     Raises:
         TrainingError: If a target is no linear layer of the model.
-        ModelError: If peft is not installed.
+        LibraryError: If peft is not installed, or does not work with the installed transformers.
     """
-    try:
+    with versions.needed("peft", extra="peft", purpose="Training an adapter"):
         from peft import LoraConfig, TaskType
-    except ImportError as error:
-        raise errors.extra_missing("peft", "Training an adapter") from error
     layers = _targets(model, config.targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

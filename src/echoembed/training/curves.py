@@ -26,7 +26,7 @@ def draw(folder: Path) -> list[Path]:
         The pictures.
 
     Raises:
-        ModelError: If matplotlib is not installed.
+        LibraryError: If matplotlib is not installed.
         FileError: If they cannot be written.
     """
     log, scores = read_lines(folder / LOG), read_lines(folder / SCORES)

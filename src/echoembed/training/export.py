@@ -54,7 +54,7 @@ def finish(
     pictures: list[Path] = []
     try:
         pictures = curves.draw(folder)
-    except errors.ModelError as error:  # matplotlib is not there: no reason to lose the model
+    except errors.LibraryError as error:  # matplotlib is not there: no reason to lose the model
         warnings.warn(f"The curves were not drawn: {error}", CurvesWarning, stacklevel=2)
     return save_model(model, config, folder / MODEL, run=folder, rows=rows, pictures=pictures)
 

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.prompts.text import check_text
 from echoembed.training.config import DataConfig, Objective, TrainConfig
 from echoembed.training.tables import ENDINGS
@@ -78,10 +78,8 @@ def read_all(config: TrainConfig, *, progress: Callable[[Reading], None] | None 
         FileError: If a file cannot be read, or a line is no JSON object.
         TextError: If a line is not UTF-8; all three name file and line.
     """
-    try:
+    with versions.needed("datasets", extra="train", purpose="Training"):
         from datasets import DatasetDict
-    except ImportError as error:
-        raise errors.extra_missing("train", "Training") from error
 
     found = [read(entry, config.objective, progress=progress) for entry in config.data]
     for entry, rows in zip(config.data, found, strict=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -19,7 +18,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
 from echoembed.training import export, mntp, rows, simcse
@@ -62,8 +61,8 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         EchoembedError: If the data, the recipe or the model cannot be used.
     """
     config = config.effective()
-    if config.tensorboard and find_spec("tensorboard") is None:
-        raise errors.extra_missing("tensorboard", "Writing TensorBoard's files")
+    if config.tensorboard:
+        versions.check("tensorboard", extra="tensorboard", purpose="Writing TensorBoard's files")
     processes = PartialState(cpu=not torch.accelerator.is_available())  # which it would not find out
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
