@@ -12,7 +12,7 @@ from typing import get_args
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 
-import echoembed
+from echoembed.model.load import load
 from echoembed.model.pooling import LIBRARY_MODE
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.template import Renderer
@@ -46,7 +46,7 @@ class Models:
         if key not in self._bases:
             while len(self._bases) >= self._at_once:
                 self._bases.popitem(last=False)
-            self._bases[key] = echoembed.load(name, recipe=row, device=self._device, dtype=self._dtype)
+            self._bases[key] = load(name, recipe=row, device=self._device, dtype=self._dtype)
             transformer_of(self._bases[key]).overflow = "ignore"  # budgets are part of the experiments
         self._bases.move_to_end(key)
         return under(self._bases[key], row)
