@@ -305,7 +305,7 @@ FOLDERS = [
         "Copy or download",
     ),
     ("tokenizer empty", lambda d: replaced(d, "tokenizer.json", {}), "cannot be loaded", FETCH),
-    ("tokenizer settings", lambda d: replaced(d, "tokenizer_config.json", []), "cannot be loaded", FETCH),
+    ("tokenizer settings", lambda d: replaced(d, "tokenizer_config.json", []), "it holds a list", "Copy or download"),
     ("no weights", lambda d: replaced(d, "model.safetensors", None), "has no weights to load", "save_pretrained"),
     (
         "pickled weights",

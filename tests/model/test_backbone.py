@@ -350,7 +350,7 @@ def test_a_model_of_another_kind_is_refused(model_type, tmp_path):
 @pytest.mark.parametrize("content", ["{}", '{"model_type": "no-such-type"}', '{"model_type": "llama", "auto_map": {}'])
 def test_a_configuration_that_says_nothing_is_refused(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ModelError, match="other cannot be loaded"):
+    with pytest.raises(ModelError, match=r"other cannot be loaded|config.json' is broken"):
         backbone.read_config(tmp_path, "other", "causal")
 
 

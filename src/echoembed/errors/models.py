@@ -15,6 +15,14 @@ def tokenizer_unsupported(kind: str) -> ModelError:
     )
 
 
+def tokenizer_broken(reason: str) -> ModelError:
+    """A tokenizer that breaks down: its vocabulary contradicts itself, or the library has a fault."""
+    return ModelError(
+        f"The model's tokenizer broke down: {quoted(reason, 160)}. Its tokenizer.json contradicts itself, or the "
+        "'tokenizers' library cannot read it. Save the tokenizer anew, or choose another model."
+    )
+
+
 def model_not_language_model(name: str, model_type: str) -> ModelError:
     """A model of another kind."""
     return ModelError(
@@ -28,6 +36,14 @@ def model_unreadable(name: str, reason: str) -> ModelError:
     return ModelError(
         f"{name} cannot be loaded: {quoted(reason, 200)}. "
         "A model is a folder with config.json, a tokenizer and safetensors weights; fetch it again or choose another."
+    )
+
+
+def model_needs_code(name: str, file: str, code: str) -> ModelError:
+    """A model that only its own code can load."""
+    return ModelError(
+        f"{name} names code of its own in {file} ({quoted(code, 80)}) and cannot be loaded as it was made "
+        "without. Code that comes with a model is never run. Choose a model of which transformers has every part."
     )
 
 
@@ -113,7 +129,7 @@ def model_is_sentence_transformer(name: str) -> ModelError:
 def model_module_refused(name: str, module: str) -> ModelError:
     """A saved model with a module from elsewhere."""
     return ModelError(
-        f"{name} holds a module of type {quoted(module, 80)}. Allowed: echoembed's and sentence-transformers' own. "
+        f"{name} needs {quoted(module, 80)} for a module. Allowed: echoembed's and sentence-transformers' own. "
         "Code from elsewhere is not run: remove the module from modules.json, or load it with the library it is from."
     )
 

@@ -95,6 +95,14 @@ def model_json_broken(path: str, reason: str) -> ModelError:
     )
 
 
+def model_settings_too_large(path: str, size: int, limit: int) -> ModelError:
+    """A settings file larger than any model's."""
+    return ModelError(
+        f"{quoted(path, 200)} has {size:,} bytes. Allowed for such a file: {limit:,}; reading more could fill the "
+        "memory. Copy or download it again, or choose another model."
+    )
+
+
 def weights_missing(where: str) -> ModelError:
     """A model without weights in any form that could be read."""
     return ModelError(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from echoembed import errors, versions
+from echoembed.model.trust import safe_config
 from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
 from echoembed.recipe import Attention
 
@@ -38,16 +39,12 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
         ModelError: If it cannot be read, or is no causal or masked language model, or is a masked one
             where the recipe reads causally.
     """
-    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers and its validators have no common base
-        raise errors.model_unreadable(name, str(error)) from error
+    config = safe_config(folder, name)
     kind = str(config.model_type)
     masked = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     is_decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (not masked or getattr(config, "is_decoder", False))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import warnings
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 
@@ -20,6 +18,7 @@ from echoembed import errors
 from echoembed.engine import Engine
 from echoembed.model.pooling import LIBRARY_MODE
 from echoembed.model.transformer import EchoTransformer
+from echoembed.model.trust import load_module_after
 from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
 from echoembed.sources.adapters import Adapter, Base, is_adapter
 from echoembed.sources.adapters import find as find_adapter
@@ -28,7 +27,6 @@ from echoembed.sources.resolve import Source, resolve, resolve_adapter
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_RECIPE = "echo"
 _OURS = f"{EchoTransformer.__module__}.{EchoTransformer.__qualname__}"
-_TRUSTED = ("echoembed.", "sentence_transformers.")
 
 
 class RecipeWarning(UserWarning):
@@ -231,27 +229,12 @@ def _saved_modules(
     first = load_module(source, pipeline[0]["path"], dtype=dtype, **changes)
     modules: list[torch.nn.Module] = [first]
     for row in pipeline[1:]:
-        module_class = _trusted_class(source.name, row["type"])
-        if issubclass(module_class, LibraryPooling):
+        module = load_module_after(source, row["type"], row["path"])
+        if isinstance(module, LibraryPooling):
             width = first.get_embedding_dimension()
-            modules.append(LibraryPooling(width, pooling_mode=LIBRARY_MODE[first.recipe.pooling]))
-        else:
-            modules.append(module_class.load(str(source.folder), subfolder=row["path"], local_files_only=True))
+            module = LibraryPooling(width, pooling_mode=LIBRARY_MODE[first.recipe.pooling])
+        modules.append(module)
     return modules
-
-
-def _trusted_class(name: str, type_: str) -> type[Module]:
-    """A module class of ours or the library's, by its dotted name; any other is refused."""
-    path, _, attribute = type_.rpartition(".")
-    found = None
-    if type_.startswith(_TRUSTED):
-        try:
-            found = getattr(importlib.import_module(path), attribute, None)
-        except ImportError:
-            found = None
-    if not (isinstance(found, type) and issubclass(found, Module)):
-        raise errors.model_module_refused(name, type_)
-    return found
 
 
 def _read_modules(source: Source) -> list[dict[str, Any]]:

@@ -19,13 +19,15 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from echoembed import errors
 from echoembed.engine import Engine, Selector, quantize
 from echoembed.model import backbone
 from echoembed.model.pooling import gather_spans, pool_each, span_mask
+from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
-from echoembed.prompts.pieces import PieceTokenizer
+from echoembed.prompts.pieces import PieceTokenizer, no_panic
 from echoembed.prompts.template import Rendered, Renderer
 from echoembed.prompts.text import check_text
 from echoembed.recipe import Kind, Recipe, prepare
@@ -85,12 +87,15 @@ class EchoTransformer(Transformer):
         self.revision = revision
         self._wanted = (Path(folder), dtype, cut, tuple(adapters))
         try:
-            super().__init__(
-                str(folder),
-                # Pinned to text: the library would otherwise wrap the inputs of instruct models in their chat format.
-                modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-                module_output_name="token_embeddings",
-            )
+            with nothing_asked(), no_panic():
+                super().__init__(
+                    str(folder),
+                    # An empty configuration: under the model's own it would look for a processor of pictures.
+                    processor_kwargs={"trust_remote_code": False, "config": PreTrainedConfig()},
+                    # Pinned to text: the inputs of instruct models would otherwise be wrapped in their chat format.
+                    modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+                    module_output_name="token_embeddings",
+                )
         except errors.EchoembedError:
             raise
         except Exception as error:  # whatever a broken tokenizer makes transformers raise

@@ -9,7 +9,8 @@ crosses a seam. User text never yields a special token: these are put in by id, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,21 @@ from echoembed import errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """Have a tokenizer that gives up raise an error: its own, a panic, is none that ``except Exception`` sees.
+
+    Raises:
+        ModelError: If it panicked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise errors.tokenizer_broken(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +62,10 @@ class PieceTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             raise errors.tokenizer_unsupported(type(tokenizer).__name__)
-        description = json.loads(backend.to_str())
-        self.leading_blank = _take_leading_blank(description)
-        self._tokenizer = Tokenizer.from_str(json.dumps(description))
+        with no_panic():
+            description = json.loads(backend.to_str())
+            self.leading_blank = _take_leading_blank(description)
+            self._tokenizer = Tokenizer.from_str(json.dumps(description))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True  # text that spells </s> stays text
@@ -97,8 +114,10 @@ class PieceTokenizer:
 
         Raises:
             TextError: If a piece cannot be tokenised without yielding a special token.
+            ModelError: If the tokenizer breaks down over it.
         """
-        encodings = self._tokenizer.encode_batch(list(pieces), add_special_tokens=False)
+        with no_panic():
+            encodings = self._tokenizer.encode_batch(list(pieces), add_special_tokens=False)
         return [self._checked(text, encoding) for text, encoding in zip(pieces, encodings, strict=True)]
 
     def _checked(self, text: str, encoding: Encoding) -> Piece:
@@ -109,7 +128,8 @@ class PieceTokenizer:
         ends: list[int] = []
         start = 0
         for stop in (*self._cuts(text), len(text)):
-            part = self._tokenizer.encode(text[start:stop], add_special_tokens=False)
+            with no_panic():
+                part = self._tokenizer.encode(text[start:stop], add_special_tokens=False)
             ids.extend(part.ids)
             ends.extend(start + end for _, end in part.offsets)
             start = stop

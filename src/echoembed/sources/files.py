@@ -5,17 +5,17 @@ Pickles run code when they are opened, so weights are safetensors or nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 from echoembed import errors
+from echoembed.sources.settings import check_size, read_json, reason
 
-_Json = TypeVar("_Json")
 CONFIG = "config.json"
 MODULES = "modules.json"
+OURS = "echoembed_config.json"
+"""In the folder of a module that echoembed has saved."""
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -79,15 +79,21 @@ def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
     settings = setting_files(names, modules)
     for file in settings:
         if file.endswith(".json"):
-            _read_json(folder / file, dict if PurePosixPath(file).name == CONFIG else object)
+            read_json(folder / file, dict if PurePosixPath(file).name == CONFIG else object)
+        else:
+            check_size(folder / file)
     _check_weights(folder, weights)
     return sorted([*settings, *weights])
 
 
 def _home(names: Collection[str], modules: Collection[str]) -> str:
-    """Where the language model is: the root or, as echoembed saves it, the folder of the first module."""
+    """Where the language model is: the root or, as echoembed saves it, the folder of the first module.
+
+    Other libraries that save a model of ours put a config.json of their own in the root.
+    """
     first = next(iter(modules), "")
-    return f"{first}/" if CONFIG not in names and f"{first}/{CONFIG}" in names else ""
+    ours = f"{first}/{OURS}" in names or CONFIG not in names
+    return f"{first}/" if ours and f"{first}/{CONFIG}" in names else ""
 
 
 def _names(folder: Path, modules: Collection[str]) -> set[str]:
@@ -101,7 +107,7 @@ def _names(folder: Path, modules: Collection[str]) -> set[str]:
 def module_folders(folder: Path) -> list[str]:
     """Subfolders that sentence-transformers' modules.json names, such as ``1_Pooling``."""
     path = folder / MODULES
-    rows = _read_json(path, list) if path.is_file() else []
+    rows = read_json(path, list) if path.is_file() else []
     paths = [str(row.get("path", "..")) if isinstance(row, dict) else ".." for row in rows]
     if not all(map(_stays_inside, paths)):
         raise errors.model_json_broken(str(path), "each module needs a path inside the model's folder")
@@ -181,7 +187,7 @@ def _adapter_weights(where: str, names: Collection[str], *, required: bool) -> d
 
 def _shards(index: Path) -> dict[str, set[str]]:
     """Shards that an index names, each with its tensors."""
-    weight_map = _read_json(index, dict).get("weight_map")
+    weight_map = read_json(index, dict).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise errors.model_json_broken(str(index), "it has no weight_map")
     shards: dict[str, set[str]] = {}
@@ -211,17 +217,6 @@ def _without_safetensors(where: str, names: Collection[str]) -> errors.ModelErro
     return errors.weights_pickled(where, pickled) if pickled else errors.weights_missing(where)
 
 
-def _read_json(path: Path, kind: type[_Json]) -> _Json:
-    """The content of a JSON file, of the kind that is asked for."""
-    try:
-        content: object = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise errors.model_json_broken(str(path), reason(error)) from error
-    if not isinstance(content, kind):
-        raise errors.model_json_broken(str(path), f"it holds a {type(content).__name__}, not a {kind.__name__}")
-    return content
-
-
 def _below(name: str, modules: Collection[str]) -> bool:
     return any(name.startswith(f"{module}/") for module in modules)
 
@@ -229,9 +224,3 @@ def _below(name: str, modules: Collection[str]) -> bool:
 def _stays_inside(inner: str) -> bool:
     """Whether a relative name stays inside the folder it is joined to."""
     return not inner.startswith("/") and "\\" not in inner and ".." not in PurePosixPath(inner).parts
-
-
-def reason(error: BaseException) -> str:
-    """An error as a part of a message: its kind and text on one line, not too long."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

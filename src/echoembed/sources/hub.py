@@ -16,11 +16,11 @@ from echoembed.sources.files import (
     MODULES,
     checked_files,
     module_folders,
-    reason,
     require,
     setting_files,
     weight_files,
 )
+from echoembed.sources.settings import check_bytes, reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ class _Snapshot:
 
     def take(self, files: Collection[str]) -> None:
         """Have these files in the folder, each as long as the hub says, or raise."""
+        for file in files:
+            check_bytes(f"{self.shown}/{file}", self.sizes[file])
         if not self.offline:
             self._download(files)
             # The hub's client trusts any file of the right name, so a damaged one would stay for ever.

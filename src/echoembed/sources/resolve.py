@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from echoembed import errors
-from echoembed.sources.files import checked_files, reason
+from echoembed.sources.files import checked_files
+from echoembed.sources.settings import reason
 
 _EXACT = re.compile(r"[0-9a-f]{40}")
 

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from echoembed import errors
 from echoembed.model.backbone import quiet
+from echoembed.model.trust import safe_config
 
 if TYPE_CHECKING:
     from echoembed.model.transformer import EchoTransformer
@@ -48,6 +49,7 @@ class LanguageModelHead(nn.Module):
             # In the checkpoint's own dtype, as it is there for a moment only beside the body that was loaded before.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 transformer.weights_folder,
+                config=safe_config(transformer.weights_folder, transformer.name),
                 dtype="auto",
                 use_safetensors=True,
                 trust_remote_code=False,

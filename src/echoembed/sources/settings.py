@@ -1,0 +1,81 @@
+"""Reading settings files, which come from strangers: bounded in size and in depth before anything is built of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from echoembed import errors
+
+_Json = TypeVar("_Json")
+MEGABYTE = 2**20
+_LARGE = 50 * MEGABYTE
+_USUAL = MEGABYTE
+# Vocabularies, and the index of a model with tens of thousands of tensors; a parsed file takes six times its size.
+_LARGE_FILES = ("tokenizer.json", "vocab", "merges", "model.safetensors.index.json", "added_tokens.json")
+_LARGE_ENDINGS = (".model",)
+_TOKENIZER_CONFIG = 10 * MEGABYTE  # lists every added token with its habits
+MOST_NESTED = 100
+
+
+def read_json(path: Path, kind: type[_Json]) -> _Json:
+    """The content of a JSON file, of the kind that is asked for.
+
+    Raises:
+        ModelError: If it is no JSON, of another kind, too large, or nested too deep.
+    """
+    check_size(path)
+    try:
+        content: object = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise errors.model_json_broken(str(path), reason(error)) from error
+    if not isinstance(content, kind):
+        raise errors.model_json_broken(str(path), f"it holds a {type(content).__name__}, not a {kind.__name__}")
+    if _nested_deeper(content, MOST_NESTED):
+        raise errors.model_json_broken(str(path), f"its entries are nested more than {MOST_NESTED} deep")
+    return content
+
+
+def check_size(path: Path) -> None:
+    """Refuse a settings file that is larger than any model's, before it is read.
+
+    Raises:
+        ModelError: If it is.
+    """
+    check_bytes(str(path), path.stat().st_size)
+
+
+def check_bytes(path: str, size: int) -> None:
+    """As ``check_size``, of a file that is still on the hub; weights may be of any size.
+
+    Raises:
+        ModelError: If a settings file of that name may not be so large.
+    """
+    name = PurePosixPath(path).name
+    most = _TOKENIZER_CONFIG if name == "tokenizer_config.json" else _USUAL
+    if name.startswith(_LARGE_FILES) or name.endswith(_LARGE_ENDINGS):
+        most = _LARGE
+    if size > most and not name.endswith(".safetensors"):
+        raise errors.model_settings_too_large(path, size, most)
+
+
+def _nested_deeper(content: object, most: int) -> bool:
+    """Whether lists and tables stand in each other more than ``most`` deep; walks level by level."""
+    level = [content]
+    for _ in range(most):
+        inner = [list(value.values()) if isinstance(value, dict) else value for value in level]
+        level = [child for values in inner if isinstance(values, list) for child in values if _holds(child)]
+        if not level:
+            return False
+    return True
+
+
+def _holds(value: object) -> bool:
+    return isinstance(value, (dict, list)) and bool(value)
+
+
+def reason(error: BaseException) -> str:
+    """An error as a part of a message: its kind and text on one line, not too long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
