@@ -129,7 +129,7 @@ def model_is_sentence_transformer(name: str) -> ModelError:
 def model_module_refused(name: str, module: str) -> ModelError:
     """A saved model with a module from elsewhere."""
     return ModelError(
-        f"{name} needs {quoted(module, 80)} for a module. Allowed: echoembed's and sentence-transformers' own. "
+        f"{name} holds a module of type {quoted(module, 80)}. Allowed: echoembed's and sentence-transformers' own. "
         "Code from elsewhere is not run: remove the module from modules.json, or load it with the library it is from."
     )
 
