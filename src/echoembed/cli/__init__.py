@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from echoembed import __version__
-from echoembed.cli import compare, embed, eval, info, recipes, reproduce, similarity, train
+from echoembed.cli import compare, embed, eval, info, recipes, reproduce, serve, similarity, train
 from echoembed.cli.options import examples
 from echoembed.cli.output import fail
 from echoembed.errors import EchoembedError
@@ -77,6 +77,7 @@ for _name, _verb, _needs_input in (
     ("eval", eval.evaluate, False),
     ("train", train.train, True),
     ("reproduce", reproduce.reproduce, True),
+    ("serve", serve.serve, False),
     ("recipes", recipes.recipes, False),
     ("info", info.info, False),
 ):

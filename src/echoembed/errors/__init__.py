@@ -10,6 +10,7 @@ from echoembed.errors.files import *
 from echoembed.errors.libraries import *
 from echoembed.errors.models import *
 from echoembed.errors.prompts import *
+from echoembed.errors.server import *
 from echoembed.errors.sources import *
 from echoembed.errors.training import *
 from echoembed.errors.training_output import *

@@ -1,0 +1,120 @@
+"""``echoembed serve``: the model behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import session
+
+EPILOG = opt.examples(
+    "echoembed serve",
+    "echoembed serve Qwen/Qwen3-0.6B -r echo-last --port 9000",
+    "echoembed serve --host 0.0.0.0 --api-key-file keys.txt",
+)
+_PANEL = "Serving"
+
+
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="As other verbs take it with --model.", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_PANEL)] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.", rich_help_panel=_PANEL)] = 8080,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of API keys, one a line; ECHOEMBED_API_KEY is one more. Needed beyond this machine.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    served_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What requests call the model; repeat it. Default: its name.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host name, besides localhost, that requests without a key may be for; repeat it.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    max_texts: Annotated[int, typer.Option(min=1, help="Most texts of a request.", rich_help_panel=_PANEL)] = 2048,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most tokens of a request, and of all that wait. Default: what the largest request has.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds after which a request is given up.", rich_help_panel=_PANEL)
+    ] = 300.0,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", help="The same bits for a text in any company; slower.", rich_help_panel=_PANEL
+        ),
+    ] = False,
+    log_level: Annotated[
+        Literal["info", "warning", "error"], typer.Option(help="info logs every request.", rich_help_panel=_PANEL)
+    ] = "info",
+    adapter: opt.Adapter = None,
+    recipe: opt.Recipe = None,
+    recipes_file: opt.RecipesFile = None,
+    revision: opt.Revision = None,
+    layer: opt.Layer = None,
+    budget: opt.Budget = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+) -> None:
+    """Serve a model over HTTP, in the forms that clients of OpenAI, TEI, Cohere, voyage and Ollama speak.
+
+    Open the printed address in a browser for a page that shows what the model reads. GET /openapi.json lists the
+    routes. Without an API key only this machine is served.
+    """
+    try:
+        from echoembed.server import logs
+        from echoembed.server.settings import Keys, Limits, Settings
+
+        settings = Settings(
+            host=host,
+            port=port,
+            keys=Keys.read(api_key_file),
+            names=tuple(served_name or ()),
+            hosts=tuple(allow_host or ()),
+            limits=Limits(texts=max_texts, request_tokens=max_tokens, seconds=timeout),
+        )
+        from echoembed.server.listen import bind, run
+    except ModuleNotFoundError as error:
+        from echoembed import errors
+
+        raise errors.extra_missing("serve", "echoembed serve") from error
+    listener = bind(settings)
+    loaded = session.load(
+        model,
+        recipe,
+        adapter=adapter,
+        recipes_file=recipes_file,
+        revision=revision,
+        layer=layer,
+        budget=budget,
+        device=device,
+        dtype=dtype,
+        deterministic=deterministic,
+    )
+    logs.start(log_level)
+    code = run(loaded, settings, listener, ready=lambda address: typer.echo(f"serving on {address}"))
+    raise typer.Exit(code)

@@ -1,0 +1,100 @@
+"""A connection that cannot be held open for nothing: headers arrive in time, answers are read in time.
+
+uvicorn bounds how long a connection may be idle between requests. Slow headers and readers who stop reading it does
+not bound, and what it sends on broken HTTP is plain text; both are mended here, by its own hooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+import orjson
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from echoembed import errors
+from echoembed.server import http
+
+
+class Connection(H11Protocol):
+    """One connection of a server with ``seconds`` for headers and for readers, and room for ``most`` connections."""
+
+    seconds = 10.0
+    most = 1000
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def under(cls, seconds: float, most: int) -> type[Connection]:
+        """The class with a server's limits."""
+        return type("Connection", (cls,), {"seconds": seconds, "most": most})
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for headers; one connection too many is told so whatever it asks."""
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            self.app = _full(self.most)
+        self._wait(transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._wait(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the time for headers begins with the first byte of a request and ends with the last."""
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        idle = self.conn.their_state is h11.IDLE
+        if not idle:
+            self._wait(None)
+        elif self._deadline is None and self.conn.trailing_data[0]:
+            self._wait(self.transport.abort)
+
+    def pause_writing(self) -> None:
+        """The client does not read what it asked for: it has so long to begin again."""
+        super().pause_writing()
+        self._wait(self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        super().resume_writing()
+        self._wait(None)
+
+    def shutdown(self) -> None:
+        """End an idle connection at once, a busy one after its answer."""
+        try:
+            super().shutdown()
+        except h11.LocalProtocolError:  # it has ended by itself
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer bytes that are no HTTP, unless an answer is on its way already."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        error = errors.request_not_http(msg)
+        body = orjson.dumps(http.error_content(error, tei=False))
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+        raw = [(name.encode(), value.encode()) for name, value in {**headers, **http.error_headers(error)}.items()]
+        for event in (h11.Response(status_code=400, headers=raw), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _wait(self, then: Any) -> None:  # noqa: ANN401 - what is called at the end of the time, or nothing
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if then is None else self.loop.call_later(self.seconds, then)
+
+
+def _full(most: int) -> Any:  # noqa: ANN401 - an ASGI application
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        error = errors.server_connections(most)
+        headers = {"Connection": "close", **http.error_headers(error)}
+        await http.send_response(send, error.status, orjson.dumps(http.error_content(error, tei=False)), headers)
+
+    return app

@@ -1,0 +1,196 @@
+"""HTTP by hand where it matters: who may ask, how a body is read, how errors and answers are written.
+
+Nothing is believed before it is bounded: the host, the key, the content type, and only then the body, whose bytes
+count against what all requests together may hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+
+from echoembed import errors
+from echoembed.server.settings import Limits, Settings
+
+if TYPE_CHECKING:
+    from starlette.types import Send
+
+T = TypeVar("T")
+_SLICE = 64 * 1024  # bytes that are handed to the socket at once, so that a slow reader holds no more of them
+_DRAINED = 4  # times the limit: what is read of a body that is too large, so that its sender reads the answer
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_TEI_TYPES = {413: "Validation", 415: "Validation", 422: "Tokenizer", 429: "Overloaded", 500: "Backend", 503: "Backend"}
+_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+
+
+class Held:
+    """Bytes of bodies and answers in memory, over all requests."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+
+    def take(self, count: int) -> int:
+        """Count bytes in.
+
+        Raises:
+            RequestError: 429 if there is no room for them.
+        """
+        if self.bytes + count > self.limit:
+            raise errors.server_memory(self.limit)
+        self.bytes += count
+        return count
+
+
+def check_host(request: Request, settings: Settings) -> None:
+    """Refuse, where no key protects the server, requests for hosts that are not this machine.
+
+    A page elsewhere can point its own name at 127.0.0.1; its requests then still name that host.
+    """
+    host = request.headers.get("host")
+    if settings.keys or host is None:
+        return
+    name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    if name.lower() in ("localhost", settings.host.lower(), *map(str.lower, settings.hosts)):
+        return
+    try:
+        if ipaddress.ip_address(name).is_loopback:
+            return
+    except ValueError:
+        pass
+    raise errors.request_host(host)
+
+
+def check_key(request: Request, settings: Settings) -> None:
+    """Refuse requests without a key; browsers send it as the password of the Basic scheme."""
+    if not settings.keys:
+        return
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    key = credentials.strip().encode("latin-1", "replace")
+    if scheme.lower() == "basic":
+        try:
+            key = base64.b64decode(key, validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            key = b""
+    elif scheme.lower() != "bearer":
+        key = b""
+    if not settings.keys.accept(key):
+        raise errors.request_key()
+
+
+async def read_body(request: Request, limits: Limits, held: Held) -> tuple[bytes, int]:
+    """The body, and how many bytes it counts as held; the caller gives them back.
+
+    Raises:
+        RequestError: If it is no JSON by its headers, too large, too slow, or there is no room for it.
+        ClientDisconnect: If the client goes.
+    """
+    kind, _, rest = request.headers.get("content-type", "of no stated type").partition(";")
+    charset = rest.lower().partition("charset=")[2].strip(' "')
+    if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
+        raise errors.request_content_type(request.headers.get("content-type", "of no stated type"))
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise errors.request_content_type(f"compressed ({request.headers['content-encoding']})")
+    announced = int(request.headers.get("content-length", "0") or 0)
+    if announced > _DRAINED * limits.body_bytes:
+        raise errors.request_too_large(announced, limits.body_bytes)
+    size = taken = 0
+    chunks: list[bytes] = []
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limits.body_bytes:
+                    taken += held.take(len(chunk))
+                    chunks.append(chunk)
+                elif size > _DRAINED * limits.body_bytes:
+                    break
+        if size > limits.body_bytes:
+            raise errors.request_too_large(size, limits.body_bytes)
+    except BaseException as error:
+        held.bytes -= taken
+        if isinstance(error, TimeoutError):
+            raise errors.request_slow(limits.body_seconds) from error
+        raise
+    return b"".join(chunks), taken
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of work, which is cancelled if the client goes.
+
+    Raises:
+        ClientDisconnect: If it went.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for future in (task, gone):
+            future.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def encode(content: object) -> bytes:
+    """JSON bytes; NumPy arrays are arrays of numbers, float32 in as few digits as tell them apart."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def error_content(error: errors.RequestError, *, tei: bool) -> dict[str, Any]:
+    """The body of an error: one that OpenAI's, Cohere's and voyage's clients read, or TEI's."""
+    message = str(error)
+    if tei:
+        return {"error": message, "error_type": _TEI_TYPES.get(error.status, "Validation")}
+    type_ = _OPENAI_TYPES.get(error.status, "invalid_request_error")
+    described = {"message": message, "type": type_, "param": error.param, "code": error.code}
+    return {"error": described, "detail": message, "message": message}
+
+
+def error_headers(error: errors.RequestError) -> dict[str, str]:
+    """What clients read of an error that is not in its body."""
+    headers = {"X-Error-Message": str(error).encode("ascii", "backslashreplace").decode()}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status >= 500:
+        headers["X-Should-Retry"] = "false" if error.retry_after is None else "true"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Basic realm="echoembed: the API key is the password", charset="UTF-8"'
+    return headers
+
+
+async def send_response(
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: dict[str, str],
+    *,
+    media: str = "application/json",
+    head: bool = False,
+) -> None:
+    """Send a response, a slice at a time: each waits until the one before is out."""
+    named = {"Content-Type": media, "Content-Length": str(len(body)), **_ALWAYS, **headers}
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in named.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    view = memoryview(b"" if head else body)
+    for start in range(0, max(1, len(view)), _SLICE):
+        more = start + _SLICE < len(view)
+        await send({"type": "http.response.body", "body": bytes(view[start : start + _SLICE]), "more_body": more})

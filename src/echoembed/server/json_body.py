@@ -1,0 +1,55 @@
+"""JSON as the server takes it: one object in UTF-8, each key once, numbers that are numbers.
+
+What readers of JSON disagree about (a key twice, ``NaN``, other encodings) is refused, so that no proxy before
+the server and no log after it sees another request than the model.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from echoembed import errors
+
+_KINDS = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """The object of a body; fields that are null are left out, as if they were not there.
+
+    Raises:
+        RequestError: If it is anything else.
+    """
+    try:
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_each_once, parse_constant=_no_constant, parse_float=_finite
+        )
+    except UnicodeDecodeError as error:
+        raise errors.request_not_json(f"byte {error.start} is not UTF-8") from error
+    except RecursionError as error:
+        raise errors.request_not_json("it is nested too deeply") from error
+    except ValueError as error:
+        raise errors.request_not_json(str(error)) from error
+    if not isinstance(value, dict):
+        raise errors.request_not_object(_KINDS[type(value)])
+    return {key: entry for key, entry in value.items() if entry is not None}
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in entries:
+            raise errors.request_repeated_key(key)
+        entries[key] = value
+    return entries
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {digits[:20]} is too large")
+    return value

@@ -1,0 +1,162 @@
+"""The process: sockets, signals, and how it ends.
+
+It ends in one of two ways. SIGTERM or SIGINT: health says "stopping", everything accepted is answered, exit code 0.
+The model's thread has died: everyone who waits is told, exit code 1, within two seconds whatever hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from threading import Timer
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from echoembed import errors
+from echoembed.server import logs
+from echoembed.server.app import App
+from echoembed.server.connection import Connection
+from echoembed.server.encoder import Encoder
+from echoembed.server.service import Service
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from echoembed.server.settings import Settings
+
+_LAST_MOMENT = 1.5  # seconds from the death of the model's thread to the end of the process
+_LATE = 0.2  # seconds in which connections that the kernel has taken already are still answered after SIGTERM
+_SPARE_FILES = 64
+_BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with our signals and our end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self.exit_code = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let signals end the server without ending the process by that signal."""
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signalled)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.remove_signal_handler(number)
+
+    def _signalled(self) -> None:
+        if self.should_exit:  # the second time
+            self.force_exit = True
+            return
+        logs.event("stopping")
+        self.service.stopping = True
+        self.should_exit = True
+
+    def died(self, error: BaseException) -> None:
+        """End with exit code 1; called in the model's thread as its last act."""
+        self.exit_code = 1
+        timer = Timer(_LAST_MOMENT, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+        logs.event("model stopped", error=error)
+
+        def end() -> None:
+            self.service.stopping = True
+            self.should_exit = True
+
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(end)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what has arrived, then close."""
+        if not self.exit_code:
+            await asyncio.sleep(_LATE)
+        await super().shutdown(sockets)
+
+
+def run(
+    model: SentenceTransformer,
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    ready: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Serve a model until a signal comes.
+
+    Args:
+        model: From ``echoembed.load``.
+        settings: Address, keys and limits.
+        listener: From ``bind``.
+        ready: Called with the server's address when requests are taken.
+
+    Returns:
+        The exit code.
+    """
+    most = min(settings.limits.connections, _files() - _SPARE_FILES)
+    box: list[Server] = []
+    service = Service(Encoder(model), settings, on_death=lambda error: box[0].died(error))
+    config = uvicorn.Config(
+        App(service),
+        http=Connection.under(settings.limits.header_seconds, most),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(settings.limits.seconds + settings.limits.body_seconds) + 1,
+    )
+    box.append(Server(config, service))
+    # Threads that hold the interpreter for 5 ms, as Python lets them, would delay every answer by as much.
+    sys.setswitchinterval(0.0005)
+    listener.listen(_BACKLOG)
+    host, port = listener.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    logs.event("serving", {"address": address, "models": service.listed, "recipe": service.encoder.served})
+    ready(address)
+    box[0].run(sockets=[listener])
+    logs.event("stopped", {"exit_code": box[0].exit_code})
+    return box[0].exit_code
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The address, reserved before the model is loaded; nobody can connect before ``run``.
+
+    Raises:
+        ServerError: If it cannot be had.
+    """
+    try:
+        [family, kind, protocol, _, address] = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise errors.server_address(settings.host, settings.port, str(error.strerror or error)) from error
+    return listener
+
+
+def _files() -> int:
+    """How many files the process may open, after asking for as many as it may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return 2**20 if soft == resource.RLIM_INFINITY else soft

@@ -1,0 +1,58 @@
+"""Structured logs: a JSON object a line, with request ids, never with texts, keys or what a client chose to write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Mapping
+
+LOGGER = logging.getLogger("echoembed.server")
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+class JsonLines(logging.Formatter):
+    """Writes a record's fields; of an exception its type and the lines of code, not its message, which may quote."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        entry: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            frames = traceback.extract_tb(record.exc_info[2])
+            entry["error"] = record.exc_info[0].__name__
+            entry["at"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+        return json.dumps(entry)
+
+
+def start(level: str = "info") -> None:
+    """Send our log and uvicorn's to standard error, each line a JSON object."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    for name in ("echoembed.server", "uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.WARNING if name != "echoembed.server" else level.upper())
+    # Its lines hold paths and query strings, in which clients write what they like.
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+def event(
+    name: str, fields: Mapping[str, object] | None = None, *, error: BaseException | None = None, **more: object
+) -> None:
+    """Log what happened; with an error, as one."""
+    level = logging.INFO if error is None else logging.ERROR
+    LOGGER.log(level, name, extra={"fields": {**(fields or {}), **more}}, exc_info=error)
+
+
+def request_id(given: str | None) -> str:
+    """The client's own id where it is harmless, else a new one."""
+    return given if given and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex

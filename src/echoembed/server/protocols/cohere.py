@@ -1,0 +1,130 @@
+"""Cohere's embed, in which a request must say whether it sends queries or documents, and rerank in all its forms."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from echoembed import errors
+from echoembed.server.protocols.fields import Answer, Reading, Texts, answer_of, as_texts, texts_of, written
+from echoembed.server.service import Embedded, Service
+
+NOTE = "Scores are cosines of separate vectors of query and document (a bi-encoder), not a cross-encoder's."
+
+
+class EmbedBody(Reading):
+    """``POST /v2/embed``."""
+
+    input_type: str
+    texts: list[str]
+    embedding_types: list[Literal["float", "base64"]] = ["float"]  # noqa: RUF012 (pydantic copies it)
+    output_dimension: int | None = None
+    truncate: Literal["NONE", "END"] | None = None  # type: ignore[assignment]
+    max_tokens: None = None
+    priority: int | None = None
+
+
+async def embed(service: Service, body: EmbedBody) -> Answer:
+    """Vectors of texts, in Cohere's form."""
+    ask = body.ask(
+        service,
+        body.texts,
+        "texts",
+        truncate=body.truncate == "END",
+        dimensions=body.dimensions if body.output_dimension is None else body.output_dimension,
+    )
+    [answer] = await service.embed(ask)
+    types = dict.fromkeys(body.embedding_types or ["float"])
+    content = {
+        "id": "",
+        "embeddings": {name: written(answer.vectors, name) for name in types},  # type: ignore[arg-type]
+        "texts": body.texts,
+        "response_type": "embeddings_by_type",
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": answer.tokens}},
+    }
+    return answer_of(service, content, answer)
+
+
+class RerankBody(Texts):
+    """``POST /rerank``, ``/v1/rerank`` and ``/v2/rerank``: the forms of Cohere, Jina, voyage and TEI."""
+
+    query: str
+    documents: list[str | dict[str, Any]] | None = None
+    texts: texts_of("texts") | None = None  # type: ignore[valid-type]
+    """TEI's name for documents; its answer has TEI's form too."""
+    top_n: int | None = None
+    top_k: int | None = None
+    return_documents: bool = False
+    return_text: bool = False
+    raw_scores: bool = False
+    truncation: bool | None = None
+    truncation_direction: Literal["right", "Right"] = "right"
+    max_tokens_per_doc: None = None
+    priority: int | None = None
+
+
+async def rerank(service: Service, body: RerankBody) -> Answer:
+    """Documents by the cosine of their vectors with the query's, the best first."""
+    if (body.documents is None) == (body.texts is None):
+        raise errors.request_field_missing("documents")
+    param, documents = "texts", as_texts(body.texts or [], "texts")
+    if body.documents is not None:
+        param, documents = "documents", [_text(entry, at) for at, entry in enumerate(body.documents)]
+    truncate = bool(body.truncate or body.truncation)
+    query, answer = await service.embed(
+        body.ask(service, body.query, "query", kind="query", truncate=truncate),
+        body.ask(service, documents, param, kind="document", truncate=truncate, instruction=None),
+    )
+    scores_N = answer.vectors @ query.vectors[0]
+    order = np.argsort(-scores_N, kind="stable")[: body.top_n or body.top_k].tolist()
+    headers = {"X-Echoembed-Note": NOTE}
+    if param == "texts":
+        rows = [
+            {"index": at, "score": float(scores_N[at]), **({"text": documents[at]} if body.return_text else {})}
+            for at in order
+        ]
+        return answer_of(service, rows, query, answer, headers=headers)
+    ranked = _ranked(service, body, documents, scores_N, order, (query, answer))
+    return answer_of(service, ranked, query, answer, headers=headers)
+
+
+def _ranked(
+    service: Service,
+    body: RerankBody,
+    documents: list[str],
+    scores_N: Any,  # noqa: ANN401 - an array
+    order: list[int],
+    answers: tuple[Embedded, ...],
+) -> dict[str, Any]:
+    """One object that Cohere's, Jina's and voyage's clients read; voyage's wants documents as plain texts."""
+    voyage = body.top_k is not None or body.truncation is not None
+    results = []
+    for at in order:
+        shown = documents[at] if voyage else {"text": documents[at]}
+        results.append(
+            {
+                "index": at,
+                "relevance_score": float(scores_N[at]),
+                **({"document": shown} if body.return_documents else {}),
+            }
+        )
+    tokens = sum(answer.tokens for answer in answers)
+    return {
+        "id": "",
+        "object": "list",
+        "model": body.model or service.names[0],
+        "results": results,
+        **({"data": results} if voyage else {}),
+        "usage": {"total_tokens": tokens},
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}, "warnings": [NOTE]},
+    }
+
+
+def _text(document: str | dict[str, Any], at: int) -> str:
+    """A document's text, where it comes as an object with one."""
+    if isinstance(document, str):
+        return document
+    if isinstance(text := document.get("text"), str) and len(document) == 1:
+        return text
+    raise errors.request_field(f"documents[{at}]", document, 'a text, or an object {"text": …} with nothing else')

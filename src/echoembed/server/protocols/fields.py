@@ -1,0 +1,186 @@
+"""What requests of all protocols have in common: texts, templates, truncation, and how vectors are written."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+
+from echoembed import errors
+from echoembed.server.service import Ask, Embedded, Service
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from echoembed.recipe import Kind
+
+Encoding = Literal["float", "base64"]
+
+_QUERY = ("query", "search_query", "retrieval_query", "question_answering", "fact_verification")
+# Tasks without two sides are read with the query template, as the paper does.
+_SYMMETRIC = ("classification", "clustering", "separation", "semantic_similarity", "text_matching", "sts", "similarity")
+_DOCUMENT = ("document", "search_document", "retrieval_document", "retrieval_passage", "passage", "corpus", "text")
+KIND_NAMES: dict[str, Kind] = {
+    **dict.fromkeys((*_QUERY, *_SYMMETRIC), "query"),
+    **dict.fromkeys(_DOCUMENT, "document"),
+}
+"""What services call the two templates; upper case, dots and hyphens aside."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent back: something JSON can hold, or NumPy arrays; headers; and the numbers the log gets."""
+
+    content: object
+    headers: dict[str, str] = field(default_factory=dict)
+    tally: dict[str, int] = field(default_factory=dict)
+
+
+def as_texts(value: object, name: str) -> list[str]:
+    """A text or a list of texts, as a list.
+
+    Raises:
+        RequestError: If it is something else; token ids get a message of their own.
+    """
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise errors.request_field(name, value, "a text, or a list of texts")
+    for place, text in enumerate(value):
+        if isinstance(text, str):
+            continue
+        ids = text if isinstance(text, list) else [text]
+        if ids and all(type(id_) is int for id_ in ids):
+            raise errors.request_token_ids(name)
+        raise errors.request_field(f"{name}[{place}]", text, "a text")
+    return value
+
+
+_TEXTS_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+
+
+def texts_of(name: str) -> Any:  # noqa: ANN401 - an annotation
+    """The type of a field that holds a text or texts."""
+    return Annotated[str | list[str], BeforeValidator(lambda value: _checked(value, name)), _TEXTS_SCHEMA]
+
+
+def _checked(value: object, name: str) -> object:
+    as_texts(value, name)
+    return value
+
+
+class Body(BaseModel):
+    """A request. Strict: a number in quotes is a text, and a field the route does not have is an error."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+    kind_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields in which the request may name a template."""
+
+
+class Texts(Body):
+    """How texts are read, in our words; every route that embeds has these fields."""
+
+    model: str | None = None
+    """The served model; where the two templates may be chosen, its name may end in :query or :document."""
+    instruction: str | None = None
+    """What stands in the recipe's {instruction}."""
+    truncate: bool | None = None
+    """Whether texts over the limit are cut; they are refused unless it is true."""
+    dimensions: int | None = None
+    """How many leading dimensions; scaled to length 1 again."""
+
+    def ask(self, service: Service, value: str | list[str], param: str, **changes: Any) -> Ask:  # noqa: ANN401
+        """The texts of a field, read as the request says."""
+        settings: dict[str, Any] = {
+            "kind": kind_of(service, self),
+            "instruction": self.instruction or None,
+            "truncate": bool(self.truncate),
+            "dimensions": self.dimensions,
+            **changes,
+        }
+        return Ask(texts=as_texts(value, param), param=param, many=not isinstance(value, str), **settings)
+
+
+class Reading(Texts):
+    """The same, with the fields in which services say whether texts are queries or documents."""
+
+    kind_fields: ClassVar[tuple[str, ...]] = ("task", "input_type", "prompt_name")
+
+    task: str | None = None
+    """query or document; likewise input_type and prompt_name."""
+    input_type: str | None = None
+    prompt_name: str | None = None
+
+
+def kind_of(service: Service, body: Body) -> Kind | None:
+    """The template that a request asks for, in whichever field; None where it does not say.
+
+    Raises:
+        RequestError: If the model is not served, a name is unknown, or two fields disagree.
+    """
+    kind: Kind | None = None
+    said = "model"
+    if (name := getattr(body, "model", None)) is not None:
+        kind = service.kind_of_model(name)
+    for param in body.kind_fields:
+        value = getattr(body, param, None)
+        if value is None:
+            continue
+        other = KIND_NAMES.get(value.lower().replace(".", "_").replace("-", "_"))
+        if other is None:
+            allowed = f"query, document, or another service's name for one of them: {', '.join(KIND_NAMES)}"
+            raise errors.request_field(param, value, allowed)
+        if kind not in (None, other):
+            raise errors.request_kinds_differ(param, other, said)
+        kind, said = other, param
+    return kind
+
+
+def read(model: type[Body], data: dict[str, Any]) -> Any:  # noqa: ANN401 - an instance of that model
+    """The request as a model.
+
+    Raises:
+        RequestError: For the first field that cannot be.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+    where = _path(fault["loc"])
+    if fault["type"] == "missing":
+        raise errors.request_field_missing(where)
+    if fault["type"] == "extra_forbidden":
+        raise errors.request_field_unknown(where, model.model_fields)
+    allowed = fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    raise errors.request_field(where, fault["input"], allowed)
+
+
+def _path(parts: Sequence[int | str]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
+
+
+def written(vectors_ND: NDArray[np.float32], encoding: Encoding) -> list[Any]:
+    """Vectors as JSON holds them: arrays of numbers, or the bytes of little-endian float32 in base64."""
+    if encoding == "float":
+        return list(vectors_ND)
+    return [base64.b64encode(vector_D.astype("<f4").tobytes()).decode("ascii") for vector_D in vectors_ND]
+
+
+def answer_of(service: Service, content: object, *embedded: Embedded, headers: dict[str, str] | None = None) -> Answer:
+    """An answer with what no protocol's body has room for: which vectors these are, and how much was cut."""
+    cuts = [count for part in embedded for count in part.cuts]
+    named = {"X-Echoembed-Fingerprint": str(service.encoder.facts["fingerprint"]), **(headers or {})}
+    if cuts:
+        named |= {"X-Echoembed-Truncated-Texts": str(len(cuts)), "X-Echoembed-Truncated-Tokens": str(sum(cuts))}
+    tally = {
+        "texts": sum(len(part.prompts) for part in embedded),
+        "tokens": sum(part.tokens for part in embedded),
+        "truncated_texts": len(cuts),
+        "model_ms": round(1000 * max(part.seconds for part in embedded)),
+    }
+    return Answer(content, named, tally)

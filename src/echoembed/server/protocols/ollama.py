@@ -1,0 +1,34 @@
+"""Ollama's embed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from echoembed import errors
+from echoembed.server.protocols.fields import Answer, Reading, answer_of, texts_of, written
+from echoembed.server.service import Service
+
+
+class EmbedBody(Reading):
+    """``POST /api/embed``."""
+
+    input: texts_of("input")  # type: ignore[valid-type]
+    keep_alive: str | float | int | None = None
+    """Taken, and not used."""
+    options: dict[str, Any] | None = None
+    """Nothing may stand in it: an option of Ollama's might change vectors."""
+
+
+async def embed(service: Service, body: EmbedBody) -> Answer:
+    """Vectors of texts, in Ollama's form; times in nanoseconds."""
+    if body.options:
+        raise errors.request_field("options", body.options, "an empty object: a model here has no options")
+    [answer] = await service.embed(body.ask(service, body.input, "input"))
+    content = {
+        "model": body.model or service.names[0],
+        "embeddings": written(answer.vectors, "float"),
+        "total_duration": int(answer.seconds * 1e9),
+        "load_duration": 0,
+        "prompt_eval_count": answer.tokens,
+    }
+    return answer_of(service, content, answer)

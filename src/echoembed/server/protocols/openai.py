@@ -1,0 +1,50 @@
+"""OpenAI's embeddings, which voyage's client, LangChain, LlamaIndex, Chroma and Haystack speak too."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from echoembed.server.protocols.fields import Answer, Encoding, Reading, answer_of, texts_of, written
+from echoembed.server.service import Service
+
+
+class EmbeddingsBody(Reading):
+    """``POST /v1/embeddings``."""
+
+    input: texts_of("input")  # type: ignore[valid-type]
+    encoding_format: Encoding = "float"
+    user: str | None = None
+    """Taken, and not used; likewise priority."""
+    priority: int | None = None
+    truncation: bool | None = None
+    """Voyage's name for truncate."""
+    output_dimension: int | None = None
+    """Voyage's name for dimensions."""
+    output_dtype: Literal["float"] | None = None
+
+
+async def embeddings(service: Service, body: EmbeddingsBody) -> Answer:
+    """Vectors of texts, in OpenAI's form."""
+    ask = body.ask(
+        service,
+        body.input,
+        "input",
+        truncate=bool(body.truncate or body.truncation),
+        dimensions=body.dimensions if body.output_dimension is None else body.output_dimension,
+    )
+    [answer] = await service.embed(ask)
+    vectors = written(answer.vectors, body.encoding_format)
+    content = {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
+        "model": body.model or service.names[0],
+        # What the model read: whole prompts, with both copies of the text.
+        "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
+    }
+    return answer_of(service, content, answer)
+
+
+async def models(service: Service) -> Answer:
+    """The names that requests may use."""
+    listed = [{"id": name, "object": "model", "created": 0, "owned_by": "echoembed"} for name in service.listed]
+    return Answer({"object": "list", "data": listed})

@@ -1,0 +1,54 @@
+"""What the page at ``/`` asks for: the same texts under several recipes, side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from echoembed import errors
+from echoembed.server.protocols.fields import Answer, Body, answer_of
+from echoembed.server.protocols.tei import show
+from echoembed.server.service import Ask, Embedded, Service
+
+MOST_TEXTS = 32
+
+
+class CompareBody(Body):
+    """``POST /compare``."""
+
+    query: str
+    texts: list[str]
+
+
+async def compare(service: Service, body: CompareBody) -> Answer:
+    """Scores, similarities and prompts of a query and texts under each recipe; long texts are cut, and it is said."""
+    if len(body.texts) > MOST_TEXTS:
+        raise errors.request_too_many_texts("texts", len(body.texts), MOST_TEXTS)
+    recipes = []
+    embedded: list[Embedded] = []
+    for lane in service.encoder.lanes:
+        shown, parts = await _under(service, lane, body)
+        recipes.append(shown)
+        embedded += parts
+    content = {"model": service.names[0], "causal": service.encoder.causal, "recipes": recipes}
+    return answer_of(service, content, *embedded)
+
+
+async def _under(service: Service, lane: str, body: CompareBody) -> tuple[dict[str, Any], list[Embedded]]:
+    query, texts = await service.embed(
+        Ask(texts=[body.query], param="query", kind="query", truncate=True, many=False),
+        Ask(texts=body.texts, param="texts", kind="document", truncate=True),
+        lane=lane,
+    )
+    prompts = [*query.prompts, *texts.prompts]
+    shown = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
+    facts = {
+        "name": lane,
+        "served": lane == service.encoder.served,
+        "seconds": query.seconds,
+        "tokens": query.tokens + texts.tokens,
+        "scores": texts.vectors @ query.vectors[0],
+        "similarity": texts.vectors @ texts.vectors.T,
+        "query": shown[0],
+        "texts": shown[1:],
+    }
+    return facts, [query, texts]

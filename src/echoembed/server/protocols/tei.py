@@ -1,0 +1,133 @@
+"""Text Embeddings Inference, which huggingface_hub's ``InferenceClient`` and Chroma's embedding server speak."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from echoembed import __version__
+from echoembed.server.protocols.fields import Answer, Body, Encoding, Reading, answer_of, read, texts_of, written
+from echoembed.server.service import KINDS, Service
+
+Right = Literal["right", "Right"]
+
+
+class EmbedBody(Reading):
+    """``POST /embed``."""
+
+    inputs: texts_of("inputs")  # type: ignore[valid-type]
+    truncation_direction: Right = "right"
+    normalize: bool = True
+    encoding_format: Encoding = "float"
+
+
+class Sentences(Body):
+    """What ``/similarity`` compares."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class Parameters(Body):
+    """How it reads them."""
+
+    truncate: bool | None = None
+    truncation_direction: Right = "right"
+    prompt_name: str | None = None
+
+
+class SimilarityBody(Reading):
+    """``POST /similarity``."""
+
+    inputs: Sentences
+    parameters: Parameters = Field(default_factory=Parameters)
+
+
+class TokenizeBody(Reading):
+    """``POST /tokenize``."""
+
+    inputs: texts_of("inputs")  # type: ignore[valid-type]
+    add_special_tokens: Literal[True] = True
+
+
+async def embed(service: Service, body: EmbedBody) -> Answer:
+    """Vectors of texts: a list of lists of numbers."""
+    [answer] = await service.embed(body.ask(service, body.inputs, "inputs", normalize=body.normalize))
+    return answer_of(service, written(answer.vectors, body.encoding_format), answer)
+
+
+async def root(service: Service, data: dict[str, Any]) -> Answer:
+    """What ``InferenceClient`` posts to the bare address: ``/embed``, or ``/similarity`` by the form of ``inputs``."""
+    if isinstance(data.get("inputs"), dict):
+        return await similarity(service, read(SimilarityBody, data))
+    return await embed(service, read(EmbedBody, data))
+
+
+async def similarity(service: Service, body: SimilarityBody) -> Answer:
+    """The cosine of a sentence and each of others."""
+    both = body.model_copy(
+        update={
+            "truncate": body.truncate or body.parameters.truncate,
+            "prompt_name": body.prompt_name or body.parameters.prompt_name,
+        }
+    )
+    source, others = await service.embed(
+        both.ask(service, body.inputs.source_sentence, "inputs.source_sentence"),
+        both.ask(service, body.inputs.sentences, "inputs.sentences"),
+    )
+    cosines_N = others.vectors @ source.vectors[0]
+    return answer_of(service, cosines_N, source, others)
+
+
+async def tokenize(service: Service, body: TokenizeBody) -> Answer:
+    """What the model reads for each text: every token of the prompt, which are pooled, and what was dropped."""
+    ask = body.ask(service, body.inputs, "inputs", truncate=True)
+    prompts = await service.read(ask)
+    shown = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
+    return Answer([{"kind": ask.kind or "query", **entry} for entry in shown])
+
+
+def show(service: Service, prompt: Any) -> dict[str, Any]:  # noqa: ANN401 - a Rendered
+    """A prompt, token by token; ``copies`` says where the pooled tokens stand, each time they do."""
+    start, stop = prompt.span
+    pooled = prompt.ids[start:stop]
+    copies = [at for at in range(stop) if prompt.ids[at : at + len(pooled)] == pooled]
+    tokens = [
+        {**token._asdict(), "pooled": start <= at < stop} for at, token in enumerate(service.encoder.tokens(prompt))
+    ]
+    return {
+        "prompt": prompt.text,
+        "tokens": tokens,
+        "span": [start, stop],
+        "copies": [[at, at + len(pooled)] for at in copies],
+        "dropped": prompt.dropped,
+    }
+
+
+async def info(service: Service) -> Answer:
+    """What is served, and within which limits; these are the ones that are enforced."""
+    facts = {**service.encoder.facts, "model": service.names[0]}
+    limits = service.limits
+    room = await service.thread(lambda: {kind: service.encoder.room(kind) for kind in KINDS})
+    lengths = [length for length in room.values() if length is not None]
+    return Answer(
+        {
+            "model_id": service.names[0],
+            "model_sha": facts["revision"],
+            "model_dtype": facts["dtype"],
+            "model_type": {"embedding": {"pooling": facts["pooling"]}},
+            "max_input_length": min(lengths) if lengths else None,
+            "max_client_batch_size": limits.texts,
+            "max_batch_tokens": service.encoder.pack_tokens,
+            "max_request_tokens": service.request_tokens,
+            "max_body_bytes": limits.body_bytes,
+            "max_instruction_characters": limits.instruction_characters,
+            "max_seconds": limits.seconds,
+            "auto_truncate": False,
+            "version": __version__,
+            "models": service.listed,
+            "max_text_tokens": room,
+            "echoembed": facts,
+        }
+    )

@@ -1,0 +1,188 @@
+"""What waits for the model: bounded in tokens, and fair.
+
+Every pack takes prompts in this order, until it is full:
+
+1. one of the request that has waited longest, so that nobody starves;
+2. the first of every new request, so that a short one is in the next pack however long the others are;
+3. one of each request in turn.
+
+A request with one text therefore waits for the pack that is being run, and no longer. Nothing here knows threads
+but for one lock, and nothing knows the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from threading import Condition
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from echoembed import errors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from echoembed.prompts.template import Rendered
+
+
+class Job:
+    """The prompts of one request.
+
+    Args:
+        prompts: N prompts.
+        lane: Which recipe they are of; a pack holds prompts of one lane.
+        raw: Whether the vectors are wanted before they are scaled to length 1.
+
+    Attributes:
+        future: Gets the vectors, ``_ND`` and float32 in the order of the prompts, or the error.
+        queued: When the job was queued, on the monotonic clock; likewise ``started``.
+        model_seconds: What the packs with its prompts took, each by the share of its tokens.
+    """
+
+    def __init__(self, prompts: Sequence[Rendered], *, lane: str = "", raw: bool = False) -> None:
+        self.prompts = prompts
+        self.lane = lane
+        self.raw = raw
+        # Prompts of one length are neighbours, which are cheaper to attend to together.
+        self.order = deque(sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)))
+        self.tokens = sum(len(prompt.ids) for prompt in prompts)
+        self.future: Future[NDArray[np.float32]] = Future()
+        self.queued = time.monotonic()
+        self.started: float | None = None
+        self.model_seconds = 0.0
+        self._vectors_ND: NDArray[np.float32] | None = None
+        self._missing = len(prompts)
+
+    def deliver(self, index: int, vector_D: NDArray[np.float32]) -> None:
+        """Take the vector of a prompt; with the last one the job is done."""
+        if self._vectors_ND is None:
+            self._vectors_ND = np.empty((len(self.prompts), len(vector_D)), dtype=np.float32)
+        self._vectors_ND[index] = vector_D
+        self._missing -= 1
+        if not self._missing:
+            with suppress(InvalidStateError):  # nobody waits any more
+                self.future.set_result(self._vectors_ND)
+
+    def fail(self, error: BaseException) -> None:
+        """End the job with an error."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+
+Pack = list[tuple[Job, int]]
+"""Prompts of one pass: the job, and which of its prompts."""
+
+
+class Queue:
+    """Jobs that wait.
+
+    Args:
+        tokens: Most tokens that wait at once. A job with more than that is never taken.
+        pack: Most tokens of a pack; a longer prompt is a pack of its own.
+    """
+
+    def __init__(self, *, tokens: int, pack: int) -> None:
+        self.limit = tokens
+        self.pack = pack
+        self.waiting = 0
+        """Tokens that wait."""
+        self._new: deque[Job] = deque()
+        self._begun: deque[Job] = deque()
+        self._closed = False
+        self._changed = Condition()
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._begun)
+
+    def put(self, job: Job, *, retry_after: int = 1) -> None:
+        """Take a job in, or refuse it as a whole.
+
+        Raises:
+            RequestError: 413 if it could never be taken, 429 if it cannot be now, 503 if nothing is taken any more.
+        """
+        if job.tokens > self.limit:
+            raise errors.request_too_many_tokens(job.tokens, self.limit)
+        with self._changed:
+            if self._closed:
+                raise errors.server_stopping()
+            if self.waiting + job.tokens > self.limit:
+                raise errors.server_busy(self.waiting, self.limit, retry_after)
+            self.waiting += job.tokens
+            self._new.append(job)
+            self._changed.notify()
+
+    def drop(self, job: Job) -> int:
+        """Forget what is left of a job; the tokens that are thereby not computed."""
+        with self._changed:
+            saved = sum(len(job.prompts[index].ids) for index in job.order)
+            job.order.clear()
+            self.waiting -= saved
+            for jobs in (self._new, self._begun):
+                with suppress(ValueError):
+                    jobs.remove(job)
+            return saved
+
+    def take(self) -> Pack | None:
+        """The next pack, waiting for one; None when the queue is closed and empty."""
+        with self._changed:
+            while not (self._new or self._begun):
+                if self._closed:
+                    return None
+                self._changed.wait()
+            return self._filled()
+
+    def close(self) -> None:
+        """Take nothing more in; what waits is still handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def clear(self) -> list[Job]:
+        """Close, and give back all that waits."""
+        self.close()
+        with self._changed:
+            jobs = [*self._new, *self._begun]
+        for job in jobs:
+            self.drop(job)
+        return jobs
+
+    def _filled(self) -> Pack:
+        pack: Pack = []
+        longest = (self._begun or self._new)[0]
+        lane, left = longest.lane, self.pack
+        # 1. Who has waited longest, then 2. everyone who is new, then 3. all in turn, again and again.
+        turn = [longest, *(job for job in self._new if job is not longest)]
+        fresh = len(turn)
+        turn += [job for job in self._begun if job is not longest]
+        while turn:
+            again = []
+            for place, job in enumerate(turn):
+                if job.lane != lane:
+                    continue
+                size = len(job.prompts[job.order[-1]].ids)
+                if size > left and pack:
+                    # A new job that does not fit opens the next pack; one in turn lets smaller prompts pass.
+                    if place < fresh:
+                        return self._settled(pack, lane)
+                    continue
+                left -= size
+                pack.append((job, job.order.pop()))
+                if job.order:
+                    again.append(job)
+            turn, fresh = again, 0
+        return self._settled(pack, lane)
+
+    def _settled(self, pack: Pack, lane: str) -> Pack:
+        """Note what was taken: who was served goes to the end of the line, who had the wrong lane to its front."""
+        served = dict.fromkeys(job for job, _ in pack)
+        self.waiting -= sum(len(job.prompts[index].ids) for job, index in pack)
+        passed = [job for job in self._new if job.lane != lane]
+        unserved = [job for job in self._begun if job not in served]
+        self._new = deque(job for job in self._new if job.lane == lane and job not in served)
+        self._begun = deque([*passed, *unserved, *(job for job in served if job.order)])
+        return pack

@@ -1,0 +1,82 @@
+"""Every route, once: the app, the OpenAPI document and the tests read this table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from echoembed import errors
+from echoembed.server.protocols import cohere, ollama, openai, page, tei
+from echoembed.server.protocols.fields import Answer, Body, read
+from echoembed.server.service import Service
+
+Work = Coroutine[Any, Any, Answer]
+Handler = Callable[[Service, dict[str, Any]], Work]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method and a path.
+
+    Attributes:
+        summary: A line for the OpenAPI document.
+        answer: Takes the service and the JSON object of the request; nothing where the method is GET.
+        bodies: What the object may be.
+        tei: Whether errors have TEI's form.
+        open: Whether no key is needed.
+    """
+
+    method: str
+    path: str
+    summary: str
+    answer: Handler
+    bodies: tuple[type[Body], ...] = ()
+    tei: bool = False
+    open: bool = False
+
+
+def _post(path: str, body: type[Body], answer: Callable[[Service, Any], Work], *, tei: bool = False) -> Route:
+    async def handler(service: Service, data: dict[str, Any]) -> Answer:
+        return await answer(service, read(body, data))
+
+    return Route("POST", path, _line(answer), handler, (body,), tei)
+
+
+def _get(path: str, answer: Callable[[Service], Work], *, tei: bool = False) -> Route:
+    async def handler(service: Service, _: dict[str, Any]) -> Answer:
+        return await answer(service)
+
+    return Route("GET", path, _line(answer), handler, (), tei)
+
+
+def _line(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").partition("\n")[0]
+
+
+ROUTES: tuple[Route, ...] = (
+    _post("/v1/embeddings", openai.EmbeddingsBody, openai.embeddings),
+    _post("/embeddings", openai.EmbeddingsBody, openai.embeddings),
+    _get("/v1/models", openai.models),
+    Route("POST", "/", _line(tei.root), tei.root, (tei.EmbedBody, tei.SimilarityBody), tei=True),
+    _post("/embed", tei.EmbedBody, tei.embed, tei=True),
+    _post("/similarity", tei.SimilarityBody, tei.similarity, tei=True),
+    _post("/tokenize", tei.TokenizeBody, tei.tokenize, tei=True),
+    _get("/info", tei.info, tei=True),
+    _post("/v2/embed", cohere.EmbedBody, cohere.embed),
+    _post("/rerank", cohere.RerankBody, cohere.rerank, tei=True),
+    _post("/v1/rerank", cohere.RerankBody, cohere.rerank),
+    _post("/v2/rerank", cohere.RerankBody, cohere.rerank),
+    _post("/api/embed", ollama.EmbedBody, ollama.embed),
+    _post("/compare", page.CompareBody, page.compare),
+)
+
+_HINTS = {
+    "/embed_sparse": "echo embeddings are dense; POST /embed gives them",
+    "/embed_all": "only the pooled span of a prompt becomes a vector; POST /embed gives it, /tokenize shows it",
+}
+
+
+def no_route(path: str) -> errors.RequestError:
+    """What is said of a path that is not served."""
+    return errors.request_no_route(path, _HINTS.get(path, "no route has this path"))

@@ -1,0 +1,256 @@
+"""From texts to vectors for one request: check, render, queue, wait, and count.
+
+The protocols (``protocols/``) say what is asked; HTTP (``app.py``) says who asks. Rendering happens in threads of
+its own, a few texts at a time, so that neither the event loop nor another request waits for a long one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from echoembed import errors
+from echoembed.prompts.text import check_text
+from echoembed.server.metrics import Metrics
+from echoembed.server.queue import Job, Queue
+from echoembed.server.settings import Settings
+from echoembed.server.worker import Worker, seconds_until_room
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from echoembed.prompts.template import Rendered
+    from echoembed.recipe import Kind
+    from echoembed.server.encoder import Encoder
+
+T = TypeVar("T")
+KINDS: tuple[Kind, Kind] = ("query", "document")
+_AT_ONCE = 64  # texts that a thread renders before it looks for other requests
+_UNBOUNDED = 2**21  # tokens of a request where a prompt may be of any length
+_STUCK = 60.0  # seconds after which a pack that is not done counts as hanging
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """Texts that are read alike.
+
+    Attributes:
+        texts: The texts.
+        param: The field they came in, for errors.
+        kind: Which template; None for the query template, as in the library.
+        instruction: What stands in ``{instruction}``; None for the recipe's own.
+        truncate: Whether a text over the limit is cut; else it is refused.
+        dimensions: How many leading dimensions are wanted; None for all.
+        normalize: Whether vectors have length 1.
+        many: Whether the field is a list, so that a text's place is worth naming.
+    """
+
+    texts: Sequence[str]
+    param: str = "input"
+    kind: Kind | None = None
+    instruction: str | None = None
+    truncate: bool = False
+    dimensions: int | None = None
+    normalize: bool = True
+    many: bool = True
+
+    def place(self, index: int) -> str:
+        """What errors call a text."""
+        return f"{self.param}[{index}]" if self.many else self.param
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """The answer to an ``Ask``: vectors (``_ND``, float32), what was read for each, and what all cost together."""
+
+    vectors: NDArray[np.float32]
+    prompts: Sequence[Rendered]
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model read: whole prompts, both copies of the text among them."""
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+    @property
+    def cuts(self) -> list[int]:
+        """Tokens that were cut off, of each text that was cut."""
+        return [prompt.dropped for prompt in self.prompts if prompt.dropped]
+
+
+class Service:
+    """A model that answers.
+
+    Args:
+        encoder: The model.
+        settings: Names and limits.
+        on_death: Called, in the model's thread, if that thread ends by a fault.
+    """
+
+    def __init__(
+        self, encoder: Encoder, settings: Settings, on_death: Callable[[BaseException], None] = lambda _: None
+    ) -> None:
+        self.encoder = encoder
+        self.settings = settings
+        self.limits = settings.limits
+        longest = encoder.longest_prompt()
+        self.request_tokens = self.limits.request_tokens or (longest * self.limits.texts if longest else _UNBOUNDED)
+        self.metrics = Metrics()
+        self.queue = Queue(tokens=self.request_tokens, pack=encoder.pack_tokens)
+        self.worker = Worker(encoder, self.queue, self.metrics, on_death)
+        self.metrics.queue_tokens.set_function(lambda: self.queue.waiting)
+        self.metrics.queue_requests.set_function(lambda: len(self.queue))
+        self.metrics.up.set_function(lambda: self.state() == "ok")
+        self.names = settings.names or (encoder.name.rstrip("/").rpartition("/")[2],)
+        self.stopping = False
+        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="reader")
+
+    def start(self) -> None:
+        """Let the model's thread begin."""
+        self.worker.start()
+
+    async def close(self) -> None:
+        """Finish what was accepted, then stop the threads."""
+        self.queue.close()
+        await asyncio.to_thread(self.worker.join)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def state(self, now: float | None = None) -> str:
+        """``ok``, or why nothing should be sent: ``stopping``, ``model stopped`` or ``model hangs``.
+
+        Args:
+            now: The monotonic clock; None for what it says.
+        """
+        if not self.worker.alive:
+            return "model stopped"
+        busy_since = self.worker.busy_since
+        if busy_since is not None and (time.monotonic() if now is None else now) > busy_since + _STUCK:
+            return "model hangs"
+        return "stopping" if self.stopping else "ok"
+
+    def kind_of_model(self, name: str) -> Kind | None:
+        """The template that a model's name asks for, as ``tiny:document`` does.
+
+        Raises:
+            RequestError: 404 if it is not the name of this model.
+        """
+        for known in self.names:
+            if name == known:
+                return None
+            for kind in KINDS:
+                if name == f"{known}:{kind}":
+                    return kind
+        raise errors.request_model_unknown(name, self.listed)
+
+    @property
+    def listed(self) -> list[str]:
+        """Every name that the model answers to."""
+        return [name for known in self.names for name in (known, *(f"{known}:{kind}" for kind in KINDS))]
+
+    async def thread(self, work: Callable[[], T]) -> T:
+        """Run what takes long in a thread that is not the model's."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    async def read(self, ask: Ask, lane: str = "") -> list[Rendered]:
+        """The prompts of texts, checked and within the limits.
+
+        Raises:
+            RequestError: For a text or an instruction that cannot be embedded, or is too long.
+        """
+        if not ask.texts:
+            raise errors.request_field(ask.param, [], "at least one text")
+        if len(ask.texts) > self.limits.texts:
+            raise errors.request_too_many_texts(ask.param, len(ask.texts), self.limits.texts)
+        if ask.instruction and len(ask.instruction) > self.limits.instruction_characters:
+            allowed = f"at most {self.limits.instruction_characters} characters"
+            raise errors.request_field("instruction", ask.instruction, allowed)
+        prompts: list[Rendered] = []
+        for start in range(0, len(ask.texts), _AT_ONCE):
+            prompts += await self.thread(partial(self._rendered, ask, start, lane))
+        return prompts
+
+    def _rendered(self, ask: Ask, start: int, lane: str) -> list[Rendered]:
+        texts = ask.texts[start : start + _AT_ONCE]
+        kind: Kind = ask.kind or "query"
+        param = ask.param
+        try:
+            for place, text in enumerate(texts, start):
+                param = ask.place(place)
+                check_text(text, param)
+            param = "instruction" if ask.instruction else ask.param
+            room = self.encoder.room(kind, ask.instruction, lane)
+            try:
+                prompts = self.encoder.read(texts, kind, ask.instruction, lane)
+            except errors.TextError:  # of which text?
+                for place, text in enumerate(texts, start):
+                    param = ask.place(place)
+                    self.encoder.read([text], kind, ask.instruction, lane)
+                raise
+        except errors.TextError as error:
+            raise errors.request_text(param, str(error)) from error
+        for place, prompt in enumerate(prompts, start):
+            if prompt.dropped and not ask.truncate:
+                raise errors.request_text_too_long(ask.place(place), prompt.dropped, room or 0)
+        return prompts
+
+    async def embed(self, *asks: Ask, lane: str = "") -> list[Embedded]:
+        """Vectors for texts; all asks of a request are done together or not at all.
+
+        Raises:
+            RequestError: If they cannot be embedded, or not now.
+        """
+        for ask in asks:
+            if ask.dimensions is not None and not 1 <= ask.dimensions <= self.encoder.dimension:
+                allowed = f"a whole number from 1 to {self.encoder.dimension}"
+                raise errors.request_field("dimensions", ask.dimensions, allowed)
+        if self.stopping and not self.worker.alive:
+            raise errors.server_model_stopped()
+        read = [await self.read(ask, lane) for ask in asks]
+        job = Job([prompt for prompts in read for prompt in prompts], lane=lane, raw=not asks[0].normalize)
+        vectors_ND = await self._computed(job)
+        answers = []
+        start = 0
+        for ask, prompts in zip(asks, read, strict=True):
+            part_ND = vectors_ND[start : start + len(prompts)]
+            start += len(prompts)
+            if ask.dimensions is not None and ask.dimensions < self.encoder.dimension:
+                part_ND = shortened(part_ND, ask.dimensions, normalize=ask.normalize)
+            answers.append(Embedded(vectors=part_ND, prompts=prompts, seconds=job.model_seconds))
+            self._count(ask.kind or "query", prompts)
+        return answers
+
+    async def _computed(self, job: Job) -> NDArray[np.float32]:
+        """The vectors of a job; where nobody waits for them any more, what is left of it is not computed."""
+        if not self.worker.alive:
+            raise errors.server_model_stopped()
+        self.queue.put(job, retry_after=seconds_until_room(self.queue, self.worker))
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                return await asyncio.wrap_future(job.future)
+        except TimeoutError as error:
+            raise errors.server_deadline(self.limits.seconds) from error
+        finally:
+            self.metrics.cancelled_tokens.inc(self.queue.drop(job))
+
+    def _count(self, kind: str, prompts: Sequence[Rendered]) -> None:
+        cuts = [prompt.dropped for prompt in prompts if prompt.dropped]
+        self.metrics.texts.labels(kind).inc(len(prompts))
+        self.metrics.tokens.inc(sum(len(prompt.ids) for prompt in prompts))
+        self.metrics.truncated_texts.inc(len(cuts))
+        self.metrics.truncated_tokens.inc(sum(cuts))
+
+
+def shortened(vectors_ND: NDArray[np.float32], dimensions: int, *, normalize: bool) -> NDArray[np.float32]:
+    """The leading dimensions, scaled to length 1 again unless that is not wanted."""
+    cut_ND = np.ascontiguousarray(vectors_ND[:, :dimensions])
+    if not normalize:
+        return cut_ND
+    lengths_N1 = np.linalg.norm(cut_ND, axis=1, keepdims=True)
+    return np.asarray(cut_ND / np.maximum(lengths_N1, np.finfo(np.float32).tiny), dtype=np.float32)

@@ -1,0 +1,129 @@
+"""What a server is started with, checked once."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from echoembed import errors
+
+KEY_VARIABLE = "ECHOEMBED_API_KEY"
+_KEY_LENGTH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request, and all of them together, may ask for; ``/info`` tells the same numbers.
+
+    Raises:
+        ServerError: If a limit is not a positive number.
+    """
+
+    texts: int = 2048
+    """Most texts of one request."""
+    body_bytes: int = 8 * 2**20
+    """Most bytes of one body."""
+    request_tokens: int | None = None
+    """Most tokens of one request's prompts, and of all that wait; None for what the largest request has."""
+    held_bytes: int = 512 * 2**20
+    """Most bytes of bodies and answers that are in memory at once."""
+    instruction_characters: int = 4096
+    """Longest instruction."""
+    seconds: float = 300.0
+    """How long a request may take until it is given up."""
+    body_seconds: float = 30.0
+    """How long a body may take to arrive."""
+    header_seconds: float = 10.0
+    """How long a connection may take to send a request's headers, and how long its client may stop reading."""
+    connections: int = 1000
+    """Most connections; the answer to one more is 429."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise errors.server_option(name, value, "a number above 0")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """API keys, kept as digests: compared in constant time, and never in a log or a traceback."""
+
+    digests: tuple[bytes, ...] = ()
+
+    @classmethod
+    def read(cls, file: Path | None, environment: Mapping[str, str] = os.environ) -> Keys:
+        """The keys of a file, one a line, and the one of the environment variable.
+
+        Raises:
+            ServerError: If the file cannot be read, or a key is short or not visible ASCII.
+        """
+        places: list[tuple[object, Sequence[str]]] = []
+        if KEY_VARIABLE in environment:
+            places.append((KEY_VARIABLE, [environment[KEY_VARIABLE]]))
+        if file is not None:
+            try:
+                lines = file.read_text(encoding="utf-8").splitlines()
+            except (OSError, ValueError) as error:
+                raise errors.server_keys(file, getattr(error, "strerror", None) or type(error).__name__) from error
+            places.append((file, [line for line in map(str.strip, lines) if line]))
+        digests = []
+        for place, keys in places:
+            if not keys:
+                raise errors.server_keys(place, "there are none")
+            for key in keys:
+                if len(key) < _KEY_LENGTH or not all("!" <= character <= "~" for character in key):
+                    raise errors.server_keys(place, "one of them is shorter, or holds another character")
+                digests.append(_digest(key.encode()))
+        return cls(tuple(digests))
+
+    def __bool__(self) -> bool:
+        return bool(self.digests)
+
+    def accept(self, key: bytes) -> bool:
+        """Whether the key is one of them; takes as long for a wrong one as for a right one."""
+        digest = _digest(key)
+        matches = [hmac.compare_digest(digest, known) for known in self.digests]
+        return any(matches)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a server is reached.
+
+    Raises:
+        ServerError: If the address is open to other machines and no key is set.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    keys: Keys = Keys()
+    names: tuple[str, ...] = ()
+    """What the model is called in requests; none for its own name."""
+    hosts: tuple[str, ...] = ()
+    """Host names that requests may be for where no key is set, besides those of loopback."""
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16:
+            raise errors.server_option("port", self.port, "0 (any that is free) to 65535")
+        if not self.keys and not is_loopback(self.host):
+            raise errors.server_open_to_all(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address: all that a name stands for must be loopback."""
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)  # noqa: S104 - asked, not bound
+    except (OSError, UnicodeError):
+        return False
+    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)

@@ -1,0 +1,144 @@
+"""The one thread that runs the model.
+
+It takes packs until the queue is closed and empty. A pack that fails is run again request by request, so that one
+text cannot take others down with it. After a failure that the model cannot explain, a text whose vector is known
+is embedded once more: if that vector is no longer the same, the model is broken and the thread ends. Whatever ends
+the thread, everyone who waits is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from echoembed import errors
+from echoembed.server.queue import Pack, Queue
+
+if TYPE_CHECKING:
+    from echoembed.server.encoder import Encoder
+    from echoembed.server.metrics import Metrics
+
+_KNOWN_TEXT = "The same text has the same vector."
+_LEAST_COSINE = 0.999  # rounding of any dtype is above it, another text's vector below
+
+
+class BrokenModelError(RuntimeError):
+    """The model no longer gives the vector it gave before."""
+
+
+class Worker:
+    """Runs packs, one after the other.
+
+    Args:
+        encoder: The model.
+        queue: Where packs come from.
+        metrics: Where counts go.
+        on_death: Called in the thread, once, if it ends for any other reason than an empty, closed queue.
+
+    Attributes:
+        busy_since: When the pack that is being run was begun, on the monotonic clock; None between packs.
+        dead: Why the thread ended before it should; None otherwise.
+    """
+
+    def __init__(
+        self, encoder: Encoder, queue: Queue, metrics: Metrics, on_death: Callable[[BaseException], None]
+    ) -> None:
+        self._encoder = encoder
+        self._queue = queue
+        self._metrics = metrics
+        self._on_death = on_death
+        self._thread = Thread(target=self._run, name="model", daemon=True)
+        self._known = encoder.read([_KNOWN_TEXT], "query")
+        self._known_vectors = encoder.vectors(self._known).vectors
+        self.busy_since: float | None = None
+        self.dead: BaseException | None = None
+        self.tokens_per_second = 0.0
+
+    def start(self) -> None:
+        """Begin to take packs."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the model can still be run."""
+        return self._thread.is_alive() and self.dead is None
+
+    def join(self) -> None:
+        """Wait until all that was queued is done."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        pack: Pack = []
+        try:
+            while True:
+                taken = self._queue.take()
+                if taken is None:
+                    return
+                pack = taken
+                self._answer(pack)
+        except BaseException as error:
+            self.dead = error
+            waiting = dict.fromkeys([*(job for job, _ in pack), *self._queue.clear()])
+            for job in waiting:
+                job.fail(errors.server_model_stopped())
+            self._on_death(error)
+
+    def _answer(self, pack: Pack) -> None:
+        """Run a pack and deliver it; one that fails is run again for each request alone."""
+        try:
+            self._compute(pack)
+        except Exception as error:
+            jobs = dict.fromkeys(job for job, _ in pack)
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._answer([(other, index) for other, index in pack if other is job])
+                return
+            [job] = jobs
+            job.fail(errors.request_not_finite(str(error)) if isinstance(error, errors.ModelError) else error)
+            self._queue.drop(job)
+            if not isinstance(error, errors.ModelError):
+                self._prove()
+
+    def _compute(self, pack: Pack) -> None:
+        prompts = [job.prompts[index] for job, index in pack]
+        tokens = sum(len(prompt.ids) for prompt in prompts)
+        self.busy_since = begun = time.monotonic()
+        for job, _ in pack:
+            if job.started is None:
+                job.started = begun
+                self._metrics.waited.observe(begun - job.queued)
+        try:
+            vectors = self._encoder.vectors(prompts, pack[0][0].lane)
+        finally:
+            seconds = time.monotonic() - begun
+            self.busy_since = None
+            self._metrics.pack(tokens, seconds, self._queue.pack)
+        self.tokens_per_second = tokens / seconds if seconds else self.tokens_per_second
+        for place, (job, index) in enumerate(pack):
+            job.model_seconds += seconds * len(prompts[place].ids) / tokens
+            job.deliver(index, vectors.raw[place] if job.raw else vectors.vectors[place])
+
+    def _prove(self) -> None:
+        """Make sure that the model still is what it was.
+
+        Raises:
+            BrokenModelError: If the known text has another vector.
+        """
+        try:
+            again = self._encoder.vectors(self._known).vectors
+        except Exception as error:
+            raise BrokenModelError(f"{type(error).__name__} where none was before") from error
+        lengths = np.linalg.norm(again) * np.linalg.norm(self._known_vectors)
+        if not float((again * self._known_vectors).sum()) >= _LEAST_COSINE * lengths:
+            raise BrokenModelError("the known text has another vector")
+
+
+def seconds_until_room(queue: Queue, worker: Worker) -> int:
+    """How long the queue takes to empty by half at the present speed, in whole seconds between 1 and 60."""
+    if not worker.tokens_per_second:
+        return 1
+    return int(min(60, max(1, queue.waiting / 2 / worker.tokens_per_second)))
