@@ -85,23 +85,22 @@ def serve(
     Open the printed address in a browser for a page that shows what the model reads. GET /openapi.json lists the
     routes. Without an API key only this machine is served.
     """
-    try:
+    from echoembed import versions
+
+    with versions.needed("starlette", "uvicorn", "orjson", "prometheus-client", extra="serve", purpose="Serving"):
         from echoembed.server import logs
         from echoembed.server.settings import Keys, Limits, Settings
 
-        settings = Settings(
-            host=host,
-            port=port,
-            keys=Keys.read(api_key_file),
-            names=tuple(served_name or ()),
-            hosts=tuple(allow_host or ()),
-            limits=Limits(texts=max_texts, request_tokens=max_tokens, seconds=timeout),
-        )
-        from echoembed.server.listen import bind, run
-    except ModuleNotFoundError as error:
-        from echoembed import errors
+    settings = Settings(
+        host=host,
+        port=port,
+        keys=Keys.read(api_key_file),
+        names=tuple(served_name or ()),
+        hosts=tuple(allow_host or ()),
+        limits=Limits(texts=max_texts, request_tokens=max_tokens, seconds=timeout),
+    )
+    from echoembed.server.listen import Server, bind
 
-        raise errors.extra_missing("serve", "echoembed serve") from error
     listener = bind(settings)
     loaded = session.load(
         model,
@@ -116,5 +115,5 @@ def serve(
         deterministic=deterministic,
     )
     logs.start(log_level)
-    code = run(loaded, settings, listener, ready=lambda address: typer.echo(f"serving on {address}"))
-    raise typer.Exit(code)
+    server = Server(loaded, settings)
+    raise typer.Exit(server.run_on(listener, ready=lambda address: typer.echo(f"serving on {address}")))

@@ -58,8 +58,7 @@ def request_repeated_key(key: str) -> RequestError:
 def request_not_http(reason: str) -> RequestError:
     """Bytes that are no HTTP request."""
     return RequestError(
-        f"What was sent is no HTTP request: {quoted(reason, 80)}. Send HTTP/1.1 with a Host header, and close the "
-        "connection after a request that failed.",
+        f"What was sent is no HTTP request: {quoted(reason, 80)}. Send HTTP/1.1 with a Host header.",
         code="invalid_http",
     )
 

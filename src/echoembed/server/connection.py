@@ -81,7 +81,11 @@ class Connection(H11Protocol):
         body = orjson.dumps(http.error_content(error, tei=False))
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
         raw = [(name.encode(), value.encode()) for name, value in {**headers, **http.error_headers(error)}.items()]
-        for event in (h11.Response(status_code=400, headers=raw), h11.Data(data=body), h11.EndOfMessage()):
+        for event in (
+            h11.Response(status_code=400, headers=raw, reason=b"Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 

@@ -68,6 +68,8 @@ class Encoder:
         for name in COMPARED:
             if name not in self.lanes:
                 self.lanes[name] = under(model, _beside(recipes[name], transformer.recipe))
+        for lane in self.lanes.values():
+            lane.eval()
         self.facts = describe(model)
         self.dimension = int(self.facts["dimension"])
         engine = transformer.selector.choice(transformer.model).engine

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from threading import Timer
+from threading import Timer, current_thread, main_thread
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -38,18 +38,65 @@ _BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with our signals and our end."""
+    """uvicorn's server, with our signals and our end.
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self.service = service
+    Args:
+        model: From ``echoembed.load``.
+        settings: Address, keys and limits.
+        encoder_class: What runs the model.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, settings: Settings, *, encoder_class: type[Encoder] = Encoder
+    ) -> None:
+        limits = settings.limits
+        self.service = Service(encoder_class(model), settings, on_death=self.died)
         self.exit_code = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        most = min(limits.connections, _files() - _SPARE_FILES)
+        config = uvicorn.Config(
+            App(self.service),
+            http=Connection.under(limits.header_seconds, most),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=int(limits.seconds + limits.body_seconds) + 1,
+        )
+        super().__init__(config)
+
+    def run_on(self, listener: socket.socket, ready: Callable[[str], None] = lambda _: None) -> int:
+        """Serve until a signal comes.
+
+        Args:
+            listener: From ``bind``.
+            ready: Called with the server's address when it can be connected to.
+
+        Returns:
+            The exit code.
+        """
+        # Threads that hold the interpreter for 5 ms, as Python lets them, would delay every answer by as much.
+        sys.setswitchinterval(0.0005)
+        listener.listen(_BACKLOG)
+        host, port = listener.getsockname()[:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        encoder = self.service.encoder
+        logs.event("serving", {"address": address, "models": self.service.listed, "recipe": encoder.served})
+        ready(address)
+        self.run(sockets=[listener])
+        logs.event("stopped", {"exit_code": self.exit_code})
+        return self.exit_code
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Let signals end the server without ending the process by that signal."""
         self._loop = asyncio.get_running_loop()
+        if current_thread() is not main_thread():  # where there are no signals
+            yield
+            return
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled)
         try:
@@ -89,54 +136,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(
-    model: SentenceTransformer,
-    settings: Settings,
-    listener: socket.socket,
-    *,
-    ready: Callable[[str], None] = lambda _: None,
-) -> int:
-    """Serve a model until a signal comes.
-
-    Args:
-        model: From ``echoembed.load``.
-        settings: Address, keys and limits.
-        listener: From ``bind``.
-        ready: Called with the server's address when requests are taken.
-
-    Returns:
-        The exit code.
-    """
-    most = min(settings.limits.connections, _files() - _SPARE_FILES)
-    box: list[Server] = []
-    service = Service(Encoder(model), settings, on_death=lambda error: box[0].died(error))
-    config = uvicorn.Config(
-        App(service),
-        http=Connection.under(settings.limits.header_seconds, most),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.limits.seconds + settings.limits.body_seconds) + 1,
-    )
-    box.append(Server(config, service))
-    # Threads that hold the interpreter for 5 ms, as Python lets them, would delay every answer by as much.
-    sys.setswitchinterval(0.0005)
-    listener.listen(_BACKLOG)
-    host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    logs.event("serving", {"address": address, "models": service.listed, "recipe": service.encoder.served})
-    ready(address)
-    box[0].run(sockets=[listener])
-    logs.event("stopped", {"exit_code": box[0].exit_code})
-    return box[0].exit_code
-
-
 def bind(settings: Settings) -> socket.socket:
-    """The address, reserved before the model is loaded; nobody can connect before ``run``.
+    """The address, reserved before the model is loaded; nobody can connect before ``Server.run_on``.
 
     Raises:
         ServerError: If it cannot be had.
