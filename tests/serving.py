@@ -105,15 +105,15 @@ class Running:
     def send(self, *parts: bytes, close: bool = True) -> bytes:
         """Send bytes as they are; all that comes back until the server ends the connection."""
         with socket.create_connection((self.host, self.port), timeout=LONG) as raw:
-            for part in parts:
-                raw.sendall(part)
-            if close:
-                raw.shutdown(socket.SHUT_WR)
             answer = b""
             try:
+                for part in parts:
+                    raw.sendall(part)
+                if close:
+                    raw.shutdown(socket.SHUT_WR)
                 while piece := raw.recv(65536):
                     answer += piece
-            except ConnectionResetError:
+            except OSError:  # it has ended the connection already
                 pass
             return answer
 

@@ -153,11 +153,6 @@ def request_kinds_differ(param: str, kind: str, other: str) -> RequestError:
     )
 
 
-def request_text(param: str, reason: str) -> RequestError:
-    """A text that cannot be embedded."""
-    return RequestError(reason, code="invalid_text", param=param)
-
-
 def request_text_too_long(param: str, dropped: int, limit: int) -> RequestError:
     """A text over the limit, where nothing may be cut."""
     return RequestError(
@@ -169,20 +164,20 @@ def request_text_too_long(param: str, dropped: int, limit: int) -> RequestError:
     )
 
 
-def request_too_many_texts(param: str, got: int, limit: int) -> RequestError:
+def request_too_many_texts(param: str, count: int, limit: int) -> RequestError:
     """More texts than one request may have."""
     return RequestError(
-        f"{param} holds {got:,} texts. Allowed in one request: {limit:,}. Send them in several.",
+        f"{param} holds {count:,} texts. Allowed in one request: {limit:,}. Send them in several.",
         status=413,
         code="too_many_texts",
         param=param,
     )
 
 
-def request_too_many_tokens(got: int, limit: int) -> RequestError:
+def request_too_many_tokens(count: int, limit: int) -> RequestError:
     """More tokens than the queue can hold."""
     return RequestError(
-        f"The request's prompts have {got:,} tokens. Allowed in one request: {limit:,}. Send the texts in several.",
+        f"The request's prompts have {count:,} tokens. Allowed in one request: {limit:,}. Send the texts in several.",
         status=413,
         code="too_many_tokens",
     )
@@ -190,7 +185,11 @@ def request_too_many_tokens(got: int, limit: int) -> RequestError:
 
 def request_not_finite(reason: str) -> RequestError:
     """Texts for which the model itself fails, as it would again."""
-    return RequestError(f"{reason} This text cannot be embedded by this model.", status=422, code="model_failed")
+    return RequestError(
+        f"A text of this request cannot be embedded by this model: {quoted(reason, 200)}. Leave it out.",
+        status=422,
+        code="model_failed",
+    )
 
 
 # The route.
@@ -208,7 +207,7 @@ def request_no_route(path: str, hint: str) -> RequestError:
 def request_method(method: str, allowed: str) -> RequestError:
     """A path that is served under another method."""
     return RequestError(
-        f"This route does not take {quoted(method, 20)}. Allowed: {allowed}. Change the method.",
+        f"This route does not take {quoted(method)}. Allowed: {allowed}. Change the method.",
         status=405,
         code="method_not_allowed",
     )
@@ -352,4 +351,15 @@ def remote_unreachable(url: str, reason: str) -> ServerError:
 
 def remote_refused(url: str, status: int, reason: str) -> ServerError:
     """A server that answers with an error."""
-    return ServerError(f"The server at {url} answered {status}: {quoted(reason, 300)}. Nothing was embedded.")
+    return ServerError(
+        f"The server at {url} answered {status}: {quoted(reason, 300)}. It must be an 'echoembed serve' that takes "
+        "this request."
+    )
+
+
+def remote_changed(url: str, before: str, now: str) -> ServerError:
+    """A server that began to serve another model between two requests."""
+    return ServerError(
+        f"The server at {url} gave vectors of the fingerprint {now} after others of {before}. They must not be "
+        "compared: embed all texts again."
+    )

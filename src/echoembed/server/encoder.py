@@ -74,6 +74,7 @@ class Encoder:
         self.dimension = int(self.facts["dimension"])
         engine = transformer.selector.choice(transformer.model).engine
         self.pack_tokens = _pack_tokens(transformer.model, solo=engine is not None and engine.solo)
+        self.instruction = transformer.recipe.instruction
         self.causal = transformer.recipe.attention == "causal"
 
     @property

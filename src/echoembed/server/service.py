@@ -185,6 +185,7 @@ class Service:
                 param = ask.place(place)
                 check_text(text, param)
             param = "instruction" if ask.instruction else ask.param
+            self.encoder.read(["a"], kind, ask.instruction, lane)  # else its fault would be laid on a text
             room = self.encoder.room(kind, ask.instruction, lane)
             try:
                 prompts = self.encoder.read(texts, kind, ask.instruction, lane)
@@ -194,7 +195,7 @@ class Service:
                     self.encoder.read([text], kind, ask.instruction, lane)
                 raise
         except errors.TextError as error:
-            raise errors.request_text(param, str(error)) from error
+            raise errors.RequestError(str(error), code="invalid_text", param=param) from error
         for place, prompt in enumerate(prompts, start):
             if prompt.dropped and not ask.truncate:
                 raise errors.request_text_too_long(ask.place(place), prompt.dropped, room or 0)

@@ -3,6 +3,7 @@
 from echoembed.texts.embedder import Embedder
 from echoembed.texts.items import Item
 from echoembed.texts.readers import TextReader
+from echoembed.texts.remote import RemoteEmbedder
 from echoembed.texts.rows import FORMATS
 from echoembed.texts.stream import embed_stream, encode_items
 from echoembed.texts.writer import Stamp, Writer
@@ -14,6 +15,7 @@ __all__ = [
     "Embedder",
     "Item",
     "JsonlWriter",
+    "RemoteEmbedder",
     "Stamp",
     "TextReader",
     "Writer",

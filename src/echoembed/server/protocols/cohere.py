@@ -68,6 +68,9 @@ async def rerank(service: Service, body: RerankBody) -> Answer:
     """Documents by the cosine of their vectors with the query's, the best first."""
     if (body.documents is None) == (body.texts is None):
         raise errors.request_field_missing("documents")
+    for name, count in (("top_n", body.top_n), ("top_k", body.top_k)):
+        if count is not None and count < 1:
+            raise errors.request_field(name, count, "a whole number above 0")
     param, documents = "texts", as_texts(body.texts or [], "texts")
     if body.documents is not None:
         param, documents = "documents", [_text(entry, at) for at, entry in enumerate(body.documents)]

@@ -107,7 +107,7 @@ def show(service: Service, prompt: Any) -> dict[str, Any]:  # noqa: ANN401 - a R
 
 async def info(service: Service) -> Answer:
     """What is served, and within which limits; these are the ones that are enforced."""
-    facts = {**service.encoder.facts, "model": service.names[0]}
+    facts = {**service.encoder.facts, "model": service.names[0], "instruction": service.encoder.instruction}
     limits = service.limits
     room = await service.thread(lambda: {kind: service.encoder.room(kind) for kind in KINDS})
     lengths = [length for length in room.values() if length is not None]

@@ -1,0 +1,147 @@
+"""Embedding by a server that runs already: what ``Embedder`` does, without loading a model.
+
+Uses the standard library alone, so that a command with it answers at once.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echoembed import errors
+from echoembed.texts.writer import Stamp
+
+_TRIES = 5
+_SECONDS = 600.0
+_LONGEST_WAIT = 10
+_ITS_TEXTS = ("invalid_text", "text_too_long", "model_failed")
+
+
+@dataclass(kw_only=True)
+class RemoteEmbedder:
+    """A server, and how it is to read the texts of this run.
+
+    Args:
+        url: Where ``echoembed serve`` serves; its key is taken from the environment, ECHOEMBED_API_KEY.
+        kind: Which of the recipe's templates reads the texts.
+        instruction: What fills the template's ``{instruction}``; None for the recipe's own.
+        truncate: Whether texts over the limit are cut.
+
+    Attributes:
+        dropped_texts: Texts that were cut.
+        dropped_tokens: Tokens that were cut off.
+    """
+
+    url: str
+    kind: Literal["query", "document"] = "query"
+    instruction: str | None = None
+    truncate: bool = True
+    dropped_texts: int = field(default=0, init=False)
+    dropped_tokens: int = field(default=0, init=False)
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """Texts to vectors, ``_ND`` and float32, in order.
+
+        Raises:
+            TextError: If one of the texts cannot be embedded.
+            ServerError: If the server cannot be asked, or now serves another model.
+        """
+        parts = [self._vectors(part) for part in self._requests(texts)]
+        return np.concatenate(parts)
+
+    def stamp(self) -> Stamp:
+        """What goes with every vector."""
+        facts = self._info["echoembed"]
+        has_place = "{instruction" in facts[f"{self.kind}_template"]
+        own = facts.get("instruction", "")
+        return Stamp(
+            model=str(facts["model"]),
+            revision=str(facts["revision"]),
+            recipe=str(facts["recipe"]),
+            fingerprint=str(facts["fingerprint"]),
+            kind=self.kind,
+            instruction=str(self.instruction or own) if has_place else "",
+        )
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self._ask("GET", "/info")[0]
+        if not isinstance(answer, dict) or not isinstance(answer.get("echoembed"), dict):
+            raise errors.remote_refused(self.url, 200, "no description of a model")
+        return answer
+
+    def _requests(self, texts: list[str]) -> Iterator[list[str]]:
+        """The texts in requests within the server's limits."""
+        most, room = int(self._info["max_client_batch_size"]), int(self._info["max_body_bytes"]) // 2
+        part: list[str] = []
+        size = 0
+        for text in texts:
+            length = len(json.dumps(text))
+            if part and (len(part) == most or size + length > room):
+                yield part
+                part, size = [], 0
+            part.append(text)
+            size += length
+        yield part
+
+    def _vectors(self, texts: list[str]) -> NDArray[np.float32]:
+        body: dict[str, Any] = {"input": texts, "encoding_format": "base64", "task": self.kind}
+        body |= {"truncate": self.truncate, "instruction": self.instruction}
+        answer, headers = self._ask("POST", "/v1/embeddings", body)
+        before, now = self._info["echoembed"]["fingerprint"], headers.get("X-Echoembed-Fingerprint", "none")
+        if before != now:
+            raise errors.remote_changed(self.url, str(before), now)
+        self.dropped_texts += int(headers.get("X-Echoembed-Truncated-Texts", "0"))
+        self.dropped_tokens += int(headers.get("X-Echoembed-Truncated-Tokens", "0"))
+        rows = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in answer["data"]]
+        return np.stack(rows).astype(np.float32)
+
+    def _ask(self, method: str, path: str, body: object = None) -> tuple[Any, Any]:
+        """The server's answer and its headers; an overloaded server is asked again when it says so."""
+        for left in reversed(range(_TRIES)):
+            status, headers, text = self._exchange(method, path, body)
+            if left and "Retry-After" in headers and status in (429, 503):
+                time.sleep(min(_LONGEST_WAIT, float(headers["Retry-After"])))
+                continue
+            try:
+                answer = json.loads(text)
+            except ValueError as error:
+                raise errors.remote_refused(self.url, status, "something that is no JSON") from error
+            if status == 200:
+                return answer, headers
+            fault = answer.get("error") if isinstance(answer, dict) else None
+            message = fault.get("message") if isinstance(fault, dict) else fault
+            if isinstance(fault, dict) and fault.get("code") in _ITS_TEXTS:
+                raise errors.TextError(str(message))
+            break
+        raise errors.remote_refused(self.url, status, str(message or "nothing more"))
+
+    def _exchange(self, method: str, path: str, body: object) -> tuple[int, Any, bytes]:
+        parts = urlsplit(self.url if "://" in self.url else f"http://{self.url}")
+        secure = parts.scheme == "https"
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("ECHOEMBED_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        try:
+            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+            connection = kind(parts.hostname or "", parts.port, timeout=_SECONDS)
+            try:
+                content = None if body is None else json.dumps(body).encode()
+                connection.request(method, parts.path.rstrip("/") + path, content, headers)
+                answer = connection.getresponse()
+                return answer.status, answer.headers, answer.read()
+            finally:
+                connection.close()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise errors.remote_unreachable(self.url, str(error) or type(error).__name__) from error

@@ -1,0 +1,292 @@
+"""Every protocol gives the library's vectors, in the form its clients read."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+
+import echoembed
+import serving
+from echoembed.recipe import Recipe
+from echoembed.server.encoder import Encoder
+
+TEXTS = ["A cat sat on the mat.", "The rain fell\nover the old town.", "Nobody waits."]
+ASYMMETRIC = Recipe(
+    name="sides",
+    query_template="{bos}Query: {text} again: {text:pool}",
+    document_template="{bos}Document: {text} again: {text:pool}",
+)
+INSTRUCTED = Recipe(name="told", query_template="{bos}{instruction} {text} {text:pool}", instruction="Find:")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose queries and documents have different vectors, so that a wrong side shows."""
+    return echoembed.load(recipe=ASYMMETRIC)
+
+
+@pytest.fixture(scope="module")
+def client(model):
+    with serving.client(serving.service(Encoder(model))) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    query, document = (model.encode(TEXTS, task=task) for task in ("query", "document"))
+    assert np.abs(query - document).max() > 0.01, "else a wrong side would not show"
+    return {"query": query, "document": document}
+
+
+def close(found, wanted) -> bool:
+    return bool(np.abs(np.asarray(found, dtype=np.float32) - wanted).max() < 1e-5)
+
+
+def post(client, path, **body):
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_openai_floats(client, expected):
+    answer = post(client, "/v1/embeddings", input=TEXTS, model="tiny")
+    assert [row["index"] for row in answer["data"]] == [0, 1, 2]
+    assert close([row["embedding"] for row in answer["data"]], expected["query"])
+    assert (answer["object"], answer["model"]) == ("list", "tiny")
+    assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 0
+
+
+def test_openai_base64_is_little_endian_float32(client, expected):
+    answer = post(client, "/v1/embeddings", input=TEXTS, encoding_format="base64", user="somebody")
+    rows = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in answer["data"]]
+    assert close(rows, expected["query"])
+
+
+def test_openai_dimensions_are_cut_and_scaled_again(client, expected):
+    rows = [row["embedding"] for row in post(client, "/v1/embeddings", input=TEXTS, dimensions=16)["data"]]
+    cut = expected["query"][:, :16]
+    assert close(rows, cut / np.linalg.norm(cut, axis=1, keepdims=True))
+
+
+def test_usage_counts_what_the_model_reads(client, model):
+    answer = post(client, "/v1/embeddings", input=TEXTS, task="document")
+    read = sum(len(echoembed.render(model, text, kind="document").ids) for text in TEXTS)
+    assert answer["usage"]["prompt_tokens"] == read
+
+
+SIDES = [
+    ("task", "document", "document"),
+    ("task", "query", "query"),
+    ("input_type", "search_document", "document"),
+    ("input_type", "search_query", "query"),
+    ("input_type", "passage", "document"),
+    ("input_type", "clustering", "query"),
+    ("input_type", "classification", "query"),
+    ("prompt_name", "document", "document"),
+    ("prompt_name", "query", "query"),
+    ("task", "retrieval.passage", "document"),
+    ("task", "RETRIEVAL_DOCUMENT", "document"),
+    ("task", "text-matching", "query"),
+    ("model", "tiny:document", "document"),
+    ("model", "tiny:query", "query"),
+    ("model", "tiny", "query"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "kind"), SIDES)
+def test_the_template_is_chosen_in_every_services_words(client, expected, field, value, kind):
+    answer = post(client, "/v1/embeddings", input=TEXTS, **{field: value})
+    assert close([row["embedding"] for row in answer["data"]], expected[kind])
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"task": "documents"}, "task"),
+        ({"input_type": "image"}, "input_type"),
+        ({"prompt_name": ""}, "prompt_name"),
+        ({"task": "query", "input_type": "document"}, "input_type"),
+        ({"task": "query", "model": "tiny:document"}, "task"),
+    ],
+)
+def test_unknown_and_contradicting_templates_are_refused(client, body, param):
+    answer = client.post("/v1/embeddings", json={"input": "a", **body})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_the_models_are_listed_under_the_names_that_choose_a_template(client):
+    assert [row["id"] for row in client.get("/v1/models").json()["data"]] == ["tiny", "tiny:query", "tiny:document"]
+
+
+def test_nulls_are_absent_fields(client, expected):
+    """As voyage's client sends them."""
+    body = {"model": "tiny", "input_type": "document", "truncation": True, "output_dtype": None}
+    body |= {"output_dimension": None, "encoding_format": "base64", "user": None}
+    rows = post(client, "/v1/embeddings", input=TEXTS, **body)["data"]
+    decoded = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in rows]
+    assert close(decoded, expected["document"])
+
+
+def test_voyages_dimension(client):
+    rows = post(client, "/v1/embeddings", input=TEXTS, output_dimension=8)["data"]
+    assert {len(row["embedding"]) for row in rows} == {8}
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[97, 98], [99]], [[]], [True], [1.5]])
+def test_token_ids_are_refused(client, ids):
+    answer = client.post("/v1/embeddings", json={"input": ids})
+    assert answer.status_code == 400
+    if ids in ([1, 2], [[97, 98], [99]]):
+        assert "check_embedding_ctx_length=False" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/embed", "/"])
+def test_tei_embeds(client, expected, path):
+    assert close(post(client, path, inputs=TEXTS), expected["query"])
+    assert close(post(client, path, inputs=TEXTS[0]), expected["query"][:1])
+    assert close(post(client, path, inputs=TEXTS, prompt_name="document", truncate=False), expected["document"])
+    assert {len(row) for row in post(client, path, inputs=TEXTS, dimensions=3, truncation_direction="Right")} == {3}
+
+
+def test_tei_without_scaling(client, expected):
+    rows = np.array(post(client, "/embed", inputs=TEXTS, normalize=False))
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    assert np.abs(lengths - 1).min() > 0.1
+    assert close(rows / lengths, expected["query"])
+
+
+@pytest.mark.parametrize("path", ["/similarity", "/"])
+def test_tei_similarity_is_the_cosine(client, expected, path):
+    found = post(client, path, inputs={"source_sentence": TEXTS[0], "sentences": TEXTS}, parameters={})
+    assert close(found, expected["query"] @ expected["query"][0])
+    documents = {"prompt_name": "document", "truncate": True}
+    found = post(client, path, inputs={"source_sentence": TEXTS[0], "sentences": TEXTS}, parameters=documents)
+    assert close(found, expected["document"] @ expected["document"][0])
+
+
+@pytest.mark.parametrize("direction", ["left", "Left"])
+def test_texts_are_cut_on_the_right_only(client, direction):
+    answer = client.post("/embed", json={"inputs": "a", "truncation_direction": direction})
+    assert answer.status_code == 400
+
+
+def test_tokenize_shows_the_prompt_its_span_and_what_was_dropped(client, model):
+    text = "The rain fell over the old town."
+    [shown] = post(client, "/tokenize", inputs=text, task="document")
+    prompt = echoembed.render(model, text, kind="document")
+    assert [token["id"] for token in shown["tokens"]] == list(prompt.ids)
+    assert tuple(shown["span"]) == prompt.span
+    assert [token["pooled"] for token in shown["tokens"]] == [
+        prompt.span[0] <= at < prompt.span[1] for at in range(len(prompt.ids))
+    ]
+    assert shown["tokens"][0]["special"]
+    assert (shown["prompt"], shown["dropped"], shown["kind"]) == (prompt.text, 0, "document")
+    first, second = shown["copies"]
+    assert second == shown["span"]
+    assert prompt.ids[slice(*first)] == prompt.ids[slice(*second)]
+    [long] = post(client, "/tokenize", inputs="town " * 3000)
+    assert long["dropped"] == echoembed.render(model, "town " * 3000).dropped > 0
+
+
+def test_cohere(client, expected):
+    answer = post(
+        client,
+        "/v2/embed",
+        model="tiny",
+        texts=TEXTS,
+        input_type="search_document",
+        embedding_types=["float", "base64"],
+        truncate="END",
+    )
+    assert close(answer["embeddings"]["float"], expected["document"])
+    decoded = [np.frombuffer(base64.b64decode(row), dtype="<f4") for row in answer["embeddings"]["base64"]]
+    assert close(decoded, expected["document"])
+    assert answer["response_type"] == "embeddings_by_type"
+
+
+def test_cohere_must_say_which_side(client):
+    answer = client.post("/v2/embed", json={"model": "tiny", "texts": ["a"]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input_type")
+
+
+@pytest.mark.parametrize(
+    "body", [{"embedding_types": ["int8"]}, {"embedding_types": ["binary"]}, {"truncate": "START"}, {"images": ["x"]}]
+)
+def test_cohere_forms_that_are_not_given_are_refused(client, body):
+    answer = client.post("/v2/embed", json={"texts": ["a"], "input_type": "search_query", **body})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_rerank_is_the_cosine_of_query_and_documents(client, expected, path):
+    scores = expected["document"] @ expected["query"][0]
+    answer = client.post(path, json={"model": "tiny", "query": TEXTS[0], "documents": TEXTS, "return_documents": True})
+    rows = answer.json()["results"]
+    assert [row["index"] for row in rows] == np.argsort(-scores).tolist()
+    assert close([row["relevance_score"] for row in rows], np.sort(scores)[::-1])
+    assert [row["document"]["text"] for row in rows] == [TEXTS[row["index"]] for row in rows]
+    assert "bi-encoder" in answer.headers["x-echoembed-note"]
+    assert "bi-encoder" in answer.json()["meta"]["warnings"][0]
+    objects = post(client, path, query=TEXTS[0], documents=[{"text": text} for text in TEXTS], top_n=1)
+    assert objects["results"] == [{key: rows[0][key] for key in ("index", "relevance_score")}]
+
+
+def test_rerank_in_teis_and_voyages_forms(client, expected):
+    scores = expected["document"] @ expected["query"][0]
+    rows = post(client, "/rerank", query=TEXTS[0], texts=TEXTS, raw_scores=True, return_text=True)
+    best = int(np.argmax(scores))
+    assert (rows[0]["index"], rows[0]["text"]) == (best, TEXTS[best])
+    assert close([row["score"] for row in rows], np.sort(scores)[::-1])
+    voyage = post(client, "/v1/rerank", query=TEXTS[0], documents=TEXTS, top_k=2, truncation=True, model="tiny")
+    assert [row["index"] for row in voyage["data"]] == np.argsort(-scores)[:2].tolist()
+    assert voyage["usage"]["total_tokens"] > 0
+
+
+def test_ollama(client, expected):
+    answer = post(client, "/api/embed", model="tiny:document", input=TEXTS, keep_alive="5m", options={})
+    assert close(answer["embeddings"], expected["document"])
+    assert answer["prompt_eval_count"] > 0
+    refused = client.post("/api/embed", json={"model": "tiny", "input": "a", "options": {"num_ctx": 8}})
+    assert refused.status_code == 400
+
+
+def test_info_describes_the_model_that_answers(client, model):
+    info = client.get("/info").json()
+    facts = echoembed.describe(model)
+    assert info["echoembed"]["fingerprint"] == facts["fingerprint"]
+    assert info["model_id"] == "tiny"
+    assert client.post("/embed", json={"inputs": "a"}).headers["x-echoembed-fingerprint"] == facts["fingerprint"]
+
+
+def test_an_instruction_stands_in_its_place_or_is_refused(client):
+    told = echoembed.load(recipe=INSTRUCTED)
+    with serving.client(serving.service(Encoder(told))) as one:
+        rows = [row["embedding"] for row in post(one, "/v1/embeddings", input=TEXTS, instruction="Say:")["data"]]
+        assert close(rows, told.encode(TEXTS, prompt="Say:"))
+        rows = [row["embedding"] for row in post(one, "/v1/embeddings", input=TEXTS)["data"]]
+        assert close(rows, told.encode(TEXTS))
+    refused = client.post("/v1/embeddings", json={"input": "a", "instruction": "Say:"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "instruction")
+
+
+@pytest.mark.parametrize("path", ["/embed_sparse", "/embed_all"])
+def test_vectors_that_echo_has_not_are_a_404_of_one_line(client, path):
+    answer = client.post(path, json={"inputs": "a"})
+    assert answer.status_code == 404
+    assert "/embed" in answer.json()["error"]["message"]
+
+
+def test_the_page_is_compared_under_echo_and_classical(model):
+    with serving.client() as one:
+        answer = post(one, "/compare", query=TEXTS[0], texts=TEXTS)
+    assert [recipe["name"] for recipe in answer["recipes"]] == ["echo", "classical"]
+    for recipe in answer["recipes"]:
+        plain = echoembed.load(recipe=recipe["name"])
+        vectors, [query] = plain.encode_document(TEXTS), plain.encode_query([TEXTS[0]])
+        assert close(recipe["scores"], vectors @ query)
+        assert close(recipe["similarity"], vectors @ vectors.T)
+        assert len(recipe["query"]["copies"]) == {"echo": 2, "classical": 1}[recipe["name"]]
+        assert recipe["seconds"] > 0
