@@ -176,8 +176,8 @@ class LlamaCpp:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of length 1, ``_ND`` in the order of the texts."""
-        rendered = self.first.render(texts)
-        shared = self.first._shared_tokens(None, None)
+        rendered = self.first.reader.render(texts)
+        shared = rendered[0].prefix
         out_ND = np.zeros((len(texts), self.embeddings.shape[1]), np.float32)
         self.api.llama_memory_clear(self.memory, True)
         self._decode([(0, rendered[0].ids[:shared], 0, (0, 0))])

@@ -147,8 +147,8 @@ def work(model: Any, texts: Sequence[str]) -> Work:  # noqa: ANN401
     """Count tokens and operations of texts under a model's recipe."""
     first = model[0]
     config = first.model.config
-    rendered = first.render(list(texts))
-    shared = first._shared_tokens(None, None)
+    rendered = first.reader.render(list(texts))
+    shared = rendered[0].prefix
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads, keys = config.num_attention_heads * head, config.num_key_value_heads * head
     width, layers = config.hidden_size, config.num_hidden_layers

@@ -144,9 +144,7 @@ def _load(folder: Path, **settings: Any) -> Any:  # noqa: ANN401
     import echoembed
 
     torch.set_num_threads(1)
-    model = echoembed.load(folder, recipe="echo", budget=2048, device="cpu", **settings)
-    model[0].overflow = "ignore"
-    return model
+    return echoembed.load(folder, recipe="echo", budget=2048, device="cpu", overflow="ignore", **settings)
 
 
 def _status(field: str) -> float:

@@ -58,9 +58,9 @@ def load_all(
     loaded: list[SentenceTransformer] = []
 
     def ours(recipe: str, **settings: Any) -> SentenceTransformer:  # noqa: ANN401
-        model = echoembed.load(folder, recipe=recipe, budget=2048, device=device, **{"dtype": dtype, **settings})
-        model[0].overflow = "ignore"
-        if "dtype" not in settings:  # the same weights, held once: packing leaves a model as it was
+        settings = {"dtype": dtype, "overflow": "ignore", **settings}
+        model = echoembed.load(folder, recipe=recipe, budget=2048, device=device, **settings)
+        if settings["dtype"] == dtype:  # the same weights, held once: packing leaves a model as it was
             model[0].model = loaded[0][0].model if loaded else model[0].model
             loaded.append(model)
         return model

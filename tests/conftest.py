@@ -1,12 +1,5 @@
-"""What every test runs under: one thread, so that two processes of a test run share two cores."""
+"""One thread for every test: bits do not depend on the machine's cores, and two processes share two of them."""
 
-import pytest
 import torch
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+torch.set_num_threads(1)

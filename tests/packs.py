@@ -4,7 +4,8 @@ import torch
 
 import tiny_models
 from echoembed.model import backbone
-from echoembed.model.pooling import gather_spans, span_mask
+from echoembed.model.pooling import gather_spans, pad
+from echoembed.prompts.template import Rendered
 
 LENGTHS = [4, 11, 11, 19, 27, 5]  # with a shared beginning of three tokens
 TOLERANCE = 1e-5
@@ -16,12 +17,15 @@ def load(family, attention="causal", **settings):
     return backbone.load_model(folder, family, config, torch.float32)
 
 
-def features(lengths, spans, vocabulary=400, seed=0):
+def prompts(lengths, spans, vocabulary=400, seed=0, prefix=3):
+    """Prompts of random ids that begin alike."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(5, vocabulary, (len(lengths), max(lengths)), generator=generator)
     ids[:, :3] = torch.tensor([7, 8, 9])[: ids.shape[1]]
-    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
-    return ids * mask, mask, span_mask(spans, max(lengths)), torch.full((len(lengths),), 3)
+    return [
+        Rendered(tuple(row[:length].tolist()), span, min(prefix, length))
+        for row, length, span in zip(ids, lengths, spans, strict=True)
+    ]
 
 
 def spans_of(kind, lengths):
@@ -34,8 +38,12 @@ def spans_of(kind, lengths):
 
 
 @torch.no_grad()
-def padded(model, ids, mask, span, _shared=None):
-    return gather_spans(model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state, span)
+def padded(model, batch):
+    features = {name: value.to(model.device) for name, value in pad(batch, 0).items()}
+    states = model(
+        input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False
+    ).last_hidden_state
+    return gather_spans(states, features["span_mask"])
 
 
 def assert_equal(got, wanted, tolerance=TOLERANCE):

@@ -119,7 +119,7 @@ def echo_copying(folder: Path, ids: np.ndarray, tokenizer: Tokenizer, texts: int
         text = tokenizer.decode(ids[at : at + int(draw.integers(10, 40))].tolist()).strip()
         if not text:
             continue
-        (one,) = embedder.render([text])
+        (one,) = embedder.reader.render([text])
         sequence_T = torch.tensor(one.ids)
         logits_TV = model(input_ids=sequence_T[None], use_cache=False).logits[0]
         places = list(range(one.span[0] + 1, one.span[1]))

@@ -19,12 +19,14 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoembed import errors
+from echoembed.prompts.pieces import PieceTokenizer
+from echoembed.prompts.reader import Overflow, Reader
 from echoembed.prompts.template import SLOTS, Template
+from echoembed.prompts.template import Kind as Kind
 
 Attention = Literal["causal", "bidirectional"]
 Pooling = Literal["mean", "last", "weighted-mean", "first"]
 Preparation = Literal["none", "prompteol"]
-Kind = Literal["query", "document"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,33 @@ class Recipe:
             "query": Template(self.query_template, markers),
             "document": Template(self.document_template, markers),
         }
+
+    def overridden(self, *, layer: int | None = None, budget: int | None = None) -> Recipe:
+        """The same recipe with another layer or budget, where one is given."""
+        changes = {key: value for key, value in (("layer", layer), ("budget", budget)) if value is not None}
+        return Recipe(**{**self.as_dict(), **changes}) if changes else self
+
+    def reader(self, pieces: PieceTokenizer, *, context: int | None, overflow: Overflow = "warn") -> Reader:
+        """What renders texts by this recipe for a model.
+
+        Args:
+            pieces: The model's tokenizer.
+            context: Most tokens the model reads at once; None if nothing limits it.
+            overflow: What becomes of a text over the budget (see ``Reader``).
+
+        Raises:
+            TemplateError: If a template does not fit the tokenizer.
+        """
+        return Reader.of(
+            {kind: self.template(kind) for kind in get_args(Kind)},
+            pieces,
+            recipe=self.name,
+            budget=self.budget,
+            context=context,
+            instruction=self.instruction,
+            prepare=partial(prepare, preparation=self.preparation),
+            overflow=overflow,
+        )
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits over everything in the recipe that decides a vector; name and notes are left out."""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from echoembed.engine import PackedEngine, choose
-from packs import LENGTHS, TOLERANCE, assert_equal, features, load, padded, spans_of
+from echoembed.model.pooling import pad, unpad
+from packs import LENGTHS, TOLERANCE, assert_equal, load, padded, prompts, spans_of
 
 PACKED = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gpt2", "gpt-neox", "opt", "phi3", "olmo2"]
 WINDOWS = [("mistral", 5), ("gemma2", 5), ("gemma3", 5), ("phi3", 5)]
@@ -24,8 +25,8 @@ def test_family_is_packed_and_gives_the_padded_states(family, attention):
     assert choice.engine.share_prefix == (attention == "causal")
     assert choice.difference < TOLERANCE
     for kind in ("echo", "whole"):
-        batch = features(LENGTHS, spans_of(kind, LENGTHS))
-        assert_equal(choice.engine.states(model, *batch), padded(model, *batch))
+        batch = prompts(LENGTHS, spans_of(kind, LENGTHS))
+        assert_equal(choice.engine.states(model, batch), padded(model, batch))
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -35,11 +36,11 @@ def test_texts_longer_than_the_sliding_window(family, window, attention):
     choice = choose(model, causal=attention == "causal")
     assert choice.engine is not None, choice.reason
     for kind in ("echo", "middle", "last"):
-        batch = features(LENGTHS, spans_of(kind, LENGTHS))
-        wanted = padded(model, *batch)
-        assert_equal(choice.engine.states(model, *batch), wanted)
+        batch = prompts(LENGTHS, spans_of(kind, LENGTHS))
+        wanted = padded(model, batch)
+        assert_equal(choice.engine.states(model, batch), wanted)
     unlimited = load(family, attention, sliding_window=4096)
-    difference = (padded(unlimited, *batch)[0] - wanted[0]).abs().max()
+    difference = (padded(unlimited, batch)[0] - wanted[0]).abs().max()
     assert difference > 1e-2  # else the window was not at work
 
 
@@ -74,64 +75,75 @@ def test_family_that_packing_does_not_know_falls_back(family):
 def test_every_setting_gives_the_padded_states(settings, attention, kind):
     model = load("llama", attention)
     engine = replace(PackedEngine(causal=attention == "causal"), **settings)
-    batch = features(LENGTHS, spans_of(kind, LENGTHS))
-    assert_equal(engine.states(model, *batch), padded(model, *batch))
+    batch = prompts(LENGTHS, spans_of(kind, LENGTHS))
+    assert_equal(engine.states(model, batch), padded(model, batch))
 
 
 def test_one_text_one_token_and_no_shared_beginning():
     model = load("llama")
     engine = PackedEngine(causal=True)
     for lengths in ([9], [4], [1], [1, 1, 2]):
-        batch = features(lengths, spans_of("last", lengths))
-        assert_equal(engine.states(model, *batch), padded(model, *batch))
-        assert_equal(engine.states(model, *batch[:3]), padded(model, *batch))
+        batch = prompts(lengths, spans_of("last", lengths))
+        assert_equal(engine.states(model, batch), padded(model, batch))
+        alike = [replace(prompt, prefix=0) for prompt in batch]
+        assert_equal(engine.states(model, alike), padded(model, batch))
 
 
 def test_prompts_that_do_not_share_the_beginning_are_not_made_to():
     model = load("llama")
-    ids, mask, span, shared = features(LENGTHS, spans_of("echo", LENGTHS))
-    ids[2, 1] = 77
-    assert_equal(PackedEngine(causal=True).states(model, ids, mask, span, shared), padded(model, ids, mask, span))
+    batch = prompts(LENGTHS, spans_of("echo", LENGTHS))
+    batch[2] = replace(batch[2], ids=(7, 77, *batch[2].ids[2:]))
+    assert_equal(PackedEngine(causal=True).states(model, batch), padded(model, batch))
 
 
-def test_padding_on_the_left():
+def test_what_texts_happen_to_share_is_not_computed_once():
+    """Only the template's own tokens are: rounding must not depend on company."""
     model = load("llama")
-    ids, mask, span, _ = features(LENGTHS, spans_of("echo", LENGTHS))
-    wanted = PackedEngine(causal=True).states(model, ids, mask, span)
+    batch = prompts([9, 9, 9], [(7, 9)] * 3, prefix=1)
+    tokens = []
+    hook = model.get_input_embeddings().register_forward_hook(lambda _, args, __: tokens.append(args[0].numel()))
+    PackedEngine(causal=True).states(model, batch)
+    PackedEngine(causal=True).states(model, batch[:1])
+    hook.remove()
+    assert tokens == [1 + 3 * 8, 1 + 8]
+
+
+def test_prompts_come_back_from_padding_on_either_side():
+    batch = prompts(LENGTHS, spans_of("middle", LENGTHS), prefix=0)
+    parts = [pad(batch, 0)[name] for name in ("input_ids", "attention_mask", "span_mask")]
+    assert unpad(*parts) == batch
     shifts = [max(LENGTHS) - length for length in LENGTHS]
-    moved = [
-        torch.stack([row.roll(shift) for row, shift in zip(part, shifts, strict=True)]) for part in (ids, mask, span)
-    ]
-    assert_equal(PackedEngine(causal=True).states(model, *moved), wanted)
+    moved = [torch.stack([row.roll(shift) for row, shift in zip(part, shifts, strict=True)]) for part in parts]
+    assert unpad(*moved) == batch
 
 
 def test_texts_at_the_context_limit():
     model = load("llama", max_position_embeddings=64)
     lengths = [64, 64, 5]
-    batch = features(lengths, spans_of("echo", lengths))
-    assert_equal(PackedEngine(causal=True).states(model, *batch), padded(model, *batch))
+    batch = prompts(lengths, spans_of("echo", lengths))
+    assert_equal(PackedEngine(causal=True).states(model, batch), padded(model, batch))
 
 
 def test_equal_texts_are_computed_once():
     model = load("llama")
     lengths = [11] * 6
-    ids, mask, span, shared = features(lengths, spans_of("echo", lengths))
-    ids[1:4] = ids[0]
+    batch = prompts(lengths, spans_of("echo", lengths))
+    batch[1:4] = [batch[0]] * 3
     tokens = []
     hook = model.get_input_embeddings().register_forward_hook(lambda _, args, __: tokens.append(args[0].numel()))
-    states, _ = PackedEngine(causal=True).states(model, ids, mask, span, shared)
+    states, mask = PackedEngine(causal=True).states(model, batch)
     hook.remove()
     assert sum(tokens) == 3 + 3 * (11 - 3)
     assert torch.equal(states[0], states[3])
-    assert_equal((states, padded(model, ids, mask, span)[1]), padded(model, ids, mask, span))
+    assert_equal((states, mask), padded(model, batch))
 
 
 def test_last_layer_works_on_pooled_tokens_only():
     model = load("llama")
     rows = []
     hook = model.layers[-1].mlp.register_forward_hook(lambda _, args, __: rows.append(args[0].shape[1]))
-    batch = features(LENGTHS, spans_of("last", LENGTHS))
-    PackedEngine(causal=True).states(model, *batch)
+    batch = prompts(LENGTHS, spans_of("last", LENGTHS))
+    PackedEngine(causal=True).states(model, batch)
     hook.remove()
     assert rows == [len(LENGTHS)]
 
@@ -141,27 +153,27 @@ def test_neighbours_and_order_do_not_matter():
     engine = PackedEngine(causal=True, tokens=40)
     generator = torch.Generator().manual_seed(3)
     lengths = torch.randint(4, 30, (12,), generator=generator).tolist()
-    ids, mask, span, shared = features(lengths, spans_of("echo", lengths))
-    whole, _ = engine.states(model, ids, mask, span, shared)
+    batch = prompts(lengths, spans_of("echo", lengths))
+    whole, _ = engine.states(model, batch)
     for _ in range(20):
         rows = torch.randperm(12, generator=generator)[: int(torch.randint(1, 12, (1,), generator=generator))]
-        part, _ = engine.states(model, ids[rows], mask[rows], span[rows], shared[rows])
+        part, _ = engine.states(model, [batch[row] for row in rows])
         difference = (part - whole[rows][:, : part.shape[1]]).abs().max()
         assert difference / whole.abs().max() < 1e-6
 
 
 def test_the_model_is_left_as_it_was_even_after_an_error():
     model = load("llama")
-    batch = features(LENGTHS, spans_of("echo", LENGTHS))
-    before = padded(model, *batch)[0]
+    batch = prompts(LENGTHS, spans_of("echo", LENGTHS))
+    before = padded(model, batch)[0]
     broken = model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        PackedEngine(causal=True).states(model, *batch)
+        PackedEngine(causal=True).states(model, batch)
     broken.remove()
-    PackedEngine(causal=True).states(model, *batch)
+    PackedEngine(causal=True).states(model, batch)
     assert model.config._attn_implementation != "echoembed_packed"
     assert not [module for module in model.modules() if "forward" in module.__dict__]
-    assert torch.equal(padded(model, *batch)[0], before)
+    assert torch.equal(padded(model, batch)[0], before)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
@@ -169,8 +181,8 @@ def test_a_pack_leaves_nothing_to_the_garbage_collector(family):
     """States that only a cycle of references keeps pile up over a long call: half a gigabyte in 100,000 texts."""
     model = load(family)
     engine = PackedEngine(causal=True)
-    batch = features(LENGTHS, spans_of("echo", LENGTHS))
-    engine.states(model, *batch)
+    batch = prompts(LENGTHS, spans_of("echo", LENGTHS))
+    engine.states(model, batch)
 
     def tensors():
         return sum(isinstance(one, torch.Tensor) for one in gc.get_objects())
@@ -180,7 +192,7 @@ def test_a_pack_leaves_nothing_to_the_garbage_collector(family):
     try:
         before = tensors()
         for _ in range(3):
-            engine.states(model, *batch)
+            engine.states(model, batch)
         assert tensors() == before
     finally:
         gc.enable()
@@ -188,12 +200,12 @@ def test_a_pack_leaves_nothing_to_the_garbage_collector(family):
 
 def test_changed_weights_are_seen():
     model = load("llama")
-    batch = features(LENGTHS, spans_of("echo", LENGTHS))
+    batch = prompts(LENGTHS, spans_of("echo", LENGTHS))
     engine = PackedEngine(causal=True)
-    engine.states(model, *batch)
+    engine.states(model, batch)
     with torch.no_grad():
         model.layers[0].mlp.down_proj.weight.mul_(2)
-    assert_equal(engine.states(model, *batch), padded(model, *batch))
+    assert_equal(engine.states(model, batch), padded(model, batch))
 
 
 def test_a_mask_of_another_kind_is_refused():
@@ -207,7 +219,7 @@ def test_tokens_in_flight_stay_within_the_budget_whatever_comes():
     hook = model.get_input_embeddings().register_forward_hook(lambda _, args, __: tokens.append(args[0].numel()))
     lengths = [5, 9, 12] * 700 + [600] * 6
     engine = PackedEngine(causal=True, tokens=1024)
-    engine.states(model, *features(lengths, spans_of("last", lengths)))
+    engine.states(model, prompts(lengths, spans_of("last", lengths)))
     hook.remove()
     assert max(tokens) <= 1024
     assert sum(tokens) < sum(lengths)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from echoembed.engine import PackedEngine, varlen
-from packs import LENGTHS, assert_equal, features, load, padded, spans_of
+from packs import LENGTHS, assert_equal, load, padded, prompts, spans_of
 
 CALLS = []
 
@@ -57,8 +57,8 @@ def test_one_kernel_gives_the_padded_states(plain, family, attention, kind):
     for settings in ({}, {"share_prefix": False}, {"trim": False}, {"tokens": 24}):
         CALLS.clear()
         engine = replace(PackedEngine(causal=attention == "causal"), **settings)
-        batch = features(LENGTHS, spans_of(kind, LENGTHS))
-        assert_equal(engine.states(model, *batch), padded(model, *batch))
+        batch = prompts(LENGTHS, spans_of(kind, LENGTHS))
+        assert_equal(engine.states(model, batch), padded(model, batch))
         assert CALLS
         if not settings:  # all texts at once, and the shared beginning as one more where it is computed by itself
             shared = attention == "causal" and kind != "whole"
@@ -69,8 +69,8 @@ def test_what_the_kernel_lacks_goes_by_runs(plain):
     """Soft-caps, and texts beyond a sliding window."""
     for family, settings in (("gemma2", {}), ("mistral", {"sliding_window": 5})):
         model = load(family, "causal", **settings)
-        batch = features(LENGTHS, spans_of("echo", LENGTHS))
-        assert_equal(PackedEngine(causal=True).states(model, *batch), padded(model, *batch))
+        batch = prompts(LENGTHS, spans_of("echo", LENGTHS))
+        assert_equal(PackedEngine(causal=True).states(model, batch), padded(model, batch))
         assert not CALLS
 
 
@@ -83,7 +83,7 @@ def test_a_cpu_goes_by_runs():
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_the_real_kernel_gives_the_padded_states(family, attention):
     model = load(family, attention, head_dim=16).to("cuda", torch.bfloat16)
-    batch = [part.to("cuda") for part in features(LENGTHS, spans_of("echo", LENGTHS))]
+    batch = prompts(LENGTHS, spans_of("echo", LENGTHS))
     assert varlen.supported(torch.zeros(1, 2, 3, 16, dtype=torch.bfloat16, device="cuda"))
     engine = PackedEngine(causal=attention == "causal")
-    assert_equal(engine.states(model, *batch), padded(model, *batch), tolerance=0.03)
+    assert_equal(engine.states(model, batch), padded(model, batch), tolerance=0.03)

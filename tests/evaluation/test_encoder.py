@@ -8,6 +8,7 @@ from echoembed.evaluation.encoder import PLACEHOLDER, Encoder
 from echoembed.evaluation.instructions import instruction_for
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
+from echoembed.prompts.reader import Reader
 
 
 def instructed(instruction="Say what it is about"):
@@ -25,13 +26,13 @@ def instructed(instruction="Say what it is about"):
 def asked(monkeypatch, model, tasks):
     """What the model is asked while tasks run: (task, prompt) → texts."""
     calls = {}
-    encode = model.encode
+    render = Reader.render
 
-    def recorded(texts, *, prompt, task, **settings):
-        calls.setdefault((task, prompt), []).extend(texts)
-        return encode(texts, prompt=prompt, task=task, **settings)
+    def recorded(reader, texts, *, task=None, instruction=None):
+        calls.setdefault((task, instruction or None), []).extend(texts)
+        return render(reader, texts, task=task, instruction=instruction)
 
-    monkeypatch.setattr(model, "encode", recorded)
+    monkeypatch.setattr(Reader, "render", recorded)
     evaluate(model, tasks)
     return calls
 
@@ -109,22 +110,16 @@ def test_blank_and_broken_texts_are_embedded_and_counted(model, made, monkeypatc
 def test_text_without_tokens_is_embedded_as_the_placeholder(model, made, monkeypatch):
     from echoembed import errors
 
-    render = model[0].render
+    render = Reader.render
 
-    def picky(inputs, **settings):
-        if "A cat." in inputs:
+    def picky(reader, texts, **settings):
+        if "A cat." in texts:
             raise errors.text_without_tokens("A cat.")
-        return render(inputs, **settings)
+        return render(reader, texts, **settings)
 
     encoder = Encoder(model)
-    monkeypatch.setattr(model[0], "render", picky)
+    monkeypatch.setattr(Reader, "render", picky)
     vectors = encoder._encode(["A cat.", "A dog.", PLACEHOLDER], "query", "")
     assert (vectors[0] == vectors[2]).all()
     assert (vectors[1] != vectors[2]).any()
     assert encoder.counts["blank"] == 1
-
-
-def test_settings_of_the_model_are_as_before(model, made):
-    before = model[0].overflow
-    evaluate(model, local_tasks(made, ["sts"]))
-    assert model[0].overflow == before

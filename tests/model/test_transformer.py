@@ -261,7 +261,6 @@ def test_an_instruct_models_chat_format_is_not_wrapped_around_texts(tmp_path):
 
 def test_a_budget_cuts_each_reading(model):
     short = echoembed.load(device="cpu", budget=4)
-    short[0].overflow = "ignore"
     rendered = echoembed.render(model, TEXTS[2])
     cut = model[0].tokenizer.decode(rendered.ids[rendered.span[0] : rendered.span[0] + 4]).strip()
     assert np.abs(short.encode(TEXTS[2]) - model.encode(cut)).max() < 1e-6
@@ -292,24 +291,25 @@ def test_texts_that_are_cut_are_counted_and_said():
     with pytest.warns(TruncationWarning, match=said) as caught:
         model.encode(texts)
     assert len(caught) == 1
-    assert (model[0].dropped_texts, model[0].dropped_tokens) == (len(over), sum(over))
-    with pytest.warns(TruncationWarning, match=rf"{len(over) + 1} texts and {sum(over) + over[0]} tokens so far"):
-        model.encode(texts[0])
+    assert [prompt.dropped for prompt in model[0].reader.render(texts) if prompt.dropped] == over
+    parts = model.encode(texts, output_value=None)
+    assert sorted(int(part["dropped"]) for part in parts) == sorted([*over, *[0] * (4 - len(over))])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.encode("a")
 
 
 def test_a_text_over_the_budget_can_be_refused_or_cut_in_silence():
-    model = tiny("classical", budget=2)
-    model[0].overflow = "error"
+    model = tiny("classical", budget=2, overflow="error")
     with pytest.raises(TextError, match=r"'one two three four five' is \d+ tokens over the 2"):
         model.encode(["a", "one two three four five"])
-    model[0].overflow = "ignore"
+    with pytest.raises(AttributeError):
+        model[0].overflow = "ignore"  # it is chosen when a model is loaded
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.encode(["one two three four five"])
-    assert model[0].dropped_texts == 1
+        tiny("classical", budget=2, overflow="ignore").encode(["one two three four five"])
+    with pytest.raises(ModelError, match=r"overflow = 'cut'.*warn, error, ignore"):
+        tiny("classical", overflow="cut")
 
 
 # Features and training

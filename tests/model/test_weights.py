@@ -16,6 +16,7 @@ from echoembed import errors
 from echoembed.model import backbone
 from echoembed.numerics import relative_difference
 from echoembed.prompts.pieces import PieceTokenizer
+from echoembed.prompts.reader import Reader
 
 TEXTS = ["the cat sat on a mat", "rain fell over the old town and river", "boats"]
 
@@ -127,9 +128,9 @@ def test_the_librarys_trainer_gives_each_column_its_template(loss, tmp_path, mon
     )
     model = echoembed.load(tiny_models.folder("llama"), recipe=two)
     read = []
-    render = type(model[0]).render
+    render = Reader.render
     monkeypatch.setattr(
-        type(model[0]),
+        Reader,
         "render",
         lambda self, inputs, **kwargs: read.append((inputs[0], kwargs.get("task"))) or render(self, inputs, **kwargs),
     )

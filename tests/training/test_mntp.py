@@ -31,8 +31,7 @@ def load(family="llama", recipe="classical-bidirectional", **settings):
 
 
 def features(model, texts=TEXTS):
-    with plain_text(model):
-        return model.preprocess(texts, task="query")
+    return plain_text(model).preprocess(texts, task="query")
 
 
 def oracle(folder, ids_BT, mask_BT, labels_BT):
@@ -98,18 +97,19 @@ def test_processes_weigh_by_their_masked_tokens(tmp_path):
     assert mntp._per_process(torch.tensor(3)) == 3.0
 
 
-def test_texts_are_read_plain_and_then_by_the_recipe_again():
+def test_texts_are_read_plain_by_the_same_weights_while_the_model_keeps_its_recipe():
     model = load()
     transformer = transformer_of(model)
-    before = transformer.render(TEXTS)[0].ids
-    with plain_text(model):
-        [plain] = transformer.render(TEXTS[:1])
-        fresh = transformer.preprocess(TEXTS[:1])
+    before = transformer.reader.render(TEXTS)[0].ids
+    reading = transformer_of(plain_text(model))
+    assert reading.model is transformer.model
+    [plain] = reading.reader.render(TEXTS[:1])
+    fresh = reading.preprocess(TEXTS[:1])
     whole = transformer.tokenizer(TEXTS[0])["input_ids"]
     assert list(plain.ids) == whole
     assert plain.span == (1, len(whole))  # all but the BOS
     assert fresh["input_ids"][0].tolist() == whole
-    assert transformer.render(TEXTS)[0].ids == before != plain.ids
+    assert transformer.reader.render(TEXTS)[0].ids == before != plain.ids
 
 
 def test_plain_text_takes_a_recipe_with_an_instruction():

@@ -71,18 +71,18 @@ def run(steps, model, scores=None):
     random.seed(2)
     model.train()
     losses = []
-    with plain_text(model):
+    reading = plain_text(model)
+    if scores:
+        scores.on_train_begin(None, states(0, steps), control)
+    for step in range(1, steps + 1):
+        value = loss([reading.preprocess(TEXTS)])
+        value.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(value.item())
+        assert all(module.training for module in model.modules())
         if scores:
-            scores.on_train_begin(None, states(0, steps), control)
-        for step in range(1, steps + 1):
-            value = loss([model.preprocess(TEXTS)])
-            value.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            losses.append(value.item())
-            assert all(module.training for module in model.modules())
-            if scores:
-                scores.on_step_end(None, states(step, steps), control)
+            scores.on_step_end(None, states(step, steps), control)
     drawn = (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
     return losses, [weight.detach().clone() for weight in weights], drawn
 
@@ -110,7 +110,7 @@ def test_scores_are_made_when_they_are_due(every, expected, data, tmp_path):
 
 
 def test_a_score_is_that_of_the_recipe_outside_training(data, tmp_path):
-    """Against scipy, on a model that reads otherwise for its training."""
+    """Against scipy, on a model in training."""
     model = load()
     rows = read(data / "sts" / "made" / "test.jsonl")
     model.eval()
@@ -118,8 +118,7 @@ def test_a_score_is_that_of_the_recipe_outside_training(data, tmp_path):
     expected = spearmanr((left * right).sum(axis=1), [row["score"] for row in rows]).statistic
     model.train()
     scores = Scores(model, ScoreConfig(data=str(data)), tmp_path)
-    with plain_text(model):
-        scores.on_train_begin(None, states(0, 5), None)
+    scores.on_train_begin(None, states(0, 5), None)
     [line] = read(tmp_path / "scores.jsonl")
     assert line == {"step": 0, "task": "made", "kind": "STS", "score": pytest.approx(expected, abs=1e-6)}
     assert scores.last[0].score == line["score"]
@@ -155,22 +154,18 @@ def test_what_scoring_changes_is_put_back_when_it_fails():
     transformer = transformer_of(model)
     model.train()
     transformer.model.layers[0].eval()  # whoever froze it meant to
-    transformer.dropped_texts = 3
-    before = (torch.get_rng_state(), transformer.renderers, [module.training for module in model.modules()])
+    before = (torch.get_rng_state(), [module.training for module in model.modules()])
 
     def fail():
         with undisturbed(model):
             model.encode(TEXTS)
             torch.rand(9)
-            transformer.dropped_texts = 8
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert transformer.renderers is before[1]
-    assert [module.training for module in model.modules()] == before[2]
-    assert transformer.dropped_texts == 3
+    assert [module.training for module in model.modules()] == before[1]
 
 
 # Progress
@@ -221,9 +216,9 @@ def test_curves_are_drawn_of_what_there_is(tmp_path):
     line = {"step": 1, "loss": 2.0, "gradient_norm": 0.0, "data_set": "one", "rows": 1, "tokens": 1, "seconds": 1}
     (tmp_path / "log.jsonl").write_text(json.dumps(line) + "\n")
     assert curves.draw(tmp_path) == [tmp_path / "loss.png"]
-    first = (tmp_path / "loss.png").read_bytes()
+    once = (tmp_path / "loss.png").read_bytes()
     curves.draw(tmp_path)
-    assert (tmp_path / "loss.png").read_bytes() == first
+    assert (tmp_path / "loss.png").read_bytes() == once
 
 
 def test_curves_show_the_numbers_of_the_logs():

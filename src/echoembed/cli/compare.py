@@ -84,7 +84,7 @@ def compare(
         embedder = Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
         items, vectors_ND = held[name] = session.embed_few(embedder, items, reader, least=2)
         stamps[name] = embedder.stamp()._asdict()
-        session.report_cuts(loaded, on_overflow)
+        session.report_cuts(embedder, on_overflow)
     for name, (embedded, vectors_ND) in held.items():  # what one recipe left out, no other shows
         matrices[name] = session.cosines(vectors_ND[[item in items for item in embedded]])
     if json:

@@ -100,4 +100,4 @@ def embed(
         target = "standard output" if to_stdout else output
         out.note(f"embedded {count:,} {words} in {progress.seconds:.1f} s ({rate:,.0f} texts/s) → {target}")
     session.report_skipped(reader, array=output if output is not None and output.lower().endswith(".npy") else None)
-    session.report_cuts(loaded, on_overflow)
+    session.report_cuts(embedder, on_overflow)

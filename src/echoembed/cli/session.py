@@ -78,11 +78,9 @@ def load(
     """The model that the options name; ``options`` are those of ``echoembed.load``."""
     silence()
     import echoembed
-    from echoembed.model.transformer import transformer_of
 
-    loaded = echoembed.load(model, recipe=recipe_named(recipe, recipes_file), **options)
-    transformer_of(loaded).overflow = "error" if on_overflow == "error" else "ignore"
-    return loaded
+    overflow: Any = "error" if on_overflow == "error" else "ignore"  # cuts are reported once, at the end
+    return echoembed.load(model, recipe=recipe_named(recipe, recipes_file), overflow=overflow, **options)
 
 
 def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
@@ -101,15 +99,13 @@ def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
     return items
 
 
-def report_cuts(model: SentenceTransformer, on_overflow: str) -> None:
+def report_cuts(embedder: Embedder, on_overflow: str) -> None:
     """Say how much was cut, unless that was to be ignored."""
-    from echoembed.model.transformer import transformer_of
-
-    first = transformer_of(model)
-    if first.dropped_texts and on_overflow == "warn":
+    cuts = embedder.cuts
+    if cuts.texts and on_overflow == "warn":
         warn(
-            f"{first.dropped_texts:,} {'text was' if first.dropped_texts == 1 else 'texts were'} over the budget: "
-            f"{first.dropped_tokens:,} tokens were not read. Raise --budget, split the texts, or refuse them with "
+            f"{cuts.texts:,} {'text was' if cuts.texts == 1 else 'texts were'} over the budget: "
+            f"{cuts.tokens:,} tokens were not read. Raise --budget, split the texts, or refuse them with "
             "--on-overflow error."
         )
 

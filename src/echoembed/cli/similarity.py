@@ -67,4 +67,4 @@ def similarity(
         ]
         out.print_table(["", "text", *numbers], rows, right=numbers)
     session.report_skipped(reader)
-    session.report_cuts(loaded, on_overflow)
+    session.report_cuts(embedder, on_overflow)

@@ -16,8 +16,8 @@ Knows prompts as ids and spans; knows nothing of texts, templates or recipes.
 """
 
 from echoembed.engine.choice import Engine, Selector
-from echoembed.engine.engine import PackedEngine
+from echoembed.engine.engine import PackedEngine, tokens_in_flight
 from echoembed.engine.int8 import quantize
 from echoembed.engine.proof import Choice, choose
 
-__all__ = ["Choice", "Engine", "PackedEngine", "Selector", "choose", "quantize"]
+__all__ = ["Choice", "Engine", "PackedEngine", "Selector", "choose", "quantize", "tokens_in_flight"]

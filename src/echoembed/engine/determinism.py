@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from echoembed.engine.onednn import fast_linears
-from echoembed.engine.pack import Prompt
+from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ def _model_is(engine: PackedEngine, model: PreTrainedModel, longest: int) -> boo
     for _ in range(_TRIALS):
         length = chance.choice([2, 3, longest // 2, longest // 2, chance.randint(2, longest)])
         start = chance.choice([0, length // 2, length - 1])
-        prompts.append(Prompt(tuple(chance.randrange(size) for _ in range(length)), (start, length)))
+        prompts.append(Rendered(tuple(chance.randrange(size) for _ in range(length)), (start, length)))
     alone = [next(engine.run(model, [prompt]))[1] for prompt in prompts]
     for count in (2, _TRIALS // 2, _TRIALS):
         chosen = chance.sample(range(_TRIALS), count)

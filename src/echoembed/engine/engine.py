@@ -1,12 +1,12 @@
-"""The engine: padded features in, pooled states out, through packs without padding.
+"""The engine: prompts in, pooled states out, through packs without padding.
 
-    engine = PackedEngine("causal")
-    states_BSD, mask_BS = engine.states(model, ids_BT, mask_BT, span_BT)
+    engine = PackedEngine(causal=True)
+    states_BSD, mask_BS = engine.states(model, prompts)
 
-Equal prompts are computed once. The model is not touched: what is changed for a pack is put back after it, and
-one pack of a model runs at a time.
+Equal prompts are computed once. While a pack runs, some of the model's modules have other forwards (``patches.py``);
+they are put back after it, and one pack runs at a time.
 
-Shapes: B texts, T tokens of the longest prompt, S tokens of the longest span, P pooled tokens of a pack, D width.
+Shapes: B prompts, S tokens of the longest span, P pooled tokens of a pack, D width of the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from echoembed.engine import attention, int8, onednn
 from echoembed.engine.fused import lighter
 from echoembed.engine.last_layer import last_layer, trimmed
-from echoembed.engine.pack import Layout, Prompt, cut, lay_out
+from echoembed.engine.pack import Layout, cut, lay_out
+from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,83 +58,68 @@ class PackedEngine:
     tokens: int | None = None
     solo: bool = False
 
-    def states(
-        self,
-        model: PreTrainedModel,
-        ids_BT: Tensor,
-        mask_BT: Tensor,
-        span_BT: Tensor,
-        shared_B: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The pooled states of padded prompts.
+    def states(self, model: PreTrainedModel, prompts: Sequence[Rendered]) -> tuple[Tensor, Tensor]:
+        """The pooled states of prompts.
 
         Args:
             model: The language model, without its head.
-            ids_BT: Token ids.
-            mask_BT: 1 for a token, 0 for padding.
-            span_BT: 1 for a pooled token, in one unbroken run of each row.
-            shared_B: How many tokens at the beginning are the same in every prompt of this kind. None: none.
+            prompts: B prompts; equal ones are computed once.
 
         Returns:
             ``states_BSD`` in float32, on the left and zeros after them, and ``mask_BS`` in int64.
         """
-        prompts = _prompts(ids_BT, mask_BT, span_BT)
-        unique = list(dict.fromkeys(prompts))
-        number = {prompt: index for index, prompt in enumerate(unique)}
-        length_B = span_BT.sum(dim=1)
-        shared = 0 if shared_B is None else int(shared_B.min())
+        unique = {(prompt.ids, prompt.span): prompt for prompt in prompts}
+        number = {key: index for index, key in enumerate(unique)}
+        distinct = list(unique.values())
+        pooled = [prompt.span[1] - prompt.span[0] for prompt in distinct]
         out_BSD: Tensor | None = None
-        slot_S = torch.arange(int(length_B.max()), device=ids_BT.device)
-        for order, states_PD in self.run(model, unique, shared):
+        for order, states_PD in self.run(model, distinct):
             if out_BSD is None:
-                out_BSD = states_PD.new_zeros(len(unique), len(slot_S), states_PD.shape[-1], dtype=torch.float32)
+                out_BSD = states_PD.new_zeros(len(distinct), max(pooled), states_PD.shape[-1], dtype=torch.float32)
             start = 0
             for index in order:
-                count = unique[index].span[1] - unique[index].span[0]
-                out_BSD[index, :count] = states_PD[start : start + count]
-                start += count
+                out_BSD[index, : pooled[index]] = states_PD[start : start + pooled[index]]
+                start += pooled[index]
         assert out_BSD is not None
-        if len(unique) < len(prompts):
-            out_BSD = out_BSD[torch.tensor([number[prompt] for prompt in prompts], device=out_BSD.device)]
-        return out_BSD, (slot_S < length_B[:, None]).long()
+        rows_B = torch.tensor([number[prompt.ids, prompt.span] for prompt in prompts])
+        slot_S = torch.arange(max(pooled))
+        mask_BS = (slot_S < torch.tensor(pooled)[rows_B, None]).long().to(out_BSD.device)
+        if len(distinct) < len(prompts):
+            out_BSD = out_BSD[rows_B.to(out_BSD.device)]
+        return out_BSD, mask_BS
 
     def run(
-        self, model: PreTrainedModel, prompts: Sequence[Prompt], shared: int = 0, *, verify: bool = False
+        self, model: PreTrainedModel, prompts: Sequence[Rendered], *, verify: bool = False
     ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Run the model over prompts, pack by pack.
 
         Args:
             model: The language model, without its head.
             prompts: The prompts, best without equal ones.
-            shared: How many tokens at the beginning all of them share.
             verify: Whether the model's masks are compared with what is assumed of them.
 
         Yields:
             Numbers of prompts, and the states of their pooled tokens in that order, ``_PD`` in the model's dtype.
         """
-        prefix = self._prefix(prompts, shared)
+        prefix = self._prefix(prompts)
         budget = 1 if self.solo else self.tokens or tokens_in_flight(model)
         for group in _by_rotary(model, prompts, prefix, budget):
             layout = lay_out(prompts, group, prefix)
             yield layout.order, self._forward(model, layout, verify=verify)
 
-    def _prefix(self, prompts: Sequence[Prompt], shared: int) -> int:
-        """Tokens that are computed once: none of them pooled, and in causal attention only."""
-        if not (self.share_prefix and self.causal) or len(prompts) < 2 or self.solo:
+    def _prefix(self, prompts: Sequence[Rendered]) -> int:
+        """Tokens that are computed once a pack: the template's constant ones, none of them pooled.
+
+        A text alone shares them with nobody and yet is computed in the same way: rounding must not depend on company.
+        """
+        if not (self.share_prefix and self.causal) or self.solo:
             return 0
-        count = min(shared, min(prompt.span[0] for prompt in prompts))
+        count = min(min(prompt.prefix, prompt.span[0]) for prompt in prompts)
         return count if len({prompt.ids[:count] for prompt in prompts}) == 1 else 0
 
     @torch.no_grad()
     def _forward(self, model: PreTrainedModel, layout: Layout, *, verify: bool) -> Tensor:
-        device = model.device
-        layout = Layout(
-            layout.ids.to(device),
-            layout.positions.to(device),
-            layout.pooled.to(device),
-            layout.runs,
-            layout.order,
-        )
+        layout = layout.to(model.device)
         active = attention.Pass(layout, self.causal, verify)
         with self._prepared(model, active):
             output = model(
@@ -182,7 +168,7 @@ def _width(module: nn.Module) -> int:
     return width if isinstance(width, int) else 0
 
 
-def _by_rotary(model: PreTrainedModel, prompts: Sequence[Prompt], prefix: int, budget: int) -> Iterator[list[int]]:
+def _by_rotary(model: PreTrainedModel, prompts: Sequence[Rendered], prefix: int, budget: int) -> Iterator[list[int]]:
     """Groups as ``cut`` makes them, never across the length at which the model changes its rotary positions.
 
     Some models (longrope, dynamic NTK) choose them by the longest text of the call.
@@ -192,14 +178,3 @@ def _by_rotary(model: PreTrainedModel, prompts: Sequence[Prompt], prefix: int, b
     for group in cut(prompts, prefix, budget):
         short = [index for index in group if not isinstance(limit, int) or len(prompts[index].ids) <= limit]
         yield from (part for part in (short, group[len(short) :]) if part)
-
-
-def _prompts(ids_BT: Tensor, mask_BT: Tensor, span_BT: Tensor) -> list[Prompt]:
-    """The prompts without their padding, on whichever side it is."""
-    first_B = mask_BT.argmax(dim=1)
-    start_B = span_BT.argmax(dim=1)
-    bounds_B4 = torch.stack([first_B, first_B + mask_BT.sum(dim=1), start_B, start_B + span_BT.sum(dim=1)], dim=1)
-    return [
-        Prompt(tuple(ids[first:stop]), (start - first, end - first))
-        for ids, (first, stop, start, end) in zip(ids_BT.tolist(), bounds_B4.tolist(), strict=True)
-    ]

@@ -11,24 +11,13 @@ Shapes: T tokens of the pack, P pooled tokens of the pack.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One text, ready for the model.
-
-    Attributes:
-        ids: Token ids of the whole prompt.
-        span: Start and stop of its pooled tokens; never empty.
-    """
-
-    ids: tuple[int, ...]
-    span: tuple[int, int]
+from echoembed.prompts.template import Rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +64,13 @@ class Layout:
     runs: tuple[Run, ...]
     order: tuple[int, ...]
 
+    def to(self, device: torch.device) -> Layout:
+        """The same pack with its tensors on another device."""
+        ids, positions, pooled = (tensor.to(device) for tensor in (self.ids, self.positions, self.pooled))
+        return replace(self, ids=ids, positions=positions, pooled=pooled)
 
-def cut(prompts: Sequence[Prompt], prefix: int, budget: int) -> Iterator[list[int]]:
+
+def cut(prompts: Sequence[Rendered], prefix: int, budget: int) -> Iterator[list[int]]:
     """Group prompts, shortest first, so that a group's own tokens stay within the budget.
 
     Args:
@@ -100,7 +94,7 @@ def cut(prompts: Sequence[Prompt], prefix: int, budget: int) -> Iterator[list[in
         yield group
 
 
-def lay_out(prompts: Sequence[Prompt], group: Sequence[int], prefix: int) -> Layout:
+def lay_out(prompts: Sequence[Rendered], group: Sequence[int], prefix: int) -> Layout:
     """Put the prompts of a group (see ``cut``) one after the other."""
     ids: list[int] = list(prompts[group[0]].ids[:prefix])
     positions: list[int] = list(range(prefix))

@@ -16,13 +16,12 @@ from torch import Tensor
 from echoembed.engine.attention import UnsupportedError
 from echoembed.engine.engine import PackedEngine
 from echoembed.engine.onednn import wanted
-from echoembed.engine.pack import Prompt
 from echoembed.numerics import TOLERANCE, relative_difference
+from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Largest difference, relative to the largest state, that counts as rounding: the sums are the same, in another order.
 _SHARED = 3
 _OWN = (2, 7, 7, 13, 4)
 
@@ -80,7 +79,7 @@ def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) 
     return Choice(None, " ".join(reason.split())[:200])
 
 
-def _probes(vocabulary: int) -> list[Prompt]:
+def _probes(vocabulary: int) -> list[Rendered]:
     """Prompts that begin alike, with spans at their end, in their middle and of one token."""
     size = min(vocabulary, 4096)
     shared = tuple((31 * place + 11) % size for place in range(_SHARED))
@@ -90,12 +89,12 @@ def _probes(vocabulary: int) -> list[Prompt]:
         ids = shared + tuple((17 * place * place + 101 * row + 5 * place + 7) % size for place in range(own))
         start = _SHARED + own // 2
         span = [(start, length), (start, length - 1), (length - 1, length)][row % 3 if own > 2 else 0]
-        prompts.append(Prompt(ids, span))
+        prompts.append(Rendered(ids, span, _SHARED))
     return prompts
 
 
 @torch.no_grad()
-def _padded(model: PreTrainedModel, prompts: list[Prompt]) -> list[Tensor]:
+def _padded(model: PreTrainedModel, prompts: list[Rendered]) -> list[Tensor]:
     """Pooled states of each prompt by the model's own padded forward; ``_SD`` each."""
     longest = max(len(prompt.ids) for prompt in prompts)
     pad = getattr(model.config, "pad_token_id", None)
@@ -109,9 +108,9 @@ def _padded(model: PreTrainedModel, prompts: list[Prompt]) -> list[Tensor]:
     return [states[slice(*prompt.span)] for states, prompt in zip(states_BTD, prompts, strict=True)]
 
 
-def _difference(engine: PackedEngine, model: PreTrainedModel, prompts: list[Prompt], expected: list[Tensor]) -> float:
+def _difference(engine: PackedEngine, model: PreTrainedModel, prompts: list[Rendered], expected: list[Tensor]) -> float:
     worst = 0.0
-    for order, states_PD in engine.run(model, prompts, _SHARED, verify=True):
+    for order, states_PD in engine.run(model, prompts, verify=True):
         difference = relative_difference(states_PD, torch.cat([expected[index] for index in order]))
         worst = max(worst, difference if difference == difference else torch.inf)  # NaN counts as different
     return worst

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
+from sentence_transformers.util import batch_to_device
 
-from echoembed.model.pooling import LIBRARY_MODE
+from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Pooling
@@ -71,7 +71,7 @@ class Memory:
     ) -> Vectors:
         """What ``model.encode`` gives: float32, (N, D), in order."""
         transformer = transformer_of(model)
-        rendered = transformer.render(texts, prompt=prompt, task=task)
+        rendered = transformer.reader.render(texts, task=task, instruction=prompt)
         attention, dtype = transformer.recipe.attention, transformer.model.dtype
         weights = f"{transformer.name} {transformer.revision} {dtype} {attention} {transformer.layers}"
         after = "".join(type(module).__name__ for module in list(model)[2:])
@@ -81,13 +81,10 @@ class Memory:
         order = sorted(new.values(), key=lambda place: -len(rendered[place].ids))
         self.computed += len(order)
         self.reused += len(keys) - len(order)
-        again = [rendered[place] for place in range(len(keys)) if new.get(keys[place]) != place]
-        transformer.dropped_texts += sum(prompt_.dropped > 0 for prompt_ in again)
-        transformer.dropped_tokens += sum(prompt_.dropped for prompt_ in again)
         fresh: dict[tuple[bytes, str], Vectors] = {}
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            found = _pooled(model, [texts[place] for place in batch], prompt, task)
+            found = _pooled(model, [rendered[place] for place in batch])
             for pooling, vectors_BD in found.items():
                 fresh.update({(keys[place], pooling): row for place, row in zip(batch, vectors_BD, strict=True)})
         size = sum(vector.nbytes for vector in fresh.values())
@@ -104,19 +101,15 @@ def _digest(weights: str, rendered: Rendered) -> bytes:
 
 
 @torch.inference_mode()
-def _pooled(
-    model: SentenceTransformer, texts: list[str], prompt: str | None, task: str | None
-) -> dict[Pooling, Vectors]:
+def _pooled(model: SentenceTransformer, prompts: list[Rendered]) -> dict[Pooling, Vectors]:
     """Vectors of one batch under the recipe's pooling, and under those that come with it."""
     transformer = transformer_of(model)
-    features = transformer.preprocess(texts, prompt=prompt, task=task)
-    features = {name: value.to(model.device) for name, value in features.items()}
+    features = batch_to_device(transformer.features(prompts), model.device)
     states = transformer(features)
     own = transformer.recipe.pooling
     found: dict[Pooling, Vectors] = {}
     for pooling in TOGETHER if own in TOGETHER else (own,):
-        width = states["token_embeddings"].shape[-1]
-        output = LibraryPooling(width, pooling_mode=LIBRARY_MODE[pooling])(dict(states))
+        output = library_pooling(transformer, pooling)(dict(states))
         for module in list(model)[2:]:
             output = module(output)
         found[pooling] = np.ascontiguousarray(output["sentence_embedding"].float().cpu().numpy())

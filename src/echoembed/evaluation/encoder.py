@@ -25,6 +25,7 @@ from sentence_transformers import SentenceTransformer
 from echoembed import errors
 from echoembed.evaluation.instructions import instruction_for
 from echoembed.model.describe import fingerprint
+from echoembed.model.encode import encode_prompts
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.text import clean_text
 from echoembed.recipe import Kind
@@ -46,7 +47,7 @@ class Encoder(AbsEncoder):
 
     Attributes:
         counts: What happened since ``begin``: ``texts`` embedded (each distinct one once), ``characters`` of
-            these, ``blank`` and ``cleaned`` texts among those given.
+            these, ``cut`` to the budget, ``blank`` and ``cleaned`` texts among those given.
         seconds: Time in the model since ``begin``.
         on_progress: Called with the number of characters embedded since ``begin``.
     """
@@ -72,7 +73,7 @@ class Encoder(AbsEncoder):
             hint: The instruction for the next task, where the paper has none.
         """
         self.hint = hint
-        self.counts = {"texts": 0, "characters": 0, "blank": 0, "cleaned": 0}
+        self.counts = {"texts": 0, "characters": 0, "blank": 0, "cleaned": 0, "cut": 0}
         self.seconds = 0.0
         self._vectors: dict[tuple[Kind, str, str], Vectors] = {}
 
@@ -153,19 +154,9 @@ class Encoder(AbsEncoder):
             return self._ask(given, kind, instruction)
 
     def _readable(self, text: str, kind: Kind, instruction: str) -> bool:
-        try:
-            self.transformer.render([text], prompt=instruction or None, task=kind)
-        except errors.TextError:
-            return False
-        return True
+        return self.transformer.reader.can_read(text, task=kind, instruction=instruction)
 
     def _ask(self, texts: Sequence[str], kind: Kind, instruction: str) -> Vectors:
-        vectors: Vectors = self.model.encode(
-            list(texts),
-            prompt=instruction or None,
-            task=kind,
-            batch_size=self.batch_size,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-        return vectors
+        prompts = self.transformer.reader.render(texts, task=kind, instruction=instruction)
+        self.counts["cut"] += sum(prompt.dropped > 0 for prompt in prompts)
+        return encode_prompts(self.model, prompts, batch_size=self.batch_size)

@@ -120,7 +120,6 @@ def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
     import mteb
 
     transformer = encoder.transformer
-    cut = transformer.dropped_texts
     started = time.monotonic()
     with _quiet(encoder):
         loaded = task.load()
@@ -152,7 +151,6 @@ def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
         scores={split: [dict(row) for row in rows] for split, rows in result.scores.items()},
         details={
             **encoder.counts,
-            "cut": transformer.dropped_texts - cut,
             "seconds": round(time.monotonic() - started, 2),
             "seconds_in_model": round(encoder.seconds, 2),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -167,17 +165,13 @@ def _quiet(encoder: Encoder) -> Iterator[None]:
     import datasets
     from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 
-    transformer = encoder.transformer
-    overflow, bars = transformer.overflow, datasets.are_progress_bars_disabled()
+    bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    if overflow == "warn":
-        transformer.overflow = "ignore"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", UndefinedMetricWarning)
             yield
     finally:
-        transformer.overflow = overflow
         if not bars:
             datasets.enable_progress_bars()

@@ -107,8 +107,8 @@ def token_vectors(
         list(texts), output_value="token_embeddings", task="query", batch_size=batch_size, show_progress_bar=False
     )
     found: dict[str, list[Vectors]] = {"mean": [], "last": [], "first": []}
-    whole = transformer.render(texts)
-    alone = iter(transformer.render([first for first in firsts if first]) if any(firsts) else [])
+    whole = transformer.reader.render(texts)
+    alone = iter(transformer.reader.render([first for first in firsts if first]) if any(firsts) else [])
     for text, first, states_SD in zip(whole, firsts, states, strict=True):
         array = states_SD.float().cpu().numpy()
         count = shared_tokens(text.ids[slice(*text.span)], _span_ids(next(alone))) if first else len(array)

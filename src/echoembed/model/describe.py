@@ -28,7 +28,7 @@ def render(model: SentenceTransformer, text: str, *, kind: Kind = "query", instr
     Raises:
         TextError: If the text cannot be embedded.
     """
-    return transformer_of(model).render([text], prompt=instruction, task=kind)[0]
+    return transformer_of(model).reader.render([text], task=kind, instruction=instruction)[0]
 
 
 def fingerprint(model: SentenceTransformer) -> str:
@@ -90,9 +90,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "budget": recipe.budget,
     }
     for kind in get_args(Kind):
-        renderer = first.renderers[kind]
-        instruction = recipe.instruction if renderer.template.has("instruction") else ""
-        facts[f"{kind}_template"] = renderer.template.source
-        facts[f"{kind}_prompt"] = renderer.render(["TEXT"], instruction)[0].text
-        facts[f"{kind}_budget_in_force"] = renderer.room(instruction)
+        facts[f"{kind}_template"] = recipe.template(kind).source
+        facts[f"{kind}_prompt"] = first.reader.render(["TEXT"], task=kind)[0].text
+        facts[f"{kind}_budget_in_force"] = first.reader.room(task=kind)
     return {**facts, "recipe_fingerprint": recipe.fingerprint(), "fingerprint": fingerprint(model)}

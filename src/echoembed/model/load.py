@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -16,17 +15,18 @@ from sentence_transformers.sentence_transformer.modules import Pooling as Librar
 
 from echoembed import errors
 from echoembed.engine import Engine
-from echoembed.model.pooling import LIBRARY_MODE
+from echoembed.model import saved
+from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import EchoTransformer
 from echoembed.model.trust import load_module_after
+from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
 from echoembed.sources.adapters import Adapter, Base, is_adapter
 from echoembed.sources.adapters import find as find_adapter
-from echoembed.sources.resolve import Source, resolve, resolve_adapter
+from echoembed.sources.resolve import Source, joint_revision, resolve, resolve_adapter
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_RECIPE = "echo"
-_OURS = f"{EchoTransformer.__module__}.{EchoTransformer.__qualname__}"
 
 
 class RecipeWarning(UserWarning):
@@ -46,6 +46,7 @@ def load(
     normalize: bool | None = None,
     engine: Engine | None = None,
     deterministic: bool = False,
+    overflow: Overflow = "warn",
     local_files_only: bool = False,
 ) -> SentenceTransformer:
     """Load a language model as a text embedder.
@@ -68,6 +69,8 @@ def load(
             They agree to rounding (checked here). None for ``packed`` where the model passes, else ``padded``;
             ``describe`` says which and why. Training always runs ``padded``.
         deterministic: Whether a text's vector has the same bits alone, in any batch and in any order.
+        overflow: What becomes of a text over the budget: ``warn`` cuts it and says so, ``ignore`` cuts it in
+            silence, ``error`` refuses it.
         local_files_only: Never ask the hub; use what is in its cache.
 
     Returns:
@@ -94,12 +97,14 @@ def load(
         adapters = []
     dtype_ = _dtype(dtype, target, source)
 
-    pipeline = _read_modules(source)
-    saved = bool(pipeline) and pipeline[0]["type"] == _OURS
-    if saved:
-        modules = _saved_modules(source, pipeline, chosen, adapters, layer=layer, budget=budget, dtype=dtype_)
-        first = modules[0]
-        assert isinstance(first, EchoTransformer)
+    pipeline = saved.read_modules(source)
+    ours = bool(pipeline) and pipeline[0]["type"] == saved.OURS
+    if ours:
+        modules = _saved_modules(
+            source, pipeline, chosen, adapters, layer=layer, budget=budget, dtype=dtype_, overflow=overflow
+        )
+        transformer = modules[0]
+        assert isinstance(transformer, EchoTransformer)
         if normalize is not None:
             modules = [module for module in modules if not isinstance(module, Normalize)]
     else:
@@ -109,28 +114,27 @@ def load(
         if trained is None:
             adapters = [resolve_adapter(one, local_files_only=local_files_only) for one in row.adapters]
             _warn_if_not_made_for(row, source)
-        first = EchoTransformer(
+        transformer = EchoTransformer(
             source.folder,
-            recipe=_overridden(row, layer=layer, budget=budget),
+            recipe=row.overridden(layer=layer, budget=budget),
             name=source.name,
-            revision=_joint_revision(source, adapters),
+            revision=joint_revision(source, adapters),
             dtype=dtype_,
             adapters=[one.folder for one in adapters],
+            overflow=overflow,
         )
-        width = first.get_embedding_dimension()
-        pooling = LibraryPooling(width, pooling_mode=LIBRARY_MODE[first.recipe.pooling])
-        modules = [first, pooling]
+        modules = [transformer, library_pooling(transformer, transformer.recipe.pooling)]
         normalize = normalize is not False
-    first.base = Base.of(source, adapters)
-    first.adapter = "" if trained is None else trained.source.name
+    transformer.base = Base.of(source, adapters)
+    transformer.adapter = "" if trained is None else trained.source.name
     if normalize:
         modules.append(Normalize())
-    kept = _saved_settings(source) if saved else {}
+    kept = saved.read_settings(source) if ours else {}
     embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
-    first.select_engine(engine, deterministic=deterministic)
-    first.selector.choice(first.model)
+    transformer.select_engine(engine, deterministic=deterministic)
+    transformer.selector.choice(transformer.model)
     if dtype == "int8":  # after the check, which is exact in float32
-        first.to_int8()
+        transformer.to_int8()
     return embedder
 
 
@@ -177,44 +181,6 @@ def _base_of(
     return source, [*below, trained.source]
 
 
-def load_module(source: Source, subfolder: str, *, dtype: torch.dtype, **overrides: Any) -> EchoTransformer:  # noqa: ANN401
-    """The first module of a saved model.
-
-    Args:
-        source: The saved model.
-        subfolder: Where in it the module is.
-        dtype: Type of the weights in memory.
-        overrides: ``recipe`` for another one than was saved, ``layer`` and ``budget`` as ``load`` takes them,
-            ``adapters`` to merge into the weights.
-
-    Raises:
-        ModelError: If what was saved cannot be read.
-    """
-    path = source.folder / subfolder / EchoTransformer.config_file_name
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        recipe, name, cut = Recipe(**saved["recipe_fields"]), str(saved["name"]), bool(saved["cut"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
-    chosen = overrides.get("recipe") or recipe
-    adapters: list[Source] = overrides.get("adapters") or []
-    if not adapters and recipe.trained:
-        _warn_if_trained_with_another(source.name, recipe, chosen)
-    module = EchoTransformer(
-        source.folder / subfolder,
-        recipe=_overridden(chosen, layer=overrides.get("layer"), budget=overrides.get("budget")),
-        name=name,
-        revision=_joint_revision(source, adapters),
-        dtype=dtype,
-        cut=cut,
-        adapters=[one.folder for one in adapters],
-    )
-    if cut and module.recipe.layer not in (recipe.layer, module.layers):
-        allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
-        raise errors.model_bad_option("layer", module.recipe.layer, allowed)
-    return module
-
-
 def _saved_modules(
     source: Source,
     pipeline: list[dict[str, Any]],
@@ -224,52 +190,28 @@ def _saved_modules(
     layer: int | None,
     budget: int | None,
     dtype: torch.dtype,
+    overflow: Overflow,
 ) -> list[torch.nn.Module]:
-    changes = {"recipe": recipe, "adapters": adapters, "layer": layer, "budget": budget}
-    first = load_module(source, pipeline[0]["path"], dtype=dtype, **changes)
-    modules: list[torch.nn.Module] = [first]
+    """The modules of a model that ``save`` or a training run wrote, under its own recipe or another."""
+    subfolder = pipeline[0]["path"]
+    own = saved.read_first(source, subfolder).recipe
+    if not adapters and own.trained:
+        _warn_if_trained_with_another(source.name, own, recipe)
+    transformer = EchoTransformer.from_saved(
+        source,
+        subfolder,
+        recipe=(recipe or own).overridden(layer=layer, budget=budget),
+        adapters=adapters,
+        dtype=dtype,
+        overflow=overflow,
+    )
+    modules: list[torch.nn.Module] = [transformer]
     for row in pipeline[1:]:
         module = load_module_after(source, row["type"], row["path"])
         if isinstance(module, LibraryPooling):
-            width = first.get_embedding_dimension()
-            module = LibraryPooling(width, pooling_mode=LIBRARY_MODE[first.recipe.pooling])
+            module = library_pooling(transformer, transformer.recipe.pooling)
         modules.append(module)
     return modules
-
-
-def _read_modules(source: Source) -> list[dict[str, Any]]:
-    path = source.folder / "modules.json"
-    if not path.is_file():
-        return []
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [{"type": str(row["type"]), "path": str(row["path"])} for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise errors.model_saved_unreadable(source.name, f"modules.json ({error})") from error
-
-
-def _saved_settings(source: Source) -> dict[str, Any]:
-    """What sentence-transformers saves of a model beside its modules: prompts among others, which are instructions."""
-    path = source.folder / "config_sentence_transformers.json"
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        names = ("prompts", "default_prompt_name", "similarity_fn_name")
-        return {name: saved[name] for name in names if saved.get(name) is not None}
-    except (OSError, ValueError, AttributeError) as error:
-        raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
-
-
-def _overridden(recipe: Recipe, *, layer: int | None, budget: int | None) -> Recipe:
-    changes = {key: value for key, value in (("layer", layer), ("budget", budget)) if value is not None}
-    return Recipe(**{**recipe.as_dict(), **changes}) if changes else recipe
-
-
-def _joint_revision(source: Source, adapters: list[Source]) -> str:
-    """The revision of weights with adapters merged in: of the model alone where there are none."""
-    if not adapters:
-        return source.revision
-    parts = [source.revision, *(adapter.revision for adapter in adapters)]
-    return hashlib.sha1("\n".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:
@@ -325,9 +267,9 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source
         raise errors.model_bad_option("dtype", dtype, f"{', '.join(DTYPES)}, int8, or None")
     if device.type == "cpu":
         return torch.float32
-    inner = next((row["path"] for row in _read_modules(source) if row["type"] == _OURS), "")
+    inner = next((row["path"] for row in saved.read_modules(source) if row["type"] == saved.OURS), "")
     try:
-        saved = json.loads((source.folder / inner / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((source.folder / inner / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        saved = {}
-    return DTYPES.get(str(saved.get("dtype") or saved.get("torch_dtype")), torch.float32)
+        config = {}
+    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)

@@ -1,13 +1,18 @@
-"""Pooling: states and spans → what the library's pooling module averages.
+"""Pooling: prompts as tensors, and the states of their spans, which the library's pooling module averages.
 
 Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the longest span, D width of the model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 from torch import Tensor
 
+from echoembed.prompts.template import Rendered
 from echoembed.recipe import Pooling
 
 # What sentence-transformers calls the poolings. Its module works on the pooled span alone (see ``gather_spans``),
@@ -20,19 +25,45 @@ LIBRARY_MODE: dict[Pooling, str] = {
 }
 
 
-def span_mask(spans: list[tuple[int, int]], length: int) -> Tensor:
-    """Spans as a mask.
+def library_pooling(transformer: Transformer, pooling: Pooling) -> LibraryPooling:
+    """The library's module that pools the states a transformer hands on."""
+    module: LibraryPooling = LibraryPooling(transformer.get_embedding_dimension(), pooling_mode=LIBRARY_MODE[pooling])
+    return module
+
+
+def pad(prompts: Sequence[Rendered], pad_id: int) -> dict[str, Tensor]:
+    """Prompts as tensors, padded on the right.
 
     Args:
-        spans: Start and stop of each text's pooled tokens.
-        length: T, to which prompts are padded.
+        prompts: B prompts.
+        pad_id: What fills a row after its prompt; masked.
 
     Returns:
-        ``mask_BT``, int64, 1 where a token is pooled.
+        ``input_ids``, ``attention_mask`` and ``span_mask`` (1 where a token is pooled), each ``_BT``, and
+        ``dropped``, ``_B``: tokens cut from each text; all int64.
     """
-    position_T = torch.arange(length)
-    bounds_B2 = torch.tensor(spans)
-    return ((position_T >= bounds_B2[:, :1]) & (position_T < bounds_B2[:, 1:])).long()
+    longest = max(len(prompt.ids) for prompt in prompts)
+    ids = [[*prompt.ids, *[pad_id] * (longest - len(prompt.ids))] for prompt in prompts]
+    position_T = torch.arange(longest)
+    length_B1 = torch.tensor([[len(prompt.ids)] for prompt in prompts])
+    span_B2 = torch.tensor([prompt.span for prompt in prompts])
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": (position_T < length_B1).long(),
+        "span_mask": ((position_T >= span_B2[:, :1]) & (position_T < span_B2[:, 1:])).long(),
+        "dropped": torch.tensor([prompt.dropped for prompt in prompts]),
+    }
+
+
+def unpad(ids_BT: Tensor, mask_BT: Tensor, span_BT: Tensor) -> list[Rendered]:
+    """The prompts without their padding, on whichever side it is; ids and spans only."""
+    first_B = mask_BT.argmax(dim=1)
+    start_B = span_BT.argmax(dim=1)
+    bounds_B4 = torch.stack([first_B, first_B + mask_BT.sum(dim=1), start_B, start_B + span_BT.sum(dim=1)], dim=1)
+    return [
+        Rendered(tuple(ids[first:stop]), (start - first, end - first))
+        for ids, (first, stop, start, end) in zip(ids_BT.tolist(), bounds_B4.tolist(), strict=True)
+    ]
 
 
 def gather_spans(states_BTD: Tensor, span_mask_BT: Tensor) -> tuple[Tensor, Tensor]:

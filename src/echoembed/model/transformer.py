@@ -9,11 +9,12 @@ Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the long
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -24,17 +25,16 @@ from transformers import PreTrainedConfig
 from echoembed import errors
 from echoembed.engine import Engine, Selector, quantize
 from echoembed.model import backbone
-from echoembed.model.pooling import gather_spans, pool_each, span_mask
+from echoembed.model.pooling import gather_spans, pad, pool_each, unpad
+from echoembed.model.saved import CONFIG, read_first
 from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
 from echoembed.prompts.pieces import PieceTokenizer, no_panic
-from echoembed.prompts.template import Rendered, Renderer
-from echoembed.prompts.text import check_text
-from echoembed.recipe import Kind, Recipe, prepare
+from echoembed.prompts.reader import Overflow
+from echoembed.prompts.template import Rendered
+from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
-from echoembed.sources.resolve import resolve
-
-Overflow = Literal["warn", "error", "ignore"]
+from echoembed.sources.resolve import Source, joint_revision, resolve
 
 
 class TruncationWarning(UserWarning):
@@ -52,11 +52,10 @@ class EchoTransformer(Transformer):
         dtype: Type of the weights in memory.
         cut: Whether the folder holds a model that was cut at the recipe's layer already.
         adapters: Folders of adapters to merge into the weights, in order.
+        overflow: What becomes of a text over the budget (see ``Reader``).
 
     Attributes:
-        overflow: What happens to a text over the budget: ``warn`` (cut it and say so), ``error``, ``ignore``.
-        dropped_texts: Texts cut since the counter was last set to 0.
-        dropped_tokens: Tokens of text cut off since then, counted once per text.
+        reader: Renders texts by the recipe's templates, under the context in force.
         base: The exact weights, as ``echoembed.load`` found them; None where the library loaded the model.
         adapter: Name of the trained adapter that was asked for, or nothing.
 
@@ -66,7 +65,7 @@ class EchoTransformer(Transformer):
     """
 
     __module__ = "echoembed.model"  # saved models name the class by this path, which must keep working
-    config_file_name = "echoembed_config.json"
+    config_file_name = CONFIG
     config_keys: list[str] = ["recipe_fields", "name", "cut"]  # noqa: RUF012 (as the base class declares it)
     # Not in the root: a loader that ignores modules.json would find the plain model and serve other vectors.
     save_in_root = False
@@ -81,11 +80,14 @@ class EchoTransformer(Transformer):
         dtype: torch.dtype = torch.float32,
         cut: bool = False,
         adapters: Sequence[Path] = (),
+        overflow: Overflow = "warn",
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**recipe)
         self.name = name
         self.revision = revision
-        self._wanted = (Path(folder), dtype, cut, tuple(adapters))
+        # The base class's constructor loads through the hooks below, which need these.
+        self.weights_folder = Path(folder)
+        self._dtype, self._cut, self._adapters = dtype, cut, tuple(adapters)
         try:
             with nothing_asked(), no_panic():
                 super().__init__(
@@ -113,30 +115,14 @@ class EchoTransformer(Transformer):
         pad, known = self.tokenizer.pad_token_id, len(embeddings.weight)
         # Masked wherever it stands; a padding token added to the tokenizer alone has no embedding.
         self.pad_id: int = pad if pad is not None and pad < known else self.pieces.eos or 0
-        self.overflow: Overflow = "warn"
-        self.dropped_texts = 0
-        self.dropped_tokens = 0
-        self.renderers = self.recipe_renderers()
+        self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=overflow)
         self.int8 = False
         self.base: Base | None = None
         self.adapter = ""
-        self._shared: dict[tuple[Kind, str], int] = {}
         self.select_engine()
-        for kind, renderer in self.renderers.items():
-            self._check_special_tokens(renderer.render(["a b"], self.recipe.instruction)[0], kind)
-
-    def recipe_renderers(self) -> dict[Kind, Renderer]:
-        """What renders texts by the recipe's templates, under the context in force."""
-        return {
-            kind: Renderer(
-                self.recipe.template(kind),
-                self.pieces,
-                budget=self.recipe.budget,
-                context=self.context,
-                prepare=partial(prepare, preparation=self.recipe.preparation),
-            )
-            for kind in get_args(Kind)
-        }
+        probe = replace(self.reader, overflow="ignore")
+        for kind in get_args(Kind):
+            self._check_special_tokens(probe.render(["a b"], task=kind)[0], kind)
 
     @property
     def max_seq_length(self) -> int | None:
@@ -148,12 +134,24 @@ class EchoTransformer(Transformer):
         if value is not None and (type(value) is not int or value < 1):
             raise errors.model_bad_option("max_seq_length", value, "a whole number of tokens above 0, or None")
         self.context = min((limit for limit in (self._own_context(), value) if limit is not None), default=None)
-        self.renderers = self.recipe_renderers()
+        self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.reader.overflow)
 
     @property
-    def weights_folder(self) -> Path:
-        """The folder with the safetensors that were loaded."""
-        return self._wanted[0]
+    def overflow(self) -> Overflow:
+        """What becomes of a text over the budget; chosen when the model is loaded."""
+        return self.reader.overflow
+
+    def under(self, recipe: Recipe, *, overflow: Overflow | None = None) -> EchoTransformer:
+        """The same weights under another recipe of the same attention and layer; this module stays as it is.
+
+        Args:
+            recipe: The other recipe.
+            overflow: What becomes of a text over its budget; None for what this module does.
+        """
+        other = copy.copy(self)
+        other.recipe = recipe
+        other.reader = recipe.reader(self.pieces, context=self.context, overflow=overflow or self.reader.overflow)
+        return other
 
     def _own_context(self) -> int | None:
         assert self.tokenizer is not None  # every text model has one
@@ -163,13 +161,11 @@ class EchoTransformer(Transformer):
     # What the base class calls to load: the model as the recipe wants it, and nothing that runs foreign code.
 
     def _load_config(self, *_: object, **__: object) -> tuple[Any, bool]:
-        folder, *_rest = self._wanted
-        return backbone.read_config(folder, self.name, self.recipe.attention), False
+        return backbone.read_config(self.weights_folder, self.name, self.recipe.attention), False
 
     def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]  # noqa: ANN401
-        folder, dtype, cut, adapters = self._wanted
-        model = backbone.load_model(folder, self.name, config, dtype, cut=cut)
-        return backbone.merge_adapters(model, self.name, adapters)
+        model = backbone.load_model(self.weights_folder, self.name, config, self._dtype, cut=self._cut)
+        return backbone.merge_adapters(model, self.name, self._adapters)
 
     def _check_special_tokens(self, rendered: Rendered, kind: Kind) -> None:
         """Assert, at load, that BOS and EOS are where the template puts them and nowhere else."""
@@ -232,8 +228,8 @@ class EchoTransformer(Transformer):
             _: Ignored; what the library passes to modules of other kinds.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64; and ``shared_B``, how
-            many tokens at the beginning every prompt of this template and instruction has.
+            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64, and ``dropped_B``, tokens
+            cut from each text; in inference mode, where ``forward`` follows at once, ``prompts`` without padding.
 
         Raises:
             TextError: If a text cannot be embedded, the task is unknown, or an instruction has no place.
@@ -241,70 +237,31 @@ class EchoTransformer(Transformer):
         """
         if processing_kwargs:
             raise errors.model_bad_option("processing_kwargs", processing_kwargs, "None; a recipe says what is read")
-        rendered = self.render(inputs, prompt=prompt, task=task)
-        self._count(rendered)
-        length = max(len(one.ids) for one in rendered)
-        ids_BT = torch.full((len(rendered), length), self.pad_id)
-        mask_BT = torch.zeros_like(ids_BT)
-        for row, one in enumerate(rendered):
-            ids_BT[row, : len(one.ids)] = torch.tensor(one.ids)
-            mask_BT[row, : len(one.ids)] = 1
+        prompts = self.reader.render(inputs, task=task, instruction=prompt)
+        if self.reader.overflow == "warn":
+            self._warn_of_cuts(prompts)
+        return self.features(prompts)
+
+    def features(self, prompts: Sequence[Rendered]) -> dict[str, Any]:
+        """What ``forward`` takes: the prompts as padded tensors, as ``preprocess`` gives them.
+
+        Raises:
+            ModelError: If the tokenizer knows a token that the model has no embedding for.
+        """
+        features: dict[str, Any] = pad(prompts, self.pad_id)
         embeddings: Any = self.model.get_input_embeddings()
-        if (largest := int(ids_BT.max())) >= len(embeddings.weight):
+        if (largest := int(features["input_ids"].max())) >= len(embeddings.weight):
             raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
-        spans = [one.span for one in rendered]
-        return {
-            "input_ids": ids_BT,
-            "attention_mask": mask_BT,
-            "span_mask": span_mask(spans, length),
-            "shared": torch.full((len(rendered),), self._shared_tokens(prompt, task)),
-        }
+        if torch.is_inference_mode_enabled():  # the library goes straight on to ``forward``; in training it slices
+            features["prompts"] = list(prompts)
+        return features
 
-    def _shared_tokens(self, prompt: str | None, task: str | None) -> int:
-        """How many tokens prompts with different texts begin with."""
-        place = kind, instruction = self._resolved(prompt, task)
-        if place not in self._shared:
-            if len(self._shared) >= 1024:  # a caller with an instruction per text
-                self._shared.clear()
-            probes = self.renderers[kind].render(["a", "7", "The"], instruction)
-            columns = zip(*(probe.ids for probe in probes), strict=False)
-            self._shared[place] = next((at for at, column in enumerate(columns) if len(set(column)) > 1), 0)
-        return self._shared[place]
-
-    def forget_shared(self) -> None:
-        """Have the tokens that prompts begin with found anew, as when the renderers have changed."""
-        self._shared = {}
-
-    def render(self, inputs: Sequence[Any], *, prompt: str | None = None, task: str | None = None) -> list[Rendered]:
-        """Render texts, without padding; arguments and errors as ``preprocess``."""
-        kind, instruction = self._resolved(prompt, task)
-        renderer = self.renderers[kind]
-        rendered = renderer.render([check_text(text) for text in inputs], instruction)
-        if self.overflow == "error":
-            for text, one in zip(inputs, rendered, strict=True):
-                if one.dropped:
-                    raise errors.text_over_budget(text, one.dropped, renderer.room(instruction) or 0)
-        return rendered
-
-    def _resolved(self, prompt: str | None, task: str | None) -> tuple[Kind, str]:
-        """Which template, and what stands in ``{instruction}``."""
-        if task is not None and task not in get_args(Kind):
-            raise errors.task_unknown(task)
-        kind: Kind = "document" if task == "document" else "query"
-        if prompt and not self.renderers[kind].template.has("instruction"):
-            raise errors.instruction_unused(self.recipe.name, kind, prompt)
-        return kind, check_text(prompt, "The instruction") if prompt else self.recipe.instruction
-
-    def _count(self, rendered: list[Rendered]) -> None:
-        """Add up what was cut, and warn of it."""
-        cut = [prompt.dropped for prompt in rendered if prompt.dropped]
-        self.dropped_texts += len(cut)
-        self.dropped_tokens += sum(cut)
-        if cut and self.overflow == "warn":
+    def _warn_of_cuts(self, prompts: Sequence[Rendered]) -> None:
+        cut = [prompt.dropped for prompt in prompts if prompt.dropped]
+        if cut:
             warnings.warn(
-                f"{len(cut)} of {len(rendered)} texts were over the budget: {sum(cut)} of their tokens were not read "
-                f"(budget {self.recipe.budget}, context {self.context}; {self.dropped_texts} texts and "
-                f"{self.dropped_tokens} tokens so far). Raise the budget, or split the texts.",
+                f"{len(cut)} of {len(prompts)} texts were over the budget: {sum(cut)} of their tokens were not read "
+                f"(budget {self.recipe.budget}, context {self.context}). Raise the budget, or split the texts.",
                 TruncationWarning,
                 stacklevel=4,
             )
@@ -313,8 +270,8 @@ class EchoTransformer(Transformer):
         """Run the model and hand on the pooled states.
 
         Args:
-            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``), ``shared`` (``_B``, may be
-                missing); left as they are.
+            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``), ``prompts`` (may be missing);
+                left as they are.
             _: Ignored; the library passes further arguments to other modules' forwards.
 
         Returns:
@@ -326,14 +283,21 @@ class EchoTransformer(Transformer):
         """
         if self.training and self.int8:
             raise errors.model_bad_option("dtype", "int8", "float32, bfloat16 or float16 for training")
-        batch = (features["input_ids"], features["attention_mask"], features["span_mask"])
+        features = dict(features)
+        prompts = features.pop("prompts", None)
+        ids_BT, mask_BT, span_BT = (features[name] for name in ("input_ids", "attention_mask", "span_mask"))
+        # 1. In training, and where the model did not pass the engine's proof: the plain padded forward.
         outside_training = not (self.training or torch.is_grad_enabled())
         engine = self.selector.choice(self.model).engine if outside_training else None
-        if engine is not None:
-            states_BSD, mask_BS = engine.states(self.model, *batch, features.get("shared"))
+        if engine is None:
+            output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
+            states_BSD, mask_BS = gather_spans(output.last_hidden_state, span_BT)
+        # 2. Else the engine, which takes prompts as the reader made them.
         else:
-            output = self.model(input_ids=batch[0], attention_mask=batch[1], use_cache=False)
-            states_BSD, mask_BS = gather_spans(output.last_hidden_state, batch[2])
+            if prompts is None or len(prompts) != len(ids_BT):
+                prompts = unpad(ids_BT, mask_BT, span_BT)
+            states_BSD, mask_BS = engine.states(self.model, prompts)
+        # 3. Sums over a padded dimension are grouped by its length: for equal bits each text is pooled by itself.
         if engine is not None and self.selector.deterministic:
             states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:
@@ -379,11 +343,49 @@ class EchoTransformer(Transformer):
 
         Settings that would loosen what is loaded (remote code, other backends) are not taken over.
         """
-        from echoembed.model.load import load_module
-
         local = bool(kwargs.get("local_files_only", False))
         source = resolve(model_name_or_path, revision=revision, local_files_only=local)
-        return load_module(source, subfolder, dtype=(kwargs.get("model_kwargs") or {}).get("dtype", torch.float32))
+        return cls.from_saved(source, subfolder, dtype=(kwargs.get("model_kwargs") or {}).get("dtype", torch.float32))
+
+    @classmethod
+    def from_saved(
+        cls,
+        source: Source,
+        subfolder: str,
+        *,
+        recipe: Recipe | None = None,
+        adapters: Sequence[Source] = (),
+        dtype: torch.dtype = torch.float32,
+        overflow: Overflow = "warn",
+    ) -> EchoTransformer:
+        """The module of a saved model.
+
+        Args:
+            source: The saved model.
+            subfolder: Where in it the module is.
+            recipe: Another recipe than was saved; None for that one.
+            adapters: Adapters to merge into the weights, in order.
+            dtype: Type of the weights in memory.
+            overflow: What becomes of a text over the budget.
+
+        Raises:
+            ModelError: If what was saved cannot be read, or has no layer that the recipe names.
+        """
+        saved = read_first(source, subfolder)
+        module = cls(
+            source.folder / subfolder,
+            recipe=recipe or saved.recipe,
+            name=saved.name,
+            revision=joint_revision(source, adapters),
+            dtype=dtype,
+            cut=saved.cut,
+            adapters=[adapter.folder for adapter in adapters],
+            overflow=overflow,
+        )
+        if saved.cut and module.recipe.layer not in (saved.recipe.layer, module.layers):
+            allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
+            raise errors.model_bad_option("layer", module.recipe.layer, allowed)
+        return module
 
     def __repr__(self) -> str:
         return f"EchoTransformer(recipe={self.recipe.name!r}, model={self.name!r}, layers={self.layers})"

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections import OrderedDict
 from dataclasses import replace
-from functools import partial
-from typing import get_args
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 
 from echoembed.model.load import load
-from echoembed.model.pooling import LIBRARY_MODE
+from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import transformer_of
-from echoembed.prompts.template import Renderer
-from echoembed.recipe import Kind, Recipe, find_recipe, prepare
+from echoembed.prompts.reader import Overflow
+from echoembed.recipe import Recipe, find_recipe
 
 _READING = ("attention", "layer", "checkpoint", "adapters")
 """Fields of a recipe that decide which weights run, and how; the others decide what they are given."""
@@ -46,8 +42,8 @@ class Models:
         if key not in self._bases:
             while len(self._bases) >= self._at_once:
                 self._bases.popitem(last=False)
-            self._bases[key] = load(name, recipe=row, device=self._device, dtype=self._dtype)
-            transformer_of(self._bases[key]).overflow = "ignore"  # budgets are part of the experiments
+            # Texts are cut without a word: budgets are part of the experiments.
+            self._bases[key] = load(name, recipe=row, device=self._device, dtype=self._dtype, overflow="ignore")
         self._bases.move_to_end(key)
         return under(self._bases[key], row)
 
@@ -65,25 +61,18 @@ class Models:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def under(model: SentenceTransformer, recipe: Recipe) -> SentenceTransformer:
-    """The same weights under another recipe, of the same attention and layer; the model given stays as it is."""
-    first = copy.copy(transformer_of(model))
-    first.recipe = recipe
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    first.renderers = {
-        kind: Renderer(
-            recipe.template(kind),
-            first.pieces,
-            budget=recipe.budget,
-            context=first.context,
-            prepare=partial(prepare, preparation=recipe.preparation),
-        )
-        for kind in kinds
-    }
-    first._shared = {}  # how much of a prompt is the same for all texts: of this recipe, not of that one
-    first.dropped_texts = first.dropped_tokens = 0
-    width = first.get_embedding_dimension()
-    pooling = LibraryPooling(width, pooling_mode=LIBRARY_MODE[recipe.pooling])
+def under(model: SentenceTransformer, recipe: Recipe, *, overflow: Overflow | None = None) -> SentenceTransformer:
+    """The same weights under another recipe, of the same attention and layer; the model given stays as it is.
+
+    Args:
+        model: From ``load``.
+        recipe: The other recipe.
+        overflow: What becomes of a text over its budget; None for what the model does.
+    """
+    transformer = transformer_of(model).under(recipe, overflow=overflow)
     return SentenceTransformer(
-        modules=[first, pooling, *list(model)[2:]], device=str(model.device), similarity_fn_name="cosine"
+        modules=[transformer, library_pooling(transformer, recipe.pooling), *list(model)[2:]],
+        device=str(model.device),
+        similarity_fn_name="cosine",
+        truncate_dim=model.truncate_dim,
     )

@@ -18,10 +18,12 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from echoembed import errors
 from echoembed.prompts.pieces import Piece, PieceTokenizer
 
+Kind = Literal["query", "document"]
 SLOTS = ("text", "instruction", "bos", "eos")
 
 
@@ -107,14 +109,20 @@ class Rendered:
     Attributes:
         ids: Token ids of the whole prompt, special tokens among them.
         span: Start and stop of the pooled tokens in ``ids``; never empty.
+        prefix: Tokens before the first copy: every prompt of this template and instruction begins with them.
         dropped: Tokens of the text that were over the budget, counted once, not per copy.
         text: The prompt as text, special tokens spelled out, the text cut where its tokens are.
     """
 
     ids: tuple[int, ...]
     span: tuple[int, int]
-    dropped: int
-    text: str
+    prefix: int = 0
+    dropped: int = 0
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        start, stop = self.span
+        assert 0 <= start < stop <= len(self.ids) and 0 <= self.prefix <= len(self.ids)  # noqa: PT018 (a hot path)
 
 
 class Renderer:
@@ -232,9 +240,11 @@ class Renderer:
         ids: list[int] = []
         shown: list[str] = []
         bounds: list[int] = []
+        prefix: int | None = None
         for part, fixed in zip(self.template.parts, self._fixed, strict=True):
             start = len(ids)
             if part.slot == "text":
+                prefix = start if prefix is None else prefix
                 ids.extend(kept)
                 shown.append(copy[: piece.ends[len(kept) - 1]] if dropped else copy)
             elif part.slot == "instruction":
@@ -247,7 +257,7 @@ class Renderer:
                 bounds += [start, len(ids)]
         if bounds[0] == bounds[-1]:
             raise errors.template_pools_nothing(self.template.source)
-        return Rendered(tuple(ids), (bounds[0], bounds[-1]), dropped, "".join(shown))
+        return Rendered(tuple(ids), (bounds[0], bounds[-1]), prefix or 0, dropped, "".join(shown))
 
     def _shown(self, part: Part, fixed: tuple[int, ...]) -> str:
         if part.slot in ("bos", "eos"):

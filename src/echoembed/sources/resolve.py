@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -97,6 +98,14 @@ def resolve_adapter(name: str, *, revision: str | None = None, local_files_only:
     if (folder := _existing_folder(name)) is not None:
         return _from_folder(name, folder, None, "folder", adapter=True)
     return _from_hub(name, revision, local_files_only, adapter=True)
+
+
+def joint_revision(source: Source, adapters: Sequence[Source]) -> str:
+    """The revision of weights with adapters merged in: of the model alone where there are none."""
+    if not adapters:
+        return source.revision
+    parts = [source.revision, *(adapter.revision for adapter in adapters)]
+    return hashlib.sha1("\n".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
 def _from_hub(name: str, revision: str | None, offline: bool, *, adapter: bool = False) -> Source:

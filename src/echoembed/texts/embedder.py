@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from echoembed import errors
-from echoembed.prompts.text import check_text
 from echoembed.texts.items import Item
 from echoembed.texts.writer import Stamp
 
@@ -14,6 +13,32 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Vectors of some texts, and what was cut to make them.
+
+    Attributes:
+        vectors: float32, ``_ND``, in the order of the texts.
+        dropped: Tokens of each text that were over the budget.
+    """
+
+    vectors: NDArray[np.float32]
+    dropped: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Cuts:
+    """What was cut in one run.
+
+    Attributes:
+        texts: Texts that were over the budget.
+        tokens: Their tokens that were not read, counted once a text.
+    """
+
+    texts: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,37 +49,43 @@ class Embedder:
         model: From ``echoembed.load``.
         kind: Which of the recipe's templates reads the texts.
         instruction: What fills the template's ``{instruction}``; None for the recipe's own.
-        batch_size: Texts in one pass of the model.
+        batch_size: Most texts in one pass of the model; None for what suits its engine.
+
+    Attributes:
+        cuts: What ``encode`` has cut so far.
     """
 
     model: SentenceTransformer
     kind: Literal["query", "document"] = "query"
     instruction: str | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
+    cuts: Cuts = field(default_factory=Cuts, compare=False)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Texts to vectors.
+        """Texts to vectors, which counts what it cuts.
 
         Args:
             texts: N texts.
 
         Returns:
-            float32 vectors of shape (N, D), in order.
+            ``vectors_ND``, float32, in order.
 
         Raises:
             TextError: If one of the texts cannot be embedded. The call then counts no cuts: it may be made again.
         """
+        encoded = self.embed(texts)
+        self.cuts.texts += sum(dropped > 0 for dropped in encoded.dropped)
+        self.cuts.tokens += sum(encoded.dropped)
+        return encoded.vectors
+
+    def embed(self, texts: list[str]) -> Encoded:
+        """Texts to vectors, with what was cut from each; arguments and errors as ``encode``."""
+        from echoembed.model.encode import encode_prompts
         from echoembed.model.transformer import transformer_of
 
-        transformer = transformer_of(self.model)
-        cuts = transformer.dropped_texts, transformer.dropped_tokens
-        try:
-            return self.model.encode(
-                texts, task=self.kind, prompt=self.instruction, batch_size=self.batch_size, show_progress_bar=False
-            )
-        except errors.TextError:
-            transformer.dropped_texts, transformer.dropped_tokens = cuts
-            raise
+        prompts = transformer_of(self.model).reader.render(texts, task=self.kind, instruction=self.instruction)
+        vectors_ND = encode_prompts(self.model, prompts, batch_size=self.batch_size)
+        return Encoded(vectors_ND, tuple(prompt.dropped for prompt in prompts))
 
     def faults(self, items: list[Item]) -> list[errors.TextError | None]:
         """What keeps each text from being embedded.
@@ -70,19 +101,17 @@ class Embedder:
         """
         from echoembed.model.transformer import transformer_of
 
-        transformer = transformer_of(self.model)
-        renderer = transformer.renderers[self.kind]
-        own = transformer.recipe.instruction
-        instruction = check_text(self.instruction, "The instruction") if self.instruction else own
-        room = renderer.room(instruction)
+        reader = transformer_of(self.model).reader
+        reading = {"task": self.kind, "instruction": self.instruction}
+        room = reader.room(**reading)
 
         def fault(item: Item) -> errors.TextError | None:
             try:
-                [rendered] = renderer.render([item.text], instruction)
+                [prompt] = replace(reader, overflow="ignore").render([item.text], **reading)
             except errors.TextError as error:
                 return errors.text_unusable(item.where, str(error))
-            if rendered.dropped and transformer.overflow == "error":
-                return errors.text_too_long(item.where, rendered.dropped, room or 0)
+            if prompt.dropped and reader.overflow == "error":
+                return errors.text_too_long(item.where, prompt.dropped, room or 0)
             return None
 
         return [fault(item) for item in items]

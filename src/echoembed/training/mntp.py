@@ -13,9 +13,9 @@ Shapes: B texts, T tokens of the longest, N masked tokens, D width of the model,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, get_args
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from echoembed import errors
 from echoembed.model.transformer import EchoTransformer, transformer_of
-from echoembed.prompts.template import Renderer, Template
-from echoembed.recipe import Kind
+from echoembed.model.variants import under
+from echoembed.recipe import Recipe
 from echoembed.training.lm_head import LanguageModelHead
 from echoembed.training.tables import MaskingConfig
 
@@ -34,23 +34,16 @@ IGNORED = -100
 """Label of a token that is not predicted."""
 
 
-@contextmanager
-def plain_text(model: SentenceTransformer) -> Iterator[None]:
-    """While it lasts, the model reads ``{bos}{text}``, cut at the recipe's budget; it keeps its recipe for all else."""
-    transformer = transformer_of(model)
-    template = Template(PLAIN)
-    own = transformer.renderers
-    kinds: tuple[Kind, ...] = get_args(Kind)
-    transformer.renderers = {
-        kind: Renderer(template, transformer.pieces, budget=transformer.recipe.budget, context=transformer.context)
-        for kind in kinds
-    }
-    transformer.forget_shared()
-    try:
-        yield
-    finally:
-        transformer.renderers = own
-        transformer.forget_shared()
+def plain_recipe(recipe: Recipe) -> Recipe:
+    """The recipe that reads ``{bos}{text}``, under the attention and the budget of another."""
+    return replace(
+        recipe, query_template=PLAIN, document_template=PLAIN, markers={}, preparation="none", instruction=""
+    )
+
+
+def plain_text(model: SentenceTransformer) -> SentenceTransformer:
+    """The same weights, reading plain text; the model itself keeps its recipe."""
+    return under(model, plain_recipe(transformer_of(model).recipe))
 
 
 class MntpLoss(nn.Module):

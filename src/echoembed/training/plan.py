@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from echoembed.prompts.template import Renderer, Template
-from echoembed.recipe import Kind, Recipe, prepare
+from echoembed.prompts.reader import Reader
+from echoembed.recipe import Kind, Recipe
 from echoembed.training import footprint, rows
-from echoembed.training.config import DataConfig, TrainConfig, recipe_of
+from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.footprint import Memory, Skeleton
 from echoembed.training.rows import Reading
 from echoembed.training.sampler import shares
@@ -123,11 +122,11 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
 
     found = rows.read_all(config, progress=keep)
     bones = footprint.build(config, recipe)
-    renderers = _renderers(config, recipe, bones)
+    reader = _reader(config, recipe, bones)
     by_source = {part.source: found[part.name] for part in config.parts}
     parts = shares([entry.ratio for entry in config.data], [len(by_source[n]) for n in range(len(config.data))])
     data = tuple(
-        _data_plan(config, number, by_source[number], readings[entry.name], parts[number], renderers, recipe)
+        _data_plan(config, number, by_source[number], readings[entry.name], parts[number], reader)
         for number, entry in enumerate(config.data)
     )
     steps, batch_size = config.optimiser.steps, config.optimiser.batch_size
@@ -152,23 +151,13 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
     )
 
 
-def _renderers(config: TrainConfig, recipe: Recipe, bones: Skeleton) -> dict[Kind, Renderer]:
-    kinds: tuple[Kind, ...] = ("query", "document")
-    plain = None
+def _reader(config: TrainConfig, recipe: Recipe, bones: Skeleton) -> Reader:
+    """What will render the rows: by the recipe or, in masked prediction, as plain text."""
     if config.objective == "mntp":
-        from echoembed.training.mntp import PLAIN
+        from echoembed.training.mntp import plain_recipe
 
-        plain = Template(PLAIN)
-    return {
-        kind: Renderer(
-            plain or recipe.template(kind),
-            bones.pieces,
-            budget=recipe.budget,
-            context=bones.context,
-            prepare=str if plain else partial(prepare, preparation=recipe.preparation),
-        )
-        for kind in kinds
-    }
+        recipe = plain_recipe(recipe)
+    return recipe.reader(bones.pieces, context=bones.context, overflow="ignore")
 
 
 def _data_plan(
@@ -177,8 +166,7 @@ def _data_plan(
     found: Dataset,
     reading: Reading,
     share: float,
-    renderers: dict[Kind, Renderer],
-    recipe: Recipe,
+    reader: Reader,
 ) -> DataPlan:
     from echoembed.training.trainer import kinds_of
 
@@ -194,23 +182,24 @@ def _data_plan(
         batches=batches,
         rounds=batches * config.optimiser.batch_size / len(found),
         columns={
-            column: _lengths(list(sample[column]), renderers[kinds[column]], entry, recipe)
+            column: _lengths(list(sample[column]), reader, kinds[column], entry.instructions)
             for column in found.column_names
         },
     )
 
 
-def _lengths(texts: list[str], renderer: Renderer, data: DataConfig, recipe: Recipe) -> Lengths:
+def _lengths(texts: list[str], reader: Reader, kind: Kind, instructions: tuple[str, ...]) -> Lengths:
     """Tokens of the prompts, under each instruction in turn."""
-    wordings = data.instructions or (recipe.instruction,)
-    rendered = [
-        one
+    has_place = reader.renderers[kind].template.has("instruction")
+    wordings = instructions if instructions and has_place else ("",)
+    prompts = [
+        prompt
         for number, wording in enumerate(wordings)
         if texts[number :: len(wordings)]
-        for one in renderer.render(texts[number :: len(wordings)], wording)
+        for prompt in reader.render(texts[number :: len(wordings)], task=kind, instruction=wording)
     ]
-    tokens = [len(one.ids) for one in rendered]
-    cut = sum(one.dropped > 0 for one in rendered) / len(rendered)
+    tokens = [len(prompt.ids) for prompt in prompts]
+    cut = sum(prompt.dropped > 0 for prompt in prompts) / len(prompts)
     return Lengths(mean=sum(tokens) / len(tokens), longest=max(tokens), cut=cut)
 
 

@@ -6,7 +6,6 @@ Under ``accelerate launch`` or ``torchrun`` each process takes its share of ever
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -85,8 +84,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         callbacks=callbacks,
     )
     try:
-        with mntp.plain_text(model) if config.objective == "mntp" else nullcontext():
-            trainer.train_from(newest)
+        trainer.train_from(newest)
     finally:
         for callback in callbacks:
             if isinstance(callback, Progress):
@@ -120,8 +118,8 @@ def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
         dtype="float32",
         device=processes.device,
         engine="padded",
+        overflow="ignore",  # the budget is there to cut long texts
     )
-    transformer_of(model).overflow = "ignore"  # the budget is there to cut long texts
     add_adapter(model, config.adapter, seed=config.seed)
     if config.objective == "simcse":
         simcse.prepare(model, config.dropout)
@@ -133,7 +131,7 @@ def _collator(model: SentenceTransformer, config: TrainConfig, data: DatasetDict
     recipe = transformer_of(model).recipe
     kinds = {part.name: kinds_of(data[part.name].column_names, symmetric=part.data.symmetric) for part in config.parts}
     return Collator(
-        preprocess_fn=model.preprocess,
+        preprocess_fn=(mntp.plain_text(model) if config.objective == "mntp" else model).preprocess,
         router_mapping=cast(dict[str, dict[str, str]], kinds),
         prompts={part.name: prompts_of(kinds[part.name], part.instruction, recipe) for part in config.parts},
     )

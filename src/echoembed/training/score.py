@@ -19,7 +19,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
-from echoembed.model.transformer import transformer_of
 from echoembed.training.config import ScoreConfig
 from echoembed.training.run_folder import SCORES, append_lines
 
@@ -89,12 +88,8 @@ class Scores(TrainerCallback):
 
 @contextmanager
 def undisturbed(model: SentenceTransformer) -> Iterator[None]:
-    """While it lasts, the model embeds by its recipe, whatever its training reads; then all is as it was."""
-    transformer = transformer_of(model)
+    """While it lasts, the model embeds as usual; then random states and modes are as they were."""
     modes = {module: module.training for module in model.modules()}
-    counted = transformer.dropped_texts, transformer.dropped_tokens
-    renderers, transformer.renderers = transformer.renderers, transformer.recipe_renderers()
-    transformer.forget_shared()
     numpy_state: Any = np.random.get_state()
     python_state, torch_state = random.getstate(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -106,8 +101,5 @@ def undisturbed(model: SentenceTransformer) -> Iterator[None]:
         torch.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
-        transformer.renderers = renderers
-        transformer.forget_shared()
-        transformer.dropped_texts, transformer.dropped_tokens = counted
         for module, training in modes.items():
             module.training = training

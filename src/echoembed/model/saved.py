@@ -1,0 +1,77 @@
+"""What a saved model's files say: its modules, the recipe of the first, and sentence-transformers' settings.
+
+FOLDER/modules.json                         the pipeline: a type and a folder of each module
+FOLDER/config_sentence_transformers.json    the library's own settings
+FOLDER/0_EchoTransformer/echoembed_config.json    the recipe, beside the language model
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from echoembed import errors
+from echoembed.recipe import Recipe
+from echoembed.sources.resolve import Source
+
+CONFIG = "echoembed_config.json"
+OURS = "echoembed.model.EchoTransformer"
+"""The type of our first module in ``modules.json``; models that were saved earlier name it too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedTransformer:
+    """What the file beside a saved language model says of it.
+
+    Attributes:
+        recipe: The recipe it was saved with.
+        name: What it was called.
+        cut: Whether layers above the recipe's were left out when it was saved.
+    """
+
+    recipe: Recipe
+    name: str
+    cut: bool
+
+
+def read_first(source: Source, subfolder: str) -> SavedTransformer:
+    """What is saved of our first module.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    path = source.folder / subfolder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        recipe = Recipe(**content["recipe_fields"])
+        return SavedTransformer(recipe=recipe, name=str(content["name"]), cut=bool(content["cut"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
+
+
+def read_modules(source: Source) -> list[dict[str, Any]]:
+    """Type and path of each module, as ``modules.json`` lists them; empty where there is none.
+
+    Raises:
+        ModelError: If the file cannot be read.
+    """
+    path = source.folder / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [{"type": str(row["type"]), "path": str(row["path"])} for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise errors.model_saved_unreadable(source.name, f"modules.json ({error})") from error
+
+
+def read_settings(source: Source) -> dict[str, Any]:
+    """What sentence-transformers saves of a model beside its modules: prompts among others, which are instructions."""
+    path = source.folder / "config_sentence_transformers.json"
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        names = ("prompts", "default_prompt_name", "similarity_fn_name")
+        return {name: saved[name] for name in names if saved.get(name) is not None}
+    except (OSError, ValueError, AttributeError) as error:
+        raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
