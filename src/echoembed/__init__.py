@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from echoembed.model.load import RecipeWarning as RecipeWarning
     from echoembed.model.load import load as load
     from echoembed.model.save import save as save
-    from echoembed.model.transformer import TruncationWarning as TruncationWarning
+    from echoembed.prompts.reader import TruncationWarning as TruncationWarning
     from echoembed.prompts.template import Rendered as Rendered
     from echoembed.prompts.template import Template as Template
     from echoembed.prompts.text import check_text as check_text
@@ -37,7 +37,7 @@ _HOMES = {
     "RecipeWarning": "model.load",
     "load": "model.load",
     "save": "model.save",
-    "TruncationWarning": "model.transformer",
+    "TruncationWarning": "prompts.reader",
     "Recipe": "recipe",
     "load_recipes": "recipe",
     "recipes": "recipe",

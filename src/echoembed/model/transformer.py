@@ -10,7 +10,6 @@ Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the long
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,10 +34,6 @@ from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
 from echoembed.sources.resolve import Source, joint_revision, resolve
-
-
-class TruncationWarning(UserWarning):
-    """Texts were longer than the budget and were cut."""
 
 
 class EchoTransformer(Transformer):
@@ -238,8 +233,7 @@ class EchoTransformer(Transformer):
         if processing_kwargs:
             raise errors.model_bad_option("processing_kwargs", processing_kwargs, "None; a recipe says what is read")
         prompts = self.reader.render(inputs, task=task, instruction=prompt)
-        if self.reader.overflow == "warn":
-            self._warn_of_cuts(prompts)
+        self.reader.warn_of_cuts(prompts)
         return self.features(prompts)
 
     def features(self, prompts: Sequence[Rendered]) -> dict[str, Any]:
@@ -255,16 +249,6 @@ class EchoTransformer(Transformer):
         if torch.is_inference_mode_enabled():  # the library goes straight on to ``forward``; in training it slices
             features["prompts"] = list(prompts)
         return features
-
-    def _warn_of_cuts(self, prompts: Sequence[Rendered]) -> None:
-        cut = [prompt.dropped for prompt in prompts if prompt.dropped]
-        if cut:
-            warnings.warn(
-                f"{len(cut)} of {len(prompts)} texts were over the budget: {sum(cut)} of their tokens were not read "
-                f"(budget {self.recipe.budget}, context {self.context}). Raise the budget, or split the texts.",
-                TruncationWarning,
-                stacklevel=4,
-            )
 
     def forward(self, features: dict[str, Any], **_: object) -> dict[str, Any]:
         """Run the model and hand on the pooled states.

@@ -6,6 +6,7 @@ with the call, and the same weights under another recipe have another reader.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -16,6 +17,10 @@ from echoembed.prompts.template import Kind, Rendered, Renderer, Template
 from echoembed.prompts.text import check_text
 
 Overflow = Literal["warn", "error", "ignore"]
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the budget and were cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +109,18 @@ class Reader:
         """
         renderer, wording = self._chosen(task, instruction)
         return renderer.room(wording)
+
+    def warn_of_cuts(self, prompts: Sequence[Rendered]) -> None:
+        """Warn of texts that were cut, if ``overflow`` says so."""
+        cut = [prompt.dropped for prompt in prompts if prompt.dropped]
+        if cut and self.overflow == "warn":
+            renderer = self.renderers["query"]
+            warnings.warn(
+                f"{len(cut)} of {len(prompts)} texts were over the budget: {sum(cut)} of their tokens were not read "
+                f"(budget {renderer.budget}, context {renderer.context}). Raise the budget, or split the texts.",
+                TruncationWarning,
+                stacklevel=5,
+            )
 
     def can_read(self, text: object, *, task: str | None = None, instruction: str | None = None) -> bool:
         """Whether a text can be rendered; arguments as ``render``.
