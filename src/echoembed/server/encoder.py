@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import batch_to_device
 
 from echoembed import recipes
 from echoembed.model.describe import describe
-from echoembed.model.pooling import span_mask
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import under
 
@@ -62,12 +61,12 @@ class Encoder:
 
     def __init__(self, model: SentenceTransformer) -> None:
         transformer = transformer_of(model)
-        transformer.overflow = "ignore"  # what is cut is told to whoever sent the text
         self.served = transformer.recipe.name
-        self.lanes: dict[str, SentenceTransformer] = {self.served: model}
+        # No warnings: what is cut is told to whoever sent the text.
+        self.lanes: dict[str, SentenceTransformer] = {self.served: under(model, transformer.recipe, overflow="ignore")}
         for name in COMPARED:
             if name not in self.lanes:
-                self.lanes[name] = under(model, _beside(recipes[name], transformer.recipe))
+                self.lanes[name] = under(model, _beside(recipes[name], transformer.recipe), overflow="ignore")
         for lane in self.lanes.values():
             lane.eval()
         self.facts = describe(model)
@@ -88,9 +87,7 @@ class Encoder:
         Raises:
             TextError: If the instruction leaves no room for any.
         """
-        transformer = transformer_of(self.lanes[lane or self.served])
-        wording = transformer.recipe.instruction if instruction is None else instruction
-        return transformer.renderers[kind].room(wording)
+        return transformer_of(self.lanes[lane or self.served]).reader.room(task=kind, instruction=instruction)
 
     def read(self, texts: Sequence[str], kind: Kind, instruction: str | None = None, lane: str = "") -> list[Rendered]:
         """What the model reads for texts; may be called in any thread.
@@ -98,8 +95,8 @@ class Encoder:
         Raises:
             TextError: If a text cannot be embedded, or the recipe has no place for an instruction.
         """
-        transformer = transformer_of(self.lanes[lane or self.served])
-        return transformer.render(texts, prompt=instruction, task=kind)
+        reader = transformer_of(self.lanes[lane or self.served]).reader
+        return reader.render(texts, task=kind, instruction=instruction)
 
     def longest_prompt(self) -> int | None:
         """Tokens of the longest prompt there can be; None where nothing limits it."""
@@ -129,8 +126,7 @@ class Encoder:
             ModelError: If a state is not finite.
         """
         model = self.lanes[lane or self.served]
-        features = _features(prompts, transformer_of(model).pad_id)
-        features = {name: tensor.to(model.device) for name, tensor in features.items()}
+        features = batch_to_device(transformer_of(model).features(prompts), model.device)
         raw = None
         for module in model:
             if isinstance(module, Normalize):
@@ -138,24 +134,6 @@ class Encoder:
             features = module(features)
         vectors = features["sentence_embedding"].float().cpu().numpy()
         return Vectors(vectors if raw is None else raw, vectors)
-
-
-def _features(prompts: Sequence[Rendered], pad: int) -> dict[str, torch.Tensor]:
-    """Prompts as the model's first module takes them."""
-    length = max(len(prompt.ids) for prompt in prompts)
-    ids_NT = torch.full((len(prompts), length), pad)
-    mask_NT = torch.zeros_like(ids_NT)
-    for row, prompt in enumerate(prompts):
-        ids_NT[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        mask_NT[row, : len(prompt.ids)] = 1
-    columns = zip(*(prompt.ids for prompt in prompts), strict=False)
-    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    return {
-        "input_ids": ids_NT,
-        "attention_mask": mask_NT,
-        "span_mask": span_mask([prompt.span for prompt in prompts], length),
-        "shared": torch.full((len(prompts),), shared),
-    }
 
 
 def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed import errors
+from echoembed.texts.embedder import Cuts
 from echoembed.texts.writer import Stamp
 
 _TRIES = 5
@@ -39,16 +40,14 @@ class RemoteEmbedder:
         truncate: Whether texts over the limit are cut.
 
     Attributes:
-        dropped_texts: Texts that were cut.
-        dropped_tokens: Tokens that were cut off.
+        cuts: What ``encode`` has cut so far.
     """
 
     url: str
     kind: Literal["query", "document"] = "query"
     instruction: str | None = None
     truncate: bool = True
-    dropped_texts: int = field(default=0, init=False)
-    dropped_tokens: int = field(default=0, init=False)
+    cuts: Cuts = field(default_factory=Cuts, init=False)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Texts to vectors, ``_ND`` and float32, in order.
@@ -102,8 +101,8 @@ class RemoteEmbedder:
         before, now = self._info["echoembed"]["fingerprint"], headers.get("X-Echoembed-Fingerprint", "none")
         if before != now:
             raise errors.remote_changed(self.url, str(before), now)
-        self.dropped_texts += int(headers.get("X-Echoembed-Truncated-Texts", "0"))
-        self.dropped_tokens += int(headers.get("X-Echoembed-Truncated-Tokens", "0"))
+        self.cuts.texts += int(headers.get("X-Echoembed-Truncated-Texts", "0"))
+        self.cuts.tokens += int(headers.get("X-Echoembed-Truncated-Tokens", "0"))
         rows = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in answer["data"]]
         return np.stack(rows).astype(np.float32)
 
