@@ -28,7 +28,8 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Name on the Hugging Face hub, or a folder. Default: the recipe's checkpoint, else the bundled model.",
+            help="Name on the Hugging Face hub, folder, GGUF file, or tiny, the bundled model. Default: the recipe's "
+            "checkpoint, else smollm2-135m.",
             show_default=False,
         ),
     ] = None,

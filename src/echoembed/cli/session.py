@@ -154,10 +154,11 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
     import echoembed
     from echoembed.model.transformer import transformer_of
     from echoembed.recipe import find_recipe
+    from echoembed.sources.packaged import BUNDLED
 
     row = find_recipe(recipe_named(name, file) or name)
     facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}
-    loaded = echoembed.load(model, recipe=replace(row, checkpoint="", adapters=(), trained=False))
+    loaded = echoembed.load(model or BUNDLED, recipe=replace(row, checkpoint="", adapters=(), trained=False))
     tokenizer: Any = transformer_of(loaded).tokenizer
     kinds: tuple[Literal["query", "document"], ...] = ("query", "document")
     for kind in kinds:
