@@ -7,11 +7,8 @@ The classes are what a caller catches; all derive from ``EchoembedError``.
 from echoembed.errors.base import *
 from echoembed.errors.evaluations import *
 from echoembed.errors.files import *
-<<<<<<< HEAD
-from echoembed.errors.libraries import *
-=======
 from echoembed.errors.gguf import *
->>>>>>> e618a1d (GGUF files and packaged models are read; SmolLM2-135M is the model of whoever names none, tiny the bundled one)
+from echoembed.errors.libraries import *
 from echoembed.errors.models import *
 from echoembed.errors.prompts import *
 from echoembed.errors.server import *

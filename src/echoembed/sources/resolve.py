@@ -25,9 +25,8 @@ from typing import Literal
 
 from echoembed import errors
 from echoembed.sources.files import checked_files
-from echoembed.sources.settings import reason
-from echoembed.sources.files import CONFIG, MODULES, checked_files, reason
 from echoembed.sources.packaged import BUNDLED, DEFAULT, PACKAGED, check_file, packaged_file
+from echoembed.sources.settings import CONFIG, MODULES, reason
 
 Origin = Literal["hub", "folder", "bundled", "gguf", "package"]
 _SUFFIX = ".gguf"
