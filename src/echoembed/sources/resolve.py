@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Literal
 
 from echoembed import errors
-from echoembed.sources.files import checked_files
+from echoembed.sources.files import CONFIG, MODULES, checked_files
 from echoembed.sources.packaged import BUNDLED, DEFAULT, PACKAGED, check_file, packaged_file
-from echoembed.sources.settings import CONFIG, MODULES, reason
+from echoembed.sources.settings import reason
 
 Origin = Literal["hub", "folder", "bundled", "gguf", "package"]
 _SUFFIX = ".gguf"
