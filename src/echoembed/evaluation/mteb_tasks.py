@@ -117,7 +117,7 @@ def _retrieval(paths: list[Path], max_texts: int | None, seed: int) -> Built:
     document = {"_id": rows.ID, "title": rows.TEXT, "text": rows.TEXT}
     corpus = {row["_id"]: row for row in rows.read_rows(corpus_path, document, optional=("title",))}
     queries = {row["_id"]: row["text"] for row in rows.read_rows(queries_path, {"_id": rows.ID, "text": rows.TEXT})}
-    judged = _read_qrels(qrels_path, {"query-id": queries, "corpus-id": corpus})
+    judged = rows.read_qrels(qrels_path, {"query-id": queries, "corpus-id": corpus})
     queries, corpus = sampling.some_queries(queries, corpus, judged, max_texts, seed)
     data = {
         "corpus": Dataset.from_dict(
@@ -132,29 +132,6 @@ def _retrieval(paths: list[Path], max_texts: int | None, seed: int) -> Built:
         "top_ranked": None,
     }
     return AbsTaskRetrieval, {"test": data}, {}
-
-
-def _read_qrels(path: Path, known: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Judgements: query → document → grade."""
-    judged: dict[str, dict[str, int]] = {}
-    for number, line in rows.lines(path):
-        cells = line.split("\t")
-        where = f"line {number} of {path}"
-        if len(cells) != 3:
-            raise errors.data_bad_field(where, "row", line, "query-id, corpus-id and score, with tabs between")
-        if number == 1 and not cells[2].lstrip("-").isdigit():
-            continue
-        for column, cell in zip(known, cells, strict=False):
-            if cell not in known[column]:
-                raise errors.data_bad_field(
-                    where, column, cell, f"the _id of one of the {len(known[column])} rows there"
-                )
-        if not cells[2].lstrip("-").isdigit():
-            raise errors.data_bad_field(where, "score", cells[2], "a whole number")
-        judged.setdefault(cells[0], {})[cells[1]] = int(cells[2])
-    if not any(grade > 0 for grades in judged.values() for grade in grades.values()):
-        raise errors.data_says_nothing(path, "no document is judged relevant")
-    return judged
 
 
 def _reranking(paths: list[Path], max_texts: int | None, seed: int) -> Built:

@@ -82,6 +82,40 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
     return rows
 
 
+def read_qrels(path: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Read a file of judgements.
+
+    Args:
+        path: The file; a header is passed over.
+        known: The ids that may stand in its first and its second column, by the column's name.
+
+    Returns:
+        Query → document → grade.
+
+    Raises:
+        DataError: If a row is not what it must be, or no document is relevant.
+    """
+    judged: dict[str, dict[str, int]] = {}
+    for number, line in lines(path):
+        cells = line.split("\t")
+        where = f"line {number} of {path}"
+        if len(cells) != 3:
+            raise errors.data_bad_field(where, "row", line, "query-id, corpus-id and score, with tabs between")
+        if number == 1 and not cells[2].lstrip("-").isdigit():
+            continue
+        for column, cell in zip(known, cells, strict=False):
+            if cell not in known[column]:
+                raise errors.data_bad_field(
+                    where, column, cell, f"the _id of one of the {len(known[column])} rows there"
+                )
+        if not cells[2].lstrip("-").isdigit():
+            raise errors.data_bad_field(where, "score", cells[2], "a whole number")
+        judged.setdefault(cells[0], {})[cells[1]] = int(cells[2])
+    if not any(grade > 0 for grades in judged.values() for grade in grades.values()):
+        raise errors.data_says_nothing(path, "no document is judged relevant")
+    return judged
+
+
 def _storable(value: Any) -> Any:  # noqa: ANN401
     """The value as Arrow can hold it: NUL for half a surrogate pair, so that the encoder cleans and counts it."""
     if isinstance(value, str):

@@ -6,7 +6,7 @@ taken each time. Two and a half per cent of the draws lie below the interval, as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,8 +51,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     for pairs in selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed):
         first, second = [cosines(bench, recipe, pairs.first, pairs.second) for recipe in NAMES]
         gold = np.asarray(pairs.gold)
-        draws = [random.integers(len(gold), size=len(gold)) for _ in range(DRAWS)]
-        differences = np.asarray([difference(first[draw], second[draw], gold[draw]) for draw in draws])
+        differences = bootstrap(difference, first, second, gold, random=random)
         drawn.append(differences)
         observed = difference(first, second, gold)
         rows.append(_row(name, pairs.name, len(gold), observed, differences))
@@ -75,15 +74,57 @@ def difference(first: Array, second: Array, gold: Array) -> float:
     return correlation(first, gold) - correlation(second, gold)
 
 
-def _row(model: str, task: str, pairs: int, observed: float, drawn: Array) -> Row:
+def bootstrap(statistic: Callable[..., float], *samples: Array, random: np.random.Generator) -> Array:
+    """A statistic of items drawn anew, with replacement, ``DRAWS`` times.
+
+    Args:
+        statistic: Of as many arrays as there are samples.
+        samples: Each (N,): what is known of each item. An item is drawn with all that is known of it.
+        random: Draws.
+
+    Returns:
+        float64, (``DRAWS``,).
+    """
+    count = len(samples[0])
+    draws = [random.integers(count, size=count) for _ in range(DRAWS)]
+    return np.asarray([statistic(*(sample[draw] for sample in samples)) for draw in draws])
+
+
+def ends(drawn: Array) -> tuple[float, float]:
+    """The 95 % interval of what was drawn."""
     low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def ndcg_at_10(similarities_QP: Array, grades_QP: NDArray[np.int64]) -> Array:
+    """How high the relevant passages stand among the ten nearest, for each query.
+
+    Args:
+        similarities_QP: Of each query to each passage.
+        grades_QP: Grades, 0 for a passage that is not relevant.
+
+    Returns:
+        float64, (Q,), from 0 to 1. Their mean is the score that ``echoembed eval`` gives.
+    """
+    from sklearn.metrics import ndcg_score
+
+    return np.asarray(
+        [
+            ndcg_score(grades_P[None], similarities_P[None], k=10)
+            for grades_P, similarities_P in zip(grades_QP, similarities_QP, strict=True)
+        ]
+    )
+
+
+def _row(model: str, task: str, pairs: int, observed: float, drawn: Array) -> Row:
+    low, high = ends(drawn)
     return {
         "model": model,
         "task": task,
         "pairs": pairs,
         "difference": observed,
-        "low": float(low),
-        "high": float(high),
+        "low": low,
+        "high": high,
         "draws": len(drawn),
     }
 

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from echoembed.evaluation import rows, sampling
-from echoembed.evaluation.local import data_sets, local_tasks
+from echoembed.evaluation.local import LAYOUTS, data_sets, local_tasks
 from echoembed.evaluation.task import Task
 from echoembed.prompts.text import clean_text
 
@@ -103,5 +106,44 @@ def sts_pairs(folder: Path | None, *, quick: bool, seed: int) -> list[Pairs]:
                 [float(pair["score"]) for pair in pairs],
                 rows.digest([file])[0],
             )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Search:
+    """A retrieval set."""
+
+    name: str
+    queries: list[str]
+    passages: list[str]
+    grades: NDArray[np.int64]
+    """(queries, passages): how relevant a passage is to a query; 0 where it was not judged."""
+    data: str
+
+
+def searches(folder: Path) -> list[Search]:
+    """The retrieval sets of a folder, whole."""
+    found = []
+    for name, (kind, path) in data_sets(folder).items():
+        if kind != "retrieval":
+            continue
+        files = LAYOUTS[kind].files(path)
+        paths = [file for file in files if file is not None]
+        if len(paths) < len(files):
+            continue
+        fields = {"_id": rows.ID, "title": rows.TEXT, "text": rows.TEXT}
+        passages, queries = (
+            {
+                row["_id"]: f"{row.get('title', '')} {row['text']}".strip()
+                for row in rows.read_rows(file, fields, ["title"])
+            }
+            for file in paths[:2]
+        )
+        judged = rows.read_qrels(paths[2], {"query-id": queries, "corpus-id": passages})
+        grades_QP = np.asarray([[grades.get(passage, 0) for passage in passages] for grades in judged.values()])
+        texts = [clean_text(queries[query]) for query in judged]
+        found.append(
+            Search(name, texts, [clean_text(text) for text in passages.values()], grades_QP, rows.digest(paths)[0])
         )
     return found
