@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from echoembed import __version__
 from echoembed.cli import compare, embed, eval, info, recipes, reproduce, serve, similarity, train
+from echoembed.cli.groups import with_options
 from echoembed.cli.options import examples
 from echoembed.cli.output import fail
 from echoembed.errors import EchoembedError
@@ -84,7 +85,7 @@ for _name, _verb, _needs_input in (
     _help = (_verb.__doc__ or "").replace("\n    ", "\n")
     _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _help.strip().split("\n\n"))
     _epilog = sys.modules[_verb.__module__].EPILOG
-    app.command(_name, help=_help, epilog=_epilog, no_args_is_help=_needs_input)(_verb)
+    app.command(_name, help=_help, epilog=_epilog, no_args_is_help=_needs_input)(with_options(_verb))
 
 
 def _print_version(wanted: bool) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.cli import session
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,64 +27,39 @@ EPILOG = opt.examples(
 
 
 def compare(
-    inputs: opt.Inputs = None,
-    text: opt.Texts = None,
+    texts: groups.TextOptions,
+    model: groups.ModelOptions,
+    encoding: groups.EncodeOptions,
+    recipe: opt.Recipes = None,
     json: opt.Json = False,
     heatmap: Annotated[
         Path | None,
         typer.Option(help="Draw a matrix per recipe: .png, .svg or .pdf. Needs matplotlib.", show_default=False),
     ] = None,
     overwrite: opt.Overwrite = False,
-    format: opt.Format = None,
-    column: opt.Column = "text",
-    on_bad_text: opt.OnBadText = "error",
-    on_overflow: opt.OnOverflow = "warn",
-    model: opt.Model = None,
-    adapter: opt.Adapter = None,
-    recipe: opt.Recipes = None,
-    recipes_file: opt.RecipesFile = None,
-    revision: opt.Revision = None,
-    layer: opt.Layer = None,
-    budget: opt.Budget = None,
-    kind: opt.Kind = "query",
-    instruction: opt.Instruction = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    batch_size: opt.BatchSize = 32,
 ) -> None:
     """Show the similarity of each pair of texts under several recipes, side by side.
 
     What tells is the order of the pairs within a recipe: each recipe has a range of cosines of its own.
     """
-    from echoembed.texts import Embedder, TextReader
-
+    reader = texts.reader()
+    names = list(dict.fromkeys(recipe or ["classical", "echo"]))
+    session.check_names(model, names)
     if heatmap is not None:
         from echoembed.cli.heatmap import check_heatmap
 
         check_heatmap(heatmap, overwrite=overwrite)
-    reader = TextReader(inputs or [], texts=text or [], format=format, column=column, on_bad_text=on_bad_text)
+        reader.refuse_as_output(heatmap)
     items = session.few_texts(reader, least=2)
-    names = list(dict.fromkeys(recipe or ["classical", "echo"]))
     matrices: dict[str, list[list[float]]] = {}
     held: dict[str, tuple[list[Item], NDArray[np.float32]]] = {}
     stamps: dict[str, dict[str, str]] = {}
     for name in names:
-        loaded = session.load(
-            model,
-            name,
-            adapter=adapter,
-            recipes_file=recipes_file,
-            on_overflow=on_overflow,
-            revision=revision,
-            layer=layer,
-            budget=budget,
-            device=device,
-            dtype=dtype,
-        )
-        embedder = Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+        loaded = session.load(model, name, on_overflow=texts.on_overflow)
+        embedder = session.embedder(loaded, encoding)
         items, vectors_ND = held[name] = session.embed_few(embedder, items, reader, least=2)
         stamps[name] = embedder.stamp()._asdict()
-        session.report_cuts(embedder, on_overflow)
+        session.report_cuts(embedder, texts.on_overflow)
     for name, (embedded, vectors_ND) in held.items():  # what one recipe left out, no other shows
         matrices[name] = session.cosines(vectors_ND[[item in items for item in embedded]])
     if json:

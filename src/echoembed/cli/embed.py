@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.cli import session
 from echoembed.cli.progress import Progress
 
 EPILOG = opt.examples(
@@ -21,8 +21,9 @@ EPILOG = opt.examples(
 
 
 def embed(
-    inputs: opt.Inputs = None,
-    text: opt.Texts = None,
+    texts: groups.TextOptions,
+    model: groups.ModelOptions,
+    encoding: groups.EncodeOptions,
     output: Annotated[
         str | None,
         typer.Option(
@@ -34,23 +35,8 @@ def embed(
     ] = None,
     overwrite: opt.Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
-    format: opt.Format = None,
-    column: opt.Column = "text",
     id_column: opt.IdColumn = None,
-    on_bad_text: opt.OnBadText = "error",
-    on_overflow: opt.OnOverflow = "warn",
-    model: opt.Model = None,
-    adapter: opt.Adapter = None,
     recipe: opt.Recipe = None,
-    recipes_file: opt.RecipesFile = None,
-    revision: opt.Revision = None,
-    layer: opt.Layer = None,
-    budget: opt.Budget = None,
-    kind: opt.Kind = "query",
-    instruction: opt.Instruction = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    batch_size: opt.BatchSize = 32,
 ) -> None:
     """Embed texts: a vector for each, in order.
 
@@ -59,34 +45,26 @@ def embed(
     beside it has id and text of each row, V.npy.json says where they come from. Files of any length take the
     same memory.
     """
-    from echoembed import texts
+    from echoembed.texts import JsonlWriter, Writer, check_output, embed_stream, open_writer, output_files
 
-    reader = texts.TextReader(
-        inputs or [], texts=text or [], format=format, column=column, id_column=id_column, on_bad_text=on_bad_text
-    )
-    to_stdout = output in (None, "-")
-    if output is not None and not to_stdout:
-        texts.check_output(output, overwrite=overwrite)
-    loaded = session.load(
-        model,
-        recipe,
-        adapter=adapter,
-        recipes_file=recipes_file,
-        on_overflow=on_overflow,
-        revision=revision,
-        layer=layer,
-        budget=budget,
-        device=device,
-        dtype=dtype,
-    )
-    embedder = texts.Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
-    stamp = embedder.stamp()
-    if output is None or to_stdout:
-        writer: texts.Writer = texts.JsonlWriter(sys.stdout.buffer, stamp)
+    reader = texts.reader(id_column=id_column)
+    file = None if output in (None, "-") else output
+    if file is not None:
+        reader.refuse_as_output(*output_files(file))
+        check_output(file, overwrite=overwrite)
     else:
-        writer = texts.open_writer(output, stamp, overwrite=overwrite)
-    with Progress(reader.expected, shown=not quiet and not (to_stdout and sys.stdout.isatty())) as progress:
-        count = texts.embed_stream(
+        session.check_standard_output(reader)
+    session.check_names(model, [recipe])
+    session.check_texts(reader, quiet=quiet)
+    loaded = session.load(model, recipe, on_overflow=texts.on_overflow)
+    embedder = session.embedder(loaded, encoding)
+    stamp = embedder.stamp()
+    if file is None:
+        writer: Writer = JsonlWriter(sys.stdout.buffer, stamp)
+    else:
+        writer = open_writer(file, stamp, overwrite=overwrite)
+    with Progress(reader.expected, shown=not quiet and not (file is None and sys.stdout.isatty())) as progress:
+        count = embed_stream(
             reader,
             embedder.encode,
             writer,
@@ -97,7 +75,7 @@ def embed(
     if not quiet:
         rate = count / max(progress.seconds, 1e-9)
         words = "text" if count == 1 else "texts"
-        target = "standard output" if to_stdout else output
+        target = file or "standard output"
         out.note(f"embedded {count:,} {words} in {progress.seconds:.1f} s ({rate:,.0f} texts/s) → {target}")
-    session.report_skipped(reader, array=output if output is not None and output.lower().endswith(".npy") else None)
-    session.report_cuts(embedder, on_overflow)
+    session.report_skipped(reader, array=file if file is not None and file.lower().endswith(".npy") else None)
+    session.report_cuts(embedder, texts.on_overflow)

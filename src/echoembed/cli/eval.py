@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.cli import session
 from echoembed.cli.eval_progress import EvalProgress
 
 if TYPE_CHECKING:
@@ -24,15 +24,8 @@ EPILOG = opt.examples(
 
 
 def evaluate(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="Name on the Hugging Face hub, folder, GGUF file, or tiny, the bundled model. Default: the recipe's "
-            "checkpoint, else smollm2-135m.",
-            show_default=False,
-        ),
-    ] = None,
+    options: groups.ModelOptions,
+    name: opt.ModelArgument = None,
     benchmark: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,8 +60,6 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 42,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    model_: opt.Model = None,
-    adapter: opt.Adapter = None,
     recipe: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,12 +70,6 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    recipes_file: opt.RecipesFile = None,
-    revision: opt.Revision = None,
-    layer: opt.Layer = None,
-    budget: opt.Budget = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
     batch_size: opt.BatchSize = 32,
 ) -> None:
     """Score recipes with mteb's own tasks and metrics.
@@ -97,38 +82,24 @@ def evaluate(
     A folder given with --data holds KIND/NAME/, KIND being sts, pair, classification, clustering, reranking or
     retrieval, each with test.jsonl (or .jsonl.gz; classification with train.jsonl too; retrieval in BEIR's layout).
     """
-    if model is not None and model_ is not None:
-        raise typer.BadParameter(f"got two models, {model!r} and {model_!r}; name one", param_hint="MODEL")
+    options = groups.with_model(options, name)
     from echoembed import errors
     from echoembed.evaluation.benchmarks import find_tasks
-    from echoembed.evaluation.run import evaluate as evaluate_
     from echoembed.evaluation.store import Store
-    from echoembed.model.transformer import transformer_of
-    from echoembed.recipe import find_recipe
 
-    session.silence()
-    tasks = find_tasks(benchmark or ["local"], folder=data, max_texts=max_texts, seed=seed)
-    store = None if output is None else Store(output)
     names: list[str | None] = list(dict.fromkeys(recipe)) if recipe else [None]
-    for name in names:
-        if (named := session.recipe_named(name, recipes_file)) is not None:
-            find_recipe(named)  # now, rather than after hours
+    session.check_names(options, names)  # now, rather than after hours
+    store = None if output is None else Store(output)
+    tasks = find_tasks(benchmark or ["local"], folder=data, max_texts=max_texts, seed=seed)
+    session.silence()
+    from echoembed.evaluation.run import evaluate as evaluate_
+    from echoembed.model.transformer import transformer_of
+
     scores: list[Score] = []
     failures: list[str] = []
     with EvalProgress(tasks, recipes=len(names), shown=not quiet) as progress:
-        for name in names:
-            loaded = session.load(
-                model or model_,
-                name,
-                adapter=adapter,
-                recipes_file=recipes_file,
-                on_overflow="ignore",
-                revision=revision,
-                layer=layer,
-                budget=budget,
-                device=device,
-                dtype=dtype,
-            )
+        for row in names:
+            loaded = session.load(options, row, on_overflow="ignore")
             progress.recipe = transformer_of(loaded).recipe.name
             try:
                 scores += evaluate_(loaded, tasks, store=store, batch_size=batch_size, progress=progress)

@@ -1,10 +1,13 @@
-"""``echoembed info``: what a model and a recipe come to."""
+"""``echoembed info``: what a model and a recipe come to.
+
+Loading is the check: it proves the attention, the templates and the engine on this model.
+"""
 
 from __future__ import annotations
 
+from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.cli import session
 
 EPILOG = opt.examples(
     "echoembed info",
@@ -13,33 +16,13 @@ EPILOG = opt.examples(
 )
 
 
-def info(
-    json: opt.Json = False,
-    model: opt.Model = None,
-    adapter: opt.Adapter = None,
-    recipe: opt.Recipe = None,
-    recipes_file: opt.RecipesFile = None,
-    revision: opt.Revision = None,
-    layer: opt.Layer = None,
-    budget: opt.Budget = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-) -> None:
+def info(model: groups.ModelOptions, recipe: opt.Recipe = None, json: opt.Json = False) -> None:
     """Load a model under a recipe, check it, and say what the two come to.
 
     The fingerprint goes with every stored vector: vectors with different fingerprints must not be compared.
     """
-    loaded = session.load(
-        model,
-        recipe,
-        adapter=adapter,
-        recipes_file=recipes_file,
-        revision=revision,
-        layer=layer,
-        budget=budget,
-        device=device,
-        dtype=dtype,
-    )
+    session.check_names(model, [recipe])
+    loaded = session.load(model, recipe)
     from echoembed import describe
 
     facts = describe(loaded)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.cli import session
+from echoembed.files import check_free
 
 if TYPE_CHECKING:
     from echoembed.experiments.reproduce import Result
@@ -25,6 +26,7 @@ EPILOG = opt.examples(
 
 
 def reproduce(
+    computing: groups.ComputeOptions,
     names: Annotated[
         list[str], typer.Argument(metavar="NAME|all...", help="Figures and tables, such as figure2 and table1.")
     ],
@@ -42,8 +44,7 @@ def reproduce(
         typer.Option(
             "--model",
             "-m",
-            help="Name on the Hugging Face hub, folder, GGUF file, or tiny, the bundled model; repeat it for table2. "
-            "Default: smollm2-135m.",
+            help="Name on the Hugging Face hub, or a folder; repeat it for table2. Default: the bundled model.",
             rich_help_panel="Model",
             show_default=False,
         ),
@@ -81,8 +82,6 @@ def reproduce(
     seed: Annotated[int, typer.Option(help="Of samples, toy sentences and bootstraps.")] = 42,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
     batch_size: opt.BatchSize = 32,
 ) -> None:
     """Make the paper's figures and tables, and print the paper's numbers beside ours.
@@ -91,6 +90,14 @@ def reproduce(
     marked as such, with the model and the data they belong to. What needs weights or data that are not given is
     listed as not run. An experiment that fails does not stop the others; the exit code is then 1.
     """
+    from echoembed.experiments import check_names
+    from echoembed.sources.names import check_model
+
+    check_names(names)
+    for name in model or []:
+        check_model(name)
+    if report is not None:
+        check_free(report, overwrite=True)
     session.silence()
     from echoembed.experiments.experiment import Setting
     from echoembed.experiments.report import write_report
@@ -106,8 +113,10 @@ def reproduce(
         splitter=splitter,
         checkpoints=checkpoints,
         scores=scores,
-        device=device,
-        dtype=dtype,
+        device=computing.device,
+        dtype=computing.dtype,
+        engine=computing.engine,
+        deterministic=computing.deterministic,
         batch_size=batch_size,
     )
     results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from echoembed.cli import groups, session
 from echoembed.cli import options as opt
-from echoembed.cli import session
 
 EPILOG = opt.examples(
     "echoembed serve",
@@ -19,10 +19,8 @@ _PANEL = "Serving"
 
 
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL", help="As other verbs take it with --model.", show_default=False),
-    ] = None,
+    options: groups.ModelOptions,
+    name: opt.ModelArgument = None,
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=_PANEL)] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free port.", rich_help_panel=_PANEL)] = 8080,
     api_key_file: Annotated[
@@ -62,29 +60,18 @@ def serve(
     timeout: Annotated[
         float, typer.Option(min=0.001, help="Seconds after which a request is given up.", rich_help_panel=_PANEL)
     ] = 300.0,
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            "--deterministic", help="The same bits for a text in any company; slower.", rich_help_panel=_PANEL
-        ),
-    ] = False,
     log_level: Annotated[
         Literal["info", "warning", "error"], typer.Option(help="info logs every request.", rich_help_panel=_PANEL)
     ] = "info",
-    adapter: opt.Adapter = None,
     recipe: opt.Recipe = None,
-    recipes_file: opt.RecipesFile = None,
-    revision: opt.Revision = None,
-    layer: opt.Layer = None,
-    budget: opt.Budget = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
 ) -> None:
     """Serve a model over HTTP, in the forms that clients of OpenAI, TEI, Cohere, voyage and Ollama speak.
 
     Open the printed address in a browser for a page that shows what the model reads. GET /openapi.json lists the
     routes. Without an API key only this machine is served.
     """
+    options = groups.with_model(options, name)
+    session.check_names(options, [recipe])
     from echoembed import versions
 
     with versions.needed("starlette", "uvicorn", "orjson", "prometheus-client", extra="serve", purpose="Serving"):
@@ -102,18 +89,7 @@ def serve(
     from echoembed.server.listen import Server, bind
 
     listener = bind(settings)
-    loaded = session.load(
-        model,
-        recipe,
-        adapter=adapter,
-        recipes_file=recipes_file,
-        revision=revision,
-        layer=layer,
-        budget=budget,
-        device=device,
-        dtype=dtype,
-        deterministic=deterministic,
-    )
+    loaded = session.load(options, recipe)
     logs.start(log_level)
     server = Server(loaded, settings)
     raise typer.Exit(server.run_on(listener, ready=lambda address: typer.echo(f"serving on {address}")))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from echoembed.cli import startup
 from echoembed.cli.output import warn
 
 if TYPE_CHECKING:
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
 
+    from echoembed.cli.groups import EncodeOptions, ModelOptions
     from echoembed.recipe import Recipe
     from echoembed.texts import Embedder, Item, TextReader
 
@@ -38,7 +44,6 @@ def silence() -> None:
             warn(str(message))
 
     warnings.showwarning = show
-
     import logging
 
     from echoembed import versions
@@ -67,20 +72,71 @@ def recipe_named(name: str | None, file: Path | None) -> str | Recipe | None:
     return rows.get(name, name)
 
 
-def load(
-    model: str | None,
-    recipe: str | None = None,
-    *,
-    recipes_file: Path | None = None,
-    on_overflow: str = "warn",
-    **options: Any,  # noqa: ANN401
-) -> SentenceTransformer:
-    """The model that the options name; ``options`` are those of ``echoembed.load``."""
+def check_names(options: ModelOptions, names: Sequence[str | None]) -> None:
+    """Refuse recipes, a model or an adapter that are not there, before anything heavy is imported.
+
+    Args:
+        options: Name model, adapter and the user's own recipes.
+        names: Recipes; None for the default.
+
+    Raises:
+        RecipeError: If there is no such recipe.
+        ModelError: If there is no such model or adapter.
+    """
+    from echoembed.recipe import find_recipe
+    from echoembed.sources.names import check_adapter, check_model
+
+    for name in names:
+        if (named := recipe_named(name, options.recipes_file)) is not None:
+            find_recipe(named)
+    check_adapter(options.adapter)
+    check_model(options.model, revision=options.revision)
+
+
+def load(options: ModelOptions, recipe: str | None = None, *, on_overflow: str = "warn") -> SentenceTransformer:
+    """The model that the options name, under a recipe."""
+    with startup.without_unused():
+        return _load(options, recipe, on_overflow)
+
+
+def _load(options: ModelOptions, recipe: str | None, on_overflow: str) -> SentenceTransformer:
     silence()
     import echoembed
 
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
     overflow: Any = "error" if on_overflow == "error" else "ignore"  # cuts are reported once, at the end
-    return echoembed.load(model, recipe=recipe_named(recipe, recipes_file), overflow=overflow, **options)
+    return echoembed.load(recipe=recipe_named(recipe, given.pop("recipes_file")), overflow=overflow, **given)
+
+
+def embedder(model: SentenceTransformer, options: EncodeOptions) -> Embedder:
+    """The model, reading texts as the options say."""
+    from echoembed.texts import Embedder
+
+    return Embedder(model=model, kind=options.kind, instruction=options.instruction, batch_size=options.batch_size)
+
+
+def check_standard_output(reader: TextReader) -> None:
+    """Refuse a standard output that is closed, or that is one of the inputs.
+
+    Raises:
+        FileError: If it is.
+    """
+    from echoembed import errors
+
+    if sys.stdout is None:
+        raise errors.stream_unwritable("it is closed")
+    with contextlib.suppress(OSError, ValueError):  # a stand-in without a file, as in tests
+        reader.refuse_as_output(sys.stdout.fileno())
+
+
+def check_texts(reader: TextReader, *, quiet: bool) -> None:
+    """Read the texts of files through before the first is embedded: a fault at their end would lose all the work.
+
+    Raises:
+        FileError: If a file is broken.
+        TextError: If a text cannot be embedded.
+    """
+    reader.check()
 
 
 def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
@@ -148,17 +204,19 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
     Its prompts are shown with the bundled tokenizer unless a model is named: published weights of some
     gigabytes are not fetched to look at a prompt.
     """
-    silence()
     from dataclasses import replace
 
-    import echoembed
-    from echoembed.model.transformer import transformer_of
     from echoembed.recipe import find_recipe
-    from echoembed.sources.packaged import BUNDLED
+    from echoembed.sources.names import check_model
 
     row = find_recipe(recipe_named(name, file) or name)
+    check_model(model)
+    silence()
+    import echoembed
+    from echoembed.model.transformer import transformer_of
+
     facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}
-    loaded = echoembed.load(model or BUNDLED, recipe=replace(row, checkpoint="", adapters=(), trained=False))
+    loaded = echoembed.load(model, recipe=replace(row, checkpoint="", adapters=(), trained=False))
     tokenizer: Any = transformer_of(loaded).tokenizer
     kinds: tuple[Literal["query", "document"], ...] = ("query", "document")
     for kind in kinds:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.cli import session
 
 EPILOG = opt.examples(
     'echoembed similarity "A cat sat." "A feline rested." "Stocks fell."',
@@ -14,47 +14,21 @@ EPILOG = opt.examples(
 
 
 def similarity(
-    inputs: opt.Inputs = None,
-    text: opt.Texts = None,
-    json: opt.Json = False,
-    format: opt.Format = None,
-    column: opt.Column = "text",
-    on_bad_text: opt.OnBadText = "error",
-    on_overflow: opt.OnOverflow = "warn",
-    model: opt.Model = None,
-    adapter: opt.Adapter = None,
+    texts: groups.TextOptions,
+    model: groups.ModelOptions,
+    encoding: groups.EncodeOptions,
     recipe: opt.Recipe = None,
-    recipes_file: opt.RecipesFile = None,
-    revision: opt.Revision = None,
-    layer: opt.Layer = None,
-    budget: opt.Budget = None,
-    kind: opt.Kind = "query",
-    instruction: opt.Instruction = None,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    batch_size: opt.BatchSize = 32,
+    json: opt.Json = False,
 ) -> None:
     """Show how similar texts are: the cosine of each pair, from -1 to 1.
 
     Cosines are for comparing pairs under one model and recipe; by themselves they say little.
     """
-    from echoembed.texts import Embedder, TextReader
-
-    reader = TextReader(inputs or [], texts=text or [], format=format, column=column, on_bad_text=on_bad_text)
+    reader = texts.reader()
+    session.check_names(model, [recipe])
     items = session.few_texts(reader)
-    loaded = session.load(
-        model,
-        recipe,
-        adapter=adapter,
-        recipes_file=recipes_file,
-        on_overflow=on_overflow,
-        revision=revision,
-        layer=layer,
-        budget=budget,
-        device=device,
-        dtype=dtype,
-    )
-    embedder = Embedder(model=loaded, kind=kind, instruction=instruction, batch_size=batch_size)
+    loaded = session.load(model, recipe, on_overflow=texts.on_overflow)
+    embedder = session.embedder(loaded, encoding)
     items, vectors_ND = session.embed_few(embedder, items, reader)
     matrix = session.cosines(vectors_ND)
     if json:
@@ -67,4 +41,4 @@ def similarity(
         ]
         out.print_table(["", "text", *numbers], rows, right=numbers)
     session.report_skipped(reader)
-    session.report_cuts(embedder, on_overflow)
+    session.report_cuts(embedder, texts.on_overflow)

@@ -7,7 +7,6 @@ The classes are what a caller catches; all derive from ``EchoembedError``.
 from echoembed.errors.base import *
 from echoembed.errors.evaluations import *
 from echoembed.errors.files import *
-from echoembed.errors.gguf import *
 from echoembed.errors.libraries import *
 from echoembed.errors.models import *
 from echoembed.errors.prompts import *

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import PurePath
 
 from echoembed.errors.base import FileError, ModelError, TextError, near, quoted
 
@@ -53,6 +54,14 @@ def text_not_utf8(where: str, byte: int, value: int) -> TextError:
     )
 
 
+def file_encoding(name: str, what: str, codec: str) -> FileError:
+    """A file in an encoding that is not read; ``codec`` as iconv calls it."""
+    return FileError(
+        f"{quoted(name, 200)} is {what}. Texts must be UTF-8, or UTF-16 or UTF-32 with a byte order mark. Convert the "
+        f"file (iconv -f {codec} -t utf-8)."
+    )
+
+
 def json_malformed(where: str, reason: str) -> FileError:
     """A line of a JSONL file that is no JSON object."""
     return FileError(f'{where} is no JSON object: {reason}. Every line must be one, such as {{"text": "…"}}.')
@@ -61,6 +70,31 @@ def json_malformed(where: str, reason: str) -> FileError:
 def csv_malformed(where: str, reason: str) -> FileError:
     """A CSV record that does not parse."""
     return FileError(f"{where} is no CSV record: {reason}. Quote cells that hold commas, quotes or line breaks.")
+
+
+def csv_other_delimiter(name: str, other: str, used: str) -> FileError:
+    """A table whose columns another character separates."""
+    shown = "tab" if other == "\t" else other
+    return FileError(
+        f"{name} seems to be separated by {other!r}, not by {used!r}: add --delimiter {shown!r}. If it is not, say "
+        f"--delimiter {'tab' if used == chr(9) else used!r}."
+    )
+
+
+def delimiter_bad(value: object) -> FileError:
+    """A delimiter that cannot separate columns."""
+    return FileError(
+        f"Got delimiter {quoted(value)}. Allowed: one character that is neither a quote nor a line break, or tab. "
+        "Choose what stands between the columns."
+    )
+
+
+def delimiter_unused(name: str, kind: str) -> FileError:
+    """A delimiter for an input that has no columns to separate."""
+    return FileError(
+        f"Got a delimiter, and {quoted(name, 200)} is read as {kind}, which has none. Leave --delimiter out, or say "
+        "--format csv."
+    )
 
 
 def column_missing(where: str, column: str, known: Iterable[str]) -> FileError:
@@ -130,12 +164,21 @@ def output_unknown(path: object, allowed: Iterable[str]) -> FileError:
     """An output whose name does not say how to write it."""
     return FileError(
         f"The name {quoted(str(path), 200)} does not tell a format to write. Allowed: {', '.join(allowed)}. Rename it."
+        f"{near(PurePath(str(path)).suffix, allowed)}"
     )
 
 
 def output_exists(path: object) -> FileError:
     """An output that would replace a file."""
     return FileError(f"{quoted(str(path), 200)} exists already. Choose another name, or allow it with --overwrite.")
+
+
+def output_is_input(path: object, name: str) -> FileError:
+    """An output that is one of the inputs, by whatever name."""
+    return FileError(
+        f"{quoted(str(path), 200)} is the input {quoted(name, 200)}, which would be lost. Choose another name for the "
+        "output."
+    )
 
 
 def output_unwritable(path: object, reason: str) -> FileError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from echoembed.errors.base import RecipeError, TemplateError, TextError, near, quoted
 
@@ -94,7 +94,20 @@ def template_special_tokens(source: str, rendered: str) -> TemplateError:
 
 
 def text_not_str(value: object, where: str) -> TextError:
-    """An input that is not a string."""
+    """An input that is not a string; a collection of texts is one where a list of texts was due."""
+    kind = type(value).__name__
+    if isinstance(value, (bytes, bytearray)):
+        return TextError(f"{where} is {quoted(value)}, of type {kind}. A text must be a str: decode it first.")
+    if isinstance(value, Mapping):
+        return TextError(
+            f"{where} is of type {kind}, with {quoted(list(value), 80)}. A text must be a str: give the value that "
+            "holds the text."
+        )
+    if isinstance(value, Iterable):
+        return TextError(
+            f"{where} is of type {kind}. A text must be a str, and several texts a list of str: pass list(texts), each "
+            "text by itself."
+        )
     return TextError(
         f"{where} is {quoted(value)}, of type {type(value).__name__}. A text must be a str: "
         "convert it, or leave it out."

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from echoembed.engine import Engine
 from echoembed.evaluation.cache import Memory, Vectors
 from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 MAIN = "the main model"
-"""Stands for the first model of the setting, as None stands for the default one."""
+"""Stands for the first model of the setting, as None stands for the bundled one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Setting:
     data: Path | None = None
     """Folder of local tasks (layout: ``evaluation/local.py``); experiments that need none run without it."""
     models: tuple[str | None, ...] = (None,)
-    """Models; None is the default one. All are used where the paper compares models, else the first."""
+    """Models; None is the bundled one. All are used where the paper compares models, else the first."""
     quick: bool = True
     """Samples of the data, which take minutes; else all of them."""
     seed: int = 42
@@ -52,6 +53,8 @@ class Setting:
     """Scores of fine-tuned models, as ``echoembed eval`` keeps them."""
     device: str | None = None
     dtype: str | None = None
+    engine: Engine | None = None
+    deterministic: bool = False
     batch_size: int = 32
 
 
@@ -101,7 +104,9 @@ class Bench:
 
     def __init__(self, setting: Setting, *, say: Callable[[str], None] = lambda _: None) -> None:
         self.setting = setting
-        self.models = Models(device=setting.device, dtype=setting.dtype)
+        self.models = Models(
+            device=setting.device, dtype=setting.dtype, engine=setting.engine, deterministic=setting.deterministic
+        )
         self.memory = Memory()
         self.store = Store(setting.out / "scores")
         self.progress = Progress(say)
@@ -136,7 +141,7 @@ class Bench:
         Args:
             recipes: Rows of the table, or recipes.
             tasks: The tasks.
-            model: Its name, None for the default one.
+            model: Its name, None for the bundled one.
             columns: Further columns of every row.
         """
         rows: list[Row] = []

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sentence_transformers import SentenceTransformer
 
+from echoembed.engine import Engine
 from echoembed.model.load import load
 from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import transformer_of
@@ -25,16 +26,28 @@ class Models:
         at_once: Most sets of weights in memory.
         device: As ``echoembed.load`` takes it.
         dtype: As ``echoembed.load`` takes it.
+        engine: As ``echoembed.load`` takes it.
+        deterministic: As ``echoembed.load`` takes it.
     """
 
-    def __init__(self, *, at_once: int = 3, device: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        at_once: int = 3,
+        device: str | None = None,
+        dtype: str | None = None,
+        engine: Engine | None = None,
+        deterministic: bool = False,
+    ) -> None:
         self._bases: OrderedDict[tuple[object, ...], SentenceTransformer] = OrderedDict()
         self._identities: dict[str | None, str] = {}
         self._at_once = at_once
         self._device, self._dtype = device, dtype
+        self._engine: Engine | None = engine
+        self._deterministic = deterministic
 
     def get(self, name: str | None, recipe: str | Recipe) -> SentenceTransformer:
-        """The model under the recipe; None for the default one, or for the checkpoint of a published row."""
+        """The model under the recipe; None for the bundled one, or for the checkpoint of a published row."""
         row = find_recipe(recipe)
         if name is not None:
             row = replace(row, checkpoint="", adapters=(), trained=False)
@@ -42,8 +55,15 @@ class Models:
         if key not in self._bases:
             while len(self._bases) >= self._at_once:
                 self._bases.popitem(last=False)
-            # Texts are cut without a word: budgets are part of the experiments.
-            self._bases[key] = load(name, recipe=row, device=self._device, dtype=self._dtype, overflow="ignore")
+            self._bases[key] = load(
+                name,
+                recipe=row,
+                device=self._device,
+                dtype=self._dtype,
+                overflow="ignore",  # texts are cut without a word: budgets are part of the experiments
+                engine=self._engine,
+                deterministic=self._deterministic,
+            )
         self._bases.move_to_end(key)
         return under(self._bases[key], row)
 
@@ -51,7 +71,8 @@ class Models:
         """Name, exact weights, dtype and context of a model."""
         if name not in self._identities:
             first = transformer_of(self.get(name, "classical"))
-            self._identities[name] = f"{first.name} {first.revision} {first.model.dtype} {first.context}"
+            dtype = "int8" if first.int8 else first.model.dtype
+            self._identities[name] = f"{first.name} {first.revision} {dtype} {first.context}"
         return self._identities[name]
 
     def fingerprint(self, name: str | None, recipe: Recipe) -> str:

@@ -1,13 +1,12 @@
 """Reading texts and writing their vectors: streams, in flat memory, in order."""
 
 from echoembed.texts.embedder import Embedder
-from echoembed.texts.items import Item
 from echoembed.texts.readers import TextReader
 from echoembed.texts.remote import RemoteEmbedder
-from echoembed.texts.rows import FORMATS
+from echoembed.texts.rows import FORMATS, Item
 from echoembed.texts.stream import embed_stream, encode_items
 from echoembed.texts.writer import Stamp, Writer
-from echoembed.texts.writers import WRITERS, JsonlWriter, check_output, open_writer
+from echoembed.texts.writers import WRITERS, JsonlWriter, check_output, open_writer, output_files
 
 __all__ = [
     "FORMATS",
@@ -23,4 +22,5 @@ __all__ = [
     "embed_stream",
     "encode_items",
     "open_writer",
+    "output_files",
 ]

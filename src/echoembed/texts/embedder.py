@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from echoembed import errors
-from echoembed.texts.items import Item
+from echoembed.texts.rows import Item
 from echoembed.texts.writer import Stamp
 
 if TYPE_CHECKING:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import hashlib
+import os
 import re
+import stat
 import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from echoembed import errors
 from echoembed.prompts.text import check_text
 from echoembed.texts import rows
-from echoembed.texts.items import Item, SeenIds
-from echoembed.texts.rows import FORMATS, SUFFIXES, Columns, Row
+from echoembed.texts.rows import FORMATS, SUFFIXES, Columns, Item, Row
 
 EXAMPLES = 3
+CHECKED_AT_ONCE = 10_000
+_TABLES = ("csv", "tsv")
 # One word with a slash in it or a suffix at its end: rather a file that is missing than a text.
 _LIKE_A_FILE = re.compile(r"\S*/\S*|\S+\.[A-Za-z]\w{0,7}")
 
@@ -37,6 +40,16 @@ class _Source(NamedTuple):
             return 0
         return self.path.stat().st_size if self.path and self.path.is_file() else None
 
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """What tells the file from every other, whatever its names; None for what is no regular file."""
+        if self.literal is not None:
+            return None
+        try:
+            return _identity(self.path or sys.stdin.fileno())
+        except (OSError, ValueError, AttributeError):  # standard input that is closed, or no file at all
+            return None
+
 
 class TextReader:
     """The texts of several inputs, in order; iterate it once.
@@ -49,6 +62,7 @@ class TextReader:
         texts: Texts, whatever they look like.
         format: One of ``FORMATS``, for every input whatever its name says; None to go by the suffix
             and to read standard input as lines of text.
+        delimiter: What separates the columns of CSV and TSV: a character, or ``tab``; None for comma and tab.
         column: The column (in JSONL the key) that holds the text.
         id_column: The column that holds the id; None to number the texts.
         on_bad_text: What a text that cannot be embedded does: ``error`` stops, ``skip`` leaves it out.
@@ -70,6 +84,7 @@ class TextReader:
         *,
         texts: Sequence[str] = (),
         format: str | None = None,
+        delimiter: str | None = None,
         column: str = "text",
         id_column: str | None = None,
         on_bad_text: Literal["error", "skip"] = "error",
@@ -80,16 +95,67 @@ class TextReader:
         self._skips = on_bad_text == "skip"
         self._sources = [_source(given, number, format) for number, given in enumerate(inputs, start=1)]
         self._sources += [_Source(f"--text {number}", literal=text) for number, text in enumerate(texts, start=1)]
+        self._delimiter = _delimiter(delimiter)
+        if delimiter is not None:
+            for source in self._sources:
+                if source.literal is None and source.format not in _TABLES:
+                    raise errors.delimiter_unused(source.name, source.format)
+        self._total: int | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is read yet."""
         self._starts: list[int] = []
         self._read = 0
         self._handle: BinaryIO | None = None
-        self._seen = SeenIds()
+        self._seen: dict[bytes, int] = {}  # a digest of each id → the number of its text
         self.count = 0
         self.skipped = 0
         self.examples: list[str] = []
 
+    def check(self, progress: Callable[[int], None] = lambda count: None) -> None:
+        """Read all inputs but standard input and other pipes through, so that a fault at their end is told now.
+
+        Args:
+            progress: Called now and then with the number of texts read.
+
+        Raises:
+            FileError: As iterating.
+            TextError: As iterating.
+        """
+        piped = [source for source in self._sources if source.size is None]
+        sources, self._sources = self._sources, [source for source in self._sources if source.size is not None]
+        try:
+            for _ in self._items() if piped else self:
+                if self.count % CHECKED_AT_ONCE == 0:
+                    progress(self.count)
+            self._total = None if piped else self.count
+        finally:
+            self._sources = sources
+            self._begin()
+
+    def refuse_as_output(self, *files: str | Path | int) -> None:
+        """Refuse outputs that are inputs, by whatever name or link: replacing one would lose the texts.
+
+        Args:
+            files: Paths, or descriptors of open files.
+
+        Raises:
+            FileError: If one is.
+        """
+        inputs = {identity: source.name for source in self._sources if (identity := source.identity)}
+        for file in files:
+            identity = _identity(file)
+            if identity is not None and identity in inputs:
+                raise errors.output_is_input(file, inputs[identity])
+
     def expected(self) -> int | None:
-        """How many texts there are in all, judged by the bytes read so far; None where nothing tells."""
+        """How many texts there are in all: as ``check`` counted, else judged by the bytes read so far.
+
+        None where nothing tells.
+        """
+        if self._total is not None:
+            return self._total
         sizes = [source.size for source in self._sources]
         total = sum(size for size in sizes if size is not None)
         read = self._read + (self._handle.tell() if self._handle else 0)
@@ -98,6 +164,11 @@ class TextReader:
         return round(self.count * total / read) if total else len(sizes)
 
     def __iter__(self) -> Iterator[Item]:
+        yield from self._items()
+        if self.count == self.skipped:
+            raise errors.no_texts((source.name for source in self._sources), self.skipped)
+
+    def _items(self) -> Iterator[Item]:
         for source in self._sources:
             self._starts.append(self.count)
             for row in self._rows(source):
@@ -108,8 +179,6 @@ class TextReader:
                     self.leave_out(error)
                     continue
                 yield Item(self._id(row), text, row.where)
-        if self.count == self.skipped:
-            raise errors.no_texts((source.name for source in self._sources), self.skipped)
 
     def leave_out(self, error: errors.TextError) -> None:
         """Count a text that cannot be embedded as left out.
@@ -127,16 +196,11 @@ class TextReader:
         if source.literal is not None:
             yield Row(source.name, source.literal, id=self.count)
             return
-        piped = contextlib.nullcontext(sys.stdin.buffer)
+        opened = rows.opened(source.path) if source.path else contextlib.nullcontext(_standard_input())
         try:
-            with piped if source.path is None else source.path.open("rb") as handle:
+            with rows.readable(source.name), opened as handle:
                 self._handle = handle if source.size else None
-                yield from rows.rows_of(source.format, handle, source.name, self._columns)
-        except errors.EchoembedError:
-            raise
-        except (OSError, EOFError, zlib.error) as error:  # the last two from compressed files
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise errors.file_unreadable(source.name, reason.rstrip(".")) from error
+                yield from rows.rows_of(source.format, handle, source.name, self._columns, delimiter=self._delimiter)
         finally:
             self._handle = None
             self._read += source.size or 0
@@ -151,12 +215,34 @@ class TextReader:
             id_ = check_text(str(row.id), row.where)
         except errors.TextError as error:
             raise errors.id_unusable(row.where, row.id) from error
-        first = self._seen.add(id_, number)
-        if first is not None:
-            at = bisect.bisect_right(self._starts, first) - 1
-            place = f"text {first - self._starts[at] + 1} of {self._sources[at].name}"
+        before = self._seen.setdefault(hashlib.blake2b(id_.encode(), digest_size=16).digest(), number)
+        if before != number:
+            at = bisect.bisect_right(self._starts, before) - 1
+            place = f"text {before - self._starts[at] + 1} of {self._sources[at].name}"
             raise errors.id_twice(id_, row.where, place)
         return id_
+
+
+def _identity(file: str | Path | int) -> tuple[int, int] | None:
+    """Device and number of a regular file; None if there is none of that name."""
+    try:
+        status = os.stat(file)  # noqa: PTH116 (also of an open file)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise errors.file_unreadable("standard input", "it is closed")
+    return sys.stdin.buffer
+
+
+def _delimiter(given: str | None) -> str | None:
+    character = {"tab": "\t", "\\t": "\t"}.get(given or "", given)
+    if character is not None and (len(character) != 1 or character in '"\r\n\0'):
+        raise errors.delimiter_bad(given)
+    return character
 
 
 def _checked(row: Row) -> str:

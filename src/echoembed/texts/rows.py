@@ -1,19 +1,29 @@
-"""Rows of one input at a time: lines, JSONL, CSV and Parquet, each a generator in flat memory."""
+"""Rows of one file at a time, with their places: lines, JSONL, CSV, TSV and Parquet, in flat memory.
+
+``records`` gives every column that is wanted, for training and evaluation; ``rows_of`` text and id, for embedding.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from echoembed import errors
+from echoembed.texts.lines import LINE_LIMIT, decoded_lines
 
-FORMATS = ("txt", "jsonl", "csv", "parquet")
-SUFFIXES = (".txt", ".jsonl", ".csv", ".txt.gz", ".jsonl.gz", ".csv.gz", ".parquet")
-LINE_LIMIT = 64 * 2**20
+FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
+SUFFIXES = (*(f".{kind}{packed}" for packed in ("", ".gz") for kind in FORMATS[:-1]), ".parquet")
 BATCH_ROWS = 256
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+Record = tuple[str, Mapping[str, object] | errors.TextError]
+"""A row's place, and its columns by name; in place of a row that is no text at all, the error that says so."""
 
 
 class Columns(NamedTuple):
@@ -39,115 +49,223 @@ class Row(NamedTuple):
     id: object = None
 
 
+class Item(NamedTuple):
+    """One text to embed.
+
+    Attributes:
+        id: The id that the file gives, else the running number of the text, from 0, over all inputs.
+        text: A text that has been checked: see ``echoembed.check_text``.
+        where: Where it stands, as messages say it: ``line 7 of notes.txt``.
+    """
+
+    id: str
+    text: str
+    where: str
+
+
 def format_of(name: str) -> str | None:
     """The format that a file's name tells, or None."""
-    found = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
-    return found.split(".")[1] if found else None
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
+    return suffix.split(".")[1] if suffix else None
 
 
-def rows_of(kind: str, handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
-    """The rows of an open input of the format ``kind``."""
-    if kind == "parquet":
-        return _parquet(handle, name, columns)
-    if name.lower().endswith(".gz"):
-        handle = cast(BinaryIO, gzip.GzipFile(fileobj=handle))
-    rows = {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[kind]
-    return rows(handle, name, columns)
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A file for reading, in which whatever the system or the compression refuses is an error with its name.
+
+    Raises:
+        FileError: If the file cannot be read, at once or later.
+    """
+    with readable(str(path)), Path(path).open("rb") as handle:
+        yield handle
 
 
-def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, bytes]]:
-    number = 0
-    while line := handle.readline(LINE_LIMIT + 1):
-        number += 1
-        where = f"line {number} of {name}"
-        if len(line) > LINE_LIMIT:
-            raise errors.line_too_long(where, LINE_LIMIT)
-        yield where, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+@contextlib.contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Give errors of reading the name of the file.
 
-
-def _decoded(where: str, line: bytes) -> str | errors.TextError:
+    Raises:
+        FileError: If something in the block cannot be read.
+    """
     try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        return errors.text_not_utf8(where, error.start + 1, line[error.start])
+        yield
+    except errors.EchoembedError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:  # the last two from compressed files
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise errors.file_unreadable(name, reason.rstrip(".")) from error
 
 
-def _txt(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
-    if columns.id is not None:
+def unpacked(handle: BinaryIO, name: str) -> BinaryIO:
+    """The file, decompressed as it is read if its name ends in ``.gz``."""
+    return cast(BinaryIO, gzip.GzipFile(fileobj=handle)) if name.lower().endswith(".gz") else handle
+
+
+def rows_of(kind: str, handle: BinaryIO, name: str, columns: Columns, *, delimiter: str | None = None) -> Iterator[Row]:
+    """The texts of an open file, each with its id.
+
+    Args:
+        kind: One of ``FORMATS``.
+        handle: Open for reading, at its beginning.
+        name: What messages call the file; ``.gz`` at its end means that it is compressed.
+        columns: Which columns hold text and id.
+        delimiter: What separates the columns of CSV and TSV; None for what is usual.
+
+    Raises:
+        FileError: If the file is broken or lacks a column.
+    """
+    if kind == "txt" and columns.id is not None:
         raise errors.column_missing(f"{name}, read as lines of text,", columns.id, ())
-    for where, line in _lines(handle, name):
-        yield Row(where, _decoded(where, line.removesuffix(b"\n").removesuffix(b"\r")))
+    wanted = Columns() if kind == "txt" else columns
+
+    def check(known: Sequence[str], where: str) -> None:
+        wanted.check(known, where)
+
+    for where, record in records(kind, handle, name, list(filter(None, wanted)), check, delimiter=delimiter):
+        if isinstance(record, errors.TextError):
+            yield Row(where, record)
+        elif not record:  # a blank line
+            yield Row(where, "")
+        else:
+            yield Row(where, record[wanted.text], record[wanted.id] if wanted.id else None)
 
 
-def _jsonl(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
-    for where, line in _lines(handle, name):
-        text = _decoded(where, line)
-        if not isinstance(text, str) or text.isspace():
-            yield Row(where, "" if isinstance(text, str) else text)
-            continue
-        try:
-            record = json.loads(text.rstrip("\r\n"))
-        except RecursionError as error:
-            raise errors.json_malformed(where, "it is nested too deeply") from error
-        except ValueError as error:
-            raise errors.json_malformed(where, str(error).replace("line 1 column", "column")) from error
-        if not isinstance(record, dict):
-            raise errors.json_malformed(where, f"it holds {errors.quoted(record)}")
-        columns.check(list(record), where)
-        yield Row(where, record[columns.text], record[columns.id] if columns.id else None)
+def records(
+    kind: str,
+    handle: BinaryIO,
+    name: str,
+    wanted: Sequence[str],
+    check: Callable[[Sequence[str], str], None] = lambda known, where: None,
+    *,
+    delimiter: str | None = None,
+) -> Iterator[Record]:
+    """The rows of an open file.
+
+    Args:
+        kind: One of ``FORMATS``.
+        handle: Open for reading, at its beginning.
+        name: What messages call the file; ``.gz`` at its end means that it is compressed.
+        wanted: The columns to read of Parquet, if they are there; of other formats all are read.
+        check: Called with the columns and their place; raises if they are not as they must be. In JSONL each row
+            has its own.
+        delimiter: What separates the columns of CSV and TSV; None for what is usual.
+
+    Yields:
+        Place and columns of each row, none for a blank line. A line of text is the column ``text``.
+
+    Raises:
+        FileError: If the file is broken.
+    """
+    if kind == "parquet":
+        yield from _parquet(handle, name, wanted, check)
+        return
+    lines = decoded_lines(unpacked(handle, name), name)
+    if kind in _DELIMITERS:
+        yield from _csv(lines, name, wanted, check, delimiter or _DELIMITERS[kind], said=delimiter is not None)
+        return
+    for where, line in lines:
+        if isinstance(line, errors.TextError):
+            yield where, line
+        elif kind == "txt":
+            yield where, {"text": line.removesuffix("\n").removesuffix("\r")}
+        elif not line.strip():
+            yield where, {}
+        else:
+            record = json_object(where, line)
+            check(list(record), where)
+            yield where, record
 
 
-def _csv(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
+def json_object(where: str, line: str) -> dict[str, object]:
+    """The object on a line of JSONL.
+
+    Raises:
+        FileError: If there is none.
+    """
+    try:
+        record = json.loads(line.rstrip("\r\n"))
+    except RecursionError as error:
+        raise errors.json_malformed(where, "it is nested too deeply") from error
+    except ValueError as error:
+        raise errors.json_malformed(where, str(error).replace("line 1 column", "column")) from error
+    if not isinstance(record, dict):
+        raise errors.json_malformed(where, f"it holds {errors.quoted(record)}")
+    return record
+
+
+def _csv(
+    lines: Iterator[tuple[str, str | errors.TextError]],
+    name: str,
+    wanted: Sequence[str],
+    check: Callable[[Sequence[str], str], None],
+    delimiter: str,
+    *,
+    said: bool,
+) -> Iterator[Record]:
     def decoded() -> Iterator[str]:
-        for where, line in _lines(handle, name):
-            text = _decoded(where, line)
-            if isinstance(text, errors.TextError):  # a quoted cell may be open: no way to go on after it
-                raise text
-            yield text
+        for _, line in lines:
+            if isinstance(line, errors.TextError):  # a quoted cell may be open: no way to go on after it
+                raise line
+            yield line
 
     csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))  # the default refuses cells over 128 KiB
-    reader = csv.reader(decoded(), strict=True)
+    reader = csv.reader(decoded(), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     number = 1
     while True:
         where = f"line {number} of {name}"
         try:
-            record = next(reader, None)
+            cells = next(reader, None)
         except csv.Error as error:
             raise errors.csv_malformed(where, str(error)) from error
         number = reader.line_num + 1
-        if record is None:
+        if cells is None:
             return
         if header is None:
-            header = record
-            columns.check(header, name)
-            text_at, id_at = header.index(columns.text), header.index(columns.id) if columns.id else None
-        elif record and len(record) != len(header):
-            raise errors.csv_malformed(where, f"{len(record)} cells under {len(header)} columns")
-        elif not record:
-            yield Row(where, "")
+            header = cells
+            _check_delimiter(name, header, wanted, delimiter, said=said)
+            check(header, name)
+        elif cells and len(cells) != len(header):
+            raise errors.csv_malformed(where, f"{len(cells)} cells under {len(header)} columns")
         else:
-            yield Row(where, record[text_at], None if id_at is None else record[id_at])
+            yield where, dict(zip(header, cells, strict=False))
 
 
-def _parquet(handle: BinaryIO, name: str, columns: Columns) -> Iterator[Row]:
+def _check_delimiter(name: str, header: list[str], wanted: Sequence[str], delimiter: str, *, said: bool) -> None:
+    """Refuse a header that another delimiter parts better, rather than embed ids and separators with the texts."""
+    missing = [column for column in wanted if column not in header]
+    if not missing and (len(header) > 1 or said):
+        return
+    for other in (",", ";", "\t", "|"):
+        cells = [cell for column in header for cell in column.split(other)]
+        alone = len(header) == 1 and len(cells) > 1
+        if other != delimiter and (alone or (missing and set(missing) <= set(cells))):
+            raise errors.csv_other_delimiter(name, other, delimiter)
+
+
+def _parquet(
+    handle: BinaryIO, name: str, wanted: Sequence[str], check: Callable[[Sequence[str], str], None]
+) -> Iterator[Record]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**16)
-        columns.check(file.schema_arrow.names, name)
+        names = file.schema_arrow.names
+        check(names, name)
+        columns = [column for column in names if column in wanted]
         number = 0
-        wanted = list(filter(None, columns))
-        for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
-            ids = batch.column(columns.id) if columns.id else [None] * batch.num_rows
-            for text, id_ in zip(batch.column(columns.text), ids, strict=True):
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+            for row in range(batch.num_rows):
                 number += 1
                 where = f"row {number} of {name}"
-                try:
-                    value = None if text is None else text.as_py()
-                except UnicodeDecodeError as error:
-                    value = errors.text_not_utf8(where, error.start + 1, error.object[error.start])
-                yield Row(where, value, None if id_ is None else id_.as_py())
+                yield where, {column: _value(batch.column(column)[row], where) for column in columns}
     except pyarrow.ArrowException as error:
         raise errors.file_unreadable(name, str(error).splitlines()[0].rstrip(". ")) from error
+
+
+def _value(cell: object, where: str) -> object:
+    try:
+        return cell.as_py()  # type: ignore[attr-defined]
+    except UnicodeDecodeError as error:
+        return errors.text_not_utf8(where, error.start + 1, error.object[error.start])

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 
 from echoembed import errors
-from echoembed.texts.items import Item
+from echoembed.texts.rows import Item
 from echoembed.texts.writer import Vectors, Writer
 
 CHUNK = 1024

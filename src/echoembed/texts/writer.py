@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from echoembed import errors
 from echoembed.files import WholeFile, reason_of
-from echoembed.texts.items import Item
+from echoembed.texts.rows import Item
 
 Vectors = NDArray[np.float32]
 

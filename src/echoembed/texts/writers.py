@@ -15,7 +15,7 @@ import numpy as np
 
 from echoembed import errors
 from echoembed.files import check_free
-from echoembed.texts.items import Item
+from echoembed.texts.rows import Item
 from echoembed.texts.writer import Stamp, Vectors, Writer
 
 GROUP_BYTES = 8 * 2**20
@@ -130,16 +130,25 @@ class ParquetWriter(Writer):
 WRITERS: dict[str, type[Writer]] = {".jsonl": JsonlWriter, ".npy": NpyWriter, ".parquet": ParquetWriter}
 
 
+def output_files(path: str | Path) -> list[Path]:
+    """The files that are written for an output, by its suffix.
+
+    Raises:
+        FileError: If its suffix is unknown.
+    """
+    kind = WRITERS.get(Path(path).suffix.lower())
+    if kind is None:
+        raise errors.output_unknown(path, WRITERS)
+    return kind.paths(Path(path))
+
+
 def check_output(path: str | Path, *, overwrite: bool = False) -> None:
     """Refuse an output that could not be written, before any work is done for it.
 
     Raises:
         FileError: If its suffix is unknown, it exists and must not be overwritten, or it has no folder.
     """
-    kind = WRITERS.get(Path(path).suffix.lower())
-    if kind is None:
-        raise errors.output_unknown(path, WRITERS)
-    for file in kind.paths(Path(path)):
+    for file in output_files(path):
         check_free(file, overwrite=overwrite)
 
 

@@ -1,0 +1,133 @@
+"""Options in groups that a verb takes whole.
+
+A group is a frozen dataclass: ``with_options`` gives the verb an option for each field, and hands it the group.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import typer
+
+from echoembed.cli import options as opt
+
+if TYPE_CHECKING:
+    from echoembed.texts import TextReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions:
+    """Where and how a model computes."""
+
+    device: opt.Device = None
+    dtype: opt.Dtype = None
+    engine: opt.EngineOption = None
+    deterministic: opt.Deterministic = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(ComputeOptions):
+    """Which model, with what of its recipe changed, and how it computes."""
+
+    model: opt.Model = None
+    adapter: opt.Adapter = None
+    recipes_file: opt.RecipesFile = None
+    revision: opt.Revision = None
+    layer: opt.Layer = None
+    budget: opt.Budget = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """How texts are given to the model."""
+
+    kind: opt.Kind = "query"
+    instruction: opt.Instruction = None
+    batch_size: opt.LargestBatch = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Which texts are read, and how."""
+
+    inputs: opt.Inputs = None
+    text: opt.Texts = None
+    format: opt.Format = None
+    delimiter: opt.Delimiter = None
+    column: opt.Column = "text"
+    on_bad_text: opt.OnBadText = "error"
+    on_overflow: opt.OnOverflow = "warn"
+
+    def reader(self, *, id_column: str | None = None) -> TextReader:
+        """The texts, not read yet.
+
+        Raises:
+            FileError: If a file is missing or its format unknown.
+        """
+        from echoembed.texts import TextReader
+
+        return TextReader(
+            self.inputs or [],
+            texts=self.text or [],
+            format=self.format,
+            delimiter=self.delimiter,
+            column=self.column,
+            id_column=id_column,
+            on_bad_text=self.on_bad_text,
+        )
+
+
+def with_model(options: ModelOptions, argument: str | None) -> ModelOptions:
+    """The options with the model that a verb takes as its argument.
+
+    Raises:
+        BadParameter: If --model names one too.
+    """
+    if argument is not None and options.model is not None:
+        raise typer.BadParameter(f"got two models, {argument!r} and {options.model!r}; name one", param_hint="MODEL")
+    return replace(options, model=argument or options.model)
+
+
+def with_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb as Typer takes it: in place of each parameter that is a group of options, the options.
+
+    Args:
+        verb: Its parameters are options, or dataclasses of options.
+
+    Returns:
+        A function of options alone.
+    """
+    parameters = inspect.signature(verb, eval_str=True).parameters.values()
+    groups: dict[str, Any] = {one.name: one.annotation for one in parameters if is_dataclass(one.annotation)}
+    options: list[inspect.Parameter] = []
+    for parameter in parameters:
+        if parameter.name in groups:
+            options += _options_of(groups[parameter.name])
+        else:
+            options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(verb)
+    def flat(**given: Any) -> None:  # noqa: ANN401
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        verb(**given)
+
+    flat.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    flat.__annotations__ = {option.name: option.annotation for option in options}
+    return flat
+
+
+def _options_of(group: type[Any]) -> list[inspect.Parameter]:
+    """An option for each field; those of the class itself come before inherited ones."""
+    hints = get_type_hints(group, include_extras=True)
+    own_first = sorted(fields(group), key=lambda field: field.name not in group.__annotations__)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in own_first
+    ]

@@ -1,0 +1,93 @@
+"""A quick start: sentence-transformers imported without what encoding never uses.
+
+The library imports scikit-learn for one function, datasets for training and peft for adapters, and these bring pandas
+and pyarrow: together more than half of what a first vector costs. While the library is imported and a model loaded,
+stand-ins take their places. A stand-in imports the real module as soon as one of its names is called or looked into;
+nothing that was imported with it behaves in another way, and whoever imports the module later gets the real one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.metadata import version
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+LIBRARY = "sentence_transformers"
+UNUSED = ("sklearn", "sklearn.metrics", "datasets", "peft")
+
+
+@contextmanager
+def without_unused() -> Iterator[None]:
+    """Import sentence-transformers, and let the block load a model, without the modules that encoding never uses."""
+    if LIBRARY in sys.modules:
+        yield
+        return
+    placed = [_StandIn(name) for name in UNUSED if name not in sys.modules and find_spec(name.split(".")[0])]
+    sys.modules |= {stand_in.__name__: stand_in for stand_in in placed}
+    try:
+        import_module(LIBRARY)
+        for stand_in in placed:
+            if stand_in.__name__ != "datasets":  # its version is asked for whenever a model is built
+                stand_in.make_way()
+        yield
+    finally:
+        for stand_in in placed:
+            stand_in.make_way()
+
+
+class _StandIn(ModuleType):
+    """In a module's place until it is needed."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = find_spec(name) if "." not in name else ModuleSpec(name, None)
+
+    def make_way(self) -> None:
+        """Let the next import find the real module."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+
+    def __getattr__(self, name: str) -> object:
+        if name == "__version__":
+            return version(self.__name__)
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Later(name, (), {"_home": self})
+
+
+class _Later(type):
+    """A class or a function of a module that is not imported yet.
+
+    Nothing can be an instance of the class as long as the module is not imported; all else imports it.
+    """
+
+    _home: _StandIn
+
+    def _real(cls) -> Any:  # noqa: ANN401
+        for name in UNUSED:  # a submodule's parent, too, must be the real one
+            if isinstance(stand_in := sys.modules.get(name), _StandIn) and cls._home.__name__.startswith(name):
+                stand_in.make_way()
+        return getattr(import_module(cls._home.__name__), cls.__name__)
+
+    def _is_imported(cls) -> bool:
+        return not isinstance(sys.modules.get(cls._home.__name__, cls._home), _StandIn)
+
+    def __call__(cls, *args: object, **kwargs: object) -> object:
+        return cls._real()(*args, **kwargs)
+
+    def __getattr__(cls, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(cls._real(), name)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return cls._is_imported() and isinstance(instance, cls._real())
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return cls._is_imported() and issubclass(subclass, cls._real())

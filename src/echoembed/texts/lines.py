@@ -1,0 +1,96 @@
+"""Lines of an open file, decoded: UTF-8, or UTF-16 and UTF-32 where a byte order mark says so."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from echoembed import errors
+
+LINE_LIMIT = 64 * 2**20
+_CHUNK = 2**16
+_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def decoded_lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str | errors.TextError]]:
+    """Each line with its place.
+
+    Args:
+        handle: Open for reading, at its beginning.
+        name: What messages call the file.
+
+    Yields:
+        The place, ``line 7 of NAME``, and the line with its line break; in place of a line that is not UTF-8, the
+        error that says so.
+
+    Raises:
+        FileError: If a line is longer than ``LINE_LIMIT``, or the file is in an encoding that is not read.
+    """
+    line = handle.readline(LINE_LIMIT + 1)
+    codec = next((codec for mark, codec in _MARKS if line.startswith(mark)), None)
+    if codec is not None:
+        handle = cast(BinaryIO, io.BufferedReader(_Recoded(line, handle, codec, name)))
+        line = handle.readline(LINE_LIMIT + 1)
+    elif (order := _unmarked_utf16(line)) is not None:
+        raise errors.file_encoding(name, f"UTF-16 ({order}) without a byte order mark", order)
+    line = line.removeprefix(codecs.BOM_UTF8)
+    number = 0
+    while line:
+        number += 1
+        where = f"line {number} of {name}"
+        if len(line) > LINE_LIMIT:
+            raise errors.line_too_long(where, LINE_LIMIT)
+        try:
+            yield where, line.decode()
+        except UnicodeDecodeError as error:
+            yield where, errors.text_not_utf8(where, error.start + 1, line[error.start])
+        line = handle.readline(LINE_LIMIT + 1)
+
+
+def _unmarked_utf16(line: bytes) -> str | None:
+    """The byte order of a first line that is UTF-16: in ordinary text, every other byte is zero."""
+    for order, zeros, others in (("utf-16le", line[1::2], line[0::2]), ("utf-16be", line[0::2], line[1::2])):
+        if zeros.count(0) and not others.count(0) and 3 * zeros.count(0) >= len(line):
+            return order
+    return None
+
+
+class _Recoded(io.RawIOBase):
+    """A file of another encoding, read as UTF-8.
+
+    Args:
+        head: What has been read of the file.
+        handle: The rest.
+        codec: The encoding, which skips the byte order mark.
+        name: What messages call the file.
+    """
+
+    def __init__(self, head: bytes, handle: BinaryIO, codec: str, name: str) -> None:
+        self._head, self._handle, self._codec, self._name = head, handle, codec, name
+        self._decoder = codecs.getincrementaldecoder(codec)()
+        self._ready = b""
+
+    def readable(self) -> bool:
+        """Yes: it is for reading."""
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer as far as there are bytes; 0 at the end."""
+        while not self._ready:
+            data, self._head = self._head or self._handle.read(_CHUNK), b""
+            try:
+                self._ready = self._decoder.decode(data, final=not data).encode()
+            except UnicodeError as error:
+                raise errors.file_encoding(self._name, f"damaged {self._codec.upper()} ({error})", "utf-16") from error
+            if not data and not self._ready:
+                return 0
+        size = min(len(buffer), len(self._ready))
+        buffer[:size], self._ready = self._ready[:size], self._ready[size:]
+        return size
