@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from functools import cache
 from pathlib import Path
 
@@ -395,63 +394,6 @@ def test_the_whole_context_can_be_read(family):
     assert torch.isfinite(states(model, some_ids(length))).all()
     with pytest.raises((IndexError, RuntimeError)):
         states(model, some_ids(length + 1))
-
-
-# Adapters
-
-
-@pytest.mark.parametrize("under_head", [False, True])
-@pytest.mark.parametrize("family", ["mistral", "qwen3", "gpt2"])
-def test_merged_adapters_equal_pefts_own_forward(family, under_head):
-    from peft import PeftModel
-
-    folders = [tiny_models.adapter(family, seed=seed, under_head=under_head) for seed in (1, 2)]
-    base = (AutoModelForCausalLM if under_head else AutoModel).from_pretrained(tiny_models.folder(family))
-    first = PeftModel.from_pretrained(base, folders[0]).merge_and_unload()
-    both = PeftModel.from_pretrained(first, folders[1]).eval()
-    with torch.no_grad():
-        expected = both(input_ids=some_ids(), output_hidden_states=True).hidden_states[-1]
-    merged = backbone.merge_adapters(loaded(family), family, folders)
-    assert (states(merged, some_ids()) - expected).abs().max() < 1e-4
-    assert (states(loaded(family), some_ids()) - expected).abs().max() > 0.1
-    assert not any("lora" in name for name, _ in merged.named_parameters())
-
-
-def test_every_adapter_counts():
-    one = backbone.merge_adapters(loaded("mistral"), "mistral", [tiny_models.adapter("mistral", seed=1)])
-    both = [tiny_models.adapter("mistral", seed=seed) for seed in (1, 2)]
-    two = backbone.merge_adapters(loaded("mistral"), "mistral", both)
-    assert (states(one, some_ids()) - states(two, some_ids())).abs().max() > 0.1
-
-
-def test_without_adapters_nothing_changes():
-    model = loaded("mistral")
-    assert backbone.merge_adapters(model, "mistral", []) is model
-
-
-def test_an_adapter_of_another_architecture_is_refused():
-    with pytest.raises(ModelError, match=r"The adapter .* does not fit mistral"):
-        backbone.merge_adapters(loaded("mistral"), "mistral", [tiny_models.adapter("gpt2")])
-
-
-@pytest.mark.parametrize("settings", [{"intermediate_size": 64}, {"num_hidden_layers": 2}, {"num_hidden_layers": 4}])
-def test_an_adapter_of_another_size_is_refused(settings):
-    with pytest.raises(ModelError, match=r"The adapter .* does not fit mistral"):
-        backbone.merge_adapters(loaded("mistral", **settings), "mistral", [tiny_models.adapter("mistral")])
-
-
-def test_an_adapter_with_a_weight_too_few_or_too_many_is_refused(tmp_path):
-    whole = tiny_models.adapter("mistral")
-    weights = load_file(whole / "adapter_model.safetensors")
-    key = next(key for key in weights if "layers.2.mlp" in key and "lora_B" in key)
-    fewer = {name: weight for name, weight in weights.items() if name != key}
-    more = {**weights, key.replace("layers.2", "layers.7"): weights[key].clone()}
-    for number, changed in enumerate((fewer, more)):
-        folder = tmp_path / str(number)
-        shutil.copytree(whole, folder)
-        save_file(changed, folder / "adapter_model.safetensors")
-        with pytest.raises(ModelError, match="adapter"):
-            backbone.merge_adapters(loaded("mistral"), "mistral", [folder])
 
 
 # Dtypes

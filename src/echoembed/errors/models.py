@@ -47,6 +47,30 @@ def model_needs_code(name: str, file: str, code: str) -> ModelError:
     )
 
 
+def model_sizes_differ(name: str, tensor: str, expected: object, found: object) -> ModelError:
+    """A configuration of another size than the weights."""
+    return ModelError(
+        f"{name} has a config.json under which {tensor} would be of shape {expected}, and weights in which it is of "
+        f"shape {found}. Both must be of one model: use the config.json that the weights were saved with."
+    )
+
+
+def model_count_too_large(name: str, field: str, count: int, most: int) -> ModelError:
+    """A configuration with more of something than the weights have room for."""
+    return ModelError(
+        f"{name} has {field} = {count} in its config.json. Its weights allow {most} at most. Use the config.json that "
+        "the weights were saved with."
+    )
+
+
+def model_larger_than_weights(name: str, wanted: int, there: int) -> ModelError:
+    """A configuration of a model far larger than the weights beside it."""
+    return ModelError(
+        f"{name} has a config.json of a model with {wanted:,} numbers, and weights with {there:,}. Both must be of one "
+        "model: use the config.json that the weights were saved with."
+    )
+
+
 def model_token_unknown(name: str, id_: int, size: int) -> ModelError:
     """A tokenizer of another model."""
     return ModelError(
@@ -113,6 +137,22 @@ def model_states_not_finite(name: str) -> ModelError:
     )
 
 
+def model_states_equal(name: str) -> ModelError:
+    """States that say nothing of the tokens."""
+    return ModelError(
+        f"{name} gave the same state for different tokens, or none but zeros: its vectors would say nothing of a "
+        "text. Its weights are empty or out of range: copy them again, or choose another model."
+    )
+
+
+def model_states_zero(name: str) -> ModelError:
+    """States of which no vector with a direction comes."""
+    return ModelError(
+        f"{name} gave states that are zero, or too large or small to be scaled to length 1. No vector was made: load "
+        "it with dtype='float32', or check its weights."
+    )
+
+
 def model_bad_option(option: str, value: object, allowed: str) -> ModelError:
     """An argument of ``load`` that cannot be."""
     return ModelError(f"Got {option} = {quoted(value)}. Allowed: {allowed}. Change that argument.")
@@ -147,6 +187,22 @@ def model_adapter_misfit(name: str, adapter: str, keys: Iterable[str]) -> ModelE
     return ModelError(
         f"The adapter {adapter} does not fit {name}: {len(listed)} weights have no place ({', '.join(listed[:2])}). "
         "Merge it into the model that its adapter_config.json names."
+    )
+
+
+def model_adapter_unusable(name: str, adapter: str, reason: str) -> ModelError:
+    """An adapter that cannot become part of a model's weights."""
+    return ModelError(
+        f"The adapter {adapter} does not fit {name}: {quoted(reason, 200)}. Allowed: adapters that become part of the "
+        "weights of the model they were trained on. Merge it with the peft that made it, and load the merged model."
+    )
+
+
+def model_adapter_vocabulary(name: str, adapter: str, wanted: int, known: int) -> ModelError:
+    """An adapter of a model with other tokens."""
+    return ModelError(
+        f"The adapter {adapter} was trained with {wanted} tokens, and {name} has {known}. The others are in the "
+        "tokenizer it was trained with: resize and merge with peft, save model and tokenizer, and load that folder."
     )
 
 

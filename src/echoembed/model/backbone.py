@@ -11,8 +11,7 @@ states of the whole model.
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from echoembed import errors, versions
+from echoembed import errors
+from echoembed.model.sizes import check_sizes
 from echoembed.model.trust import safe_config
 from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
 from echoembed.recipe import Attention
@@ -54,6 +54,9 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
         raise errors.model_attention(name, "causal", "it is a masked language model, in which every token sees all")
     if attention == "bidirectional" and (fixed := _layers_without_attention(config)):
         raise errors.model_attention(name, "bidirectional", f"its layers of type {fixed} read from left to right only")
+    pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if isinstance(pad, int) and isinstance(size, int) and not 0 <= pad < size:
+        config.pad_token_id = None  # older configurations say -1 where there is none
     if is_decoder:
         config.is_causal = attention == "causal"
     config.use_cache = False
@@ -83,6 +86,7 @@ def load_model(
     """
     from transformers import AutoModel
 
+    check_sizes(folder, name, config)
     small = sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 2**30
     try:
         with quiet(bar=not small):
@@ -127,41 +131,6 @@ def quiet(*, bar: bool) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bar:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -> PreTrainedModel:
-    """Add adapters (peft) to the weights, in order.
-
-    Raises:
-        LibraryError: If peft is not installed, or does not work with the installed transformers.
-        ModelError: If an adapter does not fit the model.
-    """
-    if not folders:
-        return model
-    with versions.needed("peft", extra="peft", purpose=f"Loading {name}"):
-        from peft import PeftConfig, get_peft_model
-        from peft.utils import load_peft_weights, set_peft_model_state_dict
-    head = f"{model.base_model_prefix}."  # one level deeper: an adapter trained under a language-model head names it
-    for folder in folders:
-        config = PeftConfig.from_pretrained(str(folder))
-        config.task_type = None  # there is no head here, whatever it was trained under
-        targets = config.target_modules
-        config.target_modules = targets if isinstance(targets, str) else {key.removeprefix(head) for key in targets}
-        weights = load_peft_weights(str(folder), device="cpu")
-        body = "base_model.model."
-        weights = {body + key.removeprefix(body).removeprefix(head): weights[key] for key in weights}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # its complaint about names, which is checked here
-                adapted = get_peft_model(model, config)
-            result: Any = set_peft_model_state_dict(adapted, weights)
-        except (ValueError, RuntimeError) as error:
-            raise errors.model_adapter_misfit(name, str(folder), [errors.quoted(str(error), 200)]) from error
-        missing = [key for key in result.missing_keys if "lora_" in key or "trainable_tokens_delta" in key]
-        if result.unexpected_keys or missing:
-            raise errors.model_adapter_misfit(name, str(folder), [*result.unexpected_keys, *missing])
-        model = adapted.merge_and_unload()
-    return model.train(False)  # type: ignore[no-any-return]
 
 
 def context_length(model: PreTrainedModel, tokenizer_limit: int | None, *, copies: int = 1) -> int | None:
@@ -256,6 +225,8 @@ def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> 
     states_BTD = torch.cat([_states(model, ids_BT[:1]), _states(model, ids_BT[1:])])
     if not torch.isfinite(states_BTD).all():
         raise errors.model_states_not_finite(name)
+    if relative_difference(states_BTD[0, 1:], states_BTD[0, :-1]) == 0:
+        raise errors.model_states_equal(name)
     early_BTD = states_BTD[:, : PROBE_LENGTH // 2]
     seen = relative_difference(early_BTD[0], early_BTD[1]) > VISIBLE[model.dtype]
     if seen and attention == "causal":
@@ -281,7 +252,8 @@ def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> 
 def _probe(model: PreTrainedModel) -> Tensor:
     """Two sequences of ordinary ids that differ in the last one only; ``ids_BT``."""
     config = model.config
-    special = {getattr(config, f"{role}_token_id", None) for role in ("pad", "bos", "eos", "sep", "cls", "unk")}
+    named = [getattr(config, f"{role}_token_id", None) for role in ("pad", "bos", "eos", "sep", "cls", "unk")]
+    special = {id_ for ids in named for id_ in (ids if isinstance(ids, list) else [ids])}
     size = min(int(config.vocab_size), 4096)
     ordinary = [id_ for id_ in range(size - 1, 0, -1) if id_ not in special] or [0]
     ids = [ordinary[(7 * place) % len(ordinary)] for place in range(PROBE_LENGTH + 1)]

@@ -24,6 +24,7 @@ from transformers import PreTrainedConfig
 from echoembed import errors
 from echoembed.engine import Engine, Selector, quantize
 from echoembed.model import backbone
+from echoembed.model.adapters import merge_adapters
 from echoembed.model.pooling import gather_spans, pad, pool_each, unpad
 from echoembed.model.saved import CONFIG, read_first
 from echoembed.model.trust import nothing_asked
@@ -34,6 +35,10 @@ from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
 from echoembed.sources.resolve import Source, joint_revision, resolve
+
+
+# Between these a vector can be scaled to length 1 in float32: squares neither vanish nor run over.
+_SMALLEST, _LARGEST = 1e-12, 1e17
 
 
 class EchoTransformer(Transformer):
@@ -160,7 +165,7 @@ class EchoTransformer(Transformer):
 
     def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]  # noqa: ANN401
         model = backbone.load_model(self.weights_folder, self.name, config, self._dtype, cut=self._cut)
-        return backbone.merge_adapters(model, self.name, self._adapters)
+        return merge_adapters(model, self.name, self._adapters)
 
     def _check_special_tokens(self, rendered: Rendered, kind: Kind) -> None:
         """Assert, at load, that BOS and EOS are where the template puts them and nowhere else."""
@@ -285,12 +290,16 @@ class EchoTransformer(Transformer):
         if engine is not None and self.selector.deterministic:
             states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:
-            self._check_finite(states_BSD)
+            self._check_states(states_BSD)
         return {**features, "token_embeddings": states_BSD, "attention_mask": mask_BS}
 
-    def _check_finite(self, states_BSD: Tensor) -> None:
+    def _check_states(self, states_BSD: Tensor) -> None:
+        """Refuse states of which no vector with a direction comes, now or when it is scaled to length 1."""
         if not torch.isfinite(states_BSD).all():
             raise errors.model_states_not_finite(self.name)
+        largest_B = states_BSD.abs().amax(dim=(1, 2))
+        if ((largest_B < _SMALLEST) | (largest_B > _LARGEST)).any():
+            raise errors.model_states_zero(self.name)
 
     # Saving and loading.
 

@@ -1,0 +1,254 @@
+"""Adapters that peft has saved, merged into a model: the vectors of the model they were saved from, or a refusal.
+
+1. Read what the adapter says. Every entry must be known, and none may name code or a pattern without end.
+2. Show peft the model as the adapter knew it: one that was trained under a language-model head has names one level
+   deeper. The head itself never touches the states: what the adapter holds for it is left out.
+3. Let peft put the adapter in and fill it. Every weight has its place, and every place its weight.
+4. Merge it. The states before and after must agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from echoembed import errors, versions
+from echoembed.numerics import TOLERANCE, relative_difference
+from echoembed.sources.files import ADAPTER_CONFIG
+from echoembed.sources.settings import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+WEIGHTS = "adapter_model.safetensors"
+_BODY = "base_model.model."
+_NAME = "default"  # what peft calls an adapter that nobody has named
+_PLAIN = re.compile(r"[\w.-]+")
+_LISTS = ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules", "layers_pattern")
+_PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules")
+_TABLES = ("rank_pattern", "alpha_pattern")
+_SECONDS, _LONGEST = 5.0, 10_000
+# What cannot be in a merged model, and why.
+_REFUSED = {
+    "megatron_config": "it names code to import",
+    "layer_replication": "it adds layers, whose states are no layer's of the model",
+    "alora_invocation_tokens": "it acts after certain tokens only",
+    "num_virtual_tokens": "it adds tokens in front of the prompt",
+    "use_bdlora": "its weights are made for several devices",
+    "arrow_config": "it chooses between adapters for every token",
+}
+_NOTES = ("peft_version", "auto_mapping", "runtime_config")  # where it is from; all else changes the vectors
+_RANKS = ("r", "init_r", "target_r", "rank")
+_HEADED = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
+
+
+def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -> PreTrainedModel:
+    """Merge adapters (peft) into the weights, in order.
+
+    Args:
+        model: The model without its head; changed in place.
+        name: What errors call it.
+        folders: Each with adapter_config.json and adapter_model.safetensors.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        LibraryError: If peft is not installed, or does not work with the installed transformers.
+        ModelError: If an adapter does not fit the model, or is of a kind that cannot be merged.
+    """
+    if folders:
+        versions.check("peft", extra="peft", purpose=f"Loading {name}")
+    for folder in folders:
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")  # of names and of other bases, all of which is checked here
+                _merge(model, name, folder)
+        except errors.EchoembedError:
+            raise
+        except Exception as error:  # peft has no common base
+            raise errors.model_adapter_unusable(name, str(folder), f"{type(error).__name__}: {error}") from error
+    model.train(False)
+    return model
+
+
+def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
+    from peft import get_peft_model
+    from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / WEIGHTS)
+    settings = read_json(folder / ADAPTER_CONFIG, dict)
+    _check_settings(settings, weights, name, folder)
+
+    # The model as the adapter knew it.
+    inside = f"{_BODY}{model.base_model_prefix}."
+    headed = settings.get("task_type") in _HEADED or any(key.startswith(inside) for key in weights)
+    if headed and hasattr(model, model.base_model_prefix):
+        headed = False  # a name that the body has, too
+    known: nn.Module = _UnderHead(model) if headed else model
+    if headed:
+        weights = {key: w for key, w in weights.items() if key.startswith(inside) or not key.startswith(_BODY)}
+    config = _config(settings, known, headed=headed, name=name, folder=folder)
+    _check_vocabulary(model, weights, name, folder)
+
+    # Put it in. Every weight has its place, and every place its weight.
+    adapted: Any = get_peft_model(known, config)
+    result: Any = set_peft_model_state_dict(adapted, weights)
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    missing = [key for key in result.missing_keys if key.replace(f".{_NAME}", "") in wanted]
+    missing += [key for key in wanted if key.endswith(".bias") and key not in weights]
+    if result.unexpected_keys or missing:
+        raise errors.model_adapter_misfit(name, str(folder), [*result.unexpected_keys, *missing])
+
+    # Merge it, and hold the states before and after against each other.
+    adapted.train(False)
+    before_BTD = _states(model)
+    adapted.merge_and_unload()
+    if relative_difference(_states(model), before_BTD) > 3 * TOLERANCE[model.dtype]:
+        raise errors.model_adapter_unusable(name, str(folder), "its states change where it is merged into the weights")
+
+
+class _UnderHead(nn.Module):
+    """The model one level deeper, as it stands under a head; without one."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        setattr(self, model.base_model_prefix, model)
+        self.config = model.config
+        self.base_model_prefix = model.base_model_prefix
+        self._body = [model]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self._body[0].get_input_embeddings()
+
+    def forward(self, **inputs: Tensor) -> Any:  # noqa: ANN401
+        return self._body[0](**inputs)
+
+
+def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: str, folder: Path) -> None:
+    """Refuse what cannot be merged, what this peft does not know, and sizes that the weights contradict."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = settings.get("peft_type")
+    config_class: Any = PEFT_TYPE_TO_CONFIG_MAPPING.get(str(kind))  # type: ignore[call-overload]
+    if config_class is None:
+        raise errors.model_adapter_unusable(name, str(folder), f"its kind, {kind!r}, is none that this peft knows")
+    fields = {entry.name for entry in dataclasses.fields(config_class)}
+    unknown = [key for key, value in settings.items() if value and key not in {*fields, *_NOTES}]
+    if unknown:
+        reason = f"this peft does not know its {', '.join(sorted(unknown)[:3])}: it needs a newer one"
+        raise errors.model_adapter_unusable(name, str(folder), reason)
+    for key, reason in _REFUSED.items():
+        if settings.get(key):
+            raise errors.model_adapter_unusable(name, str(folder), f"it has {key}: {reason}")
+    for key in _LISTS:
+        value = settings.get(key)
+        if isinstance(value, list) and not all(isinstance(one, str) and _PLAIN.fullmatch(one) for one in value):
+            raise errors.model_adapter_unusable(name, str(folder), f"its {key} holds more than names of modules")
+    layers = settings.get("layers_pattern")
+    if layers and isinstance(layers, str) and not _PLAIN.fullmatch(layers):
+        raise errors.model_adapter_unusable(name, str(folder), "its layers_pattern is more than a name")
+    widest = max((size for weight in weights.values() for size in weight.shape), default=0)
+    ranks = {key: settings.get(key) for key in _RANKS} | dict(settings.get("rank_pattern") or {})
+    for key, rank in ranks.items():
+        if isinstance(rank, int) and rank > widest:
+            reason = f"its rank {key} = {rank} is larger than any of its weights"
+            raise errors.model_adapter_unusable(name, str(folder), reason)
+
+
+def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: str, folder: Path) -> Any:  # noqa: ANN401
+    """The configuration as peft takes it, for a model without a head, its patterns written out as names."""
+    from peft import PeftConfig
+
+    names = [key for key, _ in known.named_modules()]
+    settings = {key: value for key, value in settings.items() if key not in _NOTES}
+    settings |= {"task_type": None, "base_model_name_or_path": None, "inference_mode": True}
+    try:
+        for key in _PATTERNS:
+            pattern = settings.get(key)
+            if isinstance(pattern, str) and len(pattern) > _LONGEST:
+                raise TimeoutError
+            if isinstance(pattern, str) and pattern != "all-linear":
+                settings[key] = _matching(pattern, names)
+        for key in _TABLES:
+            if table := settings.get(key):
+                settings[key] = _written_out(table, [*names, *(key for key, _ in known.named_parameters())])
+    except TimeoutError as error:
+        reason = "a pattern in its adapter_config.json takes too long to match"
+        raise errors.model_adapter_unusable(name, str(folder), reason) from error
+    if headed:
+        for key in ("modules_to_save", "trainable_token_indices"):
+            settings[key] = _without_heads(settings.get(key), names)
+        if settings.get("target_modules") == "all-linear":  # which peft takes of whole models only
+            settings["target_modules"] = [key for key, module in known.named_modules() if _is_linear(module)]
+    return PeftConfig.from_peft_type(**settings)  # type: ignore[no-untyped-call]
+
+
+def _without_heads(value: Any, names: list[str]) -> Any:  # noqa: ANN401
+    """Names of modules, as a list or as the keys of a table, without those that only a head has."""
+    if isinstance(value, (list, dict)) and all(isinstance(key, str) for key in value):
+        there = [key for key in value if any(name == key or name.endswith(key) for name in names)]
+        return ({key: value[key] for key in there} if isinstance(value, dict) else there) or None
+    return value
+
+
+def _is_linear(module: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D  # a linear layer in GPT-2's hand
+
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def _matching(pattern: str, names: list[str]) -> list[str]:
+    """The names that a whole pattern matches."""
+    import regex  # type: ignore[import-untyped]  # unlike re, it can be stopped
+
+    compiled = regex.compile(pattern)
+    return [name for name in names if compiled.fullmatch(name, timeout=_SECONDS)]
+
+
+def _written_out(table: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """A table of patterns as peft reads it, with the first that matches a module's name, or its end, in charge.
+
+    Plain names stay as they are; if one is a pattern, every module that the table is about is named whole.
+    """
+    import regex
+
+    if all(_PLAIN.fullmatch(key) for key in table):
+        return table
+    whole = {}
+    patterns = {key: regex.compile(rf"(.*\.)?({key})$") for key in table}
+    for name in names:
+        key = next((key for key, pattern in patterns.items() if pattern.match(name, timeout=_SECONDS)), None)
+        if key is not None:
+            whole[rf"^{re.escape(name)}"] = table[key]
+    return whole
+
+
+def _check_vocabulary(model: PreTrainedModel, weights: dict[str, Tensor], name: str, folder: Path) -> None:
+    """Refuse an adapter for more tokens than the model has: its tokenizer has them, and this model's has not."""
+    embeddings: Any = model.get_input_embeddings()
+    width, known = embeddings.weight.shape[1], embeddings.weight.shape[0]
+    for key, weight in weights.items():
+        table = key.endswith(("embed_tokens.weight", "embeddings.weight", "wte.weight", "embed_in.weight"))
+        if table and weight.ndim == 2 and weight.shape[1] == width and weight.shape[0] != known:
+            raise errors.model_adapter_vocabulary(name, str(folder), weight.shape[0], known)
+
+
+@torch.no_grad()
+def _states(model: PreTrainedModel) -> Tensor:
+    """States of a few ids, which the adapter must leave as they are when it is merged."""
+    embeddings: Any = model.get_input_embeddings()
+    size = min(int(embeddings.weight.shape[0]), 4096)
+    ids_BT = torch.arange(1, size, max(1, size // 12))[None, :12].to(model.device)
+    states_BTD: Tensor = model.train(False)(input_ids=ids_BT, use_cache=False).last_hidden_state
+    return states_BTD
