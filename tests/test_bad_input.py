@@ -278,7 +278,7 @@ FOLDERS = [
     ("config unknown", lambda d: configured(d, model_type="frobnicator"), "model type `frobnicator`", FETCH),
     ("config of a wrong type", lambda d: configured(d, hidden_size="big"), "expected int, got str", FETCH),
     ("config that contradicts", lambda d: configured(d, num_attention_heads=3), "not a multiple", FETCH),
-    ("config of another size", lambda d: configured(d, hidden_size=128), "cannot be loaded", FETCH),
+    ("config of another size", lambda d: configured(d, hidden_size=128), "would be of shape", "use the config.json"),
     (
         "config with more layers",
         lambda d: configured(d, num_hidden_layers=7),
@@ -326,7 +326,12 @@ FOLDERS = [
         "lacks 1 of its weights (layers.3.mlp.up_proj.weight)",
         "fetch the model",
     ),
-    ("a tensor misshapen", lambda d: weighted(d, **{LAYER: torch.zeros(3, 3)}), "cannot be loaded", FETCH),
+    (
+        "a tensor misshapen",
+        lambda d: weighted(d, **{LAYER: torch.zeros(3, 3)}),
+        "of shape (3, 3)",
+        "use the config.json",
+    ),
     (
         "a tensor not finite",
         lambda d: weighted(d, **{LAYER: torch.full_like(weights()[LAYER], NAN)}),

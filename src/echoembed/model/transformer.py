@@ -36,7 +36,6 @@ from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
 from echoembed.sources.resolve import Source, joint_revision, resolve
 
-
 # Between these a vector can be scaled to length 1 in float32: squares neither vanish nor run over.
 _SMALLEST, _LARGEST = 1e-12, 1e17
 
