@@ -49,10 +49,13 @@ class HeldEncoder(Encoder):
         super().__init__(loaded)
 
     def vectors(self, prompts, lane=""):
+        self.wait(prompts)
+        return super().vectors(prompts, lane)
+
+    def wait(self, prompts) -> None:
         self.packs.append(list(prompts))
         self.begun.release()
         assert self.free.wait(LONG)
-        return super().vectors(prompts, lane)
 
     def hold(self) -> None:
         self.free.clear()
