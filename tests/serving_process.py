@@ -61,10 +61,14 @@ def started(*arguments: str):
 def main() -> int:
     import torch
 
+    def say(address: str) -> None:
+        sys.stdout.write(f"serving on {address}\n")
+        sys.stdout.flush()
+
     torch.set_num_threads(1)
     settings = serving.Settings(port=0)
     server = serving.Server(serving.model(), settings, encoder_class=Obedient)
-    return server.run_on(serving.bind(settings), lambda address: print(f"serving on {address}", flush=True))
+    return server.run_on(serving.bind(settings), say)
 
 
 if __name__ == "__main__":
