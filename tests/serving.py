@@ -35,7 +35,7 @@ LONG = 30.0
 
 @cache
 def model(**options: Any):
-    return echoembed.load(**options)
+    return echoembed.load("tiny", **options)
 
 
 class HeldEncoder(Encoder):

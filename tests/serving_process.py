@@ -47,7 +47,16 @@ class Process(serving.Running):
 @contextmanager
 def started(*arguments: str):
     """A process that serves, with the real command line where arguments are given."""
-    command = [sys.executable, "-c", "from echoembed.cli import main; main()", "serve", "--port", "0", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        "from echoembed.cli import main; main()",
+        "serve",
+        "tiny",
+        "--port",
+        "0",
+        *arguments,
+    ]
     if not arguments:
         command = [sys.executable, str(Path(__file__).resolve())]
     popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

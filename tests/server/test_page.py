@@ -113,7 +113,7 @@ def test_a_text_of_the_list_can_be_shown(page):
 
 def test_what_a_token_has_seen_is_told_and_the_rest_fades(page):
     fill(page)
-    for recipe, told in (("echo", "has seen the whole text, and 1 of its"), ("classical", "has seen 1 of the text’s")):
+    for recipe, told in (("echo", "has seen the whole text, and 1 of its"), ("classical", "has seen 1 of the text")):
         card = page.get_by_role("region", name=f"Prompt of {recipe}")
         first = card.locator(".pooled").first
         first.hover()
