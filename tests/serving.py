@@ -13,6 +13,7 @@ import socket
 import threading
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,13 +30,15 @@ from echoembed.server.listen import Server, bind
 from echoembed.server.service import Service
 from echoembed.server.settings import Limits, Settings
 
+TINY = str(Path(echoembed.__file__).parent / "tiny")
+"""The bundled model."""
 LONG = 30.0
 """Seconds after which a wait that should end at once counts as endless; nothing is measured by it."""
 
 
 @cache
 def model(**options: Any):
-    return echoembed.load("tiny", **options)
+    return echoembed.load(TINY, **options)
 
 
 class HeldEncoder(Encoder):

@@ -52,7 +52,7 @@ def started(*arguments: str):
         "-c",
         "from echoembed.cli import main; main()",
         "serve",
-        "tiny",
+        serving.TINY,
         "--port",
         "0",
         *arguments,

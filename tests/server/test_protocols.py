@@ -24,7 +24,7 @@ INSTRUCTED = Recipe(name="told", query_template="{bos}{instruction} {text} {text
 @pytest.fixture(scope="module")
 def model():
     """A model whose queries and documents have different vectors, so that a wrong side shows."""
-    return echoembed.load("tiny", recipe=ASYMMETRIC)
+    return echoembed.load(serving.TINY, recipe=ASYMMETRIC)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def test_info_describes_the_model_that_answers(client, model):
 
 
 def test_an_instruction_stands_in_its_place_or_is_refused(client):
-    told = echoembed.load("tiny", recipe=INSTRUCTED)
+    told = echoembed.load(serving.TINY, recipe=INSTRUCTED)
     with serving.client(serving.service(Encoder(told))) as one:
         rows = [row["embedding"] for row in post(one, "/v1/embeddings", input=TEXTS, instruction="Say:")["data"]]
         assert close(rows, told.encode(TEXTS, prompt="Say:"))
@@ -284,7 +284,7 @@ def test_the_page_is_compared_under_echo_and_classical(model):
         answer = post(one, "/compare", query=TEXTS[0], texts=TEXTS)
     assert [recipe["name"] for recipe in answer["recipes"]] == ["echo", "classical"]
     for recipe in answer["recipes"]:
-        plain = echoembed.load("tiny", recipe=recipe["name"])
+        plain = echoembed.load(serving.TINY, recipe=recipe["name"])
         vectors, [query] = plain.encode_document(TEXTS), plain.encode_query([TEXTS[0]])
         assert close(recipe["scores"], vectors @ query)
         assert close(recipe["similarity"], vectors @ vectors.T)

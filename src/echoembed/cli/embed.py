@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,11 +12,15 @@ from echoembed.cli import options as opt
 from echoembed.cli import output as out
 from echoembed.cli.progress import Progress
 
+if TYPE_CHECKING:
+    from echoembed.texts import Embedder, RemoteEmbedder
+
 EPILOG = opt.examples(
     'echoembed embed "The cat sat on the mat."',
     "echoembed embed notes.txt -o notes.npy",
     "echoembed embed docs.jsonl --column body --id-column key --kind document -o docs.parquet",
     "zcat dump.jsonl.gz | echoembed embed - --format jsonl -o dump.parquet",
+    'echoembed embed "The cat sat on the mat." --server http://127.0.0.1:8080',
 )
 
 
@@ -37,6 +41,14 @@ def embed(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
     id_column: opt.IdColumn = None,
     recipe: opt.Recipe = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Let a running 'echoembed serve' embed, with the model and recipe that it serves.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Embed texts: a vector for each, in order.
 
@@ -54,10 +66,14 @@ def embed(
         check_output(file, overwrite=overwrite)
     else:
         session.check_standard_output(reader)
-    session.check_names(model, [recipe])
+    if server is None:
+        session.check_names(model, [recipe])
     session.check_texts(reader, quiet=quiet)
-    loaded = session.load(model, recipe, on_overflow=texts.on_overflow)
-    embedder = session.embedder(loaded, encoding)
+    if server is None:
+        loaded = session.load(model, recipe, on_overflow=texts.on_overflow)
+        embedder: Embedder | RemoteEmbedder = session.embedder(loaded, encoding)
+    else:
+        embedder = session.remote(server, model, recipe, encoding, on_overflow=texts.on_overflow)
     stamp = embedder.stamp()
     if file is None:
         writer: Writer = JsonlWriter(sys.stdout.buffer, stamp)

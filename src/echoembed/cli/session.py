@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from echoembed.cli.groups import EncodeOptions, ModelOptions
     from echoembed.recipe import Recipe
-    from echoembed.texts import Embedder, Item, TextReader
+    from echoembed.texts import Embedder, Item, RemoteEmbedder, TextReader
 
 FEW = 100
 _QUIET = {
@@ -115,6 +115,27 @@ def embedder(model: SentenceTransformer, options: EncodeOptions) -> Embedder:
     return Embedder(model=model, kind=options.kind, instruction=options.instruction, batch_size=options.batch_size)
 
 
+def remote(
+    url: str, model: ModelOptions, recipe: str | None, options: EncodeOptions, *, on_overflow: str
+) -> RemoteEmbedder:
+    """A running server, reading texts as the options say.
+
+    Raises:
+        BadParameter: If an option asks for another model than the server has.
+    """
+    import typer
+
+    from echoembed.texts.remote import RemoteEmbedder
+
+    given = [entry.name for entry in fields(model) if getattr(model, entry.name) != entry.default]
+    given += ["recipe"] * (recipe is not None) + ["batch_size"] * (options.batch_size is not None)
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise typer.BadParameter(f"the server has a model of its own; leave out {names}", param_hint="--server")
+    truncate = on_overflow != "error"
+    return RemoteEmbedder(url=url, kind=options.kind, instruction=options.instruction, truncate=truncate)
+
+
 def check_standard_output(reader: TextReader) -> None:
     """Refuse a standard output that is closed, or that is one of the inputs.
 
@@ -155,7 +176,7 @@ def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
     return items
 
 
-def report_cuts(embedder: Embedder, on_overflow: str) -> None:
+def report_cuts(embedder: Embedder | RemoteEmbedder, on_overflow: str) -> None:
     """Say how much was cut, unless that was to be ignored."""
     cuts = embedder.cuts
     if cuts.texts and on_overflow == "warn":

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from echoembed import errors
 from echoembed.texts.embedder import Cuts
+from echoembed.texts.rows import Item
 from echoembed.texts.writer import Stamp
 
 _TRIES = 5
@@ -58,6 +59,20 @@ class RemoteEmbedder:
         """
         parts = [self._vectors(part) for part in self._requests(texts)]
         return np.concatenate(parts)
+
+    def faults(self, items: list[Item]) -> list[errors.TextError | None]:
+        """What keeps each text from being embedded, asked one by one; an error that names the place, or None."""
+        before = replace(self.cuts)  # what is asked here is asked again
+        found = [self._fault(item) for item in items]
+        self.cuts = before
+        return found
+
+    def _fault(self, item: Item) -> errors.TextError | None:
+        try:
+            self._vectors([item.text])
+        except errors.TextError as error:
+            return errors.text_unusable(item.where, str(error))
+        return None
 
     def stamp(self) -> Stamp:
         """What goes with every vector."""

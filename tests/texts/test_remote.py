@@ -1,0 +1,90 @@
+"""Embedding by a running server gives what embedding by the model gives: vectors, stamps, cuts and errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import serving
+from echoembed import errors
+from echoembed.server.settings import Limits, Settings
+from echoembed.texts import Embedder, Item, RemoteEmbedder
+
+TEXTS = ["A cat sat on the mat.", "The rain fell\nover the old town.", "Nobody waits."]
+
+
+@pytest.fixture(scope="module")
+def server():
+    settings = Settings(port=0, limits=Limits(texts=2, body_bytes=20_000))
+    with serving.running(settings=settings) as one:
+        yield one
+
+
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_vectors_and_stamp_are_the_models(server, kind):
+    remote = RemoteEmbedder(url=server.address, kind=kind)
+    local = Embedder(model=serving.model(), kind=kind)
+    assert np.abs(remote.encode(TEXTS) - local.encode(TEXTS)).max() < 1e-5
+    assert remote.encode(TEXTS).dtype == np.float32
+    assert remote.stamp()._replace(model="") == local.stamp()._replace(model="")
+
+
+def test_texts_are_sent_within_the_servers_limits(server):
+    """Two texts a request, and 20,000 bytes: these are 7 texts and more bytes than that."""
+    long = ["town " * 900] * 7
+    remote = RemoteEmbedder(url=server.address)
+    assert remote.encode(long).shape[0] == 7
+    assert remote.cuts.texts == 7
+    assert remote.cuts.tokens == 7 * serving.service().encoder.read([long[0]], "query")[0].dropped
+
+
+def test_a_text_that_cannot_be_embedded_is_named_with_its_place(server):
+    remote = RemoteEmbedder(url=server.address, truncate=False)
+    items = [Item("0", "fine", "line 1 of a.txt"), Item("1", "town " * 900, "line 2 of a.txt")]
+    with pytest.raises(errors.TextError):
+        remote.encode([item.text for item in items])
+    fine, long = remote.faults(items)
+    assert fine is None
+    assert "line 2 of a.txt" in str(long)
+    assert remote.cuts.texts == 0
+
+
+def test_another_model_under_the_same_address_is_noticed(server):
+    remote = RemoteEmbedder(url=server.address)
+    remote.stamp()
+    remote._info["echoembed"]["fingerprint"] = "another"
+    with pytest.raises(errors.ServerError, match="must not be compared"):
+        remote.encode(["a"])
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:1", "http://", "http://no-such-host.invalid", "x y"])
+def test_a_server_that_is_not_there_is_said_in_a_line(url):
+    with pytest.raises(errors.ServerError, match="cannot be reached"):
+        RemoteEmbedder(url=url).encode(["a"])
+
+
+def test_the_command_line_embeds_without_loading_a_model(server, tmp_path):
+    code = (
+        "import sys\nfrom echoembed.cli import main\n"
+        "try:\n    main()\nfinally:\n    sys.stderr.write('torch' if 'torch' in sys.modules else 'light')"
+    )
+    command = [sys.executable, "-c", code, "embed", TEXTS[0], "--server", server.address, "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    row = json.loads(done.stdout)
+    assert np.abs(np.array(row["vector"]) - serving.model().encode([TEXTS[0]])[0]).max() < 1e-5
+    assert done.stderr == "light"
+
+
+def test_options_that_ask_for_another_model_are_refused(server):
+    from typer.testing import CliRunner
+
+    from echoembed.cli import app
+
+    for options in (["-m", "tiny"], ["-r", "classical"], ["--layer", "3"], ["--batch-size", "2"]):
+        done = CliRunner().invoke(app, ["embed", "a", "--server", server.address, *options])
+        assert done.exit_code == 2
+        assert "model of its own" in done.output
