@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from corpus import BOS, EOS, Sequences, tokenise
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -27,6 +26,7 @@ from train import validate
 from transformers import AutoModelForCausalLM
 
 import echoembed
+from corpus import BOS, EOS, Sequences, tokenise
 from echoembed.evaluation.local import local_tasks
 from echoembed.experiments import interval
 from echoembed.experiments.experiment import Bench, Plan, Setting, named

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from corpus import BOS, EOS, PAD, Sequences, tokenise, train_tokenizer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from corpus import BOS, EOS, PAD, Sequences, tokenise, train_tokenizer
 
 console = Console()
 

@@ -109,3 +109,18 @@ def check_free(path: Path, *, overwrite: bool) -> None:
 def reason_of(error: OSError) -> str:
     """What the operating system says, as messages hold it."""
     return error.strerror or str(error)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: after a crash of the machine a renamed file has its new name.
+
+    Raises:
+        OSError: If the system refuses.
+    """
+    if os.name != "posix":  # elsewhere a folder cannot be opened, and need not be
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -10,13 +10,14 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from echoembed import __version__
-from echoembed.cli import compare, embed, eval, info, recipes, reproduce, serve, similarity, train
+from echoembed.cli import compare, corpus, embed, eval, info, recipes, reproduce, search, serve, similarity, train
 from echoembed.cli.groups import with_options
 from echoembed.cli.options import examples
 from echoembed.cli.output import fail
@@ -71,6 +72,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
+
+
+def _add(to: typer.Typer, name: str, verb: Callable[..., None], *, needs_input: bool) -> None:
+    """Register a verb, with its docstring in paragraphs as its help."""
+    paragraphs = (verb.__doc__ or "").replace("\n    ", "\n").strip().split("\n\n")
+    help_ = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+    to.command(name, help=help_, epilog=sys.modules[verb.__module__].EPILOG, no_args_is_help=needs_input)(
+        with_options(verb)
+    )
+
+
 for _name, _verb, _needs_input in (
     ("embed", embed.embed, True),
     ("similarity", similarity.similarity, True),
@@ -79,13 +91,15 @@ for _name, _verb, _needs_input in (
     ("train", train.train, True),
     ("reproduce", reproduce.reproduce, True),
     ("serve", serve.serve, False),
+    ("search", search.search, True),
     ("recipes", recipes.recipes, False),
     ("info", info.info, False),
 ):
-    _help = (_verb.__doc__ or "").replace("\n    ", "\n")
-    _help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in _help.strip().split("\n\n"))
-    _epilog = sys.modules[_verb.__module__].EPILOG
-    app.command(_name, help=_help, epilog=_epilog, no_args_is_help=_needs_input)(with_options(_verb))
+    _add(app, _name, _verb, needs_input=_needs_input)
+_corpus = typer.Typer(help="Build corpora: millions of texts to a folder of vectors.", no_args_is_help=True)
+_add(_corpus, "build", corpus.build, needs_input=True)
+_add(_corpus, "info", corpus.info, needs_input=True)
+app.add_typer(_corpus, name="corpus")
 
 
 def _print_version(wanted: bool) -> None:

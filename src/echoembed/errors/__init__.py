@@ -5,6 +5,7 @@ The classes are what a caller catches; all derive from ``EchoembedError``.
 """
 
 from echoembed.errors.base import *
+from echoembed.errors.corpus import *
 from echoembed.errors.evaluations import *
 from echoembed.errors.files import *
 from echoembed.errors.libraries import *

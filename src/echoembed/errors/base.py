@@ -47,6 +47,10 @@ class DataError(EchoembedError, ValueError):
     """A data set for an evaluation that is missing or malformed."""
 
 
+class CorpusError(EchoembedError, ValueError):
+    """A corpus that cannot be built, gone on with or searched as it is asked for."""
+
+
 class TrainingError(EchoembedError, ValueError):
     """A training run that cannot be started or gone on with as it is configured."""
 

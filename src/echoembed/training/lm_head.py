@@ -86,7 +86,7 @@ class LanguageModelHead(nn.Module):
 class _Given(nn.Module):
     """Stands where the body was and gives the states it was handed."""
 
-    states_1ND: Tensor | None = None  # noqa: N815 (carries its shape)
+    states_1ND: Tensor | None = None
 
     @property
     def decoder(self) -> _Given:  # OPT asks the body's inside

@@ -1,0 +1,213 @@
+"""``echoembed corpus``: millions of texts to a folder of vectors, without losing one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli import session
+from echoembed.cli.groups import ModelOptions
+from echoembed.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from echoembed.corpus.work import Engine, Report
+
+SET_ASIDE = 3
+REJECTED = "rejected.jsonl"
+_TEXTS = "Reading texts"
+_STORE = "Storing vectors"
+EPILOG = opt.examples(
+    "echoembed corpus build notes/ --out notes-corpus",
+    "echoembed corpus build dump.jsonl.zst --column body --id-column key --keep year:int --out dump",
+    "echoembed corpus info dump",
+) + (
+    "\n\n[bold]Exit codes[/bold]\n"
+    "  0    every text has a vector\n"
+    "  1    something is wrong; what is finished stays, and the same command goes on\n"
+    "  3    built, but some texts were set aside: rejected.jsonl has each with its reason"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(ModelOptions):
+    """Which model, and where and how it computes."""
+
+    engine: Annotated[
+        Literal["packed", "padded", "ray"] | None,
+        typer.Option(
+            help="packed or padded computes here; ray on a pool of models on Ray. Default: packed where it can.",
+            rich_help_panel="Model",
+            show_default=False,
+        ),
+    ] = None  # type: ignore[assignment]
+
+
+def build(
+    options: JobOptions,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="JSONL, CSV and TSV, also as .gz and .zst; Parquet; Markdown and text; folders of these.",
+            show_default=False,
+        ),
+    ],
+    out_: Annotated[Path, typer.Option("--out", "-o", help="The folder of the corpus.", show_default=False)],
+    format: Annotated[
+        Literal["jsonl", "csv", "tsv", "parquet", "lines", "document"] | None,
+        typer.Option(help="Of every file named. Default: by suffix.", rich_help_panel=_TEXTS, show_default=False),
+    ] = None,
+    column: opt.Column = "text",
+    id_column: Annotated[
+        str | None,
+        typer.Option(help="Column that holds the id. Default: FILE:LINE.", rich_help_panel=_TEXTS, show_default=False),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:TYPE]",
+            help="A column that goes along, for filters: text, int, float or bool. May be repeated.",
+            rich_help_panel=_TEXTS,
+            show_default=False,
+        ),
+    ] = None,
+    chunk: Annotated[
+        bool | None,
+        typer.Option(
+            "--chunk/--no-chunk",
+            help="Cut texts into chunks of whole sentences. Default: documents yes, rows no.",
+            rich_help_panel=_TEXTS,
+            show_default=False,
+        ),
+    ] = None,
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Most tokens of a chunk. Default: 200, or the budget.", rich_help_panel=_TEXTS, show_default=False
+        ),
+    ] = None,
+    on_overflow: Annotated[
+        Literal["cut", "reject"],
+        typer.Option(help="What a text over the budget does.", rich_help_panel=_TEXTS),
+    ] = "cut",
+    precision: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="Of stored vectors.", rich_help_panel=_STORE)
+    ] = "float32",
+    shard_rows: Annotated[
+        int, typer.Option(min=1, help="Texts in a file; what a kill can cost.", rich_help_panel=_STORE)
+    ] = 4096,
+    workers: Annotated[int, typer.Option(min=1, help="Models, with --engine ray.", rich_help_panel=_STORE)] = 2,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
+    recipe: opt.Recipe = None,
+    instruction: opt.Instruction = None,
+    batch_size: opt.LargestBatch = None,
+) -> None:
+    """Build a corpus, go on with one that was interrupted, or bring one up to date.
+
+    Texts are read with the recipe's document template. The vectors lie in Parquet shards with id, text, hash, kept
+    columns and what was cut. Run the same command again after an interruption, damage, or a change of the inputs:
+    only what is missing or new is embedded, and what has gone from the inputs goes from the corpus.
+    """
+    from echoembed import corpus
+    from echoembed.corpus.inputs import Inputs
+
+    kept = tuple(corpus.Keep.parse(written) for written in keep or [])
+    reading = corpus.Reading(
+        text=column, id=id_column, keep=kept, chunk=chunk, chunk_tokens=chunk_tokens, shard_rows=shard_rows
+    )
+    Inputs(inputs, format=format, leave_out=out_)  # a missing file is said before a model is loaded
+    on_ray = options.engine == "ray"
+    options = replace(options, engine=None if on_ray else options.engine)
+    session.check_names(options, [recipe])
+    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
+    given["recipe"] = session.recipe_named(recipe, given.pop("recipes_file"))
+    loaded = session.load(options, recipe)
+    how: dict[str, Any] = {"instruction": instruction, "batch_size": batch_size}
+    last = corpus.Progress(0, 0, 0)
+
+    def remaining() -> int:
+        return last.embedded + max(last.expected - last.done, 0)
+
+    with Progress(remaining, shown=not quiet) as progress:
+
+        def tell(now: corpus.Progress) -> None:
+            nonlocal last
+            last = now
+            if now.embedded:
+                progress(now.embedded)
+
+        report = corpus.build(
+            inputs,
+            out_,
+            corpus.ModelEncoder(loaded, **how),
+            format=format,
+            reading=reading,
+            precision=precision,
+            refuse_cut=on_overflow == "reject",
+            load=corpus.plain_load({**given, "device": None}),
+            engine=_on_ray(given, how, workers) if on_ray else None,
+            progress=tell,
+        )
+    for remark in report.remarks:
+        out.warn(f"{remark}.")
+    if not quiet:
+        _say(report, out_)
+    if report.manifest.rejected:
+        out.warn(f"{report.manifest.rejected:,} texts were set aside: {out_ / REJECTED} has each with its reason.")
+        raise typer.Exit(SET_ASIDE)
+
+
+def _on_ray(load: dict[str, Any], encode: dict[str, Any], workers: int) -> Engine:
+    from echoembed.corpus.ray import Load, OnRay
+
+    return OnRay(make_encoder=Load(load=load, encode=encode), workers=workers)
+
+
+def _say(report: Report, folder: Path) -> None:
+    manifest, rate = report.manifest, report.embedded / max(report.seconds, 1e-9)
+    out.note(
+        f"{manifest.rows:,} texts in {len(manifest.shards):,} shards → {folder}: embedded {report.embedded:,} in "
+        f"{report.seconds:.1f} s ({rate:,.0f} texts/s), found {report.reused:,}"
+    )
+    if report.ignored:
+        out.note(f"{report.ignored:,} files of other kinds were left alone")
+    cut = sum(entry.dropped_texts for entry in manifest.shards)
+    if cut:
+        tokens = sum(entry.dropped_tokens for entry in manifest.shards)
+        out.warn(
+            f"{cut:,} texts were over the budget: {tokens:,} tokens were not read. Cut them into chunks with --chunk, "
+            "raise --budget, or set them aside with --on-overflow reject."
+        )
+
+
+def info(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the corpus.", show_default=False)],
+    json: opt.Json = False,
+) -> None:
+    """Show what a corpus holds and where its vectors come from."""
+    from echoembed.corpus import Corpus
+
+    manifest = Corpus(folder).manifest
+    facts = {
+        "texts": manifest.rows,
+        "set_aside": manifest.rejected,
+        "shards": len(manifest.shards),
+        "bytes": sum(entry.bytes for entry in manifest.shards),
+        "precision": manifest.precision,
+        "dimension": manifest.dimension,
+        "kept_columns": ", ".join(kept.name for kept in manifest.keep),
+        "inputs": ", ".join(manifest.inputs),
+        **manifest.identity.names,
+        "instruction": manifest.identity.instruction,
+        **manifest.identity.decides,
+        **manifest.identity.numerics,
+    }
+    if json:
+        out.print_json(facts)
+    else:
+        out.print_facts(facts)

@@ -1,0 +1,69 @@
+"""``echoembed search``: the texts of a corpus that are nearest to a query."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli import session
+from echoembed.cli.groups import ModelOptions
+
+PASSAGE = 200
+EPILOG = opt.examples(
+    'echoembed search notes-corpus "Who bakes bread before dawn?"',
+    'echoembed search dump "interest rates" -k 20 --where "year > 2020" --hybrid --json',
+)
+
+
+def search(
+    options: ModelOptions,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the corpus.", show_default=False)],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many texts.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(help="A filter on columns, as in SQL: \"year > 2020 AND lang = 'en'\".", show_default=False),
+    ] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Texts that share words with the query count as well.")
+    ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare with every vector, even where there is an index.")
+    ] = False,
+    json: opt.Json = False,
+    recipe: opt.Recipe = None,
+    instruction: opt.Instruction = None,
+) -> None:
+    """Show the texts of a corpus that are nearest to a query, which is read with the recipe's query template.
+
+    The model is the one that the corpus was built with; another one is refused, for its vectors must not be compared
+    with these. The first search builds an index beside the shards.
+    """
+    from echoembed.corpus import Corpus
+
+    corpus = Corpus(folder)
+    if recipe is not None or options != ModelOptions() or corpus.manifest.load is None:
+        session.check_names(options, [recipe])
+        corpus = Corpus(folder, session.load(options, recipe))
+    else:
+        session.silence()
+    hits = corpus.search(query, k, where=where, hybrid=hybrid, exact=exact, instruction=instruction)
+    for remark in corpus.remarks:
+        out.warn(f"{remark}.")
+    if json:
+        out.print_json([hit.as_dict() for hit in hits])
+        return
+    kept = [column.name for column in corpus.manifest.keep]
+    rows = [
+        [f"{hit.score:.3f}", out.short(hit.id), *(out.short(str(hit.kept[name])) for name in kept), _passage(hit.text)]
+        for hit in hits
+    ]
+    out.print_table(["score", "id", *kept, "passage"], rows, right=["score"])
+
+
+def _passage(text: str) -> str:
+    return out.short(text, PASSAGE)

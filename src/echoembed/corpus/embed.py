@@ -1,0 +1,147 @@
+"""The vectors of one shard: every text once, in slices, faults set aside one by one.
+
+Shapes: N rows of a shard, D dimension of their vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echoembed import errors
+from echoembed.corpus.encoder import Encoder, Prompt
+from echoembed.corpus.records import Record, Rejected
+from echoembed.corpus.shard import Embedded, Precision, Stored
+
+SLICE = 512
+UNIT_TOLERANCE = 1e-4
+
+
+class Known(NamedTuple):
+    """A vector as a shard holds it, and the tokens that were cut off its text."""
+
+    values_D: NDArray[Any]
+    scale: float
+    dropped: int
+
+
+def embed_records(
+    encoder: Encoder,
+    records: Sequence[Record],
+    known: Mapping[bytes, Known],
+    *,
+    precision: Precision,
+    refuse_cut: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Embedded:
+    """Embed the records of a shard.
+
+    Args:
+        encoder: The model.
+        records: In order. The same text stands for one vector.
+        known: Vectors by the hash of their text, which are copied.
+        precision: In which vectors are stored.
+        refuse_cut: Whether a text over the budget is set aside rather than cut.
+        progress: Called with the number of texts embedded, after each slice.
+
+    Returns:
+        The records that have a vector, and those set aside, each with its reason.
+
+    Raises:
+        EchoembedError: If all texts of a slice fail alike: then it is not the texts.
+    """
+    # 1. The texts that have no vector yet, each once.
+    texts = {record.hash: record for record in reversed(records)}
+    new = [record.hash for record in records]
+    new = [hash_ for hash_ in dict.fromkeys(new) if hash_ not in known]
+    # 2. Their vectors, in slices that depend on the shard alone, so that a shard done again has the same bytes.
+    vectors = dict(known)
+    reasons: dict[bytes, errors.EchoembedError] = {}
+    for start in range(0, len(new), SLICE):
+        part = new[start : start + SLICE]
+        failed = _slice(encoder, [texts[hash_] for hash_ in part], precision, refuse_cut, vectors)
+        messages = {str(error).removeprefix(texts[hash_].where) for hash_, error in failed.items()}
+        if len(part) > 1 and len(failed) == len(part) and len(messages) == 1:
+            raise next(iter(failed.values()))
+        reasons |= failed
+        progress(len(part))
+    # 3. In the order of the records; texts without a vector are set aside.
+    good = [record for record in records if record.hash not in reasons]
+    rows = [vectors[record.hash] for record in good]
+    dtype = np.dtype(precision)
+    values_ND = np.stack([row.values_D for row in rows]) if rows else np.empty((0, encoder.dimension), dtype)
+    stored = Stored(values_ND, np.array([row.scale for row in rows], np.float32))
+    aside = [record for record in records if record.hash in reasons]
+    return Embedded(
+        good,
+        stored,
+        [row.dropped for row in rows],
+        [Rejected(record.where, str(reasons[record.hash])) for record in aside],
+    )
+
+
+def _slice(
+    encoder: Encoder,
+    records: list[Record],
+    precision: Precision,
+    refuse_cut: bool,
+    vectors: dict[bytes, Known],
+) -> dict[bytes, errors.EchoembedError]:
+    """Put the vectors of the records into ``vectors``; what keeps the others from having one."""
+    failed: dict[bytes, errors.EchoembedError] = {}
+    prompts: dict[bytes, Prompt] = {}
+
+    def read(record: Record, prompt: Prompt) -> None:
+        if prompt.dropped and refuse_cut:
+            failed[record.hash] = errors.text_too_long(record.where, prompt.dropped, encoder.room() or 0)
+        else:
+            prompts[record.hash] = prompt
+
+    def keep(record: Record, vector_D: NDArray[np.float32]) -> None:
+        length = float(np.linalg.norm(vector_D.astype(np.float64)))
+        if not np.isfinite(length) or length == 0:
+            reason = "is zero" if length == 0 else "is not finite"
+            failed[record.hash] = errors.vector_unusable(record.where, reason)
+            return
+        unit_D = vector_D if abs(length - 1) < UNIT_TOLERANCE else (vector_D / length).astype(np.float32)
+        stored = Stored.of(unit_D[None], precision)
+        vectors[record.hash] = Known(stored.values_ND[0], float(stored.scale_N[0]), prompts[record.hash].dropped)
+
+    def fail(record: Record, error: errors.EchoembedError) -> None:
+        failed[record.hash] = errors.text_unusable(record.where, str(error))
+
+    def encoded(part: Sequence[Record]) -> NDArray[np.float32]:
+        vectors_ND = encoder.encode([prompts[record.hash] for record in part])
+        if vectors_ND.shape != (len(part), encoder.dimension):
+            raise errors.vectors_misshapen(f"({len(part)}, {encoder.dimension})", vectors_ND.shape)
+        return np.ascontiguousarray(vectors_ND, dtype=np.float32)
+
+    _each(records, lambda part: encoder.read([record.text for record in part]), read, fail)
+    _each([record for record in records if record.hash in prompts], encoded, keep, fail)
+    return failed
+
+
+def _each(
+    records: Sequence[Record],
+    ask: Callable[[Sequence[Record]], Sequence[Any] | NDArray[Any]],
+    take: Callable[[Record, Any], None],
+    fail: Callable[[Record, errors.EchoembedError], None],
+) -> None:
+    """Ask for all at once; where that fails, for halves, so that a few calls find each text that fails."""
+    if not records:
+        return
+    try:
+        answers = ask(records)
+    except (errors.TextError, errors.ModelError) as error:
+        if len(records) == 1:
+            fail(records[0], error)
+            return
+        half = len(records) // 2
+        _each(records[:half], ask, take, fail)
+        _each(records[half:], ask, take, fail)
+        return
+    for record, answer in zip(records, answers, strict=True):
+        take(record, answer)

@@ -1,0 +1,95 @@
+"""The folder of a corpus while a job works on it: locked, listed, and cleared of what no manifest names."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from echoembed import errors
+from echoembed.corpus import shard
+from echoembed.corpus.manifest import BACKUP, MANIFEST, SHARDS
+from echoembed.files import reason_of
+
+REJECTED = "rejected.jsonl"
+INDEX = "index"
+WORK = "work"
+_PARTS = {MANIFEST, BACKUP, SHARDS, REJECTED, INDEX, WORK}
+
+
+@contextmanager
+def locked(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
+    """Hold the folder for this process alone; the system lets go of it however the process ends.
+
+    Args:
+        folder: Of the corpus.
+        name: Of the lock.
+        wait: Whether to wait for another process that holds it.
+
+    Raises:
+        CorpusError: If another process holds it.
+        FileError: If nothing can be written there.
+    """
+    lock = FileLock(folder / name, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise errors.corpus_busy(folder) from error
+    except OSError as error:
+        raise errors.output_unwritable(folder, reason_of(error)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder, and see that it holds nothing but a corpus.
+
+    Raises:
+        CorpusError: If it holds something else.
+        FileError: If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        strange = sorted(path.name for path in folder.iterdir() if path.name not in _PARTS and path.name[0] != ".")
+        if strange and not (folder / SHARDS).is_dir():
+            raise errors.corpus_foreign_folder(folder, strange[0])
+        (folder / SHARDS).mkdir(exist_ok=True)
+    except errors.EchoembedError:
+        raise
+    except OSError as error:
+        raise errors.output_unwritable(folder, reason_of(error)) from error
+
+
+def shards_in(folder: Path) -> dict[tuple[int, str], list[Path]]:
+    """The shards that are there, whole or not, by number and key."""
+    there: dict[tuple[int, str], list[Path]] = {}
+    for path in sorted((folder / SHARDS).iterdir()):
+        if named := shard.NAME.fullmatch(path.name):
+            there.setdefault((int(named[1]), named[2]), []).append(path)
+    return there
+
+
+def clear(folder: Path, keep: Iterable[str] | None) -> None:
+    """Remove what a job left that was killed and, with ``keep``, every shard that is not among these."""
+    names = None if keep is None else set(keep)
+    with contextlib.suppress(OSError):  # what cannot be removed is in nobody's way
+        for path in [*folder.glob(".*.part"), *folder.glob(".*.before"), *(folder / SHARDS).iterdir()]:
+            dead = path.suffix in (".part", ".before")
+            if dead or (names is not None and shard.NAME.fullmatch(path.name) and path.name not in names):
+                path.unlink(missing_ok=True)
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+
+
+def undo(folder: Path) -> None:
+    """Take back a folder in which a first build found nothing to do."""
+    for name in (MANIFEST, BACKUP, ".lock"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / SHARDS).rmdir()
+        folder.rmdir()

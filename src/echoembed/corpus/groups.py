@@ -1,0 +1,167 @@
+"""From files to groups of records, a group for each shard: checked, chunked, and the same in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from echoembed import errors
+from echoembed.corpus.chunks import Chunker
+from echoembed.corpus.inputs import SUFFIXES, InputFile, Inputs
+from echoembed.corpus.readers import Columns, Raw, rows_of
+from echoembed.corpus.records import Keep, Record, Rejected
+from echoembed.corpus.scratch import Seen
+from echoembed.prompts.text import check_text
+
+GROUP_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How inputs become records.
+
+    Attributes:
+        text: The column that holds the text.
+        id: The column that holds the id; None to call a row by its place.
+        keep: Further columns that go along.
+        chunk: Whether texts are cut into chunks; None for documents only, not for rows.
+        chunk_tokens: Most tokens of a chunk; None for ``chunks.DEFAULT_TOKENS``, or the budget where that is less.
+        shard_rows: Records of a shard.
+    """
+
+    text: str = "text"
+    id: str | None = None
+    keep: tuple[Keep, ...] = ()
+    chunk: bool | None = None
+    chunk_tokens: int | None = None
+    shard_rows: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.shard_rows < 1:
+            raise errors.corpus_bad_option("--shard-rows", self.shard_rows, "a whole number above 0")
+        names = [keep.name for keep in self.keep]
+        for name in names:
+            if names.count(name) > 1:
+                raise errors.corpus_bad_option("--keep", name, "every column once")
+
+
+class Group(NamedTuple):
+    """The records of one shard, in order."""
+
+    number: int
+    records: list[Record]
+
+
+@dataclass
+class Groups:
+    """A pass over the inputs; iterate it once.
+
+    Args:
+        inputs: The files.
+        reading: How they are read.
+        chunker: Cuts texts, where the reading asks for it.
+        seen: The ids so far.
+        set_aside: Called with everything that cannot be embedded.
+
+    Attributes:
+        bytes_read: Of the files, so far.
+        files: Files that were read.
+        rows: Rows that were read, set aside or not.
+        first_reason: Why the first row was set aside.
+    """
+
+    inputs: Inputs
+    reading: Reading
+    chunker: Chunker
+    seen: Seen
+    set_aside: Callable[[Rejected], None]
+    bytes_read: int = 0
+    files: int = 0
+    rows: int = 0
+    first_reason: str = ""
+    _done_bytes: int = field(default=0, repr=False)
+
+    def __iter__(self) -> Iterator[Group]:
+        number = 0
+        records: list[Record] = []
+        held = 0
+        for record in self._records():
+            records.append(record)
+            held += len(record.text)
+            if len(records) >= self.reading.shard_rows or held >= GROUP_BYTES:
+                yield Group(number, records)
+                number, records, held = number + 1, [], 0
+        if records:
+            yield Group(number, records)
+
+    def _records(self) -> Iterator[Record]:
+        columns = Columns(self.reading.text, self.reading.id, tuple(keep.name for keep in self.reading.keep))
+        for file in self.inputs:
+            if isinstance(file, Rejected):
+                self._reject(file)
+                continue
+            self.files += 1
+            for row in rows_of(file, columns, at=self._at):
+                self.rows += 1
+                if isinstance(row, Rejected):
+                    self._reject(row)
+                    continue
+                try:
+                    yield from self._checked(row, file)
+                except (errors.TextError, errors.FileError) as error:
+                    self._reject(Rejected(row.where, str(error)))
+            self._done_bytes += file.path.stat().st_size if file.path.exists() else 0
+            self.bytes_read = self._done_bytes
+
+    def _checked(self, row: Raw, file: InputFile) -> Iterator[Record]:
+        """The records of a row: one, or one for each chunk.
+
+        Raises:
+            TextError: If its text cannot be embedded.
+            FileError: If its id or a kept column cannot be used.
+        """
+        if isinstance(row.text, errors.TextError):
+            raise row.text
+        text = check_text(row.text, row.where)
+        id_ = self._id(row, file)
+        kept = tuple(
+            keep.read(_usable(value), row.where) for keep, value in zip(self.reading.keep, row.kept, strict=True)
+        )
+        if not self.seen.add(id_):
+            raise errors.corpus_record_twice(id_, row.where)
+        chunked = file.format == "document" if self.reading.chunk is None else self.reading.chunk
+        if not chunked:
+            yield Record.of(id_, text, row.where, kept)
+            return
+        for chunk, (start, part) in enumerate(self.chunker.chunks(text, markdown=file.markdown)):
+            yield Record.of(id_, part, row.where, kept, chunk, start)
+
+    def _id(self, row: Raw, file: InputFile) -> str:
+        if self.reading.id is None or file.format in ("document", "lines"):
+            return f"{file.name}:{row.number}" if row.number else file.name
+        if isinstance(row.id, errors.TextError):
+            raise row.id
+        if isinstance(row.id, bool) or not isinstance(row.id, (str, int)):
+            raise errors.id_unusable(row.where, row.id)
+        try:
+            return check_text(str(row.id), row.where)
+        except errors.TextError as error:
+            raise errors.id_unusable(row.where, row.id) from error
+
+    def _reject(self, rejected: Rejected) -> None:
+        self.first_reason = self.first_reason or rejected.reason
+        self.set_aside(rejected)
+
+    def nothing(self) -> str:
+        """Why there is no text where nothing was set aside."""
+        return "the files hold no row" if self.files else f"there is no file to read, such as {', '.join(SUFFIXES)}"
+
+    def _at(self, position: int) -> None:
+        self.bytes_read = self._done_bytes + position
+
+
+def _usable(value: object) -> object:
+    if isinstance(value, errors.TextError):
+        raise value
+    return value

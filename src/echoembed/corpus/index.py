@@ -1,0 +1,141 @@
+"""The search index: a LanceDB table built from the shards, which stay the source of truth; it may be deleted any time.
+
+Shapes: N rows of a shard, D dimension of their vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from echoembed import errors, versions
+from echoembed.corpus import folder as place
+from echoembed.corpus import shard
+from echoembed.corpus.manifest import SHARDS, Manifest
+from echoembed.files import reason_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EXACT_BELOW = 200_000
+TABLE = "texts"
+BUILT = "built.json"
+LAYOUT = 1
+LEFT_OUT = ("text_hash", "scale", "dropped_tokens")
+
+
+def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BELOW) -> Any:  # noqa: ANN401
+    """The table of a corpus, built first where there is none or the corpus has changed since.
+
+    Args:
+        folder: Of the corpus.
+        manifest: Of the corpus.
+        exact_below: Rows from which on vectors get an index; below, every search compares with all of them.
+
+    Raises:
+        LibraryError: If LanceDB is not installed.
+        CorpusError: If a shard is damaged or missing.
+        FileError: If there is no room for it.
+    """
+    wanted = _stamp(manifest, exact_below)
+    if _built(folder) != wanted:
+        with place.locked(folder, ".index.lock", wait=True):
+            if _built(folder) != wanted:  # another search has built it while this one waited
+                _build(folder, manifest, wanted, exact_below)
+    return _connect(folder / place.INDEX).open_table(TABLE)
+
+
+def _connect(folder: Path) -> Any:  # noqa: ANN401
+    with versions.needed("lancedb", extra="corpus", purpose="Searching a corpus"):
+        import lancedb
+    return lancedb.connect(str(folder))
+
+
+def _stamp(manifest: Manifest, exact_below: int) -> str:
+    """Stands for what the table must hold."""
+    names = [entry.name for entry in manifest.shards]
+    about = json.dumps([LAYOUT, names, manifest.rows >= exact_below])
+    return hashlib.sha256(about.encode()).hexdigest()
+
+
+def _built(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / place.INDEX / BUILT).read_text(encoding="utf-8"))["stamp"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> None:
+    """Build beside the old table, and put in its place what is whole."""
+    unfinished = folder / f".{place.INDEX}.new"
+    target = folder / place.INDEX
+    shutil.rmtree(unfinished, ignore_errors=True)
+    wanted = _schema(manifest)
+    try:
+        import pyarrow as pa
+
+        reader = pa.RecordBatchReader.from_batches(wanted, _batches(folder, manifest, wanted))
+        table = _connect(unfinished).create_table(TABLE, data=reader)
+        _index(table, vectors=manifest.rows >= exact_below)
+        (unfinished / BUILT).write_text(json.dumps({"stamp": stamp}), encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+    except errors.EchoembedError:
+        raise
+    except OSError as error:
+        raise errors.output_unwritable(target, reason_of(error)) from error
+    except Exception as error:  # LanceDB has no classes of its own; a full disk is a RuntimeError there
+        raise errors.output_unwritable(target, str(error).splitlines()[0]) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _schema(manifest: Manifest) -> pa.Schema:
+    """The columns of the table: those of the shards but hashes, with vectors in floating point."""
+    import pyarrow as pa
+
+    columns = shard.schema(manifest.dimension, manifest.precision, manifest.keep)
+    half = manifest.precision == "float16"
+    vector = pa.list_(pa.field("item", pa.float16() if half else pa.float32()), manifest.dimension)
+    kept = [pa.field(field.name, field.type) for field in columns if field.name not in LEFT_OUT]
+    return pa.schema([pa.field("vector", vector) if field.name == "vector" else field for field in kept])
+
+
+def _batches(folder: Path, manifest: Manifest, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of all shards, each checked against its hash; one shard at a time in memory."""
+    import pyarrow as pa
+
+    for entry in manifest.shards:
+        path = folder / SHARDS / entry.name
+        if not path.exists():
+            raise errors.corpus_damaged(path, "it is missing")
+        if shard.whole(path) != entry.sha256:
+            raise errors.corpus_damaged(path, "its bytes have changed since it was written")
+        table = shard.read(path)
+        if not table.num_rows:
+            continue
+        vectors_ND = shard.stored_of(table).unit()
+        values = pa.array(
+            np.ascontiguousarray(vectors_ND.reshape(-1), wanted.field("vector").type.value_type.to_pandas_dtype())
+        )
+        vector = pa.FixedSizeListArray.from_arrays(values, type=wanted.field("vector").type)
+        columns = [vector if name == "vector" else table.column(name).combine_chunks() for name in wanted.names]
+        yield pa.record_batch(columns, schema=wanted)
+
+
+def _index(table: Any, *, vectors: bool) -> None:  # noqa: ANN401
+    from lancedb.index import FTS, IvfPq
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Words of any language: without stemming and stop words, which LanceDB would take to be English.
+        table.create_index("text", config=FTS(stem=False, remove_stop_words=False))
+        if vectors:
+            table.create_index("vector", config=IvfPq(distance_type="cosine"))

@@ -1,0 +1,168 @@
+"""Which files a corpus is built from: files as they are named, folders walked in order, circles of links cut."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from echoembed import errors
+from echoembed.corpus.records import Rejected
+
+DOCUMENTS = (".md", ".markdown", ".txt", ".text", ".rst")
+ROWS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+PACKED = (".gz", ".zst")
+FORMATS = ("jsonl", "csv", "tsv", "parquet", "lines", "document")
+SUFFIXES = (*DOCUMENTS, *ROWS)
+
+
+class InputFile(NamedTuple):
+    """A file to read.
+
+    Attributes:
+        path: Where it is.
+        name: What ids and messages call it: its path below the folder that holds all inputs, in UTF-8.
+        format: One of ``FORMATS``; a ``document`` is one text.
+        packed: ``.gz``, ``.zst`` or nothing.
+    """
+
+    path: Path
+    name: str
+    format: str
+    packed: str = ""
+
+    @property
+    def markdown(self) -> bool:
+        """Whether its text is Markdown."""
+        return self.name.lower().removesuffix(self.packed).endswith((".md", ".markdown"))
+
+
+class Inputs:
+    """The files of several inputs, walked anew each time; only folders' names are held in memory.
+
+    Args:
+        paths: Files and folders.
+        format: One of ``FORMATS`` for every file that is named, whatever its suffix; None to go by the suffix.
+        leave_out: A folder that is not walked: that of the corpus itself.
+
+    Attributes:
+        ignored: Files of other kinds that the last walk left alone in folders.
+
+    Raises:
+        FileError: If an input is missing, or nothing tells how to read it.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | Path], *, format: str | None = None, leave_out: Path | None = None
+    ) -> None:
+        if not paths:
+            raise errors.corpus_bad_option("INPUT", "nothing", "files and folders, at least one")
+        if format not in (None, *FORMATS):
+            raise errors.format_unknown(format, FORMATS)
+        self.ignored = 0
+        self._format = format
+        self._leave_out = leave_out
+        self._paths = [Path(path).expanduser() for path in dict.fromkeys(os.fspath(path) for path in paths)]
+        for path in self._paths:
+            _check_input(path, format)
+        self._base = os.path.commonpath([path.absolute().parent for path in self._paths])
+
+    def __iter__(self) -> Iterator[InputFile | Rejected]:
+        """Files in the order of inputs, those of a folder sorted by name; folders that cannot be listed as rejected."""
+        self.ignored = 0
+        seen: set[Path] = set()
+        for path in self._paths:
+            if not path.is_dir():
+                if path.absolute() not in seen:
+                    seen.add(path.absolute())
+                    yield self._file(path)
+                continue
+            for found in self._walk(path, self._not_walked()):
+                if isinstance(found, Rejected):
+                    yield found
+                elif found.absolute() not in seen:  # holds the files that are named one by one, not those of folders
+                    yield self._file(found)
+
+    def total_bytes(self) -> int:
+        """Size of all files, for estimates."""
+        return sum(_size(file.path) for file in self if isinstance(file, InputFile))
+
+    def names(self) -> list[str]:
+        """The inputs as they were given."""
+        return [_utf8(str(path)) for path in self._paths]
+
+    def _file(self, path: Path) -> InputFile:
+        format_, packed = kind_of(path.name)
+        name = _utf8(Path(os.path.relpath(path.absolute(), self._base)).as_posix())
+        return InputFile(path, name, self._format or format_ or "lines", packed)
+
+    def _not_walked(self) -> set[tuple[int, int]]:
+        if self._leave_out is None or not self._leave_out.is_dir():
+            return set()
+        status = self._leave_out.stat()
+        return {(status.st_dev, status.st_ino)}
+
+    def _walk(self, folder: Path, above: set[tuple[int, int]]) -> Iterator[Path | Rejected]:
+        """Files below a folder; ``above`` are the folders on the way to it, which a link must not lead back to."""
+        try:
+            status = folder.stat()
+            names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            yield Rejected(_utf8(str(folder)), str(errors.file_unreadable(_utf8(str(folder)), _reason(error))))
+            return
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        for name in names:
+            path = folder / name
+            if path.is_dir():
+                yield from self._walk(path, above | {here})
+            elif kind_of(name)[0]:
+                yield path
+            else:
+                self.ignored += 1
+
+
+def kind_of(name: str) -> tuple[str | None, str]:
+    """The format that a name tells, or None, and how the file is packed."""
+    lower = name.lower()
+    packed = next((suffix for suffix in PACKED if lower.endswith(suffix)), "")
+    suffix = Path(lower.removesuffix(packed)).suffix
+    if packed and suffix == ".parquet":  # packed within; nobody packs it again
+        return None, ""
+    return ("document" if suffix in DOCUMENTS else ROWS.get(suffix)), packed
+
+
+def _check_input(path: Path, format_: str | None) -> None:
+    name = _utf8(str(path))
+    if name == "-":
+        raise errors.corpus_stdin()
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):
+        exists = False
+    if not exists:
+        raise errors.corpus_input_missing(name)
+    if path.is_dir():
+        return
+    if not path.is_file():
+        raise errors.file_unreadable(name, "it is neither a file nor a folder")
+    if format_ is None and kind_of(path.name)[0] is None:
+        raise errors.corpus_input_unknown(name, (*SUFFIXES, ".jsonl.gz", ".jsonl.zst"))
+
+
+def _utf8(name: str) -> str:
+    """The name as UTF-8 can write it: bytes that are none are written out in hexadecimal."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).rstrip(".")

@@ -1,0 +1,209 @@
+"""Building a corpus: a pass over the inputs, a shard for each group of texts, the manifest last.
+
+A build that is killed at any moment goes on at the shard: reading is done again, embedding is not. A shard is found by
+the key of what it should hold, and trusted if its bytes have the hash that its name says. So going on, repairing and
+building a changed corpus are one and the same pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from echoembed import errors
+from echoembed.corpus import folder as place
+from echoembed.corpus import manifest as notes
+from echoembed.corpus import shard
+from echoembed.corpus.before import Before, first_reason
+from echoembed.corpus.chunks import DEFAULT_TOKENS, Chunker
+from echoembed.corpus.encoder import Encoder
+from echoembed.corpus.groups import Group, Groups, Reading
+from echoembed.corpus.inputs import Inputs
+from echoembed.corpus.manifest import SHARDS, Manifest
+from echoembed.corpus.pool import Pool
+from echoembed.corpus.records import Rejected, key_of
+from echoembed.corpus.scratch import Places, Seen
+from echoembed.corpus.shard import Entry, Precision
+from echoembed.corpus.work import Engine, Here, Progress, Report, Task, Work
+from echoembed.files import WholeFile, reason_of
+
+
+def build(
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    encoder: Encoder,
+    *,
+    format: str | None = None,
+    reading: Reading | None = None,
+    precision: Precision = "float32",
+    refuse_cut: bool = False,
+    kind: str = "document",
+    load: Mapping[str, object] | None = None,
+    engine: Engine | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Report:
+    """Build a corpus, go on with one, repair it, or bring it up to date.
+
+    Args:
+        inputs: Files (JSONL, CSV, TSV, also as .gz and .zst; Parquet; Markdown, text) and folders of these.
+        out: The folder of the corpus.
+        encoder: The model, such as ``ModelEncoder(echoembed.load())``.
+        format: Of every file that is named, whatever its suffix; None to go by the suffix.
+        reading: Columns, chunks, size of the shards.
+        precision: In which vectors are stored: ``float32``, ``float16`` or ``int8``.
+        refuse_cut: Whether a text over the budget is set aside rather than cut.
+        kind: The template that ``encoder`` reads with; for the manifest.
+        load: Arguments of ``echoembed.load`` that give the model again; for the manifest.
+        engine: Who embeds; None for this process.
+        progress: Called after each few hundred texts.
+
+    Returns:
+        What was done. What was set aside is in ``rejected.jsonl``, a line each with its reason.
+
+    Raises:
+        CorpusError: If the folder is another corpus', of another identity, or no text can be embedded.
+        FileError: If an input is missing, or the disk is full: what is finished stays, and the same call goes on.
+    """
+    if precision not in shard.PRECISIONS:
+        raise errors.corpus_bad_option("--precision", precision, ", ".join(shard.PRECISIONS))
+    target = Path(out).expanduser()
+    files = Inputs(inputs, format=format, leave_out=target)
+    manifest = Manifest(
+        state="building",
+        identity=encoder.identity(),
+        precision=precision,
+        dimension=encoder.dimension,
+        keep=(reading or Reading()).keep,
+        kind=kind,
+        load=load,
+        inputs=files.names(),
+    )
+    work = Work(
+        folder=target / SHARDS,
+        reading=reading or Reading(),
+        precision=precision,
+        dimension=encoder.dimension,
+        refuse_cut=refuse_cut,
+        about={"format": notes.FORMAT, "identity": manifest.identity.as_dict(), "precision": precision},
+    )
+    chunker = _chunker(encoder, work)
+    place.prepare(target)
+    with place.locked(target):
+        start = time.perf_counter()
+        report = _Job(target, files, work, manifest, engine or Here(encoder), progress).run(chunker)
+        report.seconds = time.perf_counter() - start
+    return report
+
+
+@dataclass
+class _Job:
+    folder: Path
+    inputs: Inputs
+    work: Work
+    manifest: Manifest
+    engine: Engine
+    progress: Callable[[Progress], None]
+    embedded: int = 0
+    done: int = 0
+    kept: int = 0
+    empty: bool = False
+
+    def run(self, chunker: Chunker) -> Report:
+        # 1. What is there, and whether its vectors may stand beside ours.
+        before = Before(self.folder, self.manifest.identity, self.work.precision)
+        place.clear(self.folder, keep=None)
+        if before.manifest is None or before.manifest.state == "building":
+            notes.write(self.folder, self.manifest)
+        # 2. A pass over the inputs: shards that are there are kept, the others made.
+        with ExitStack() as stack:
+            stack.callback(self._leave_nothing)
+            rejected = stack.enter_context(WholeFile(self.folder / place.REJECTED, overwrite=True))
+            set_aside = _Lines(rejected)
+            seen = stack.enter_context(Seen(self.folder / ".ids"))
+            places = stack.enter_context(Places(self.folder / ".places"))
+            groups = Groups(self.inputs, self.work.reading, chunker, seen, set_aside)
+            entries = self._shards(groups, before, places)
+            if not sum(entry.rows for entry in entries):
+                reason = groups.first_reason or first_reason(self.folder, entries) or groups.nothing()
+                if before.manifest is None:
+                    place.clear(self.folder, keep=())
+                    self.empty = True
+                raise errors.corpus_no_rows(reason)
+            # 3. What the model set aside stands in its shards. The manifest comes last: then all is there.
+            for entry in entries:
+                if entry.rejected:
+                    for where, reason in shard.meta_of(self.folder / SHARDS / entry.name)["rejected"]:
+                        set_aside(Rejected(where, reason))
+            rejected.seal()
+            rejected.commit()
+            whole = replace(self.manifest, state="complete", shards=entries, rejected=set_aside.lines)
+            notes.write(self.folder, whole)
+        place.clear(self.folder, keep=[entry.name for entry in entries])
+        made = len(entries) - self.kept
+        return Report(whole, self.embedded, self.kept, made, self.inputs.ignored, before.remarks)
+
+    def _leave_nothing(self) -> None:
+        if self.empty:
+            place.undo(self.folder)
+
+    def _shards(self, groups: Groups, before: Before, places: Places) -> list[Entry]:
+        """The shards of all groups, in order."""
+        entries: dict[int, Entry] = {}
+        pool: Pool | None = None
+        total = self.inputs.total_bytes()
+
+        def tell(count: int) -> None:
+            self.embedded += count
+            read = max(groups.bytes_read, 1)
+            self.progress(Progress(self.embedded, self.done, round(self.done * max(total, read) / read)))
+
+        for group in groups:
+            key = self._key(group)
+            self.done += len(group.records)
+            entry = before.present(group.number, key)
+            if entry is not None:
+                self.kept += 1
+                entries[group.number] = entry
+                tell(0)
+                continue
+            if pool is None and before.has_changed(group.number, key):  # any text may have its vector already
+                pool = Pool(before.usable(), places)
+            known = {} if pool is None else pool.find([record.hash for record in group.records])
+            made = self.engine.submit(Task(group.number, key, group.records, known), self.work, tell)
+            if made is not None:
+                entries[group.number] = made
+        entries |= {entry.number: entry for entry in self.engine.finish(self.work, tell)}
+        return [entries[number] for number in sorted(entries)]
+
+    def _key(self, group: Group) -> str:
+        identity, work = self.manifest.identity, self.work
+        decides = repr(sorted(identity.as_dict()["decides"].items()))
+        settings = (notes.FORMAT, work.precision, work.reading.keep, work.refuse_cut, decides, identity.instruction)
+        return key_of(group.records, map(repr, settings))
+
+
+def _chunker(encoder: Encoder, work: Work) -> Chunker:
+    room = encoder.room()
+    tokens = work.reading.chunk_tokens or min(DEFAULT_TOKENS, room or DEFAULT_TOKENS)
+    if room is not None and tokens > room:
+        allowed = f"at most {room}, the tokens that are read of a text"
+        raise errors.corpus_bad_option("--chunk-tokens", tokens, allowed)
+    return Chunker(count=encoder.tokens, tokens=tokens)
+
+
+class _Lines:
+    """Writes what is set aside."""
+
+    def __init__(self, file: WholeFile) -> None:
+        self._file = file
+        self.lines = 0
+
+    def __call__(self, rejected: Rejected) -> None:
+        try:
+            self._file.handle.write(rejected.line())
+        except OSError as error:
+            raise errors.output_unwritable(self._file.path, reason_of(error)) from error
+        self.lines += 1

@@ -1,0 +1,46 @@
+"""Vectors that exist already, by the hash of their text: what makes a changed corpus embed only what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echoembed.corpus import shard
+from echoembed.corpus.embed import Known
+from echoembed.corpus.scratch import Places
+
+SHARDS_IN_MEMORY = 4
+
+
+class Pool:
+    """The vectors of shards.
+
+    Args:
+        paths: Shards that are whole, of one identity and one precision.
+        places: An empty table.
+    """
+
+    def __init__(self, paths: Sequence[Path], places: Places) -> None:
+        self._paths = paths
+        self._places = places
+        for number, path in enumerate(paths):
+            places.add(number, shard.read(path, ["text_hash"]).column("text_hash").to_pylist())
+        self._loaded = lru_cache(maxsize=SHARDS_IN_MEMORY)(self._load)
+
+    def find(self, hashes: Sequence[bytes]) -> dict[bytes, Known]:
+        """The vectors of the texts that are known."""
+        places = self._places.find(hashes)
+        found = {}
+        for hash_, (number, row) in sorted(places.items(), key=lambda item: item[1]):  # a shard is read once
+            stored, dropped_N = self._loaded(number)
+            found[hash_] = Known(stored.values_ND[row], float(stored.scale_N[row]), int(dropped_N[row]))
+        return found
+
+    def _load(self, number: int) -> tuple[shard.Stored, NDArray[Any]]:
+        table = shard.read(self._paths[number])
+        return shard.stored_of(table), np.asarray(table.column("dropped_tokens").to_numpy())

@@ -1,0 +1,266 @@
+"""The rows of one file, each a generator in flat memory. What is wrong with a row is set aside, and reading goes on."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple, cast
+
+from echoembed import errors
+from echoembed.corpus.inputs import InputFile
+from echoembed.corpus.records import Rejected
+
+LINE_LIMIT = 64 * 2**20
+BATCH_ROWS = 256
+_BOM = b"\xef\xbb\xbf"
+
+
+class Raw(NamedTuple):
+    """A row as it was found, nothing checked; ``id`` None means that its place is its id."""
+
+    where: str
+    number: int
+    text: object
+    id: object = None
+    kept: Sequence[object] = ()
+
+
+class Columns(NamedTuple):
+    """The columns to read; rows without an ``id`` column are called by their place."""
+
+    text: str = "text"
+    id: str | None = None
+    kept: tuple[str, ...] = ()
+
+    def wanted(self) -> list[str]:
+        """All that must be there."""
+        return [self.text, *([self.id] if self.id else []), *self.kept]
+
+    def check(self, known: Sequence[str], where: str) -> None:
+        """Refuse columns that are not there, or there twice."""
+        for column in self.wanted():
+            if column not in known:
+                raise errors.column_missing(where, column, known)
+            if known.count(column) > 1:
+                raise errors.column_twice(where, column)
+
+
+Read = Iterator[Raw | Rejected]
+
+
+def rows_of(file: InputFile, columns: Columns, *, at: Callable[[int], None] = lambda _: None) -> Read:
+    """The rows of a file, and what had to be set aside; a file that cannot be read is one rejected entry.
+
+    Args:
+        file: The file.
+        columns: The columns to read, where its format has any.
+        at: Called now and then with the bytes read so far, for estimates.
+    """
+    try:
+        with file.path.open("rb") as raw:
+            before = _state(raw)
+            reader = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv, "tsv": _csv}.get(file.format, _plain)
+            handle = raw if file.format == "parquet" else _unpacked(raw, file.packed)
+            for number, row in enumerate(reader(handle, file, columns)):
+                if number % BATCH_ROWS == 0:
+                    at(raw.tell())
+                yield row
+            if _state(raw) != before:
+                yield Rejected(file.name, str(errors.corpus_file_changed(file.name)))
+    except errors.EchoembedError as error:
+        yield Rejected(file.name, str(error))
+    except (OSError, EOFError, zlib.error) as error:  # the last two from packed files
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        yield Rejected(file.name, str(errors.file_unreadable(file.name, reason.rstrip("."))))
+
+
+def _state(handle: BinaryIO) -> tuple[int, int]:
+    import os
+
+    status = os.fstat(handle.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _unpacked(raw: BinaryIO, packed: str) -> BinaryIO:
+    if packed == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+    if packed == ".zst":
+        import pyarrow
+
+        return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), 2**16))
+    return raw
+
+
+def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[int, str, bytes | Rejected]]:
+    """Lines with their number and place; one over the limit is passed over, and said to be."""
+    number = 0
+    while line := handle.readline(LINE_LIMIT + 1):
+        number += 1
+        where = f"line {number} of {name}"
+        if len(line) > LINE_LIMIT:
+            while line and not line.endswith(b"\n"):
+                line = handle.readline(LINE_LIMIT)
+            yield number, where, Rejected(where, str(errors.line_too_long(where, LINE_LIMIT)))
+            continue
+        yield number, where, line.removeprefix(_BOM) if number == 1 else line
+
+
+def _plain(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
+    """A text a line, or the whole file as one text."""
+    if file.format == "lines":
+        for number, where, line in _lines(handle, file.name):
+            if isinstance(line, Rejected):
+                yield line
+            elif line.strip():
+                yield Raw(
+                    where, number, _decoded(where, line.removesuffix(b"\n").removesuffix(b"\r")), None, _none(columns)
+                )
+        return
+    data = handle.read(LINE_LIMIT + 1)
+    if len(data) > LINE_LIMIT:
+        raise errors.line_too_long(file.name, LINE_LIMIT)
+    yield Raw(file.name, 0, _decoded(file.name, data.removeprefix(_BOM)), None, _none(columns))
+
+
+def _none(columns: Columns) -> list[object]:
+    return [None] * len(columns.kept)
+
+
+def _decoded(where: str, line: bytes) -> str | errors.TextError:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        return errors.text_not_utf8(where, error.start + 1, line[error.start])
+
+
+def _jsonl(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
+    for number, where, line in _lines(handle, file.name):
+        if isinstance(line, Rejected):
+            yield line
+            continue
+        if not line.strip():
+            continue
+        text = _decoded(where, line)
+        if not isinstance(text, str):
+            yield Rejected(where, str(text))
+            continue
+        try:
+            record = json.loads(text)
+            if not isinstance(record, dict):
+                raise ValueError(f"it holds {errors.quoted(record)}")
+        except RecursionError:
+            yield Rejected(where, str(errors.json_malformed(where, "it is nested too deeply")))
+            continue
+        except ValueError as error:
+            reason = str(error).replace("line 1 column", "column")
+            yield Rejected(where, str(errors.json_malformed(where, reason)))
+            continue
+        needed = [columns.text, *([columns.id] if columns.id else [])]
+        missing = next((column for column in needed if column not in record), None)
+        if missing is not None:
+            yield Rejected(where, str(errors.column_missing(where, missing, record)))
+            continue
+        kept = [record.get(column) for column in columns.kept]  # a key that is left out means none
+        yield Raw(where, number, record[columns.text], record[columns.id] if columns.id else None, kept)
+
+
+def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
+    """Records of CSV and TSV.
+
+    A quote that is never closed swallows the lines that follow: these are given back and read again, so that only the
+    line with the quote is lost.
+    """
+    waiting: deque[tuple[int, str]] = deque()
+    taken: list[tuple[int, str]] = []  # lines of the record that is being read
+    too_long: list[Rejected] = []
+    source = _lines(handle, file.name)
+
+    def text_lines() -> Iterator[str]:
+        while True:
+            if waiting:
+                taken.append(waiting.popleft())
+            else:
+                number, _, line = next(source, (0, "", None))
+                if line is None:
+                    return
+                if isinstance(line, Rejected):
+                    too_long.append(line)
+                    continue
+                # Bytes that are not UTF-8 become half surrogate pairs, which are refused cell by cell.
+                taken.append((number, line.decode("utf-8", "surrogateescape")))
+            yield taken[-1][1]
+
+    csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))  # the default refuses cells over 128 KiB
+    delimiter = "\t" if file.format == "tsv" else ","
+    reader = csv.reader(text_lines(), strict=True, delimiter=delimiter)
+    header: list[str] | None = None
+    places: list[int] = []
+    while True:
+        taken.clear()
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            number = taken[0][0]
+            where = f"line {number} of {file.name}"
+            if header is None:
+                raise errors.csv_malformed(where, str(error)) from error
+            waiting.extendleft(reversed(taken[1:]))
+            reader = csv.reader(text_lines(), strict=True, delimiter=delimiter)
+            yield Rejected(where, str(errors.csv_malformed(where, str(error))))
+            continue
+        yield from too_long
+        too_long.clear()
+        if record is None:
+            return
+        where = f"line {taken[0][0]} of {file.name}"
+        if header is None:
+            header = record
+            columns.check(header, file.name)
+            places = [header.index(column) for column in columns.wanted()]
+        elif record and len(record) != len(header):
+            reason = f"{len(record)} cells under {len(header)} columns"
+            yield Rejected(where, str(errors.csv_malformed(where, reason)))
+        elif record:
+            cells = [_cell(record[place], where) for place in places]
+            id_ = cells[1] if columns.id else None
+            yield Raw(where, taken[0][0], cells[0], id_, cells[len(cells) - len(columns.kept) :])
+
+
+def _cell(cell: str, where: str) -> str | errors.TextError:
+    try:
+        cell.encode()
+        return cell
+    except UnicodeEncodeError as error:
+        return errors.text_not_utf8(where, error.start + 1, ord(cell[error.start]) & 0xFF)
+
+
+def _parquet(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        parquet = pyarrow.parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**16)
+        columns.check(parquet.schema_arrow.names, file.name)
+        wanted = columns.wanted()
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted)), use_threads=False):
+            for row in range(batch.num_rows):
+                number += 1
+                where = f"row {number} of {file.name}"
+                cells = [_value(batch.column(column)[row], where) for column in wanted]
+                id_ = cells[1] if columns.id else None
+                yield Raw(where, number, cells[0], id_, cells[len(cells) - len(columns.kept) :])
+    except pyarrow.ArrowException as error:
+        raise errors.file_unreadable(file.name, str(error).splitlines()[0].rstrip(". ")) from error
+
+
+def _value(scalar: object, where: str) -> object:
+    try:
+        return scalar.as_py()  # type: ignore[attr-defined]
+    except UnicodeDecodeError as error:
+        return errors.text_not_utf8(where, error.start + 1, error.object[error.start])

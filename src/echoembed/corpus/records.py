@@ -1,0 +1,116 @@
+"""What travels from the inputs to the shards: a row that can be embedded, or one set aside with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from echoembed import errors
+
+HASH_BYTES = 16
+RESERVED = ("id", "chunk", "start", "end", "text", "text_hash", "vector", "scale", "dropped_tokens", "score")
+TYPES = ("text", "int", "float", "bool")
+Value = str | int | float | bool | None
+
+
+class Keep(NamedTuple):
+    """A further column that goes along into the shards, and the type it is read as."""
+
+    name: str
+    type: str = "text"
+
+    @classmethod
+    def parse(cls, written: str) -> Keep:
+        """``year:int`` or ``title``.
+
+        Raises:
+            CorpusError: If the type is unknown, or the name is one that every corpus has.
+        """
+        name, _, type_ = written.partition(":")
+        if name.lower() in RESERVED or not name.strip():
+            raise errors.corpus_bad_option("--keep", written, f"a column other than {', '.join(RESERVED)}")
+        if type_ not in ("", *TYPES):
+            raise errors.corpus_bad_option("--keep", written, f"NAME or NAME:TYPE, with TYPE one of {', '.join(TYPES)}")
+        return cls(name, type_ or "text")
+
+    def read(self, value: object, where: str) -> Value:
+        """The value as the column's type; None stays None.
+
+        Raises:
+            FileError: If it cannot be read as that type.
+        """
+        if value is None or (value == "" and self.type != "text"):
+            return None
+        try:
+            if self.type == "text":
+                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+                text.encode()  # half a surrogate pair cannot be stored
+                return text
+            if self.type == "bool":
+                known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+                return known[str(value).strip().lower()]
+            number = float(str(value))
+            if self.type == "float":
+                return number
+            whole = int(value) if isinstance(value, int) else int(str(value))
+            if not -(2**63) <= whole < 2**63:
+                raise ValueError("over 64 bits")
+            return whole
+        except (ValueError, KeyError) as error:
+            raise errors.corpus_bad_column(where, self.name, value, self.type) from error
+
+
+class Record(NamedTuple):
+    """A text to embed.
+
+    Attributes:
+        id: Of the row it comes from.
+        text: Checked: see ``echoembed.check_text``.
+        where: Where it stands, as messages say it.
+        kept: The values of the kept columns, in their order.
+        chunk: Number of the chunk within the row, from 0.
+        start: First character of the chunk within the row's text.
+        end: One past its last character.
+        hash: Stands for the text: BLAKE2b of its UTF-8.
+    """
+
+    id: str
+    text: str
+    where: str
+    kept: tuple[Value, ...]
+    chunk: int
+    start: int
+    end: int
+    hash: bytes
+
+    @classmethod
+    def of(
+        cls, id_: str, text: str, where: str, kept: tuple[Value, ...] = (), chunk: int = 0, start: int = 0
+    ) -> Record:
+        """A record of a text, or of a chunk of one."""
+        digest = blake2b(text.encode(), digest_size=HASH_BYTES).digest()
+        return cls(id_, text, where, kept, chunk, start, start + len(text), digest)
+
+
+class Rejected(NamedTuple):
+    """What could not be embedded, and why; a line of ``rejected.jsonl``."""
+
+    where: str
+    reason: str
+
+    def line(self) -> bytes:
+        """The line, with what is no Unicode written out."""
+        shown = {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in self._asdict().items()}
+        return (json.dumps(shown, ensure_ascii=False) + "\n").encode()
+
+
+def key_of(records: Sequence[Record], settings: Iterable[str]) -> str:
+    """16 hexadecimal digits over all that decides the bytes of a shard."""
+    digest = blake2b("\n".join(settings).encode(), digest_size=8)
+    for record in records:
+        about = (record.id, record.chunk, record.start, record.end, record.kept)
+        digest.update(json.dumps(about, ensure_ascii=False).encode())
+        digest.update(record.hash)
+    return digest.hexdigest()

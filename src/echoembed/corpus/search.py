@@ -1,0 +1,257 @@
+"""Searching a corpus: the nearest texts of a query, exact below a size, filtered, and by words besides.
+
+Shapes: K texts found, D dimension of the vectors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echoembed import errors
+from echoembed.corpus import index, shard
+from echoembed.corpus import manifest as notes
+from echoembed.corpus.encoder import ModelEncoder, identity_of, shown
+from echoembed.corpus.manifest import SHARDS, Manifest
+from echoembed.corpus.records import Value
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from echoembed.corpus.encoder import Identity
+
+REMEDY = "Search with the model and the recipe that the corpus was built with, or build it again with these"
+REFINED = 20  # candidates of the index per text that is asked for, compared again exactly
+PROBED = 40  # parts of the index that are looked into
+# Largest distance between a stored unit vector and the same text's vector computed under other numerics.
+BOUND = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 6e-2}
+STORED_BOUND = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A text that was found.
+
+    Attributes:
+        id: Of its row.
+        score: Cosine of its vector and the query's.
+        text: The passage.
+        chunk: Its number within the row.
+        start: Its first character within the row's text.
+        end: One past its last.
+        kept: The kept columns.
+    """
+
+    id: str
+    score: float
+    text: str
+    chunk: int
+    start: int
+    end: int
+    kept: Mapping[str, Value] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """As JSON can hold it, kept columns last."""
+        own = {name: value for name, value in vars(self).items() if name != "kept"}
+        return {**own, **self.kept}
+
+
+class Corpus:
+    """A corpus that has been built; ``open_corpus`` opens it.
+
+    Args:
+        folder: Of the corpus.
+        model: Embeds queries; None to load the one that the manifest names.
+
+    Attributes:
+        manifest: What the corpus holds.
+        remarks: Numerics of the query that are not those of the corpus, a line each, once a query was made.
+
+    Raises:
+        CorpusError: If the folder is no corpus, or its first build has not ended.
+    """
+
+    def __init__(self, folder: str | Path, model: SentenceTransformer | None = None) -> None:
+        self.folder = Path(folder).expanduser()
+        self.manifest: Manifest = notes.read(self.folder)
+        if self.manifest.state != "complete":
+            raise errors.corpus_unfinished(self.folder)
+        self.remarks: list[str] = []
+        self._given = model
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    @cached_property
+    def model(self) -> SentenceTransformer:
+        """The model, shown to give vectors that may be compared with those of the corpus.
+
+        Raises:
+            CorpusError: If they may not.
+            ModelError: If it cannot be loaded.
+        """
+        model = self._given or notes.load_model(self.manifest)
+        self._check(identity_of(model, "query"), model)
+        return model
+
+    def _check(self, identity: Identity, model: SentenceTransformer) -> None:
+        """Refuse another identity; name other numerics, and see that they stay within their bound."""
+        stored = self.manifest.identity
+        if differences := stored.differences(identity):
+            raise errors.corpus_differs(self.folder, shown(differences), REMEDY)
+        others = stored.other_numerics(identity)
+        if not others:
+            return
+        dtypes = [str(one.numerics.get("dtype")) for one in (stored, identity)]
+        allowed = max(BOUND.get(dtype, 0.0) for dtype in dtypes) + STORED_BOUND[self.manifest.precision]
+        encoder = ModelEncoder(model, kind=self.manifest.kind, instruction=stored.instruction or None)  # type: ignore[arg-type]
+        path = next(self.folder / SHARDS / entry.name for entry in self.manifest.shards if entry.rows)
+        table = shard.read(path).slice(0, 1)
+        there_D = shard.stored_of(table).unit()[0]
+        distance = float(np.linalg.norm(encoder.encode(encoder.read(table.column("text").to_pylist()))[0] - there_D))
+        if distance > allowed:
+            differences = {**others, "the vector of its first text": ("as stored", f"{distance:.1e} from it")}
+            raise errors.corpus_differs(self.folder, shown(differences), f"At most {allowed:.1e} is rounding. {REMEDY}")
+        self.remarks = [
+            f"{name} of the corpus is {there}, of the query {here}: scores differ in their last digits "
+            f"(a stored text by {distance:.1e}, allowed {allowed:.1e})"
+            for name, (there, here) in others.items()
+        ]
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        where: str | None = None,
+        hybrid: bool = False,
+        exact: bool = False,
+        instruction: str | None = None,
+    ) -> list[Hit]:
+        """The texts nearest to a query, which is read with the recipe's query template.
+
+        Args:
+            query: The query.
+            k: How many.
+            where: A filter on the columns, as SQL has it: ``year > 2020 AND lang = 'en'``.
+            hybrid: Whether texts that share rare words with the query count as well: ranks by vector and by words are
+                fused. The score remains the cosine.
+            exact: Whether to compare with every vector even where there is an index.
+            instruction: What fills the query template's ``{instruction}``.
+
+        Returns:
+            At most ``k`` texts, best first.
+
+        Raises:
+            TextError: If the query cannot be embedded.
+            CorpusError: If the model's vectors must not be compared with these, or the filter cannot be used.
+        """
+        if k < 1:
+            raise errors.corpus_bad_option("k", k, "a whole number above 0")
+        vector_D = self.model.encode_query([query], prompt=instruction, show_progress_bar=False)[0]
+        return self.search_vector(vector_D, k, where=where, words=query if hybrid else None, exact=exact)
+
+    def search_vector(
+        self,
+        vector_D: NDArray[np.float32],
+        k: int = 10,
+        *,
+        where: str | None = None,
+        words: str | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """As ``search``, for a query that has been embedded.
+
+        Args:
+            vector_D: Its vector.
+            k: How many.
+            where: A filter.
+            words: Words to search for besides.
+            exact: Whether to compare with every vector.
+
+        Raises:
+            CorpusError: If the filter cannot be used.
+        """
+        vector_D = np.asarray(vector_D, np.float32) / np.linalg.norm(vector_D)
+        if words is None:
+            request = self._table.search(vector_D, vector_column_name="vector").distance_type("cosine")
+        else:
+            request = self._table.search(query_type="hybrid", vector_column_name="vector")
+            request = request.vector(vector_D).text(words).distance_type("cosine")
+        if exact:
+            request = request.bypass_vector_index()
+        elif self.manifest.rows >= index.EXACT_BELOW:
+            request = request.nprobes(PROBED).refine_factor(REFINED)
+        if where is not None:
+            request = request.where(where, prefilter=True) if words is None else request.where(where)
+        try:
+            rows = request.limit(k).to_arrow()
+        except (ValueError, RuntimeError) as error:
+            if where is None:
+                raise
+            raise errors.corpus_filter(where, _reason(error), self.columns) from error
+        return self._hits(rows, vector_D, by_cosine=words is None)[:k]
+
+    @property
+    def columns(self) -> list[str]:
+        """What a filter can name."""
+        return ["id", "chunk", "start", "end", "text", *(kept.name for kept in self.manifest.keep)]
+
+    def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """The ids and the float32 unit vectors of every shard, in order.
+
+        Raises:
+            CorpusError: If a shard is damaged.
+        """
+        for entry in self.manifest.shards:
+            table = shard.read(self.folder / SHARDS / entry.name)
+            yield table.column("id").to_pylist(), shard.stored_of(table).unit()
+
+    @cached_property
+    def _table(self) -> Any:  # noqa: ANN401
+        return index.open_table(self.folder, self.manifest)
+
+    def _hits(self, rows: Any, vector_D: NDArray[np.float32], *, by_cosine: bool) -> list[Hit]:  # noqa: ANN401
+        if not rows.num_rows:
+            return []
+        values_KD = np.stack(rows.column("vector").to_pylist()).astype(np.float32)
+        score_K = (values_KD / np.linalg.norm(values_KD, axis=1, keepdims=True)) @ vector_D
+        names = [kept.name for kept in self.manifest.keep]
+        own = ("id", "text", "chunk", "start", "end")
+        hits = [
+            Hit(score=float(score), kept={name: row[name] for name in names}, **{name: row[name] for name in own})
+            for score, row in zip(score_K, rows.drop_columns(["vector"]).to_pylist(), strict=True)
+        ]
+        return sorted(hits, key=lambda hit: -hit.score) if by_cosine else hits
+
+
+def open_corpus(folder: str | Path, model: SentenceTransformer | None = None) -> Corpus:
+    """Open a corpus that has been built.
+
+    Args:
+        folder: Of the corpus.
+        model: Embeds queries; None to load the one that the manifest names.
+
+    Raises:
+        CorpusError: If the folder is no corpus, or its first build has not ended.
+    """
+    return Corpus(folder, model)
+
+
+def _reason(error: Exception) -> str:
+    """What LanceDB says of a filter, without where in its own code it says it."""
+    said = str(error).splitlines()[0].removeprefix("Invalid input, ")
+    return re.split(r" \(sql parser|, /\S+\.rs:", said)[0]

@@ -1,0 +1,121 @@
+"""Corpora: folders of vectors that are built, gone on with and searched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from echoembed.errors.base import CorpusError, FileError, near, quoted
+
+
+def corpus_missing(path: object) -> CorpusError:
+    """A folder that should be a corpus and is none."""
+    return CorpusError(
+        f"{quoted(str(path), 200)} is no corpus: it has no manifest and no shards. Make one with "
+        "'echoembed corpus build INPUT --out FOLDER'."
+    )
+
+
+def corpus_foreign_folder(path: object, name: str) -> CorpusError:
+    """A target for a corpus that holds something else."""
+    return CorpusError(
+        f"{quoted(str(path), 200)} holds {quoted(name, 200)}, which is no part of a corpus. Allowed: a new or empty "
+        "folder, or a corpus. Choose another --out."
+    )
+
+
+class CorpusVersionError(CorpusError):
+    """A corpus that another version wrote: nothing is damaged."""
+
+
+def corpus_foreign_version(path: object, got: object, known: int) -> CorpusVersionError:
+    """A corpus that another version wrote."""
+    return CorpusVersionError(
+        f"{quoted(str(path), 200)} is a corpus of format {quoted(got)}. This version reads format {known}. "
+        "Use the version of echoembed that wrote it, or build into another folder."
+    )
+
+
+def corpus_busy(path: object) -> CorpusError:
+    """A folder that another job works on."""
+    return CorpusError(
+        f"{quoted(str(path), 200)} is being worked on by another job. Only one may write to a corpus: wait for it, or "
+        "choose another --out."
+    )
+
+
+def corpus_differs(path: object, differences: str, remedy: str) -> CorpusError:
+    """Vectors that must not be mixed or compared: what differs, in the corpus and here."""
+    return CorpusError(f"{quoted(str(path), 200)} was made otherwise: {differences}. {remedy}.")
+
+
+def corpus_unfinished(path: object) -> CorpusError:
+    """A corpus whose first build has not ended."""
+    return CorpusError(
+        f"{quoted(str(path), 200)} is not whole: its build was interrupted. Run the same 'echoembed corpus build' "
+        "again: it goes on where it stopped."
+    )
+
+
+def corpus_damaged(path: object, reason: str) -> CorpusError:
+    """A part of a corpus that is missing or has changed since it was written."""
+    return CorpusError(
+        f"{quoted(str(path), 200)} is damaged: {reason}. Run the same 'echoembed corpus build' again: it repairs what "
+        "is damaged and keeps the rest."
+    )
+
+
+def corpus_no_rows(reason: str) -> CorpusError:
+    """Inputs without any text that can be embedded; what was built before is left as it was."""
+    return CorpusError(
+        f"No text of the input can be embedded: {reason.removesuffix('.')}. Nothing was changed. Give at least one."
+    )
+
+
+def corpus_stdin() -> FileError:
+    """Standard input, which cannot be read twice."""
+    return FileError("A corpus cannot be built from standard input: a job that goes on reads again. Give a file.")
+
+
+def corpus_bad_option(option: str, value: object, allowed: str) -> CorpusError:
+    """An option of a build or a search that cannot be used."""
+    return CorpusError(f"Got {option} = {quoted(value, 200)}. Allowed: {allowed}. Change it.")
+
+
+def corpus_bad_column(where: str, column: str, value: object, type_: str) -> FileError:
+    """A cell that is not of the type that was asked for."""
+    return FileError(
+        f"{where} has {quoted(value)} in the column {quoted(column)}, which cannot be read as {type_}. Mend it, or "
+        f"keep the column as text: --keep {column}."
+    )
+
+
+def corpus_record_twice(id_: str, where: str) -> FileError:
+    """An id that an earlier row has."""
+    return FileError(f"{where} has the id {quoted(id_)}, which an earlier row has. Ids must differ: mend one of them.")
+
+
+def corpus_file_changed(name: str) -> FileError:
+    """An input that was written to while it was read."""
+    return FileError(f"{quoted(name, 200)} changed while it was read. Build again once it is at rest.")
+
+
+def corpus_filter(filter_: str, reason: str, columns: Iterable[str]) -> CorpusError:
+    """A filter of a search that cannot be used."""
+    names = list(columns)
+    return CorpusError(
+        f"The filter {quoted(filter_, 200)} cannot be used: {reason.removesuffix('.')}. Columns: {', '.join(names)}. "
+        f'Write it as in SQL, such as "year > 2020".{near(filter_.split(" ")[0], names)}'
+    )
+
+
+def corpus_input_missing(name: str) -> FileError:
+    """An input that is not there."""
+    return FileError(f"There is no {quoted(name, 200)}. Give files and folders that exist.")
+
+
+def corpus_input_unknown(name: str, allowed: Iterable[str]) -> FileError:
+    """An input whose name does not say how to read it."""
+    return FileError(
+        f"The name {quoted(name, 200)} does not tell a format. Allowed: {', '.join(allowed)}. Rename it, or say "
+        "--format."
+    )
