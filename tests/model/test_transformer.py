@@ -593,7 +593,6 @@ def test_the_fingerprint_tells_apart_what_gives_other_vectors():
         "recipe": tiny("classical"),
         "pooling": tiny("echo-last"),
         "weights": echoembed.load(tiny_models.folder("llama", seed=1), recipe="echo", device="cpu"),
-        "dtype": tiny(dtype="bfloat16"),
         "budget": tiny(budget=100),
         "layer": tiny(layer=2),
         "raw": tiny(normalize=False),
@@ -605,6 +604,20 @@ def test_the_fingerprint_tells_apart_what_gives_other_vectors():
     assert len(set(found.values())) == len(found), found
     assert all(re.fullmatch("[0-9a-f]{16}", value) for value in found.values())
     assert echoembed.fingerprint(tiny()) == found["plain"]
+
+
+def test_what_moves_the_last_digits_only_is_named_beside_the_fingerprint():
+    plain = tiny()
+    others = {
+        "bfloat16, packed": tiny(dtype="bfloat16"),
+        "int8, packed": tiny(dtype="int8"),
+        "float32, padded": tiny(engine="padded"),
+        "float32, packed, deterministic": tiny(deterministic=True),
+    }
+    assert echoembed.describe(plain)["numerics"] == "float32, packed"
+    for numerics, model in others.items():
+        assert echoembed.describe(model)["numerics"] == numerics
+        assert echoembed.fingerprint(model) == echoembed.fingerprint(plain)
 
 
 def test_the_name_of_a_recipe_is_not_in_the_fingerprint():

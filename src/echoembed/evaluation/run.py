@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from echoembed import errors, versions
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import Task
-from echoembed.model.describe import fingerprint
+from echoembed.model.describe import describe, fingerprint
 from echoembed.model.transformer import transformer_of
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def identity(encoder: Encoder, task: Task) -> dict[str, Any]:
     mteb_version = importlib.metadata.version("mteb").split(".")
     return {
         "fingerprint": fingerprint(encoder.model),
+        "dtype": str(describe(encoder.model)["dtype"]),
         "task": task.name,
         "kind": task.kind,
         "metric": task.metric,

@@ -6,6 +6,8 @@ import hashlib
 from typing import Any, get_args
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from torch import nn
 
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.weights import digest, sketch
@@ -32,32 +34,49 @@ def render(model: SentenceTransformer, text: str, *, kind: Kind = "query", instr
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """16 hexadecimal digits that go with every stored vector.
+    """16 hexadecimal digits that name what a stored vector is comparable with: its *identity*.
 
-    They cover the recipe, the exact weights, the dtype, the context, the modules that follow and a dimension they
-    are truncated to: vectors with different fingerprints must not be compared. Weights that were trained after
-    loading are hashed anew. The instruction of a call is not covered, unless it is the recipe's own.
+    They cover the recipe, the exact weights, the context, the modules that follow and a dimension that vectors are
+    truncated to: vectors with different fingerprints must not be compared. They are the same on every machine and
+    under every version of the libraries; what moves the last digits only is named by ``numerics``. Weights that were
+    trained after loading are hashed anew. The instruction of a call is not covered, unless it is the recipe's own.
     """
-    first = transformer_of(model)
-    changed = "" if first.int8 or sketch(first.model) == first.sketch else digest(first.model)
-    after = [f"{type(module).__name__} {_settings(module)}" for module in list(model)[1:]]
-    parts = [first.recipe.fingerprint(), first.revision, _dtype(first), str(first.context), *after]
-    parts += [changed] * bool(changed) + [f"truncated to {model.truncate_dim}"] * bool(model.truncate_dim)
+    transformer = transformer_of(model)
+    same = transformer.int8 or sketch(transformer.model) == transformer.sketch
+    parts = [transformer.recipe.fingerprint(), transformer.revision, str(transformer.context)]
+    parts += [] if same else [digest(transformer.model)]
+    parts += [_identity(module) for module in list(model)[1:]]
+    parts += [f"truncated to {model.truncate_dim}"] * bool(model.truncate_dim)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _dtype(first: EchoTransformer) -> str:
-    return "int8" if first.int8 else str(first.model.dtype)
+def numerics(model: SentenceTransformer) -> str:
+    """What moves no more than the last digits of a vector: dtype, engine, and whether its bits are deterministic.
+
+    Vectors of one fingerprint and of two numerics may be compared; they are equal to rounding.
+    """
+    transformer = transformer_of(model)
+    parts = [_dtype(transformer).removeprefix("torch."), transformer.selector.choice(transformer.model).name]
+    return ", ".join(parts + ["deterministic"] * transformer.running.deterministic)
 
 
-def _engine(first: EchoTransformer) -> str:
-    choice = first.selector.choice(first.model)
+def _identity(module: nn.Module) -> str:
+    """What a later module does to vectors, in words of ours: the library's settings change with its version."""
+    if isinstance(module, Pooling):
+        return ""  # the recipe says how states are pooled
+    if isinstance(module, Normalize):
+        return "normalized"
+    settings = {key: getattr(module, key, None) for key in getattr(module, "config_keys", [])}
+    return f"{type(module).__name__} {settings} {digest(module)}"
+
+
+def _dtype(transformer: EchoTransformer) -> str:
+    return "int8" if transformer.int8 else str(transformer.model.dtype)
+
+
+def _engine(transformer: EchoTransformer) -> str:
+    choice = transformer.selector.choice(transformer.model)
     return f"{choice.name} ({choice.reason})"
-
-
-def _settings(module: Any) -> str:  # noqa: ANN401
-    keys = getattr(module, "config_keys", [])
-    return repr({key: getattr(module, key, None) for key in keys})
 
 
 def describe(model: SentenceTransformer) -> dict[str, Any]:
@@ -67,30 +86,35 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         Names, exact revision, architecture, sizes, templates with their rendered prompts, budget in force,
         context, attention and layers as checked at load, and the fingerprint.
     """
-    first = transformer_of(model)
-    config = first.model.config
-    recipe = first.recipe
+    transformer = transformer_of(model)
+    config = transformer.model.config
+    recipe = transformer.recipe
     facts: dict[str, Any] = {
-        "model": first.name,
-        "adapter": first.adapter or "none",
-        "revision": first.revision,
+        "model": transformer.name,
+        "adapter": transformer.adapter or "none",
+        "revision": transformer.revision,
         "architecture": config.model_type,
-        "parameters": sum(weight.numel() for weight in first.model.parameters()),
-        "dtype": _dtype(first).removeprefix("torch."),
+        "parameters": sum(weight.numel() for weight in transformer.model.parameters()),
+        "dtype": _dtype(transformer).removeprefix("torch."),
         "device": str(model.device),
         "recipe": recipe.name,
         "source": recipe.source,
         "attention": f"{recipe.attention} (checked)",
-        "layers": first.layers,
-        "engine": _engine(first),
+        "layers": transformer.layers,
+        "engine": _engine(transformer),
         "pooling": recipe.pooling,
         "dimension": model.get_embedding_dimension(),
         "normalized": any(type(module).__name__ == "Normalize" for module in model),
-        "context": first.context,
+        "context": transformer.context,
         "budget": recipe.budget,
     }
     for kind in get_args(Kind):
         facts[f"{kind}_template"] = recipe.template(kind).source
-        facts[f"{kind}_prompt"] = first.reader.render(["TEXT"], task=kind)[0].text
-        facts[f"{kind}_budget_in_force"] = first.reader.room(task=kind)
-    return {**facts, "recipe_fingerprint": recipe.fingerprint(), "fingerprint": fingerprint(model)}
+        facts[f"{kind}_prompt"] = transformer.reader.render(["TEXT"], task=kind)[0].text
+        facts[f"{kind}_budget_in_force"] = transformer.reader.room(task=kind)
+    return {
+        **facts,
+        "recipe_fingerprint": recipe.fingerprint(),
+        "fingerprint": fingerprint(model),
+        "numerics": numerics(model),
+    }

@@ -17,7 +17,8 @@ from echoembed import errors
 from echoembed.engine import Engine
 from echoembed.model import saved
 from echoembed.model.pooling import library_pooling
-from echoembed.model.transformer import EchoTransformer
+from echoembed.model.running import Running
+from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.trust import load_module_after
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
@@ -81,11 +82,13 @@ def load(
         ModelError: If the model cannot be found, read, or used as the recipe asks.
         TemplateError: If the recipe's templates do not fit the model's tokenizer.
     """
+    # 1. What the names mean: recipe, device, adapter.
     if adapter is None and revision is None and is_adapter(model):
         adapter, model = model, None
     chosen = None if recipe is None else find_recipe(recipe)
     target = _best_device() if device is None else _device(device)
     trained = None if adapter is None else find_adapter(adapter, local_files_only=local_files_only)
+    # 2. The weights: a folder with an exact revision, and the adapters to merge into them.
     if trained is not None:
         if trained.recipe.trained:
             _warn_if_trained_with_another(trained.source.name, trained.recipe, chosen)
@@ -95,46 +98,52 @@ def load(
     else:
         source, chosen = _named(model, chosen, revision=revision, local_files_only=local_files_only)
         adapters = []
-    dtype_ = _dtype(dtype, target, source)
+    if dtype == "int8" and target.type != "cpu":
+        raise errors.model_bad_option("dtype", "int8", "int8 on a CPU (device='cpu'); float16 or bfloat16 elsewhere")
+    running = Running(
+        dtype=_dtype(dtype, target, source),
+        int8=dtype == "int8",
+        engine=engine,
+        deterministic=deterministic,
+        overflow=overflow,
+    )
 
+    # 3. The modules: those that were saved, or the model itself with the recipe's pooling after it.
     pipeline = saved.read_modules(source)
-    ours = bool(pipeline) and pipeline[0]["type"] == saved.OURS
-    if ours:
+    if pipeline and pipeline[0]["type"] == saved.OURS:
         modules = _saved_modules(
-            source, pipeline, chosen, adapters, layer=layer, budget=budget, dtype=dtype_, overflow=overflow
+            source, pipeline, chosen, layer, budget, adapters=adapters, trained=trained, running=running
         )
-        transformer = modules[0]
-        assert isinstance(transformer, EchoTransformer)
         if normalize is not None:
             modules = [module for module in modules if not isinstance(module, Normalize)]
+        settings = saved.read_settings(source)
     else:
         if chosen is None and pipeline:
             raise errors.model_is_sentence_transformer(source.name)
         row = chosen or find_recipe(DEFAULT_RECIPE)
         if trained is None:
-            adapters = [resolve_adapter(one, local_files_only=local_files_only) for one in row.adapters]
+            adapters = [resolve_adapter(name, local_files_only=local_files_only) for name in row.adapters]
             _warn_if_not_made_for(row, source)
         transformer = EchoTransformer(
             source.folder,
             recipe=row.overridden(layer=layer, budget=budget),
             name=source.name,
             revision=joint_revision(source, adapters),
-            dtype=dtype_,
-            adapters=[one.folder for one in adapters],
-            overflow=overflow,
+            running=running,
+            adapters=[merged.folder for merged in adapters],
+            base=Base.of(source, adapters),
+            adapter="" if trained is None else trained.source.name,
         )
         modules = [transformer, library_pooling(transformer, transformer.recipe.pooling)]
         normalize = normalize is not False
-    transformer.base = Base.of(source, adapters)
-    transformer.adapter = "" if trained is None else trained.source.name
+        settings = {}
     if normalize:
         modules.append(Normalize())
-    kept = saved.read_settings(source) if ours else {}
-    embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **kept})
-    transformer.select_engine(engine, deterministic=deterministic)
+
+    # 4. The pipeline on its device, where the engine proves itself.
+    embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **settings})
+    transformer = transformer_of(embedder)
     transformer.selector.choice(transformer.model)
-    if dtype == "int8":  # after the check, which is exact in float32
-        transformer.to_int8()
     return embedder
 
 
@@ -185,12 +194,12 @@ def _saved_modules(
     source: Source,
     pipeline: list[dict[str, Any]],
     recipe: Recipe | None,
-    adapters: list[Source],
-    *,
     layer: int | None,
     budget: int | None,
-    dtype: torch.dtype,
-    overflow: Overflow,
+    *,
+    adapters: list[Source],
+    trained: Adapter | None,
+    running: Running,
 ) -> list[torch.nn.Module]:
     """The modules of a model that ``save`` or a training run wrote, under its own recipe or another."""
     subfolder = pipeline[0]["path"]
@@ -201,9 +210,10 @@ def _saved_modules(
         source,
         subfolder,
         recipe=(recipe or own).overridden(layer=layer, budget=budget),
+        running=running,
         adapters=adapters,
-        dtype=dtype,
-        overflow=overflow,
+        base=Base.of(source, adapters),
+        adapter="" if trained is None else trained.source.name,
     )
     modules: list[torch.nn.Module] = [transformer]
     for row in pipeline[1:]:

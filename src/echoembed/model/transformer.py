@@ -22,10 +22,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from echoembed import errors
-from echoembed.engine import Engine, Selector, quantize
+from echoembed.engine import Selector, quantize
 from echoembed.model import backbone
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.pooling import gather_spans, pad, pool_each, unpad
+from echoembed.model.running import Running
 from echoembed.model.saved import CONFIG, read_first
 from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
@@ -48,15 +49,15 @@ class EchoTransformer(Transformer):
         recipe: The recipe, or its fields as a saved model holds them.
         name: What the model is called in errors and reports.
         revision: 40 hexadecimal digits that name these weights.
-        dtype: Type of the weights in memory.
+        running: Dtype, engine and what else moves no more than the last digits of a vector.
         cut: Whether the folder holds a model that was cut at the recipe's layer already.
         adapters: Folders of adapters to merge into the weights, in order.
-        overflow: What becomes of a text over the budget (see ``Reader``).
+        base: The exact weights, as ``echoembed.load`` found them; None where the library loads the model.
+        adapter: Name of the trained adapter that was asked for, or nothing.
 
     Attributes:
         reader: Renders texts by the recipe's templates, under the context in force.
-        base: The exact weights, as ``echoembed.load`` found them; None where the library loaded the model.
-        adapter: Name of the trained adapter that was asked for, or nothing.
+        selector: Says which forward runs, and why.
 
     Raises:
         ModelError: If the model cannot be loaded, or a probe shows that it does not do what the recipe says.
@@ -76,17 +77,19 @@ class EchoTransformer(Transformer):
         recipe: Recipe | dict[str, Any],
         name: str,
         revision: str,
-        dtype: torch.dtype = torch.float32,
+        running: Running | None = None,
         cut: bool = False,
         adapters: Sequence[Path] = (),
-        overflow: Overflow = "warn",
+        base: Base | None = None,
+        adapter: str = "",
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**recipe)
         self.name = name
         self.revision = revision
         # The base class's constructor loads through the hooks below, which need these.
         self.weights_folder = Path(folder)
-        self._dtype, self._cut, self._adapters = dtype, cut, tuple(adapters)
+        self.running = running or Running()
+        self._cut, self._adapters = cut, tuple(adapters)
         try:
             with nothing_asked(), no_panic():
                 super().__init__(
@@ -114,11 +117,18 @@ class EchoTransformer(Transformer):
         pad, known = self.tokenizer.pad_token_id, len(embeddings.weight)
         # Masked wherever it stands; a padding token added to the tokenizer alone has no embedding.
         self.pad_id: int = pad if pad is not None and pad < known else self.pieces.eos or 0
-        self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=overflow)
-        self.int8 = False
-        self.base: Base | None = None
-        self.adapter = ""
-        self.select_engine()
+        self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.running.overflow)
+        self.base = base
+        self.adapter = adapter
+        self.selector = Selector(
+            name=self.name,
+            causal=self.recipe.attention == "causal",
+            context=self.context,
+            wanted=self.running.engine,
+            deterministic=self.running.deterministic,
+        )
+        if self.running.int8:
+            self._to_int8()
         probe = replace(self.reader, overflow="ignore")
         for kind in get_args(Kind):
             self._check_special_tokens(probe.render(["a b"], task=kind)[0], kind)
@@ -163,7 +173,7 @@ class EchoTransformer(Transformer):
         return backbone.read_config(self.weights_folder, self.name, self.recipe.attention), False
 
     def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]  # noqa: ANN401
-        model = backbone.load_model(self.weights_folder, self.name, config, self._dtype, cut=self._cut)
+        model = backbone.load_model(self.weights_folder, self.name, config, self.running.dtype, cut=self._cut)
         return merge_adapters(model, self.name, self._adapters)
 
     def _check_special_tokens(self, rendered: Rendered, kind: Kind) -> None:
@@ -175,37 +185,17 @@ class EchoTransformer(Transformer):
         if found != [id_ for id_ in wanted if id_ is not None]:
             raise errors.template_special_tokens(template.source, rendered.text)
 
-    def select_engine(self, wanted: Engine | None = None, *, deterministic: bool = False) -> None:
-        """Say which forward runs outside training; see ``echoembed.load``.
+    @property
+    def int8(self) -> bool:
+        """Whether the linear layers are in eight bits."""
+        return self.running.int8
 
-        Raises:
-            ModelError: For an unknown engine. That the model cannot run on it is found at the first use.
-        """
-        if wanted not in (None, *get_args(Engine)):
-            raise errors.model_bad_option("engine", wanted, f"{', '.join(get_args(Engine))}, or None")
-        self.selector = Selector(
-            name=self.name,
-            causal=self.recipe.attention == "causal",
-            context=self.context,
-            wanted=wanted,
-            deterministic=deterministic,
-        )
-
-    def to_int8(self) -> None:
-        """Put the linear layers into eight bits, for inference on a CPU (see ``engine/int8.py``).
-
-        Raises:
-            ModelError: If the model is elsewhere, or has no linear layers.
-        """
-        if self.model.device.type != "cpu":
-            raise errors.model_bad_option(
-                "dtype", "int8", "int8 on a CPU (device='cpu'); float16 or bfloat16 elsewhere"
-            )
+    def _to_int8(self) -> None:
+        self.selector.choice(self.model)  # its proof is exact in floating point only
         if not quantize(self.model):
             raise errors.model_bad_option(
                 "dtype", "int8", "float32 or bfloat16 for this model: no layer is an nn.Linear"
             )
-        self.int8 = True
 
     # The library's interface.
 
@@ -337,7 +327,8 @@ class EchoTransformer(Transformer):
         """
         local = bool(kwargs.get("local_files_only", False))
         source = resolve(model_name_or_path, revision=revision, local_files_only=local)
-        return cls.from_saved(source, subfolder, dtype=(kwargs.get("model_kwargs") or {}).get("dtype", torch.float32))
+        dtype = (kwargs.get("model_kwargs") or {}).get("dtype", torch.float32)
+        return cls.from_saved(source, subfolder, running=Running(dtype=dtype))
 
     @classmethod
     def from_saved(
@@ -346,9 +337,10 @@ class EchoTransformer(Transformer):
         subfolder: str,
         *,
         recipe: Recipe | None = None,
+        running: Running | None = None,
         adapters: Sequence[Source] = (),
-        dtype: torch.dtype = torch.float32,
-        overflow: Overflow = "warn",
+        base: Base | None = None,
+        adapter: str = "",
     ) -> EchoTransformer:
         """The module of a saved model.
 
@@ -356,9 +348,10 @@ class EchoTransformer(Transformer):
             source: The saved model.
             subfolder: Where in it the module is.
             recipe: Another recipe than was saved; None for that one.
+            running: As for the class.
             adapters: Adapters to merge into the weights, in order.
-            dtype: Type of the weights in memory.
-            overflow: What becomes of a text over the budget.
+            base: As for the class.
+            adapter: As for the class.
 
         Raises:
             ModelError: If what was saved cannot be read, or has no layer that the recipe names.
@@ -369,10 +362,11 @@ class EchoTransformer(Transformer):
             recipe=recipe or saved.recipe,
             name=saved.name,
             revision=joint_revision(source, adapters),
-            dtype=dtype,
+            running=running,
             cut=saved.cut,
-            adapters=[adapter.folder for adapter in adapters],
-            overflow=overflow,
+            adapters=[merged.folder for merged in adapters],
+            base=base,
+            adapter=adapter,
         )
         if saved.cut and module.recipe.layer not in (saved.recipe.layer, module.layers):
             allowed = f"{module.layers}, at which {source.name} was cut when it was saved"

@@ -131,4 +131,5 @@ class Embedder:
             fingerprint=str(facts["fingerprint"]),
             kind=self.kind,
             instruction=(self.instruction or recipe.instruction) if has_place else "",
+            numerics=str(facts["numerics"]),
         )

@@ -31,6 +31,7 @@ class Stamp(NamedTuple):
         fingerprint: Of model and recipe, both templates among it.
         kind: The template that the texts were read with, ``query`` or ``document``.
         instruction: What stood in its ``{instruction}``; empty where it has none.
+        numerics: What moves no more than the last digits, such as the dtype.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Stamp(NamedTuple):
     fingerprint: str
     kind: str
     instruction: str
+    numerics: str = ""
 
 
 class Writer:

@@ -1,0 +1,38 @@
+"""How a model runs, beside its recipe: what moves no more than the last digits of a vector, and what texts may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+
+from echoembed import errors
+from echoembed.engine import Engine
+from echoembed.prompts.reader import Overflow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """What ``echoembed.load`` was asked besides model and recipe.
+
+    Attributes:
+        dtype: Type of the weights in memory.
+        int8: Whether the linear layers are put into eight bits, once the engine has passed its proof in ``dtype``.
+        engine: Which forward runs outside training; None for the packed one where it passes the proof.
+        deterministic: Whether a text's vector has the same bits in any company.
+        overflow: What becomes of a text over the budget (see ``Reader``).
+
+    Raises:
+        ModelError: For an engine that does not exist.
+    """
+
+    dtype: torch.dtype = torch.float32
+    int8: bool = False
+    engine: Engine | None = None
+    deterministic: bool = False
+    overflow: Overflow = "warn"
+
+    def __post_init__(self) -> None:
+        if self.engine not in (None, *get_args(Engine)):
+            raise errors.model_bad_option("engine", self.engine, f"{', '.join(get_args(Engine))}, or None")
