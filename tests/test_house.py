@@ -20,6 +20,7 @@ import echoembed
 ROOT = Path(echoembed.__file__).parent
 FLOORS = (
     ("errors",),
+    ("versions",),
     ("files", "progress", "numerics", "plots", "prompts"),
     ("recipe",),
     ("sources", "engine", "tiny"),
@@ -32,7 +33,7 @@ FLOORS = (
 """The rooms from the bottom up. A room imports those below its floor; rooms of one floor do not import each other."""
 LONGEST = 400
 """Most lines of a file."""
-SHORTEST = 30
+SHORTEST = 25
 """Fewest lines of a file other than ``__init__`` and ``__main__``."""
 LATE = (
     "mteb",

@@ -118,7 +118,7 @@ class Embedder:
 
     def stamp(self) -> Stamp:
         """What goes with every vector."""
-        from echoembed import describe
+        from echoembed.model.describe import describe
         from echoembed.model.transformer import transformer_of
 
         facts = describe(self.model)
