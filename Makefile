@@ -45,8 +45,9 @@ lint: .venv/installed-dev  ## Check style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: .venv/installed-dev  ## Run every example in README.md and docs/, and compare every shown output.
+docs: .venv/installed-dev  ## Run every example in README.md and docs/, compare every shown output, build site/.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest docs/test_docs.py
+	$(BIN)/python docs/build_site.py
 
 bench: .venv/installed-dev  ## Time the engine against sentence-transformers; takes minutes on an idle machine.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engine.py --quick --out benchmarks/results

@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and sts/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--model", default="", help="the bundled one unless given")
+    parser.add_argument("--model", default="tiny", help="the bundled one unless given")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32, help="rows of a step")
     parser.add_argument("--budget", type=int, default=32, help="tokens of text, for each reading")
@@ -175,7 +175,7 @@ def zero_shot(arm: str, pooling: str, options: argparse.Namespace) -> dict[str, 
     kept = options.out / f"zero-shot-{arm}-{pooling}-{READ}.json"
     if not kept.is_file():
         recipe = recipe_of(config_of(arm, pooling, 0, options).effective())
-        model = echoembed.load(options.model or None, recipe=replace(recipe, trained=False), budget=READ)
+        model = echoembed.load(options.model, recipe=replace(recipe, trained=False), budget=READ)
         kept.write_text(json.dumps(sts(model, options.data)), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))
 

@@ -34,7 +34,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results = []
     for deterministic, limit in ((True, 0.0), (False, 1e-6)):
-        model = echoembed.load(device="cpu", deterministic=deterministic)
+        model = echoembed.load("tiny", device="cpu", deterministic=deterministic)
         chance = random.Random(0)
         pool = [" ".join(chance.choices(WORDS, k=chance.choice([1, 2, 5, 9, 17, 40, 90]))) for _ in range(60)]
         alone = {text: model.encode(text) for text in pool}

@@ -19,6 +19,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+import command_help
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -79,6 +82,10 @@ def test_page_does_what_it_shows(page: Path, workplace: Path) -> None:
                 )
                 real = ran.stdout + ran.stderr
                 assert matches(shown, real), f"$ {command}\nprinted\n{real}"
+
+
+def test_the_page_of_the_command_line_shows_every_option() -> None:
+    assert command_help.shown() == command_help.written(), "python docs/command_help.py writes it anew"
 
 
 def test_shown_output_that_is_wrong_is_noticed() -> None:

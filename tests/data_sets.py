@@ -111,7 +111,7 @@ def real(tmp_path_factory):
 def model():
     import echoembed
 
-    return echoembed.load(recipe="echo", budget=24, layer=2)  # small: what is scored here is not the model
+    return echoembed.load("tiny", recipe="echo", budget=24, layer=2)  # small: what is scored here is not the model
 
 
 @pytest.fixture(autouse=True)

@@ -252,11 +252,11 @@ def test_a_call_that_cannot_be_is_refused(call, kind, item, remedy):
 
 @pytest.mark.parametrize(("options", "kind", "item", "remedy"), [r[1:] for r in LOAD], ids=[r[0] for r in LOAD])
 def test_a_model_that_is_asked_for_wrongly_is_refused(options, kind, item, remedy):
-    refused(lambda: echoembed.load(**{"device": "cpu", **options}), kind, item, remedy)
+    refused(lambda: echoembed.load(**{"model": "tiny", "device": "cpu", **options}), kind, item, remedy)
 
 
 def test_settings_of_a_loaded_model_are_checked_too():
-    own = echoembed.load(device="cpu")
+    own = echoembed.load("tiny", device="cpu")
     for value in (0, -1, "many", 2.5):
         refused(
             lambda value=value: setattr(own, "max_seq_length", value), ModelError, f"= {value!r}", "above 0, or None"
@@ -524,7 +524,7 @@ def test_odd_input_gives_a_whole_vector_or_an_error(recipe):
 
 
 def test_a_megabyte_of_one_word_is_cut_with_a_warning_and_soon_done():
-    own = echoembed.load(device="cpu")
+    own = echoembed.load("tiny", device="cpu")
     with pytest.warns(echoembed.TruncationWarning, match="1 of 1 texts were over the budget"):
         vector = own.encode("abcdefghij" * 100_000)
     assert np.isfinite(vector).all()
@@ -532,12 +532,12 @@ def test_a_megabyte_of_one_word_is_cut_with_a_warning_and_soon_done():
 
 
 def test_a_text_over_the_budget_is_refused_where_that_was_asked():
-    own = echoembed.load(device="cpu", budget=4, overflow="error")
+    own = echoembed.load("tiny", device="cpu", budget=4, overflow="error")
     refused(lambda: own.encode(TEXT * 3), TextError, "tokens over the 4 that are read", "raise the budget")
 
 
 def test_states_that_are_not_finite_make_no_vector(monkeypatch):
-    own = echoembed.load(device="cpu")
+    own = echoembed.load("tiny", device="cpu")
     with torch.no_grad():
         own[0].model.embed_tokens.weight.fill_(NAN)
     refused(lambda: own.encode(TEXT), ModelError, "tiny gave states that are not finite", "No vector was made")

@@ -122,12 +122,12 @@ def test_the_wheel_works_where_nothing_of_the_repository_is(wheel, tmp_path):
         "import echoembed\n"
         "print(echoembed.__file__)\n"
         "print(len(echoembed.recipes))\n"
-        "model = echoembed.load()\n"
+        'model = echoembed.load("tiny")\n'
         "print(*model.encode('A cat sat.').tolist())\n"
     )
     file, recipes, vector = run(str(python), "-c", program).splitlines()
     assert Path(file).is_relative_to(packages)
     assert int(recipes) == len(echoembed.recipes)
     assert [float(number) for number in vector.split()] == pytest.approx(
-        echoembed.load().encode("A cat sat.").tolist(), abs=1e-6
+        echoembed.load("tiny").encode("A cat sat.").tolist(), abs=1e-6
     )

@@ -38,7 +38,7 @@ def test_the_adapter_is_small_fits_these_weights_and_leaves_them_as_they_are():
     pytest.importorskip("peft")
     folder = TINY / "adapters" / "tiny-echo"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 5_000_000
-    tuned, plain = echoembed.load(adapter="tiny-echo"), echoembed.load()
+    tuned, plain = echoembed.load(adapter="tiny-echo"), echoembed.load("tiny")
     assert transformer_of(tuned).recipe.budget == transformer_of(plain).recipe.budget
     assert echoembed.fingerprint(tuned) != echoembed.fingerprint(plain)
     texts = ["A man is playing a guitar.", "Someone plays the guitar.", "Nobody is playing a guitar in the snow."]

@@ -2,7 +2,7 @@
 
 import echoembed
 
-model = echoembed.load()                   # the bundled model, recipe "echo": a SentenceTransformer
+model = echoembed.load()                   # SmolLM2-135M, recipe "echo": a SentenceTransformer
 vectors = model.encode(["a text", "another"])
 """
 

@@ -32,7 +32,7 @@ def _keep_warnings(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model():
-    return echoembed.load()
+    return echoembed.load("tiny")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def cli(tmp_path, monkeypatch):
     (tmp_path / "sentences.txt").write_text("".join(sentence + "\n" for sentence in SENTENCES))
 
     def run(*args: object, stdin: str | None = None, code: int = 0):
-        result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
+        result = CliRunner().invoke(app, small(args), input=stdin)
         assert result.exit_code == code, (result.exit_code, result.output, result.exception)
         assert "Traceback" not in result.output
         return result
@@ -50,9 +50,17 @@ def cli(tmp_path, monkeypatch):
     return run
 
 
+def small(args: tuple[object, ...]) -> list[str]:
+    """The arguments, with the small model where a verb takes one and none is named."""
+    words = [str(arg) for arg in args]
+    named = {"-m", "--model", "--adapter", "--help"}.intersection(words)
+    takes_one = (len(words) > 1 and words[0] in {"embed", "similarity", "compare", "info"}) or words == ["info"]
+    return [*words, "-m", "tiny"] if takes_one and not named else words
+
+
 def command(*args: object) -> list[str]:
     """The console script, run by this interpreter."""
-    return [sys.executable, "-c", "from echoembed.cli import main; main()", *map(str, args)]
+    return [sys.executable, "-c", "from echoembed.cli import main; main()", *small(args)]
 
 
 def one_line(text: str, start: str) -> str:
@@ -132,7 +140,7 @@ def test_the_model_options_reach_the_model(cli, tmp_path):
         '[mine]\nquery_template = "{bos}Q: {text:pool}"\ndocument_template = "{text:pool}"\n'
     )
     rows = echoembed.load_recipes(tmp_path / "mine.toml")
-    expected = echoembed.load(recipe=rows["mine"], layer=3, budget=4)
+    expected = echoembed.load("tiny", recipe=rows["mine"], layer=3, budget=4)
     options = ["--recipes-file", "mine.toml", "--layer", 3, "--budget", 4, "--device", "cpu", "--dtype", "float32"]
     for kind in ("query", "document"):
         cli("embed", "sentences.txt", "-o", f"{kind}.npy", "-q", "-r", "mine", "--kind", kind, *options)
@@ -313,7 +321,7 @@ def test_compare_shows_recipes_side_by_side(cli):
     result = json.loads(cli("compare", *SENTENCES, "-r", "echo", "-r", "classical-last", "--json").stdout)
     assert list(result["recipes"]) == ["echo", "classical-last"]
     for name, shown in result["recipes"].items():
-        vectors = echoembed.load(recipe=name).encode(SENTENCES)
+        vectors = echoembed.load("tiny", recipe=name).encode(SENTENCES)
         np.testing.assert_allclose(shown["matrix"], vectors @ vectors.T, atol=1e-5)
     table = cli("compare", *SENTENCES).stdout
     assert "classical" in table
@@ -349,7 +357,7 @@ def test_a_recipe_is_shown_on_a_text_with_its_pooled_part_and_fetches_nothing(cl
 
 
 def test_info_is_what_the_library_describes(cli):
-    expected = echoembed.describe(echoembed.load(recipe="echo-last", layer=2, device="cpu"))
+    expected = echoembed.describe(echoembed.load("tiny", recipe="echo-last", layer=2, device="cpu"))
     options = ["-r", "echo-last", "--layer", 2, "--device", "cpu"]
     assert json.loads(cli("info", *options, "--json").stdout) == expected
     assert expected["fingerprint"] in cli("info", *options).stdout
@@ -357,8 +365,8 @@ def test_info_is_what_the_library_describes(cli):
 
 @pytest.mark.parametrize("options", [{"dtype": "int8"}, {"engine": "padded"}, {"deterministic": True}])
 def test_the_ways_to_compute_reach_the_model(cli, options):
-    expected = echoembed.load(device="cpu", **options)
-    assert echoembed.describe(expected) != echoembed.describe(echoembed.load(device="cpu"))
+    expected = echoembed.load("tiny", device="cpu", **options)
+    assert echoembed.describe(expected) != echoembed.describe(echoembed.load("tiny", device="cpu"))
     args = [part for name, value in options.items() for part in [f"--{name}", value][: 1 if value is True else 2]]
     assert json.loads(cli("info", "--device", "cpu", *args, "--json").stdout) == echoembed.describe(expected)
     cli("embed", *SENTENCES, "-o", "v.npy", "-q", "--device", "cpu", *args)

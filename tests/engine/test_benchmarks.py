@@ -99,7 +99,7 @@ def test_the_bundled_model_with_a_longer_context_gives_the_same_vectors(tmp_path
     folder = module("models").make("bundled", tmp_path / "model")
     model = echoembed.load(folder, device="cpu")
     assert model[0].context > 1024
-    assert np.array_equal(model.encode(TEXTS), echoembed.load(device="cpu").encode(TEXTS))
+    assert np.array_equal(model.encode(TEXTS), echoembed.load("tiny", device="cpu").encode(TEXTS))
 
 
 @pytest.mark.parametrize("name", ["llama-100m", "0.6b", "mistral-7b"])
@@ -164,7 +164,7 @@ def test_rotation_of_neighbours_is_that_of_halves_with_rows_in_another_order():
 def test_llama_cpp_gives_our_vectors(tmp_path):
     for name in ("llama_cpp", "gguf"):
         pytest.importorskip(name)
-    model = echoembed.load(device="cpu")
+    model = echoembed.load("tiny", device="cpu")
     peer = module("llama_cpp_peer")
     for quantized, limit in ((False, 0.9999), (True, 0.99)):
         llama_cpp = peer.LlamaCpp(model, tmp_path, quantized=quantized)
@@ -175,5 +175,5 @@ def test_llama_cpp_gives_our_vectors(tmp_path):
 
 def test_openvino_gives_our_vectors():
     pytest.importorskip("openvino")
-    model = echoembed.load(device="cpu", engine="padded")
+    model = echoembed.load("tiny", device="cpu", engine="padded")
     assert module("openvino_peer").OpenVino(model, 3).check(model, TEXTS) > 0.9999

@@ -29,10 +29,10 @@ def assert_bits(model, pool, neighbourhoods, seed=1):
 
 
 def test_bundled_model_in_random_neighbourhoods():
-    model = echoembed.load(device="cpu", deterministic=True)
+    model = echoembed.load("tiny", device="cpu", deterministic=True)
     pool = texts(24)
     assert_bits(model, pool, NEIGHBOURHOODS)
-    usual = echoembed.load(device="cpu").encode(pool)
+    usual = echoembed.load("tiny", device="cpu").encode(pool)
     assert np.abs(model.encode(pool) - usual).max() < 1e-6
 
 
@@ -53,7 +53,7 @@ def test_families(family, recipe):
 
 
 def test_int8():
-    assert_bits(echoembed.load(device="cpu", dtype="int8", deterministic=True), texts(10), 8)
+    assert_bits(echoembed.load("tiny", device="cpu", dtype="int8", deterministic=True), texts(10), 8)
 
 
 def test_a_text_at_a_time_where_the_trial_fails(monkeypatch):

@@ -104,7 +104,7 @@ def test_states_changed_in_place_are_rounded_anew():
 
 
 def test_bundled_model_is_close_lighter_and_tells_itself_apart():
-    full, small = echoembed.load(device="cpu"), echoembed.load(device="cpu", dtype="int8")
+    full, small = echoembed.load("tiny", device="cpu"), echoembed.load("tiny", device="cpu", dtype="int8")
     cosines = (full.encode(SENTENCES) * small.encode(SENTENCES)).sum(axis=1)
     assert cosines.min() >= 0.998
     assert echoembed.describe(full)["numerics"] != echoembed.describe(small)["numerics"]
@@ -125,7 +125,7 @@ def test_similarities_rank_as_in_float32():
     first, second, gold = zip(*((row["sentence1"], row["sentence2"], row["score"]) for row in rows), strict=True)
     scores = []
     for dtype in (None, "int8"):
-        model = echoembed.load(device="cpu", dtype=dtype)
+        model = echoembed.load("tiny", device="cpu", dtype=dtype)
         one, other = model.encode(first, batch_size=128), model.encode(second, batch_size=128)
         scores.append(100 * spearmanr((one * other).sum(axis=1), gold).statistic)
     assert abs(scores[0] - scores[1]) <= 0.3

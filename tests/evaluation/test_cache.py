@@ -21,8 +21,8 @@ def models():
 
 @pytest.mark.parametrize("name", ["echo", "classical-last", "classical-bidirectional", "prompteol"])
 def test_vectors_are_those_of_the_model_as_it_is_loaded(models, name):
-    loaded = echoembed.load(recipe=name)
-    shared = models.get(None, name)
+    loaded = echoembed.load("tiny", recipe=name)
+    shared = models.get("tiny", name)
     expected = loaded.encode(TEXTS, task="query")
     assert shared.encode(TEXTS, task="query") == pytest.approx(expected, abs=1e-6)
     assert Memory().encode(shared, TEXTS, task="query") == pytest.approx(expected, abs=1e-6)
@@ -30,31 +30,31 @@ def test_vectors_are_those_of_the_model_as_it_is_loaded(models, name):
 
 
 def test_weights_are_loaded_once_for_recipes_that_read_them_alike(models):
-    first, second = models.get(None, "echo"), models.get(None, "classical")
+    first, second = models.get("tiny", "echo"), models.get("tiny", "classical")
     assert first[0].model is second[0].model
     assert first[0].recipe.name == "echo"
     assert second[0].recipe.name == "classical"
-    assert models.get(None, "classical-bidirectional")[0].model is not first[0].model
+    assert models.get("tiny", "classical-bidirectional")[0].model is not first[0].model
 
 
 def test_a_prompt_goes_through_the_model_once_for_all_that_share_it(models):
     memory = Memory()
-    echo, last = models.get(None, "echo"), models.get(None, "echo-last")
+    echo, last = models.get("tiny", "echo"), models.get("tiny", "echo-last")
     mean = memory.encode(echo, TEXTS)
     assert memory.computed == 3  # one text stands there twice
-    memory.encode(models.get(None, "echo-compute-matched"), TEXTS)
+    memory.encode(models.get("tiny", "echo-compute-matched"), TEXTS)
     final = memory.encode(last, TEXTS)
     assert memory.computed == 3
     assert final == pytest.approx(last.encode(TEXTS), abs=1e-6)
     assert not np.allclose(mean, final)
-    memory.encode(models.get(None, "classical"), TEXTS)
+    memory.encode(models.get("tiny", "classical"), TEXTS)
     assert memory.computed == 6
 
 
 def test_texts_cut_by_a_budget_are_not_taken_for_whole_ones(models):
     memory = Memory()
-    whole = memory.encode(models.get(None, "echo"), TEXTS)
-    cut = models.get(None, replace(recipes["echo"], name="cut", budget=2))
+    whole = memory.encode(models.get("tiny", "echo"), TEXTS)
+    cut = models.get("tiny", replace(recipes["echo"], name="cut", budget=2))
     first = memory.encode(cut, TEXTS)
     again = memory.encode(cut, TEXTS)
     assert not np.allclose(whole[0], first[0])
@@ -65,8 +65,8 @@ def test_texts_cut_by_a_budget_are_not_taken_for_whole_ones(models):
 
 def test_what_does_not_fit_is_computed_again(models):
     memory = Memory(most_bytes=0)
-    first = memory.encode(models.get(None, "echo"), TEXTS)
-    assert np.array_equal(first, memory.encode(models.get(None, "echo"), TEXTS))
+    first = memory.encode(models.get("tiny", "echo"), TEXTS)
+    assert np.array_equal(first, memory.encode(models.get("tiny", "echo"), TEXTS))
     assert memory.reused == 2
     assert memory.computed == 6
 
@@ -75,7 +75,7 @@ def test_the_first_part_of_one_reading_knows_nothing_of_the_rest_and_that_of_two
     texts = ["The baker sings, glad and warm.", "The baker sings, tired and cold."]
     firsts = ["The baker sings"] * 2
     for name, knows in (("classical", False), ("echo", True)):
-        model = models.get(None, name)
+        model = models.get("tiny", name)
         found = token_vectors(model, texts, firsts, 32)
         assert np.allclose(found["first"][0], found["first"][1], atol=1e-5) != knows
         unit = found["mean"] / np.linalg.norm(found["mean"], axis=1, keepdims=True)

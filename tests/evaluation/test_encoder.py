@@ -20,7 +20,7 @@ def instructed(instruction="Say what it is about"):
         budget=24,
         layer=2,
     )
-    return echoembed.load(recipe=recipe)
+    return echoembed.load("tiny", recipe=recipe)
 
 
 def asked(monkeypatch, model, tasks):

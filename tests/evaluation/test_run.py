@@ -60,7 +60,7 @@ def test_a_file_per_model_recipe_and_task(model, small, store):
 
 
 def test_another_model_is_never_given_this_ones_score(model, small, store):
-    other = echoembed.load(recipe="echo", budget=25, layer=2)
+    other = echoembed.load("tiny", recipe="echo", budget=25, layer=2)
     one, two = scored(model, small, store), scored(other, small, store)
     assert not two.reused
     assert one.fingerprint != two.fingerprint

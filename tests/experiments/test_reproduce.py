@@ -40,7 +40,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def setting(data, tmp_path_factory):
-    return Setting(out=tmp_path_factory.mktemp("out"), data=data)
+    return Setting(out=tmp_path_factory.mktemp("out"), data=data, models=("tiny",))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_scores_are_those_of_a_model_loaded_by_itself(setting, results):
     from echoembed.evaluation.run import evaluate
 
     rows, _ = read_rows(setting.out / "table1.parquet")
-    (expected,) = evaluate(echoembed.load(recipe="echo"), local_tasks(setting.data, ["sts/one"]))
+    (expected,) = evaluate(echoembed.load("tiny", recipe="echo"), local_tasks(setting.data, ["sts/one"]))
     (row,) = [row for row in rows if (row["recipe"], row["task"]) == ("echo", "one")]
     assert row["score"] == pytest.approx(expected.score, abs=1e-4)
     assert row["fingerprint"] == expected.fingerprint
@@ -157,7 +157,7 @@ def test_scores_of_fine_tuned_models_stand_beside_the_papers(tmp_path):
 
 def test_checkpoints_are_scored_in_order_of_steps(setting, data, tmp_path):
     shutil.copytree(data / "sts/one", tmp_path / "data/sts/one")
-    model = echoembed.load(recipe="classical")
+    model = echoembed.load("tiny", recipe="classical")
     for step in (20, 3):
         echoembed.save(model, tmp_path / "run" / f"step-{step}")
     (result,) = reproduce.reproduce(
@@ -240,4 +240,4 @@ def test_progress_says_what_is_left(monkeypatch):
 def test_models_of_a_plan_are_part_of_the_key(setting):
     bench = Bench(setting)
     experiment = copies.EXPERIMENT
-    assert bench.key(experiment, Plan())["key"] != bench.key(experiment, Plan(models=(None,)))["key"]
+    assert bench.key(experiment, Plan())["key"] != bench.key(experiment, Plan(models=("tiny",)))["key"]

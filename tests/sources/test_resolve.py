@@ -449,9 +449,9 @@ def test_the_hash_tells_names_from_contents(tmp_path):
 
 
 def test_the_bundled_model_is_there_and_its_hash_is_that_of_a_copy(hub, tmp_path):
-    source = resolve()
+    source = resolve("tiny")
     assert (source.name, source.folder, source.origin) == ("tiny", TINY, "bundled")
-    assert resolve() == source
+    assert resolve("Tiny") == source
     assert resolve(shutil.copytree(TINY, tmp_path / "copy")).revision == source.revision
     assert hub.requests == []
 

@@ -232,7 +232,7 @@ def test_normalising_is_as_it_was_trained(tmp_path):
 
 
 def test_an_adapter_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
-    model = echoembed.load(recipe="echo", engine="padded")
+    model = echoembed.load("tiny", recipe="echo", engine="padded")
     add_adapter(model, AdapterConfig(rank=2), seed=0)
     with torch.no_grad():
         for weight in model.parameters():

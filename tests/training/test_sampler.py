@@ -178,7 +178,7 @@ def test_the_trainer_takes_it_and_its_batches_arrive(tmp_path):
 
     import echoembed
 
-    model = echoembed.load(engine="padded", device="cpu")
+    model = echoembed.load("tiny", engine="padded", device="cpu")
     config = dataclasses.replace(
         config_of(4),
         data=(DataConfig(path="a.jsonl"), DataConfig(path="b.jsonl")),

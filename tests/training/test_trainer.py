@@ -270,7 +270,7 @@ def test_tensorboard_is_asked_for_before_anything_is_read(tmp_path, monkeypatch)
 def test_the_temperature_is_the_objectives_own_unless_it_is_given(tmp_path, objective, given, wanted):
     optimiser = OptimiserConfig(steps=1, batch_size=4, warmup_steps=0, temperature=given)
     config = replace(runs.small(tmp_path), objective=objective, optimiser=optimiser)
-    loss = run._loss(echoembed.load(engine="padded"), config, PartialState(cpu=True))
+    loss = run._loss(echoembed.load("tiny", engine="padded"), config, PartialState(cpu=True))
     assert getattr(loss, "loss", loss).scale == pytest.approx(1 / wanted)
 
 

@@ -30,7 +30,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Name on the Hugging Face hub, or a folder. Default: the recipe's checkpoint, else the bundled model.",
+        help="Name on the Hugging Face hub, folder, GGUF file, or tiny, the bundled model. Default: the recipe's "
+        "checkpoint, else smollm2-135m.",
         rich_help_panel=_MODEL,
         show_default=False,
     ),

@@ -44,7 +44,8 @@ def reproduce(
         typer.Option(
             "--model",
             "-m",
-            help="Name on the Hugging Face hub, or a folder; repeat it for table2. Default: the bundled model.",
+            help="Name on the Hugging Face hub, folder, GGUF file, or tiny, the bundled model; repeat it for table2. "
+            "Default: smollm2-135m.",
             rich_help_panel="Model",
             show_default=False,
         ),

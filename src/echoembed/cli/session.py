@@ -229,6 +229,7 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
 
     from echoembed.recipe import find_recipe
     from echoembed.sources.names import check_model
+    from echoembed.sources.packaged import BUNDLED
 
     row = find_recipe(recipe_named(name, file) or name)
     check_model(model)
@@ -237,7 +238,7 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
     from echoembed.model.transformer import transformer_of
 
     facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}
-    loaded = echoembed.load(model, recipe=replace(row, checkpoint="", adapters=(), trained=False))
+    loaded = echoembed.load(model or BUNDLED, recipe=replace(row, checkpoint="", adapters=(), trained=False))
     tokenizer: Any = transformer_of(loaded).tokenizer
     kinds: tuple[Literal["query", "document"], ...] = ("query", "document")
     for kind in kinds:

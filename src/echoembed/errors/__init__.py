@@ -8,6 +8,7 @@ from echoembed.errors.base import *
 from echoembed.errors.corpus import *
 from echoembed.errors.evaluations import *
 from echoembed.errors.files import *
+from echoembed.errors.gguf import *
 from echoembed.errors.libraries import *
 from echoembed.errors.models import *
 from echoembed.errors.prompts import *

@@ -10,8 +10,8 @@ from echoembed.errors.base import FileError, ModelError, quoted
 def model_name_invalid(name: object, reason: str) -> ModelError:
     """A model's name that names neither a folder nor anything the hub could have."""
     return ModelError(
-        f"{quoted(name, 120)} is not a model's name: {reason}. A model is a local folder, a name on the hub such as "
-        "'Qwen/Qwen3-0.6B', or None for the bundled one. Correct the name."
+        f"{quoted(name, 120)} is not a model's name: {reason}. A model is a local folder, a GGUF file, a name on "
+        "the hub such as 'Qwen/Qwen3-0.6B', 'smollm2-135m', or 'tiny' for the bundled one. Correct the name."
     )
 
 
@@ -26,8 +26,8 @@ def model_folder_missing(name: str) -> ModelError:
 def model_folder_is_file(name: str) -> ModelError:
     """A path at which there is a file."""
     return ModelError(
-        f"{quoted(name, 200)} is a file. A model is a folder with config.json, a tokenizer and safetensors. "
-        "Give the folder that holds them."
+        f"{quoted(name, 200)} is a file. A model is a folder with config.json, a tokenizer and safetensors, or a "
+        "file that ends in .gguf. Give the folder that holds them."
     )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 MAIN = "the main model"
-"""Stands for the first model of the setting, as None stands for the bundled one."""
+"""Stands for the first model of the setting, as None stands for the default one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Setting:
     data: Path | None = None
     """Folder of local tasks (layout: ``evaluation/local.py``); experiments that need none run without it."""
     models: tuple[str | None, ...] = (None,)
-    """Models; None is the bundled one. All are used where the paper compares models, else the first."""
+    """Models; None is the default one. All are used where the paper compares models, else the first."""
     quick: bool = True
     """Samples of the data, which take minutes; else all of them."""
     seed: int = 42
@@ -141,7 +141,7 @@ class Bench:
         Args:
             recipes: Rows of the table, or recipes.
             tasks: The tasks.
-            model: Its name, None for the bundled one.
+            model: Its name, None for the default one.
             columns: Further columns of every row.
         """
         rows: list[Row] = []

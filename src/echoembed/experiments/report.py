@@ -12,6 +12,7 @@ from echoembed.experiments.interval import interval_line
 from echoembed.experiments.reproduce import Result, shown_seconds
 from echoembed.experiments.results import Row, read_rows
 from echoembed.experiments.scoretable import NO_DATA
+from echoembed.sources.packaged import BUNDLED
 
 PICTURES = Path("pictures", "results")
 _HEAD = """# Results
@@ -76,7 +77,7 @@ def _head(done: Sequence[Result], setting: Setting, command: str) -> str:
         ),
     ]
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in facts)]
-    model = _TINY if setting.models[0] is None else _OTHER
+    model = _TINY if setting.models[0] == BUNDLED else _OTHER
     return _HEAD.format(command=command, model=model, facts="\n".join(lines))
 
 

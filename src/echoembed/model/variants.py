@@ -47,7 +47,7 @@ class Models:
         self._deterministic = deterministic
 
     def get(self, name: str | None, recipe: str | Recipe) -> SentenceTransformer:
-        """The model under the recipe; None for the bundled one, or for the checkpoint of a published row."""
+        """The model under the recipe; None for the default one, or for the checkpoint of a published row."""
         row = find_recipe(recipe)
         if name is not None:
             row = replace(row, checkpoint="", adapters=(), trained=False)

@@ -14,17 +14,17 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from echoembed import errors
 from echoembed.recipe import Recipe
-from echoembed.sources.resolve import Source, resolve_adapter
+from echoembed.sources.packaged import BUNDLED as BUNDLED_MODEL
+from echoembed.sources.resolve import Origin, Source, resolve_adapter
 
 FILE = "echoembed_adapter_config.json"
 FORMAT = 1
 BUNDLED = Path(__file__).parents[1] / "tiny" / "adapters"
 """Adapters of the bundled model that come with the package, each a folder."""
-Origin = Literal["hub", "folder", "bundled"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Base:
     """Exact weights: a model, and adapters merged into it in order.
 
     Attributes:
-        model: Name on the hub or folder; None for the bundled model.
+        model: Name on the hub or of a package's model, folder or GGUF file; None for the bundled model.
         origin: Which of these it is.
         revision: 40 hexadecimal digits: its commit, or the hash of its files.
         adapters: Name and revision of each adapter.
@@ -45,10 +45,16 @@ class Base:
 
     @classmethod
     def of(cls, source: Source, adapters: list[Source]) -> Base:
-        """What was loaded; folders by their whole path, for the file that names them is read from elsewhere."""
-        name = {"hub": source.name, "folder": str(source.folder), "bundled": None}[source.origin]
+        """What was loaded; folders and files by their whole path, for what names them is read from elsewhere."""
+        path = str(source.file or source.folder)
+        name = {"bundled": None, "folder": path, "gguf": path}.get(source.origin, source.name)
         below = tuple((one.name if one.origin == "hub" else str(one.folder), one.revision) for one in adapters)
         return cls(model=name, origin=source.origin, revision=source.revision, adapters=below)
+
+    @property
+    def name(self) -> str:
+        """What ``resolve`` finds the model by."""
+        return self.model or BUNDLED_MODEL
 
     def __str__(self) -> str:
         return " + ".join([self.model or "the bundled model", *(name for name, _ in self.adapters)])

@@ -1,12 +1,15 @@
 """Where a model comes from: a name becomes a local folder of safe files with an exact revision.
 
-    None            the bundled model  ─┐
-    a folder        hash of its content ├─► settings, tokenizer, safetensors, all there and readable ─► Source
-    a name          commit on the hub  ─┘
+    tiny            the bundled model         ─┐
+    smollm2-135m    the file of a package      │
+    x.gguf          hash of the file           ├─► settings, tokenizer, safetensors, all there and readable ─► Source
+    a folder        hash of its content        │
+    a name          commit on the hub         ─┘
 
-Only what loading needs is fetched, and it is fetched by name: settings, tokenizer, safetensors. Pickles
-run code when they are opened, so they are refused; Python files never arrive. What follows is then free to
-trust the folder: nothing is missing, nothing is cut short, and the revision says which bytes they are.
+None is the default model. A GGUF file is converted into a folder once, in a cache. Of a model on the hub, only what
+loading needs is fetched, and it is fetched by name: settings, tokenizer, safetensors. Pickles run code when they are
+opened, so they are refused; Python files never arrive. What follows is then free to trust the folder: nothing is
+missing, nothing is cut short, and the revision says which bytes they are.
 """
 
 from __future__ import annotations
@@ -15,14 +18,18 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from echoembed import errors
-from echoembed.sources.files import checked_files
+from echoembed.sources.files import CONFIG, MODULES, checked_files
+from echoembed.sources.packaged import BUNDLED, DEFAULT, PACKAGED, check_file, packaged_file
 from echoembed.sources.settings import reason
 
+Origin = Literal["hub", "folder", "bundled", "gguf", "package"]
+_SUFFIX = ".gguf"
 _EXACT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -33,14 +40,16 @@ class Source:
     Attributes:
         name: The model as the user named it; ``tiny`` for the bundled one.
         folder: Local folder with config.json, the tokenizer and safetensors.
-        revision: 40 hex digits: the commit on the hub, or the hash of a folder's content.
+        revision: 40 hex digits: the commit on the hub, the hash of a folder's content, or that of a GGUF file.
         origin: Where the files came from.
+        file: The GGUF file that the folder was converted from, if it was.
     """
 
     name: str
     folder: Path
     revision: str
-    origin: Literal["hub", "folder", "bundled"]
+    origin: Origin
+    file: Path | None = None
 
     def __post_init__(self) -> None:
         if not _EXACT.fullmatch(self.revision):
@@ -58,25 +67,34 @@ def resolve(
     """Find a model and make sure that all its files are on this machine, whole and safe.
 
     Args:
-        name: A local folder, a name on the hub, or None for the bundled model. An existing folder wins over
-            a model of the same name on the hub.
-        revision: Branch, tag or commit on the hub; None for its main branch. A folder has none.
+        name: A local folder, a GGUF file, a name on the hub, ``smollm2-135m`` for the model of an installed
+            package, or ``tiny`` for the bundled one; None for ``smollm2-135m``. These two names are kept: a folder of
+            such a name is ``./tiny``. Any other existing folder wins over a model of the same name on the hub.
+        revision: Branch, tag or commit on the hub; None for its main branch. Nothing else has one.
         local_files_only: Use what the hub's cache holds, and no network. ``HF_HUB_OFFLINE=1`` does the same.
 
     Returns:
         The folder with its exact revision.
 
     Raises:
-        ModelError: The model cannot be found, is incomplete, or is not in safetensors.
+        ModelError: The model cannot be found, is incomplete, or is neither in safetensors nor in a GGUF file.
         FileError: The disk is full, or files cannot be read or written.
     """
-    if name is None:
-        return _from_folder("tiny", Path(__file__).parents[1] / "tiny", revision, "bundled")
+    name = DEFAULT if name is None else name
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text.strip():
         raise errors.model_name_invalid(name, "not a name")
+    if text.lower() == BUNDLED:
+        return _from_folder(BUNDLED, Path(__file__).parents[1] / "tiny", revision, "bundled")
+    if text.lower() in PACKAGED:
+        return _from_gguf(text.lower(), packaged_file(text.lower()), revision, "package")
+    if (file := _existing_gguf(text)) is not None:
+        return _from_gguf(text, file, revision, "gguf")
     if (folder := _existing_folder(text)) is not None:
+        _check_not_gguf(folder)
         return _from_folder(text, folder, revision, "folder")
+    if text.lower().endswith(_SUFFIX):
+        raise errors.gguf_missing(text)
     looks_like_path = text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1
     if looks_like_path or isinstance(name, os.PathLike):
         raise errors.model_folder_missing(text)
@@ -128,6 +146,34 @@ def _from_folder(
         raise errors.model_folder_unreadable(str(folder), reason(error)) from error
     exact = hashlib.sha1("".join(digests).encode(), usedforsecurity=False).hexdigest()
     return Source(name=name, folder=folder, revision=exact, origin=origin)
+
+
+def _from_gguf(name: str, file: Path, revision: str | None, origin: Literal["gguf", "package"]) -> Source:
+    """The source for a GGUF file: converted once, its revision the hash of the file and of the conversion."""
+    from echoembed.sources.gguf.cache import converted
+
+    if revision is not None:
+        raise errors.revision_of_file(name, revision)
+    made = converted(file, check=lambda sha256: check_file(name, file, sha256) if origin == "package" else None)
+    return Source(name=name, folder=made.folder, revision=made.revision, origin=origin, file=made.file)
+
+
+def _existing_gguf(text: str) -> Path | None:
+    """The GGUF file that a text names, or None."""
+    try:
+        path = Path(text).expanduser()
+        return path.absolute() if path.suffix.lower() == _SUFFIX and path.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def _check_not_gguf(folder: Path) -> None:
+    """Refuse a folder that holds a GGUF file in place of a model."""
+    files: list[Path] = []
+    with suppress(OSError):  # what cannot be listed is refused when its files are read
+        files = [path for path in folder.iterdir() if path.suffix.lower() == _SUFFIX]
+    if len(files) == 1 and not (folder / CONFIG).is_file() and not (folder / MODULES).is_file():
+        raise errors.gguf_in_folder(str(folder), str(files[0]))
 
 
 def _existing_folder(text: str) -> Path | None:

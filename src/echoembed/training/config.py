@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from echoembed import errors
 from echoembed.recipe import Attention, Pooling, Recipe, find_recipe
+from echoembed.sources.packaged import RESERVED
 from echoembed.training import checks
 from echoembed.training.checks import Rule
 from echoembed.training.tables import (
@@ -59,7 +60,7 @@ class TrainConfig:
     objective: Objective = "contrastive"
     """``contrastive``; ``mntp``, masked next-token prediction; or ``simcse``, a text against itself under dropout."""
     model: str = ""
-    """Name on the hub or folder; empty for the bundled model."""
+    """Name on the hub, folder or GGUF file, or ``tiny`` for the bundled model; empty for ``smollm2-135m``."""
     revision: str = ""
     """Branch, tag or commit on the hub; empty for the newest, which is recorded."""
     recipe: str = "echo"
@@ -240,11 +241,12 @@ def resolved(config: TrainConfig, base: Path) -> TrainConfig:
     def absolute(path: str) -> str:
         return str((base / Path(path).expanduser()).resolve())
 
-    is_folder = config.model.startswith((".", "~", "/")) or (config.model != "" and (base / config.model).is_dir())
+    here = config.model.lower() not in {"", *RESERVED} and (base / config.model).exists()
+    is_path = config.model.startswith((".", "~", "/")) or here
     return replace(
         config,
         output=absolute(config.output),
-        model=absolute(config.model) if is_folder else config.model,
+        model=absolute(config.model) if is_path else config.model,
         data=tuple(replace(entry, path=absolute(entry.path)) for entry in config.data),
         score=replace(config.score, data=absolute(config.score.data)) if config.score.data else config.score,
     )

@@ -1,0 +1,206 @@
+"""The folder that a GGUF file was converted to, or is now: whole or absent, and the same on every machine.
+
+    ECHOEMBED_CACHE/gguf/files/…json          what a file's hash was when it was last read
+    ECHOEMBED_CACHE/gguf/REVISION/            settings, tokenizer, safetensors, and the manifest, written last
+    ECHOEMBED_CACHE/gguf/.REVISION-…/         one that is being made
+    ECHOEMBED_CACHE/gguf/.REVISION.lock       held by the process that makes it
+
+The revision is a hash of the file's bytes and of the conversion's number: it does not depend on where the file lies,
+on what it is called, or on the versions of the libraries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from echoembed import errors
+from echoembed.sources.gguf.file import read
+
+CONVERSION = 1
+"""Counts on when the same file becomes other weights or other token ids: every revision changes with it."""
+CACHE = "ECHOEMBED_CACHE"
+MANIFEST = "echoembed_gguf.json"
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A GGUF file and the folder that it became.
+
+    Attributes:
+        file: The GGUF file.
+        sha256: Hash of its bytes.
+        revision: 40 hexadecimal digits: of the hash and of the conversion's number.
+        folder: config.json, the tokenizer, model.safetensors and the manifest.
+    """
+
+    file: Path
+    sha256: str
+    revision: str
+    folder: Path
+
+
+def home() -> Path:
+    """Where converted models are kept."""
+    from platformdirs import user_cache_path
+
+    chosen = os.environ.get(CACHE)
+    return (Path(chosen).expanduser() if chosen else user_cache_path("echoembed", appauthor=False)) / "gguf"
+
+
+def converted(file: Path, *, check: Callable[[str], None] = lambda _: None) -> Converted:
+    """The folder of a file, made now if it is not there, or not whole.
+
+    Args:
+        file: The GGUF file.
+        check: Called with the file's SHA-256 before anything is converted; may refuse it.
+
+    Raises:
+        ModelError: If the file is damaged, or of a kind that cannot be read exactly.
+        FileError: If the file cannot be read, or the cache not written.
+    """
+    try:
+        sha256 = digest(file)
+        check(sha256)
+        revision = revision_of(sha256)
+        folder = home() / revision
+        if not _whole(folder, sha256):
+            _make(file, sha256, folder)
+    except OSError as error:
+        if isinstance(error, errors.FileError):
+            raise
+        if error.filename is not None and Path(str(error.filename)) == file:
+            raise errors.model_folder_unreadable(str(file), error.strerror or str(error)) from error
+        raise errors.gguf_cache_unwritable(str(file), str(home()), error.strerror or str(error)) from error
+    return Converted(file=file, sha256=sha256, revision=revision, folder=folder)
+
+
+def revision_of(sha256: str) -> str:
+    """The revision of a file with this hash."""
+    return hashlib.sha1(f"gguf-{CONVERSION}\n{sha256}".encode(), usedforsecurity=False).hexdigest()
+
+
+def digest(file: Path) -> str:
+    """The SHA-256 of a file; of one that has not changed since it was last hashed, as it was written down."""
+    path = file.resolve()
+    state = path.stat()
+    seen = {"path": str(path), "size": state.st_size, "changed": [state.st_mtime_ns, state.st_ctime_ns, state.st_ino]}
+    name = hashlib.sha1(os.fsencode(path), usedforsecurity=False).hexdigest()
+    note = home() / "files" / f"{name}.json"
+    known = _read(note)
+    if {key: known.get(key) for key in seen} == seen and isinstance(known.get("sha256"), str):
+        return str(known["sha256"])
+    with path.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    with suppress(OSError):  # the next load reads the file once more
+        note.parent.mkdir(parents=True, exist_ok=True)
+        _write(note, {**seen, "sha256": found})
+    return found
+
+
+def facts(revision: str) -> dict[str, str]:
+    """What a person wants to know of a converted model: file, hash and folder; empty if it is not there."""
+    manifest = _read(home() / revision / MANIFEST)
+    if not manifest:
+        return {}
+    return {"file": str(manifest["file"]), "sha256": str(manifest["sha256"]), "folder": str(home() / revision)}
+
+
+def _whole(folder: Path, sha256: str) -> bool:
+    """Whether a folder is what the conversion left: files of the same length, the small ones of the same bytes."""
+    manifest = _read(folder / MANIFEST)
+    if manifest.get("sha256") != sha256 or manifest.get("conversion") != CONVERSION:
+        return False
+    try:
+        return bool(manifest["files"]) and all(
+            _state(folder / name, hashed=name != _WEIGHTS) == state for name, state in manifest["files"].items()
+        )
+    except (OSError, TypeError, AttributeError, KeyError):
+        return False
+
+
+def _state(path: Path, *, hashed: bool) -> list[Any]:
+    if not hashed:
+        return [path.stat().st_size, None]
+    content = path.read_bytes()
+    return [len(content), hashlib.sha256(content).hexdigest()]
+
+
+def _make(file: Path, sha256: str, folder: Path) -> None:
+    """Convert into a folder of another name, and rename it when all is there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if _whole(folder, sha256):  # another process has made it meanwhile
+            return
+        for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            _convert(file, new)
+            names = sorted(path.name for path in new.iterdir())
+            states = {name: _state(new / name, hashed=name != _WEIGHTS) for name in names}
+            manifest = {"conversion": CONVERSION, "file": str(file.resolve()), "sha256": sha256, "files": states}
+            _write(new / MANIFEST, manifest)
+            if folder.exists():  # damaged, or it would have been whole
+                shutil.rmtree(folder)
+            new.chmod(0o755)
+            new.replace(folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Settings, tokenizer and weights; what cannot be read exactly is refused before the weights are written."""
+    from echoembed.sources.gguf import settings, tokenizer, weights
+
+    head = read(file)
+    shape = settings.shape_of(head)
+    rows, present = weights.plan(head, shape)
+    ids = tokenizer.write(head, folder)
+    config = {**shape.config, **present, **ids}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with _bar(file, sum(weights.count(row) for row in rows)) as done:
+        weights.write(head, rows, folder / _WEIGHTS, done=done)
+
+
+@contextmanager
+def _bar(file: Path, total: int) -> Iterator[Callable[[int], Any]]:
+    """How far a conversion is, shown where it takes more than two seconds."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=f"Converting {file.name}, once", delay=2, unit=" weights", unit_scale=True) as bar:
+        yield bar.update
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for another process that makes the same folder."""
+    from filelock import FileLock
+
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        yield
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a JSON file of ours; nothing where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that is whole or absent."""
+    part = path.with_name(f".{path.name}-{os.getpid()}")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,265 @@
+"""The tokenizer of a GGUF file as tokenizer.json, giving the ids that llama.cpp gives.
+
+Two kinds: byte-level BPE (``gpt2``), whose file names the rule that splits a text before merging, and SentencePiece's
+BPE (``llama``), which merges in the order of the tokens' scores. A rule that is not in the table below refuses the
+file: the wrong one gives other ids for numbers, blanks and line breaks, and looks right on plain sentences.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from echoembed import errors
+from echoembed.sources.gguf.file import GgufFile, Value
+
+_PREFIX = "tokenizer.ggml."
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+_BLANK = "\u2581"
+_ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+_SENTENCEPIECE = {"bos": 1, "eos": 2, "unk": 0}
+"""Ids that SentencePiece files need not name."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a byte-level text is split before merging.
+
+    Attributes:
+        rules: Expressions, applied one after the other to what the one before left.
+        whole: Whether a part that is a token is not merged further.
+        begins: Whether a text begins with BOS, where the file does not say.
+        has_bos: Whether the models have a BOS where the file does not ask for one.
+    """
+
+    rules: tuple[str, ...]
+    whole: bool = False
+    begins: bool = False
+    has_bos: bool = True
+
+
+_ENDINGS = "'s|'t|'re|'ve|'m|'ll|'d"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2 = rf"{_ENDINGS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
+_WORD = rf"(?i:{_ENDINGS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
+_SIGNS = r" ?[^\s\p{L}\p{N}]+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+
+
+def _cased(end: str = "") -> str:
+    """A word that begins with large letters or is of small ones, with what may follow it."""
+    return f"{_BEFORE}{_UPPER}*{_LOWER}+{end}|{_BEFORE}{_UPPER}+{_LOWER}*{end}"
+
+
+_KINDS: tuple[tuple[Split, str], ...] = (
+    (Split((_GPT2,)), "gpt-2 phi-2 mpt olmo jais trillion granite-docling mellum exaone4 gigachat"),
+    (Split((r"\p{N}", _GPT2)), "smollm starcoder refact command-r codeshell exaone minerva-7b mellum2"),
+    (Split((rf"{_WORD}|\p{{N}}|{_SIGNS}[\r\n]*|{_SPACES}",), has_bos=False), "qwen2"),
+    (
+        Split((rf"{_WORD}|\p{{N}}|{_SIGNS}[\r\n]*|{_SPACES}",)),
+        "stablelm2 deepseek-r1-qwen kormo f2llmv2 megrez hunyuan solar-open",
+    ),
+    (
+        Split((rf"{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}[\r\n]*|{_SPACES}",), whole=True, begins=True),
+        "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2",
+    ),
+    (Split((rf"{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}[\r\n]*|{_SPACES}",)), "dbrx smaug-bpe"),
+    (Split((rf"{_cased()}|\p{{N}}|{_SIGNS}[\r\n/]*|{_SPACES}",), whole=True, begins=True), "tekken"),
+    (
+        Split((rf"{_cased(f'(?i:{_ENDINGS})?')}|\p{{N}}{{1,3}}|{_SIGNS}[\r\n/]*|{_SPACES}",)),
+        "gpt-4o llama4 kanana2",
+    ),
+)
+SPLITS = {name: split for split, names in _KINDS for name in names.split()}
+"""The names that ``tokenizer.ggml.pre`` has in files."""
+
+# Keys that change no id of a text: templates for conversations, another tokenizer's file, and tokens for other uses.
+_BESIDES = ("tokenizer.chat_template", "tokenizer.huggingface.", _PREFIX)
+_NO_MATTER = (
+    *(f"{name}_token_id" for name in ("seperator", "separator", "mask", "cls", "eot", "eom", "prefix", "suffix")),
+    *(f"{name}_token_id" for name in ("middle", "fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep")),
+    "token_type_count",
+    "suppress_tokens",
+)
+
+
+def write(file: GgufFile, folder: Path) -> dict[str, int]:
+    """Write the tokenizer's two files.
+
+    Args:
+        file: The file.
+        folder: Where to.
+
+    Returns:
+        The ids of BOS, EOS, padding and unknown, as config.json names them, of those that the model has.
+
+    Raises:
+        ModelError: If the tokenizer is of another kind, or splits by a rule that is not ours, or has a setting that
+            would not be used.
+    """
+    for key, value in file.settings.items():
+        if key.startswith("tokenizer.") and not key.startswith(_BESIDES):
+            raise errors.gguf_setting(str(file.path), key, value)
+    settings = _Vocabulary(file)
+    settings.check()
+    tokenizer = settings.tokenizer()
+    ids = settings.ids()
+    names = {f"{role}_token": settings.tokens[id_] for role, id_ in ids.items()}
+    _mark(tokenizer, settings, ids)
+    _surround(tokenizer, settings, ids)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    described: dict[str, object] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **names,
+    }
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    return {f"{role}_token_id": id_ for role, id_ in ids.items() if role != "unk"}
+
+
+class _Vocabulary:
+    """The file's settings of its tokenizer."""
+
+    def __init__(self, file: GgufFile) -> None:
+        self.where = str(file.path)
+        self.all = {key[len(_PREFIX) :]: value for key, value in file.settings.items() if key.startswith(_PREFIX)}
+        self.kind = str(self._used("model", ""))
+        if self.kind not in {"gpt2", "llama"}:
+            raise errors.gguf_tokenizer(self.where, self.kind)
+        self.tokens = self._list("tokens", str)
+        self.types = self._list("token_type", int) or [_NORMAL] * len(self.tokens)
+        self.scores = self._list("scores", float)
+        self.merges = self._list("merges", str)
+        pre = str(self._used("pre", "default"))
+        if self.kind == "gpt2" and pre not in SPLITS:
+            raise errors.gguf_pre_tokenizer(self.where, pre, SPLITS)
+        self.split = SPLITS[pre] if self.kind == "gpt2" else Split((), begins=True)
+        self.prefixed = bool(self._used("add_space_prefix", self.kind == "llama")) and self.kind == "llama"
+        self.begins = bool(self._used("add_bos_token", self.split.begins))
+        self.ends = bool(self._used("add_eos_token", False))
+        self.roles = {role: self._used(key, None) for role, key in _ROLES.items()}
+
+    def _used(self, key: str, usual: Value | None) -> Value | None:
+        return self.all.pop(key, usual)
+
+    def _list(self, key: str, kind: type[Any]) -> list[Any]:
+        values = self.all.pop(key, [])
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise errors.gguf_broken(self.where, f"its {_PREFIX}{key} is no list of {kind.__name__}")
+        return values
+
+    def check(self) -> None:
+        """Refuse a vocabulary that contradicts itself, and settings that would not be used."""
+        count = len(self.tokens)
+        needed = {"tokens": True, "merges": self.kind == "gpt2", "scores": self.kind == "llama" and not self.merges}
+        for key, value in (("tokens", self.tokens), ("merges", self.merges), ("scores", self.scores)):
+            if needed[key] and not value:
+                raise errors.gguf_broken(self.where, f"it has no {_PREFIX}{key}")
+        if self.kind == "llama" and self.merges:
+            raise errors.gguf_setting(self.where, f"{_PREFIX}merges", f"{len(self.merges)} merges beside model 'llama'")
+        for key, values in (("token_type", self.types), ("scores", self.scores)):
+            if values and len(values) != count:
+                raise errors.gguf_broken(self.where, f"it has {count} tokens, and {len(values)} of {_PREFIX}{key}")
+        self.tokens = [token or f"[EMPTY_{id_}]" for id_, token in enumerate(self.tokens)]
+        if len(set(self.tokens)) != count:
+            raise errors.gguf_broken(self.where, "its vocabulary holds a token twice")
+        for key in _NO_MATTER:
+            self.all.pop(key, None)
+        for key, other in self.all.items():
+            if other is not False and other != "":  # such as remove_extra_whitespaces, or a map of characters
+                raise errors.gguf_setting(self.where, f"{_PREFIX}{key}", other)
+
+    def ids(self) -> dict[str, int]:
+        """Ids of the tokens with a role, by role."""
+        usual = _SENTENCEPIECE if self.kind == "llama" else {}
+        ids: dict[str, int] = {}
+        for role, said in self.roles.items():
+            id_ = usual.get(role) if said is None else said
+            if role == "bos" and not self.begins and not self.split.has_bos:
+                continue  # a file names one all the same: the token that ends texts in training
+            if id_ is None:
+                continue
+            if isinstance(id_, bool) or not isinstance(id_, int) or not 0 <= id_ < len(self.tokens):
+                raise errors.gguf_setting(self.where, f"{_PREFIX}{_ROLES[role]}", id_)
+            ids[role] = id_
+        return ids
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer without its special tokens."""
+        vocabulary = {token: id_ for id_, token in enumerate(self.tokens)}
+        if self.kind == "gpt2":
+            merges = [self._halves(merge, vocabulary) for merge in self.merges]
+            tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=self.split.whole))
+            steps: list[Any] = [pre_tokenizers.Split(Regex(rule), "isolated") for rule in self.split.rules]
+            byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, byte_level])
+            tokenizer.decoder = decoders.ByteLevel()
+            return tokenizer
+        unknown = self.tokens[self.ids()["unk"]]
+        model = models.BPE(
+            vocab=vocabulary, merges=self._by_score(vocabulary), unk_token=unknown, fuse_unk=True, byte_fallback=True
+        )
+        tokenizer = Tokenizer(model)
+        escaped = normalizers.Replace(" ", _BLANK)
+        prefix = [normalizers.Prepend(_BLANK)] if self.prefixed else []
+        tokenizer.normalizer = normalizers.Sequence([*prefix, escaped])
+        last = [decoders.Strip(" ", 1, 0)] if self.prefixed else []
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace(_BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), *last]
+        )
+        return tokenizer
+
+    def _halves(self, merge: str, vocabulary: dict[str, int]) -> tuple[str, str]:
+        at = merge.find(" ", 1)  # a token may begin with a blank
+        left, right = merge[:at], merge[at + 1 :]
+        if at < 0 or not {left, right, left + right} <= vocabulary.keys():
+            raise errors.gguf_broken(self.where, f"its merge {merge!r} is not of tokens of its vocabulary")
+        return left, right
+
+    def _by_score(self, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+        """Merges as SentencePiece does them: of all that make a token, the one of the best score first."""
+        usable = {token: id_ for token, id_ in vocabulary.items() if self.types[id_] == _NORMAL}
+        pairs = []
+        for token, id_ in usable.items():
+            for at in range(1, len(token)):
+                left, right = token[:at], token[at:]
+                if left in usable and right in usable:
+                    pairs.append((-self.scores[id_], id_, usable[left], left, right))
+        return [(left, right) for *_, left, right in sorted(pairs)]
+
+
+def _mark(tokenizer: Tokenizer, settings: _Vocabulary, ids: dict[str, int]) -> None:
+    """Tell the tokenizer which tokens are no text, and which are found in a text before all else."""
+    special = set(ids.values())
+    control, found = [], []
+    for id_, (token, kind) in enumerate(zip(settings.tokens, settings.types, strict=True)):
+        if kind in {_CONTROL, _UNKNOWN} or id_ in special:
+            control.append(AddedToken(token, normalized=False, special=True))
+        elif kind == _USER_DEFINED:
+            found.append(AddedToken(token, normalized=False, special=False))
+    tokenizer.add_special_tokens(control)
+    tokenizer.add_tokens(found)
+    if tokenizer.get_vocab_size() != len(settings.tokens):
+        raise errors.gguf_broken(settings.where, "its special tokens are not in its vocabulary")
+
+
+def _surround(tokenizer: Tokenizer, settings: _Vocabulary, ids: dict[str, int]) -> None:
+    """Put BOS before and EOS after a whole text, where the file says so."""
+    before = ["bos"] if settings.begins else []
+    after = ["eos"] if settings.ends else []
+    for role in (*before, *after):
+        if role not in ids:
+            raise errors.gguf_broken(settings.where, f"it asks for {role.upper()} around texts and names none")
+    if not before and not after:
+        return
+    named = {role: settings.tokens[ids[role]] for role in (*before, *after)}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[*(named[role] for role in before), "$A", *(named[role] for role in after)],
+        special_tokens=[(named[role], ids[role]) for role in named],
+    )
