@@ -20,9 +20,8 @@ import echoembed
 ROOT = Path(echoembed.__file__).parent
 FLOORS = (
     ("errors",),
-    ("versions",),
-    ("files", "progress", "numerics", "plots", "prompts"),
-    ("recipe",),
+    ("files", "progress", "numerics", "versions", "prompts"),
+    ("recipe", "plots"),
     ("sources", "engine", "tiny"),
     ("model",),
     ("echoembed", "texts"),  # the package itself stands here, with its public names

@@ -10,13 +10,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import echoembed
 from echoembed import plots
 from echoembed.evaluation.run import evaluate
 from echoembed.experiments import scoretable
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.describe import fingerprint
+from echoembed.model.load import load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def plan(bench: Bench) -> Plan:
     """The checkpoints on the local tasks."""
     found = checkpoints(bench.setting.checkpoints)
     needs = "" if found else "--checkpoints FOLDER with folders whose names end in the number of steps"
-    prints = {str(step): fingerprint(echoembed.load(str(path))) for step, path in found.items()}
+    prints = {str(step): fingerprint(load(str(path))) for step, path in found.items()}
     return Plan(
         tasks=bench.tasks, settings={"checkpoints": prints}, needs=needs or ("" if bench.tasks else scoretable.NO_DATA)
     )
@@ -46,7 +46,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     """A row per checkpoint and task."""
     rows: list[Row] = []
     for step, path in checkpoints(bench.setting.checkpoints).items():
-        model = echoembed.load(str(path), device=bench.setting.device, dtype=bench.setting.dtype)
+        model = load(str(path), device=bench.setting.device, dtype=bench.setting.dtype)
         for score in evaluate(model, plan.tasks, store=bench.store, batch_size=bench.setting.batch_size):
             row = {"model": score.model, "recipe": score.recipe, "fingerprint": score.fingerprint}
             rows.append({**row, "step": step, "task": score.task, "kind": score.kind, "score": score.score})
