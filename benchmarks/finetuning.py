@@ -227,7 +227,7 @@ def picture(results: list[dict[str, Any]], options: argparse.Namespace, target: 
             )
         axis.set(title=f"{pooling} pooling", xlabel="steps")
         axis.legend(fontsize=7)
-    axes[0].set_ylabel("Spearman correlation, hundredths")
+    axes[0].set_ylabel("Spearman correlation × 100")
     plots.save(drawn, target)
 
 

@@ -73,7 +73,7 @@ def main() -> None:
     show_queries(console, search, similarities)
     gold = np.asarray(pairs.gold)
     ndcg = {name: interval.ndcg_at_10(similarities[name], search.grades) for name in SYSTEMS}
-    table = Table("system", "reads", title="Scores × 100, without any calibration, and speed")  # noqa: RUF001
+    table = Table("system", "reads", title="Scores × 100, without any calibration, and speed")
     for column in ("STS", "retrieval", "texts/s"):
         table.add_column(column, justify="right")
     for name in SYSTEMS:

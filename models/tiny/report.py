@@ -189,7 +189,7 @@ def _score_table(name: str, found: dict[str, Any]) -> list[str]:
     names = [row["task"] for row in rows]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     ends = ["STS", "average of kinds", "paper, STS", "paper, average"]
-    out = [f"**{name}**, zero-shot, hundredths:", "", f"| system | {' | '.join([*names, *ends])} |"]
+    out = [f"**{name}**, zero-shot, scores × 100:", "", f"| system | {' | '.join([*names, *ends])} |"]
     out.append("| --- |" + " ---: |" * (len(names) + len(ends)))
     for system, rows in found["scores"].items():
         by_kind = {kind: fmean(row["score"] for row in rows if row["kind"] == kind) for kind in kinds}

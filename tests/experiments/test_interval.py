@@ -8,7 +8,7 @@ import echoembed
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
 from echoembed.experiments import interval, selection
-from echoembed.experiments.ranks import correlation
+from echoembed.experiments.interval import correlation
 
 
 def test_the_interval_is_the_percentile_bootstrap_of_scipy():

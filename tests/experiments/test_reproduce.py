@@ -13,7 +13,7 @@ import echoembed
 from echoembed import errors
 from echoembed.cli import app
 from echoembed.evaluation.store import Score, Store
-from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, layers, reproduce, splitter
+from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, reproduce, splitter, sweep
 from echoembed.experiments.experiment import Bench, Plan, Setting
 from echoembed.experiments.interval import difference
 from echoembed.experiments.paper import paper_table
@@ -174,7 +174,7 @@ def test_layers_cost_what_they_run(results, setting):
     assert costs["classical", last] == 1
     assert costs["echo", last] == 2
     assert costs["echo", 0] == 0
-    assert layers.mean_at(rows, "echo", last) == pytest.approx(
+    assert sweep.mean_score(rows, method="echo", layer=last) == pytest.approx(
         100 * np.mean([row["score"] for row in rows if (row["method"], row["layer"]) == ("echo", last)])
     )
 

@@ -1,16 +1,15 @@
 """Beyond the paper: what does a score cost in seconds?
 
-Every recipe is timed on the same texts, through the model itself, nothing remembered; the best of three rounds counts.
+Every recipe is timed on the same texts, through the model itself and no cache; the best of three rounds counts.
 """
 
 from __future__ import annotations
 
 import time
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from echoembed import plots
-from echoembed.experiments import scoretable, selection
+from echoembed.experiments import scoretable, selection, sweep
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, named
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
@@ -25,16 +24,9 @@ NAMES = ("classical", "classical-last", "classical-bidirectional", "prompteol", 
 
 def plan(bench: Bench) -> Plan:
     """Zero-shot recipes, and two that stop in the middle of the model, on STS."""
-    tasks = bench.kind("STS")
     middle = transformer_of(bench.models.get(bench.model_name, "classical")).layers // 2
     early = [named(name, f"{name}@{middle}", layer=middle) for name in ("classical", "echo")]
-    return Plan(
-        recipes=[*(recipes[name] for name in NAMES), *early],
-        tasks=tasks,
-        settings={"texts": TEXTS, "rounds": ROUNDS},
-        models=(bench.model_name,),
-        needs="" if tasks else scoretable.NO_DATA,
-    )
+    return scoretable.sts_plan(bench, [*(recipes[name] for name in NAMES), *early], texts=TEXTS, rounds=ROUNDS)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -61,10 +53,9 @@ def summary(rows: list[Row]) -> Summary:
     out = []
     for recipe in distinct(rows, "recipe"):
         own = values(rows, recipe=recipe)
-        score = 100 * fmean(row["score"] for row in own)
-        out.append([recipe, f"{score:.2f}", f"{1000 * own[0]['seconds']:.1f}"])
+        out.append([recipe, f"{sweep.mean_score(own):.2f}", f"{1000 * own[0]['seconds']:.1f}"])
     notes = [
-        f"Mean Spearman correlation in hundredths over {len(distinct(rows, 'task'))} STS sets; {rows[0]['model']}.",
+        f"Mean Spearman correlation × 100 over {len(distinct(rows, 'task'))} STS sets; {rows[0]['model']}.",
         f"Milliseconds for one of {TEXTS} STS sentences, best of {ROUNDS} rounds; they depend on what else runs.",
     ]
     return Summary(["recipe", "STS", "ms a text"], out, notes)
@@ -75,10 +66,10 @@ def plot(rows: list[Row]) -> Figure:
     drawn, axes = plots.figure(f"STS: score against measured time ({rows[0]['model']})", width=6.5, height=4)
     for recipe in distinct(rows, "recipe"):
         own = values(rows, recipe=recipe)
-        at = (1000 * own[0]["seconds"], 100 * fmean(row["score"] for row in own))
+        at = (1000 * own[0]["seconds"], sweep.mean_score(own))
         axes[0].scatter(*at, color=plots.colour(recipe), s=30)
         axes[0].annotate(recipe, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes[0].set(xlabel="milliseconds a text", ylabel="mean Spearman correlation in hundredths")
+    axes[0].set(xlabel="milliseconds a text", ylabel="mean Spearman correlation × 100")
     axes[0].margins(x=0.2)
     axes[0].set_xlim(left=0)
     return drawn

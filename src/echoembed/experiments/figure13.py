@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from echoembed import plots
 from echoembed.evaluation.run import evaluate
-from echoembed.experiments import scoretable
+from echoembed.experiments import scoretable, sweep
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.describe import fingerprint
@@ -65,17 +64,15 @@ def summary(rows: list[Row]) -> Summary:
 
 def plot(rows: list[Row]) -> Figure:
     """A line per task, in panels by category."""
-    kinds = distinct(rows, "kind")
-    drawn, axes = plots.figure("Scores over the steps of fine-tuning", columns=len(kinds), width=3 * len(kinds) + 1)
-    for axis, kind in zip(axes, kinds, strict=True):
-        for task in distinct(values(rows, kind=kind), "task"):
-            own = values(rows, kind=kind, task=task)
-            axis.plot(
-                [row["step"] for row in own], [100 * row["score"] for row in own], marker="o", markersize=3, label=task
-            )
-        axis.set(title=kind, xlabel="steps")
+    drawn, axes = sweep.panels(
+        {kind: values(rows, kind=kind) for kind in distinct(rows, "kind")},
+        title="Scores over the steps of fine-tuning",
+        by="task",
+        x="step",
+        xlabel="steps",
+    )
+    for axis in axes:
         axis.legend(fontsize=7)
-    axes[0].set_ylabel("score, hundredths")
     return drawn
 
 

@@ -151,7 +151,7 @@ def summary(rows: list[Row]) -> Summary:
             cells = [f"{100 * accuracy(group):.1f}" if group else "-" for group in (own, *groups)]
             out.append([source, method, *cells, str(len(own))])
     columns = ["triples", "method", "all", *(_SHORT[name].replace("\n", " ") for name in STRUCTURES), "count"]
-    notes = ["Accuracy in hundredths; chance is 50. The paper gives its accuracies as a picture only, of Mistral-7B."]
+    notes = ["Accuracy × 100; chance is 50. The paper gives its accuracies as a picture only, of Mistral-7B."]
     return Summary(columns, out, notes)
 
 

@@ -71,7 +71,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def _means(rows: list[Row]) -> list[float]:
-    """Mean score of each prompt, in hundredths."""
+    """Mean score × 100 of each prompt."""
     return [100 * fmean(row["score"] for row in values(rows, prompt=prompt)) for prompt in distinct(rows, "prompt")]
 
 
@@ -114,7 +114,7 @@ def plot(rows: list[Row]) -> Figure:
         height=3.6 * -(-(len(tasks) + 1) // columns),
     )
     _scatter(axes[0], rows)
-    axes[0].set(title="mean of all tasks", ylabel="score, hundredths")
+    axes[0].set(title="mean of all tasks", ylabel="score × 100")
     for axis, task in zip(axes[1:], tasks, strict=False):
         _scatter(axis, values(rows, task=task))
         axis.set_title(task)

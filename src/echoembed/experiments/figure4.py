@@ -7,11 +7,9 @@ texts are long, as short ones fit any budget. Figure 5 is the same for fine-tune
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from echoembed import plots
-from echoembed.experiments import scoretable, selection
+from echoembed.experiments import scoretable, selection, sweep
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
@@ -67,51 +65,32 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     return rows
 
 
-def mean_at(rows: list[Row], method: str, budget: int) -> float:
-    """Mean score of a method at a budget, in hundredths."""
-    return 100 * fmean(row["score"] for row in values(rows, method=method, budget=budget))
-
-
 def summary(rows: list[Row]) -> Summary:
     """Means by method and budget."""
-    out = [
-        [method, *(f"{mean_at(rows, method, budget):.2f}" for budget in BUDGETS)] for method in distinct(rows, "method")
-    ]
     paper = paper_table("table3").find(model="Mistral-7B")
     numbers = ", ".join(f"{name.replace('_', ' ')} {paper[name]}" for name in paper if name != "model")
     most = rows[0]["max_texts"]
     notes = [
-        *([f"Samples of {most} texts a task: a few hundredths up or down are noise."] if most else []),
+        *([f"Samples of {most} texts a task: differences of a few points are noise."] if most else []),
         f"Tokens of text read in all; mean over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
         f"The paper's curves are a picture; its zero-shot Mistral-7B on MTEB-MINI at the standard budget: {numbers}.",
     ]
+    out = sweep.table(rows, by="method", x="budget", at=BUDGETS)
     return Summary(["method", *map(str, BUDGETS)], out, notes)
 
 
 def plot(rows: list[Row]) -> Figure:
     """Score against budget: mean, and by task."""
-    tasks = distinct(rows, "task")
-    drawn, axes = plots.figure(
-        f"What is a budget of tokens best spent on? Texts cut to the budget ({rows[0]['model']})",
-        columns=len(tasks) + 1,
-        width=3.1 * (len(tasks) + 1),
-        height=3.6,
+    drawn, axes = sweep.panels(
+        {"mean": rows, **{task: values(rows, task=task) for task in distinct(rows, "task")}},
+        title=f"What is a budget of tokens best spent on? Texts cut to the budget ({rows[0]['model']})",
+        by="method",
+        x="budget",
+        xlabel="tokens of text read, all readings",
     )
-    for axis, task in zip(axes, [None, *tasks], strict=True):
-        for method in distinct(rows, "method"):
-            own = rows if task is None else values(rows, task=task)
-            axis.plot(
-                BUDGETS,
-                [mean_at(own, method, budget) for budget in BUDGETS],
-                marker="o",
-                markersize=4,
-                label=method,
-                color=plots.colour(method),
-            )
+    for axis in axes:
         axis.set_xscale("log", base=2)
         axis.set_xticks(BUDGETS, list(map(str, BUDGETS)))
-        axis.set(title=task or "mean", xlabel="tokens of text read, all readings")
-    axes[0].set_ylabel("score, hundredths")
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawn
 

@@ -11,13 +11,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from echoembed import plots
 from echoembed.experiments import scoretable, selection
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.interval import cosines
-from echoembed.experiments.ranks import halves, rank_errors
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.splitter import Splitter, load_splitter, splitter_name
 from echoembed.model.transformer import transformer_of
@@ -35,14 +35,8 @@ Array = NDArray[np.float64]
 
 def plan(bench: Bench) -> Plan:
     """Classical and echo on STS."""
-    tasks = bench.kind("STS")
-    return Plan(
-        recipes=[recipes[name] for name in NAMES],
-        tasks=tasks,
-        settings={"splitter": splitter_name(bench.setting.splitter), "share": SHARE},
-        models=(bench.model_name,),
-        needs="" if tasks else scoretable.NO_DATA,
-    )
+    named = [recipes[name] for name in NAMES]
+    return scoretable.sts_plan(bench, named, splitter=splitter_name(bench.setting.splitter), share=SHARE)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -83,11 +77,25 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     return rows
 
 
-def half_similarities(split: Splitter, first: list[str], second: list[str], half: int) -> Array:
+def half_similarities(split: Splitter, left: list[str], right: list[str], half: int) -> Array:
     """Cosines of the first (0) or second (1) halves of pairs."""
-    one, other = (split([halves(text)[half] for text in texts]) for texts in (first, second))
-    found: Array = np.sum(one * other, axis=1, dtype=np.float64)
-    return found
+    left_ND, right_ND = (split([halves(text)[half] for text in texts]) for texts in (left, right))
+    cosines_N: Array = np.sum(left_ND * right_ND, axis=1, dtype=np.float64)
+    return cosines_N
+
+
+def halves(text: str) -> tuple[str, str]:
+    """A text cut in two by its number of words; the first half has the odd one. One word is both halves."""
+    words = text.split()
+    middle = (len(words) + 1) // 2
+    opening, ending = " ".join(words[:middle]), " ".join(words[middle:])
+    return opening or text, ending or opening or text
+
+
+def rank_errors(similarities: ArrayLike, gold: ArrayLike) -> Array:
+    """Estimated rank minus true rank, as a share of the number of pairs: above 0, a pair is overestimated."""
+    errors: Array = rankdata(similarities) - rankdata(gold)
+    return errors / len(errors)
 
 
 def top(similarities: Array) -> set[int]:
@@ -118,7 +126,7 @@ def _keep_extremes(bench: Bench, pairs: selection.Pairs, improvement: Array) -> 
 
 
 def mean_error(rows: list[Row], recipe: str, half: str) -> float:
-    """Mean error of the pairs that are alike in a half, in hundredths of the pairs."""
+    """Mean error of the pairs that are alike in a half, in % of the pairs."""
     return 100 * fmean(row["error"] for row in values(rows, recipe=recipe) if row[half])
 
 
@@ -155,7 +163,7 @@ def summary(rows: list[Row]) -> Summary:
         "least improved tenth",
     ]
     notes = [
-        f"Mean rank error in hundredths of the pairs (above 0: overestimated); {rows[0]['model']}; "
+        f"Mean rank error in % of the pairs (above 0: overestimated); {rows[0]['model']}; "
         f"halves compared by {rows[0]['splitter']} (the paper: bge-base-en-v1.5).",
         "The paper shows its errors as a picture: classical overestimates where first halves are alike, echo does not.",
         "Table 11's sentences are kept beside the results, in table11/.",

@@ -146,7 +146,7 @@ def plot(rows: list[Row]) -> Figure:
             [value for _, value in ours], [place for place, _ in ours], color=plots.COLOURS["echo"], label="ours"
         )
     axes[0].set_yticks(places, [row["system"] for row in own])
-    axes[0].set_xlabel(f"score, hundredths: {column.replace('_', ' ')}")
+    axes[0].set_xlabel(f"score × 100: {column.replace('_', ' ')}")
     axes[0].margins(x=0.15)
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return drawn

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from echoembed import plots
 from echoembed.experiments import scoretable, selection
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
-from echoembed.experiments.ranks import correlation
 from echoembed.experiments.results import Row, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
@@ -31,14 +31,7 @@ Array = NDArray[np.float64]
 
 def plan(bench: Bench) -> Plan:
     """Echo and classical on STS."""
-    tasks = bench.kind("STS")
-    return Plan(
-        recipes=[recipes[name] for name in NAMES],
-        tasks=tasks,
-        settings={"draws": DRAWS},
-        models=(bench.model_name,),
-        needs="" if tasks else scoretable.NO_DATA,
-    )
+    return scoretable.sts_plan(bench, [recipes[name] for name in NAMES], draws=DRAWS)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -49,11 +42,11 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     rows: list[Row] = []
     name = transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name
     for pairs in selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed):
-        first, second = [cosines(bench, recipe, pairs.first, pairs.second) for recipe in NAMES]
+        echo, classical = [cosines(bench, recipe, pairs.first, pairs.second) for recipe in NAMES]
         gold = np.asarray(pairs.gold)
-        differences = bootstrap(difference, first, second, gold, random=random)
+        differences = bootstrap(difference, echo, classical, gold, random=random)
         drawn.append(differences)
-        observed = difference(first, second, gold)
+        observed = difference(echo, classical, gold)
         rows.append(_row(name, pairs.name, len(gold), observed, differences))
         bench.progress.done(0, f"bootstrap of {pairs.name}")
     means = np.mean(drawn, axis=0)
@@ -69,9 +62,15 @@ def cosines(bench: Bench, recipe: str, first: Sequence[str], second: Sequence[st
     return found
 
 
-def difference(first: Array, second: Array, gold: Array) -> float:
-    """By how much the first correlates better with the gold scores."""
-    return correlation(first, gold) - correlation(second, gold)
+def difference(echo: Array, classical: Array, gold: Array) -> float:
+    """By how much echo's cosines correlate better with the gold scores than classical's."""
+    return correlation(echo, gold) - correlation(classical, gold)
+
+
+def correlation(cosines_N: Array, gold_N: Array) -> float:
+    """Spearman's rank correlation; 0 where one of the two is constant."""
+    ranks = rankdata([cosines_N, gold_N], axis=1)
+    return float(np.corrcoef(ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else 0.0
 
 
 def bootstrap(statistic: Callable[..., float], *samples: Array, random: np.random.Generator) -> Array:
@@ -135,9 +134,7 @@ def summary(rows: list[Row]) -> Summary:
         [row["task"], str(row["pairs"]), *(f"{100 * row[key]:+.2f}" for key in ("difference", "low", "high"))]
         for row in rows
     ]
-    notes = [
-        f"Spearman correlation in hundredths, echo minus classical; 95 % interval of {DRAWS} draws; {rows[0]['model']}."
-    ]
+    notes = [f"Spearman correlation × 100, echo minus classical; 95 % interval of {DRAWS} draws; {rows[0]['model']}."]
     return Summary(["set", "pairs", "echo minus classical", "from", "to"], out, notes)
 
 
@@ -156,7 +153,7 @@ def plot(rows: list[Row]) -> Figure:
         )
     axes[0].axvline(0, color="black", linewidth=1, linestyle=":")
     axes[0].set_yticks(range(len(rows)), [row["task"] for row in reversed(rows)])
-    axes[0].set_xlabel("Spearman correlation, hundredths, echo minus classical (right of 0: echo is better)")
+    axes[0].set_xlabel("Spearman correlation × 100, echo minus classical (right of 0: echo is better)")
     return drawn
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from echoembed import plots
-from echoembed.experiments import scoretable
+from echoembed.experiments import scoretable, sweep
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, named
-from echoembed.experiments.results import Row, distinct, values
+from echoembed.experiments.results import Row, distinct
 from echoembed.model.transformer import transformer_of
 
 if TYPE_CHECKING:
@@ -19,12 +18,9 @@ METHODS = ("classical", "echo")
 
 def plan(bench: Bench) -> Plan:
     """Every layer of the model, on STS."""
-    tasks = bench.kind("STS")
     count = transformer_of(bench.models.get(bench.model_name, "classical")).layers
     recipes = [named(name, f"{name}@{layer}", layer=layer) for name in METHODS for layer in (*range(count), -1)]
-    settings = {"layers": count}
-    needs = "" if tasks else scoretable.NO_DATA
-    return Plan(recipes=recipes, tasks=tasks, settings=settings, models=(bench.model_name,), needs=needs)
+    return scoretable.sts_plan(bench, recipes, layers=count)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -39,36 +35,25 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     return rows
 
 
-def mean_at(rows: list[Row], method: str, layer: int) -> float:
-    """Mean score of a method at a layer, in hundredths."""
-    return 100 * fmean(row["score"] for row in values(rows, method=method, layer=layer))
-
-
 def summary(rows: list[Row]) -> Summary:
     """Means by method and layer."""
     layers = sorted(distinct(rows, "layer"))
-    out = [[method, *(f"{mean_at(rows, method, layer):.2f}" for layer in layers)] for method in METHODS]
     notes = [
-        f"Mean Spearman correlation in hundredths over {len(distinct(rows, 'task'))} STS sets; {rows[0]['model']}.",
+        f"Mean Spearman correlation × 100 over {len(distinct(rows, 'task'))} STS sets; {rows[0]['model']}.",
         "Layer 0 is the token embeddings. Up to layer k, k of the layers run: the cost grows in step.",
     ]
+    out = sweep.table(rows, by="method", x="layer", at=layers)
     return Summary(["method", *(f"layer {layer}" for layer in layers)], out, notes)
 
 
 def plot(rows: list[Row]) -> Figure:
     """Score against layer, and against cost."""
-    layers = sorted(distinct(rows, "layer"))
-    drawn, axes = plots.figure(
-        f"STS by the layer that is pooled ({rows[0]['model']})", columns=2, width=9, height=3.5, sharey=True
-    )
-    for method in METHODS:
-        scores = [mean_at(rows, method, layer) for layer in layers]
-        costs = [values(rows, method=method, layer=layer)[0]["cost"] for layer in layers]
-        style: dict[str, Any] = {"marker": "o", "markersize": 4, "label": method, "color": plots.colour(method)}
-        axes[0].plot(layers, scores, **style)
-        axes[1].plot(costs, scores, **style)
-    axes[0].set(xlabel="layer (0: token embeddings)", ylabel="mean Spearman correlation in hundredths")
-    axes[0].set_xticks(layers)
+    title = f"STS by the layer that is pooled ({rows[0]['model']})"
+    drawn, axes = plots.figure(title, columns=2, width=9, height=3.5, sharey=True)
+    sweep.curves(axes[0], rows, by="method", x="layer")
+    sweep.curves(axes[1], rows, by="method", x="cost")
+    axes[0].set(xlabel="layer (0: token embeddings)", ylabel="mean Spearman correlation × 100")
+    axes[0].set_xticks(sorted(distinct(rows, "layer")))
     axes[1].set(xlabel="cost: readings times share of the layers (1: classical, whole model)")
     axes[0].legend()
     return drawn

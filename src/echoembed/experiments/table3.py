@@ -37,7 +37,7 @@ def plot(rows: list[Row]) -> Figure:
         for name, key in _KEYS.items()
     }
     drawn, axes = plots.figure("Taking the causal mask away without training, against reading twice")
-    plots.bars(axes[0], groups, series, label="average score, hundredths")
+    plots.bars(axes[0], groups, series, label="average score × 100")
     axes[0].legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return drawn
 

@@ -56,7 +56,7 @@ def plot(rows: list[Row]) -> Figure:
             axes[0].scatter(at, paper[pooling], label=None if place or number else "paper", **plots.PAPER)
     axes[0].set_xticks(range(len(NAMES)), list(NAMES))
     axes[0].grid(axis="x", visible=False)
-    axes[0].set_ylabel("average score, hundredths")
+    axes[0].set_ylabel("average score × 100")
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawn
 

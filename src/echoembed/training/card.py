@@ -158,7 +158,7 @@ def _data_rows(config: TrainConfig, run: Path, log: list[dict[str, Any]], rows: 
 
 
 def _scores(scores: list[dict[str, Any]]) -> list[str]:
-    """Scores before and after, in hundredths; nothing where none were made."""
+    """Scores before and after, × 100; nothing where none were made."""
     steps = sorted({line["step"] for line in scores})
     if not steps:
         return []

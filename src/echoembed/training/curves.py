@@ -85,7 +85,7 @@ def scores_figure(scores: list[dict[str, Any]]) -> Figure:
         whole = {step: [100 * line["score"] for line in scores if line["step"] == step] for step in steps}
         kept = {step: values for step, values in whole.items() if len(values) == len(tasks)}
         axis.plot(list(kept), [sum(values) / len(values) for values in kept.values()], "k", linewidth=2, label="mean")
-    axis.set(xlabel="steps", ylabel="score, hundredths")
+    axis.set(xlabel="steps", ylabel="score × 100")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

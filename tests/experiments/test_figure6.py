@@ -1,4 +1,4 @@
-"""Ranks against scipy's, halves of texts, and the bag of words."""
+"""Figure 6: ranks against scipy's, halves of texts, and the bag of words."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
-from echoembed.experiments.figure6 import half_similarities, top
-from echoembed.experiments.ranks import correlation, halves, rank_errors, ranks
+from echoembed.experiments.figure6 import half_similarities, halves, rank_errors, top
+from echoembed.experiments.interval import correlation
 from echoembed.experiments.splitter import bag_of_words
 
 NUMBERS = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=40)
-
-
-@given(NUMBERS)
-def test_ranks_are_scipys(numbers):
-    assert ranks(numbers) == pytest.approx(rankdata(numbers))
 
 
 @given(NUMBERS, st.randoms(use_true_random=False))
