@@ -20,7 +20,7 @@ import echoembed
 ROOT = Path(echoembed.__file__).parent
 FLOORS = (
     ("errors",),
-    ("files", "progress", "numerics", "versions", "prompts"),
+    ("checks", "files", "progress", "numerics", "versions", "prompts"),
     ("recipe", "plots"),
     ("sources", "engine", "tiny"),
     ("model",),

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from echoembed import checks
 from echoembed.errors import RecipeError, TrainingError
 from echoembed.recipe import recipes
-from echoembed.training import checks, fields
+from echoembed.training import fields
 from echoembed.training.config import TrainConfig, differences, from_dict, read, recipe_of
 from echoembed.training.tables import (
     AdapterConfig,

@@ -17,7 +17,7 @@ from torch import nn
 from echoembed import errors, versions
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Kind, Recipe
-from echoembed.training.config import AdapterConfig
+from echoembed.training.tables import AdapterConfig
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -10,15 +10,14 @@ import dataclasses
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from echoembed import errors
+from echoembed.checks import COUNT_OR_NONE, NOT_BLANK, PROBABILITY, REQUIRED, Check, setting
 from echoembed.recipe import Attention, Pooling, Recipe, find_recipe
 from echoembed.sources.packaged import RESERVED
-from echoembed.training import checks
-from echoembed.training.checks import Rule
 from echoembed.training.tables import (
     AdapterConfig,
     CheckpointConfig,
@@ -26,80 +25,63 @@ from echoembed.training.tables import (
     MaskingConfig,
     OptimiserConfig,
     ScoreConfig,
+    Table,
 )
-
-__all__ = [
-    "AdapterConfig",
-    "CheckpointConfig",
-    "DataConfig",
-    "Difference",
-    "MaskingConfig",
-    "Objective",
-    "OptimiserConfig",
-    "Output",
-    "Part",
-    "ScoreConfig",
-    "TrainConfig",
-    "differences",
-    "from_dict",
-    "read",
-    "recipe_of",
-    "resolved",
-]
 
 Objective = Literal["contrastive", "mntp", "simcse"]
 Output = Literal["adapter", "merged"]
+_SEED = Check(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4,294,967,295")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Table):
     """A training run."""
 
-    output: str
-    """Folder of the run: checkpoints, log, curves and the finished model. Relative to the configuration file."""
-    objective: Objective = "contrastive"
-    """``contrastive``; ``mntp``, masked next-token prediction; or ``simcse``, a text against itself under dropout."""
-    model: str = ""
-    """Name on the hub, folder or GGUF file, or ``tiny`` for the bundled model; empty for ``smollm2-135m``."""
-    revision: str = ""
-    """Branch, tag or commit on the hub; empty for the newest, which is recorded."""
-    recipe: str = "echo"
-    """Row of the table of recipes whose templates the texts are written with."""
-    query_template: str = ""
-    """Template of queries in place of the recipe's; documents follow where the recipe has one template for both."""
-    document_template: str = ""
-    """Template of documents in place of the recipe's."""
-    pooling: Pooling | Literal[""] = ""
-    """Pooling in place of the recipe's."""
-    attention: Attention | Literal[""] = ""
-    """Attention in place of the recipe's."""
-    budget: int | None = None
-    """Most tokens of text for each reading; left out for the recipe's."""
-    finished_budget: int | None = None
-    """Most tokens of text that the finished model reads; left out for as many as it was trained with."""
-    seed: int = 0
-    """Decides which rows come when, LoRA's beginning and dropout."""
-    save: Output = "adapter"
-    """What the finished model is: ``adapter``, small and beside its base, or ``merged``, whole."""
-    dropout: float = 0.3
-    """SimCSE's dropout, on attention and on LoRA's inputs; used by that objective alone."""
-    tensorboard: bool = False
-    """Whether TensorBoard's files are written to ``logs`` too."""
-    data: tuple[DataConfig, ...] = ()
-    """The data sets, each in a table ``[[data]]``."""
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
-    """What is trained."""
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """How it is trained."""
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
-    """What is masked; used by ``mntp`` alone."""
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    """What is kept on the way."""
-    score: ScoreConfig = field(default_factory=ScoreConfig)
-    """What is scored on the way."""
+    output: str = setting(
+        REQUIRED,
+        "Folder of the run: checkpoints, log, curves and the finished model. Relative to the configuration file.",
+        NOT_BLANK,
+    )
+    objective: Objective = setting(
+        "contrastive",
+        "``contrastive``; ``mntp``, masked next-token prediction; or ``simcse``, a text against itself under dropout.",
+    )
+    model: str = setting(
+        "", "Name on the hub, folder or GGUF file, or ``tiny`` for the bundled model; empty for ``smollm2-135m``."
+    )
+    revision: str = setting("", "Branch, tag or commit on the hub; empty for the newest, which is recorded.")
+    recipe: str = setting("echo", "Row of the table of recipes whose templates the texts are written with.")
+    query_template: str = setting(
+        "", "Template of queries in place of the recipe's; documents follow where the recipe has one template for both."
+    )
+    document_template: str = setting("", "Template of documents in place of the recipe's.")
+    pooling: Pooling | Literal[""] = setting("", "Pooling in place of the recipe's.")
+    attention: Attention | Literal[""] = setting("", "Attention in place of the recipe's.")
+    budget: int | None = setting(
+        None, "Most tokens of text for each reading; left out for the recipe's.", COUNT_OR_NONE
+    )
+    finished_budget: int | None = setting(
+        None,
+        "Most tokens of text that the finished model reads; left out for as many as it was trained with.",
+        COUNT_OR_NONE,
+    )
+    seed: int = setting(0, "Decides which rows come when, LoRA's beginning and dropout.", _SEED)
+    save: Output = setting(
+        "adapter", "What the finished model is: ``adapter``, small and beside its base, or ``merged``, whole."
+    )
+    dropout: float = setting(
+        0.3, "SimCSE's dropout, on attention and on LoRA's inputs; used by that objective alone.", PROBABILITY
+    )
+    tensorboard: bool = setting(False, "Whether TensorBoard's files are written to ``logs`` too.")
+    data: tuple[DataConfig, ...] = setting((), "The data sets, each in a table ``[[data]]``.")
+    adapter: AdapterConfig = setting(AdapterConfig, "What is trained.")
+    optimiser: OptimiserConfig = setting(OptimiserConfig, "How it is trained.")
+    masking: MaskingConfig = setting(MaskingConfig, "What is masked; used by ``mntp`` alone.")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig, "What is kept on the way.")
+    score: ScoreConfig = setting(ScoreConfig, "What is scored on the way.")
 
     def __post_init__(self) -> None:
-        checks.check(self, "", {"output": checks.NOT_BLANK, **_RUN_RULES})
+        super().__post_init__()
         if not self.data:
             raise errors.training_field_missing("[[data]]", "the configuration")
         self._check_mixture()
@@ -138,10 +120,10 @@ class TrainConfig:
                 raise errors.training_instruction_missing(entry.name, recipe.name)
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[DataPart, ...]:
         """What batches are drawn from: each data set, or where it has several instructions, its rows under each."""
         return tuple(
-            Part(entry.name if len(entry.instructions) < 2 else f"{entry.name}#{number}", source, entry, wording)
+            DataPart(entry.name if len(entry.instructions) < 2 else f"{entry.name}#{number}", source, entry, wording)
             for source, entry in enumerate(self.data)
             for number, wording in enumerate(entry.instructions or ("",))
         )
@@ -159,7 +141,7 @@ class TrainConfig:
         return {entry.name: _plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
 
 
-class Part(NamedTuple):
+class DataPart(NamedTuple):
     """Rows under one instruction: what a batch is drawn from.
 
     Attributes:
@@ -183,12 +165,6 @@ class Difference(NamedTuple):
     new: object
 
 
-_RUN_RULES = {
-    "seed": Rule(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4,294,967,295"),
-    "budget": checks.COUNT_OR_NONE,
-    "finished_budget": checks.COUNT_OR_NONE,
-    "dropout": checks.PROBABILITY,
-}
 # What cannot change what is trained, and may be otherwise when a run is resumed.
 _FREE = ("output", "save", "finished_budget", "tensorboard", "checkpoint", "score")
 

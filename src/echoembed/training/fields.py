@@ -1,18 +1,12 @@
-"""Every field of a run's configuration with its meaning, read from the dataclasses themselves.
-
-Python throws the strings under a dataclass's fields away; they are read from the source, where each follows its field.
-"""
+"""Every field of a run's configuration with its meaning, as the dataclasses themselves declare it."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import json
-import textwrap
 from typing import NamedTuple, get_args
 
-from echoembed.training import checks
+from echoembed import checks
 from echoembed.training.config import TrainConfig
 
 
@@ -36,42 +30,24 @@ class Field(NamedTuple):
 
 def fields() -> list[Field]:
     """All fields, in the order in which a file would have them."""
-    found = []
-    inner: list[tuple[str, type]] = []
-    for name, hint in checks.hints(TrainConfig).items():
-        entry = get_args(hint)[0] if get_args(hint) else hint
-        if isinstance(entry, type) and dataclasses.is_dataclass(entry):
-            inner.append((f"[[{name}]]" if get_args(hint) else f"[{name}]", entry))
-    for table, kind in [("", TrainConfig), *inner]:
-        tables = {title.strip("[]") for title, _ in inner} if kind is TrainConfig else set()
-        meanings = _meanings(kind)
-        found += [
-            Field(
-                table, entry.name, checks.words(checks.hints(kind)[entry.name]), _default(entry), meanings[entry.name]
-            )
-            for entry in dataclasses.fields(kind)
-            if entry.name not in tables
-        ]
-    return found
+    listed, inner = [], []
+    for entry in dataclasses.fields(TrainConfig):
+        hint = checks.hints(TrainConfig)[entry.name]
+        kind = get_args(hint)[0] if get_args(hint) else hint
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            title = f"[[{entry.name}]]" if get_args(hint) else f"[{entry.name}]"
+            inner += [_field(title, kind, own) for own in dataclasses.fields(kind)]
+        else:
+            listed.append(_field("", TrainConfig, entry))
+    return listed + inner
+
+
+def _field(table: str, kind: type, entry: dataclasses.Field[object]) -> Field:
+    type_ = checks.words(checks.hints(kind)[entry.name])
+    return Field(table, entry.name, type_, _default(entry), entry.metadata["meaning"])
 
 
 def _default(entry: dataclasses.Field[object]) -> str:
     if entry.default is dataclasses.MISSING:
         return "required"
     return "left out" if entry.default is None else json.dumps(entry.default, ensure_ascii=False)
-
-
-def _meanings(kind: type) -> dict[str, str]:
-    """Field → the string under it."""
-    [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for entry, after in zip(definition.body, definition.body[1:], strict=False):
-        if (
-            isinstance(entry, ast.AnnAssign)
-            and isinstance(entry.target, ast.Name)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        ):
-            found[entry.target.id] = " ".join(str(after.value.value).split())
-    return found

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from echoembed import errors, versions
 from echoembed.prompts.text import check_text
-from echoembed.training.config import DataConfig, Objective, TrainConfig
-from echoembed.training.tables import ENDINGS
+from echoembed.training.config import Objective, TrainConfig
+from echoembed.training.tables import ENDINGS, DataConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -19,8 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
-from echoembed.training.config import ScoreConfig
 from echoembed.training.run_folder import SCORES, append_lines
+from echoembed.training.tables import ScoreConfig
 
 if TYPE_CHECKING:
     from echoembed.evaluation.store import Score

@@ -1,0 +1,121 @@
+"""Fields of a dataclass, checked at its birth: by their annotations, and by what else is said of each.
+
+``setting`` declares a field with its meaning and its check, so that both stand beside its default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+
+class Check(NamedTuple):
+    """What a value must be beyond its type, and how a message says both."""
+
+    passes: Callable[[Any], bool]
+    allowed: str
+
+
+COUNT = Check(lambda value: value >= 1, "a whole number above 0")
+COUNT_OR_NONE = Check(lambda value: value is None or value >= 1, "a whole number above 0, or left out")
+COUNT_OR_ZERO = Check(lambda value: value >= 0, "a whole number, 0 or above")
+ABOVE_ZERO = Check(lambda value: value > 0, "a number above 0")
+ABOVE_ZERO_OR_NONE = Check(lambda value: value is None or value > 0, "a number above 0, or left out")
+NOT_NEGATIVE = Check(lambda value: value >= 0, "a number, 0 or above")
+SHARE = Check(lambda value: 0 < value <= 1, "a number above 0, up to 1")
+PROBABILITY = Check(lambda value: 0 <= value < 1, "a number from 0 to below 1")
+NOT_BLANK = Check(lambda value: bool(value.strip()), "a string that is not blank")
+
+
+REQUIRED = dataclasses.MISSING
+"""The default of a field that has none."""
+
+
+class _MismatchError(Exception):
+    """A value that is not of its type."""
+
+
+def setting(default: Any, meaning: str, check: Check | None = None) -> Any:  # noqa: ANN401
+    """A field of a dataclass.
+
+    Args:
+        default: Its default; ``REQUIRED`` for none, a dataclass's class for one of that kind.
+        meaning: What it is, with its unit.
+        check: What a value must be beyond its type.
+    """
+    metadata = {"meaning": meaning, "check": check}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_fields(
+    value: object, refuse: Callable[[str, object, str], Exception], checks: Mapping[str, Check] | None = None
+) -> None:
+    """Check every field; lists become tuples, and whole numbers floats where one is due.
+
+    Args:
+        value: The frozen dataclass, from its ``__post_init__``.
+        refuse: Field, value and what is allowed → the error.
+        checks: Field → what it must be beyond its type, where ``setting`` does not say it.
+
+    Raises:
+        Exception: What ``refuse`` gives, for the first field that is not what it must be.
+    """
+    kind: Any = type(value)
+    for entry in dataclasses.fields(kind):
+        hint, given = hints(kind)[entry.name], getattr(value, entry.name)
+        check: Check | None = (checks or {}).get(entry.name) or entry.metadata.get("check")
+        try:
+            converted = _converted(given, hint)
+            if check is not None and not check.passes(converted):
+                raise _MismatchError
+        except _MismatchError:
+            raise refuse(entry.name, given, check.allowed if check else words(hint)) from None
+        object.__setattr__(value, entry.name, converted)
+
+
+@cache
+def hints(kind: type) -> dict[str, Any]:
+    """The annotations of a dataclass's fields, resolved."""
+    resolved = get_type_hints(kind)
+    return {entry.name: resolved[entry.name] for entry in dataclasses.fields(kind)}
+
+
+def _converted(value: object, hint: Any) -> Any:  # noqa: ANN401
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        for alternative in arguments:
+            try:
+                return _converted(value, alternative)
+            except _MismatchError:
+                continue
+    elif origin is Literal:
+        if isinstance(value, str) and value in arguments:
+            return value
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_converted(entry, arguments[0]) for entry in value)
+    elif hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    raise _MismatchError
+
+
+def words(hint: Any) -> str:  # noqa: ANN401
+    """A type as messages say it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return ", or ".join(said for alternative in arguments if (said := words(alternative)))
+    if origin is Literal:
+        return ", ".join(arguments)
+    if origin is tuple:
+        return "an array of tables" if dataclasses.is_dataclass(arguments[0]) else "a list of strings"
+    named = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", type(None): "left out"}
+    return named.get(hint, "a table")
