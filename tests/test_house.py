@@ -131,7 +131,6 @@ def test_a_room_imports_only_rooms_below_it():
     assert upward == []
 
 
-@pytest.mark.xfail(reason="model.load and model.transformer import each other")
 def test_no_modules_import_each_other_in_a_circle():
     graph = {
         module: {entry.module for entry in imports_of(path) if entry.module in MODULES and not entry.typing_only}
