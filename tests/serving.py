@@ -24,6 +24,7 @@ import echoembed
 pytest.importorskip("starlette", reason="the server's libraries are not installed: pip install 'echoembed[serve]'")
 from starlette.testclient import TestClient
 
+from echoembed.recipe import Recipe
 from echoembed.server.app import App
 from echoembed.server.encoder import Encoder
 from echoembed.server.listen import Server, bind
@@ -32,6 +33,12 @@ from echoembed.server.settings import Limits, Settings
 
 TINY = str(Path(echoembed.__file__).parent / "tiny")
 """The bundled model."""
+ASYMMETRIC = Recipe(
+    name="sides",
+    query_template="{bos}Query: {text} again: {text:pool}",
+    document_template="{bos}Document: {text} again: {text:pool}",
+)
+"""Queries and documents have different vectors under it, so that a wrong side shows."""
 LONG = 30.0
 """Seconds after which a wait that should end at once counts as endless; nothing is measured by it."""
 

@@ -13,18 +13,13 @@ from echoembed.recipe import Recipe
 from echoembed.server.encoder import Encoder
 
 TEXTS = ["A cat sat on the mat.", "The rain fell\nover the old town.", "Nobody waits."]
-ASYMMETRIC = Recipe(
-    name="sides",
-    query_template="{bos}Query: {text} again: {text:pool}",
-    document_template="{bos}Document: {text} again: {text:pool}",
-)
 INSTRUCTED = Recipe(name="told", query_template="{bos}{instruction} {text} {text:pool}", instruction="Find:")
 
 
 @pytest.fixture(scope="module")
 def model():
     """A model whose queries and documents have different vectors, so that a wrong side shows."""
-    return echoembed.load(serving.TINY, recipe=ASYMMETRIC)
+    return echoembed.load(serving.TINY, recipe=serving.ASYMMETRIC)
 
 
 @pytest.fixture(scope="module")
