@@ -18,7 +18,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import tiny_models
 
@@ -156,7 +156,7 @@ def _interleaved(array: np.ndarray, heads: int) -> np.ndarray:
 @cache
 def _vocabulary(folder: Path) -> dict[str, Any]:
     """The tokenizer's settings, as the converter reads them off a folder's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)  # another class may split by rules of its own
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     ids = tokenizer.get_vocab()
     tokens = sorted(ids, key=ids.__getitem__)

@@ -47,14 +47,6 @@ _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT2 = rf"{_ENDINGS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
 _WORD = rf"(?i:{_ENDINGS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+"
 _SIGNS = r" ?[^\s\p{L}\p{N}]+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_BEFORE = r"[^\r\n\p{L}\p{N}]?"
-
-
-def _cased(end: str = "") -> str:
-    """A word that begins with large letters or is of small ones, with what may follow it."""
-    return f"{_BEFORE}{_UPPER}*{_LOWER}+{end}|{_BEFORE}{_UPPER}+{_LOWER}*{end}"
-
 
 _KINDS: tuple[tuple[Split, str], ...] = (
     (Split((_GPT2,)), "gpt-2 phi-2 mpt olmo jais trillion granite-docling mellum exaone4 gigachat"),
@@ -69,14 +61,12 @@ _KINDS: tuple[tuple[Split, str], ...] = (
         "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2",
     ),
     (Split((rf"{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}[\r\n]*|{_SPACES}",)), "dbrx smaug-bpe"),
-    (Split((rf"{_cased()}|\p{{N}}|{_SIGNS}[\r\n/]*|{_SPACES}",), whole=True, begins=True), "tekken"),
-    (
-        Split((rf"{_cased(f'(?i:{_ENDINGS})?')}|\p{{N}}{{1,3}}|{_SIGNS}[\r\n/]*|{_SPACES}",)),
-        "gpt-4o llama4 kanana2",
-    ),
 )
 SPLITS = {name: split for split, names in _KINDS for name in names.split()}
-"""The names that ``tokenizer.ggml.pre`` has in files."""
+"""The names that ``tokenizer.ggml.pre`` has in files.
+
+Not ``tekken`` and ``gpt-4o``: there llama.cpp's rule and the models' own differ in scripts with combining marks.
+"""
 
 # Keys that change no id of a text: templates for conversations, another tokenizer's file, and tokens for other uses.
 _BESIDES = ("tokenizer.chat_template", "tokenizer.huggingface.", _PREFIX)
