@@ -1,15 +1,32 @@
-"""A file that is whole under its name, or not there at all."""
+"""A file or a folder that is whole under its name, or not there at all.
+
+What is written stands beside its target as ``.NAME.xxxxxxxx.part`` and takes the target's name when all of it is on the
+disk. Its writer holds a lock on it, which ends with the process: what has no lock was left by a run that was killed,
+and the next run with the same target removes it. Two runs with one target never touch each other's files.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 from echoembed import errors
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked there, and so nothing of others removed
+    fcntl = None  # type: ignore[assignment]
+
+_NAME_LENGTH = 100
+_PATIENCE = 1000
 
 
 class WholeFile:
@@ -33,13 +50,16 @@ class WholeFile:
         self._overwrite = overwrite
         check_free(self.path, overwrite=overwrite)
         self._target = self.path.resolve()  # a link stays a link: what it names is replaced
-        self._part = self._target.with_name(f".{self._target.name[:100]}.{secrets.token_hex(4)}.part")
-        self._before = self._part.with_suffix(".before")
         self._fresh = self._committed = False
         try:
-            self.handle: BinaryIO = self._part.open("xb")
+            with _folder_lock(self._target.parent):
+                _clear_leftovers(self._target)
+                self._part = _beside(self._target)
+                self.handle: BinaryIO = self._part.open("xb")
+                self._locks = [_lock(os.dup(self.handle.fileno()))]
         except OSError as error:
             raise errors.output_unwritable(self.path, reason_of(error)) from error
+        self._before = self._part.with_suffix(".before")
 
     def seal(self) -> None:
         """Bring everything to the disk; nothing can be written after it.
@@ -59,19 +79,24 @@ class WholeFile:
         """Give the sealed file its name.
 
         Raises:
-            FileError: If the system refuses.
+            FileError: If the system refuses, or the target has appeared meanwhile.
         """
+        commit([self])
+
+    def _commit(self) -> None:
+        check_free(self.path, overwrite=self._overwrite)
         self._fresh = not self._target.exists()
         with contextlib.suppress(OSError):  # what is replaced, until the block ends; not every disk has links
             self._before.hardlink_to(self._target)
+            self._locks.append(_lock(os.open(self._before, os.O_RDONLY)))
         try:
             self._part.replace(self._target)
             self._committed = True
+            sync_folder(self._target.parent)
         except OSError as error:
             raise errors.output_unwritable(self.path, reason_of(error)) from error
 
-    def take_back(self) -> None:
-        """Undo ``commit``, for a file that belongs to others that could not be committed."""
+    def _take_back(self) -> None:
         with contextlib.suppress(OSError):
             if self._before.exists():
                 self._before.replace(self._target)
@@ -86,10 +111,121 @@ class WholeFile:
     ) -> None:
         with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses once more
             self.handle.close()
-        with contextlib.suppress(OSError):
-            self._part.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._before.unlink(missing_ok=True)
+        for path in (self._part, self._before):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        for lock in self._locks:
+            with contextlib.suppress(OSError):
+                os.close(lock)
+
+
+def commit(files: Sequence[WholeFile]) -> None:
+    """Give sealed files of one folder their names: all of them, or none.
+
+    Args:
+        files: In the order in which they appear; what the others belong to comes last.
+
+    Raises:
+        FileError: If the system refuses, or a target has appeared meanwhile. Targets are as they were.
+    """
+    with _folder_lock(files[0].path.resolve().parent), contextlib.ExitStack() as undo:
+        for file in files:
+            undo.callback(file._take_back)
+            file._commit()
+        undo.pop_all()
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """A file that takes its name when the block has written it; nothing is left of one that fails.
+
+    Args:
+        path: The target; folders above it are made.
+        overwrite: Whether a target that exists is replaced.
+
+    Yields:
+        Where to write.
+
+    Raises:
+        FileError: If the target exists, or cannot be written.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with WholeFile(path, overwrite=overwrite) as file:
+            yield file.handle
+            file.seal()
+            file.commit()
+    except errors.FileError:
+        raise
+    except OSError as error:
+        raise errors.output_unwritable(path, reason_of(error)) from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole, or leave the old one.
+
+    Raises:
+        FileError: If it cannot be written.
+    """
+    with whole_file(path, overwrite=True) as handle:
+        handle.write(text.encode())
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder that takes its name when the block has filled it; nothing is left of one that fails.
+
+    Args:
+        folder: The target; folders above it are made.
+        overwrite: Whether a folder that exists is replaced.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        FileError: If the folder exists and must not be replaced.
+        OSError: If the system refuses.
+    """
+    target = Path(folder).expanduser().absolute()
+    if target.exists() and not overwrite:
+        raise errors.output_exists(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _folder_lock(target.parent):
+        _clear_leftovers(target)
+        part = _beside(target)
+        part.mkdir()
+        locks = [_lock(os.open(part, os.O_RDONLY))] if os.name == "posix" else []
+    try:
+        yield part
+        for path in part.rglob("*"):
+            _sync(path)
+        sync_folder(part)
+        with _folder_lock(target.parent):
+            if target.exists() and not overwrite:
+                raise errors.output_exists(folder)
+            _put_in_place(part, target, locks)
+            sync_folder(target.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        for lock in locks:
+            os.close(lock)
+
+
+def _put_in_place(part: Path, target: Path, locks: list[int]) -> None:
+    """Rename a folder; one that it replaces is removed only when that is done."""
+    if not target.exists():
+        part.rename(target)
+        return
+    before = part.with_suffix(".before")
+    if os.name == "posix":
+        locks.append(_lock(os.open(target, os.O_RDONLY)))
+    target.rename(before)
+    try:
+        part.rename(target)
+    except OSError:
+        before.rename(target)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -117,10 +253,70 @@ def sync_folder(folder: Path) -> None:
     Raises:
         OSError: If the system refuses.
     """
-    if os.name != "posix":  # elsewhere a folder cannot be opened, and need not be
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
+        _sync(folder)
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Remove what runs that were killed left beside a target; what a living one still writes is locked and stays."""
+    ours = re.compile(rf"\.{re.escape(target.name[:_NAME_LENGTH])}\.[0-9a-f]{{8}}\.(part|before)")
+    if fcntl is None:
         return
-    handle = os.open(folder, os.O_RDONLY)
+    for left in target.parent.iterdir():
+        if not ours.fullmatch(left.name):
+            continue
+        with contextlib.suppress(OSError):  # another run is as quick, or it is locked
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not left.is_dir():
+                    left.unlink()
+                elif left.suffix == ".before" and not target.exists():  # killed between two renames
+                    left.rename(target)
+                else:
+                    shutil.rmtree(left)
+            finally:
+                os.close(lock)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name[:_NAME_LENGTH]}.{secrets.token_hex(4)}.part")
+
+
+def _lock(descriptor: int) -> int:
+    """Lock an open file or folder until the descriptor is closed, which the end of the process does too."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # not every disk has locks: leftovers stay there
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Have runs with targets in a folder make and rename their files one after the other."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        for _ in range(_PATIENCE):  # it is held for a moment; whoever holds it for longer is none of ours
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.01)
+            except OSError:  # not every disk has locks
+                break
+        yield
     finally:
-        os.close(handle)
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -438,5 +438,60 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, sent, code):
         time.sleep(0.05)
     process.send_signal(sent)
     assert process.wait(60) == code
-    assert "Traceback" not in process.stderr.read()
+    word = {130: "interrupted", 143: "terminated"}[code]
+    assert process.stderr.read() == f"error: {word}: nothing was written\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_says_that_some_was_printed_already(tmp_path):
+    process = subprocess.Popen(
+        command("embed", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdin.write("a line\n" * 65)
+    process.stdin.flush()
+    lines = [process.stdout.readline() for _ in range(64)]
+    assert json.loads(lines[-1])["id"] == "63"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "interrupted: the vectors that were printed are" in one_line(process.stderr.read(), "error: ")
+
+
+class PanicException(BaseException):
+    """What a tokenizer's Rust code raises, as it names it; no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PanicException("index out of bounds"), "The tokenizer broke down on a text: index out of bounds"),
+        (MemoryError(), "Memory ran out"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (KeyboardInterrupt(), "interrupted: nothing was written"),
+    ],
+)
+def test_whatever_is_raised_is_one_line(cli, monkeypatch, error, message):
+    def fails(*_: object, **__: object):
+        raise error
+
+    monkeypatch.setattr("echoembed.cli.session.load", fails)
+    code = 130 if isinstance(error, KeyboardInterrupt) else 1
+    assert message in one_line(cli("info", code=code).stderr, "error: ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("args", [["recipes"], ["recipes", "--json"], ["recipes", "echo"], ["similarity", "a", "b"]])
+def test_results_that_cannot_be_written_are_one_line(args):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command(*args), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert "Standard output cannot be written: No space left on device" in one_line(done.stderr, "error: ")
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("args", [["recipes"], ["embed", "a text"]])
+def test_a_closed_standard_output_is_one_line(args):
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command(*args)], stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert "Standard output cannot be written: it is closed" in one_line(done.stderr, "error: ")
+    assert done.returncode == 1

@@ -186,7 +186,7 @@ def test_no_file_is_ever_written_in_a_checkpoints_own_folder(folder, tmp_path):
 
     sys.addaudithook(note)  # for good: it notes nothing outside this test's folder
     run.train(runs.small(folder, output=str(tmp_path / "run")))
-    assert any(name.startswith(".unfinished-") for name in written), "what is written is not seen"
+    assert any(name.startswith(".step-") and name.endswith(".part") for name in written), "what is written is not seen"
     assert not [name for name in written if name.startswith("step-")]
 
 

@@ -5,7 +5,6 @@ Nothing heavy is imported before a verb runs: ``echoembed --help`` answers at on
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import signal
@@ -20,10 +19,12 @@ from echoembed import __version__
 from echoembed.cli import compare, corpus, embed, eval, info, recipes, reproduce, search, serve, similarity, train
 from echoembed.cli.groups import with_options
 from echoembed.cli.options import examples
-from echoembed.cli.output import fail
+from echoembed.cli.output import fail, let_go_of_standard_output
 from echoembed.errors import EchoembedError
 
 DEBUG = "ECHOEMBED_DEBUG"
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 EPILOG = (
     examples(
         'echoembed similarity "A cat sat." "A feline rested." "Stocks fell."',
@@ -35,7 +36,7 @@ EPILOG = (
             "  0    all is well",
             "  1    something is wrong with the input or the model",
             "  2    wrong usage",
-            "  130  interrupted",
+            "  130  interrupted (143: terminated); the last line says what was kept",
         ]
     )
 )
@@ -51,14 +52,32 @@ class _Verbs(TyperGroup):
             fail(str(error))
             raise typer.Exit(1) from error
         except BrokenPipeError as error:  # the reader had enough, as `head` has
-            with contextlib.suppress(OSError, ValueError):  # else the interpreter flushes once more at its end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            let_go_of_standard_output()
             raise typer.Exit(0) from error
         except Exception as error:
             if os.environ.get(DEBUG) or isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise
-            fail(f"{type(error).__name__}: {error}. This may be a fault of echoembed: {DEBUG}=1 shows where it is.")
+            fail(_explained(error))
             raise typer.Exit(1) from error
+        except (KeyboardInterrupt, SystemExit) as error:
+            code = error.code if isinstance(error, SystemExit) else INTERRUPTED
+            if code not in (INTERRUPTED, TERMINATED):
+                raise
+            kept = " ".join(getattr(error, "__notes__", [])) or "nothing was written"
+            fail(f"{'terminated' if code == TERMINATED else 'interrupted'}: {kept}")
+            raise typer.Exit(int(code or 0)) from error
+        except BaseException as error:  # a panic of the tokenizer's Rust code is no Exception
+            if os.environ.get(DEBUG) or type(error).__name__ != "PanicException":
+                raise
+            fail(f"The tokenizer broke down on a text: {error}. Leave that text out, or use another tokenizer.json.")
+            raise typer.Exit(1) from error
+
+
+def _explained(error: Exception) -> str:
+    """One sentence on an error that is not one of ours."""
+    if isinstance(error, MemoryError):
+        return "Memory ran out. Lower --batch-size or --budget, or use a smaller model."
+    return f"{type(error).__name__}: {error}. This may be a fault of echoembed: {DEBUG}=1 shows where it is."
 
 
 app = typer.Typer(
@@ -120,7 +139,7 @@ def _options(
 def main() -> None:
     """Run the command line and exit with its code."""
     # As an exception, so that a file half written is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the letters of a text is no reason to stop
         sys.stdout.reconfigure(errors="replace")
     app()

@@ -79,7 +79,9 @@ def embed(
         writer: Writer = JsonlWriter(sys.stdout.buffer, stamp)
     else:
         writer = open_writer(file, stamp, overwrite=overwrite)
-    with Progress(reader.expected, shown=not quiet and not (file is None and sys.stdout.isatty())) as progress:
+    shown = not quiet and not (file is None and sys.stdout.isatty())
+    kept = "nothing was written" if file else "the vectors that were printed are all there is"
+    with out.kept(kept), Progress(reader.expected, shown=shown) as progress:
         count = embed_stream(
             reader,
             embedder.encode,

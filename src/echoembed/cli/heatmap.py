@@ -8,7 +8,7 @@ from pathlib import Path
 
 from echoembed import errors, versions
 from echoembed.cli.output import short
-from echoembed.files import WholeFile, check_free, reason_of
+from echoembed.files import check_free, whole_file
 
 SUFFIXES = (".png", ".svg", ".pdf")
 NUMBERS_UP_TO = 12
@@ -61,13 +61,8 @@ def draw_heatmap(
                     color = "white" if light else "black"
                     axis.text(column, row, f"{value:.3f}", ha="center", va="center", color=color, fontsize=8)
         figure.colorbar(image, ax=axis, shrink=0.8, label="cosine" if index == len(matrices) - 1 else None)
-    with WholeFile(path, overwrite=overwrite) as file:
-        try:
-            figure.savefig(file.handle, format=path.suffix.lower()[1:], dpi=150)
-        except OSError as error:
-            raise errors.output_unwritable(path, reason_of(error)) from error
-        file.seal()
-        file.commit()
+    with whole_file(path, overwrite=overwrite) as handle:
+        figure.savefig(handle, format=path.suffix.lower()[1:], dpi=150)
 
 
 def _label(number: int, text: str, *, lines: int) -> str:

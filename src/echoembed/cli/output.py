@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
+
+from echoembed import errors
+from echoembed.files import reason_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,9 +40,51 @@ def note(message: str) -> None:
     typer.echo(one_line(message), err=True)
 
 
+@contextlib.contextmanager
+def kept(what: str | Callable[[], str]) -> Iterator[None]:
+    """Have an interrupt, or a request to end, say what was kept of the work in the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        error.add_note(what if isinstance(what, str) else what())
+        raise
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Name what keeps standard output from being written, as a full disk.
+
+    Raises:
+        FileError: If it cannot be written.
+    """
+    if sys.stdout is None:
+        raise errors.stream_unwritable("it is closed")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads a pipe may leave when they like
+        raise
+    except OSError as error:
+        let_go_of_standard_output()
+        raise errors.stream_unwritable(reason_of(error)) from error
+
+
+def let_go_of_standard_output() -> None:
+    """Drop what could not be written: the interpreter would try once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_json(value: object) -> None:
     """The machine-readable form of a result: UTF-8 whatever the terminal's encoding."""
-    typer.echo((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), nl=False)
+    with printing():
+        typer.echo((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), nl=False)
+
+
+def print_line(line: str) -> None:
+    """A line of a result, as it is."""
+    with printing():
+        typer.echo(line)
 
 
 def short(text: str, limit: int = 60) -> str:
@@ -50,7 +97,9 @@ def console() -> Console:
     """Standard output, on which what is printed means itself; without a width where it is a file or a pipe."""
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else NO_WIDTH)
+    return Console(
+        markup=False, highlight=False, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else NO_WIDTH
+    )
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
@@ -63,14 +112,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    with printing():
+        console().print(table)
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
     """Names and values, a line each; values are shown so that blanks and line breaks can be told."""
     width = max(map(len, facts))
     for name, value in facts.items():
-        typer.echo(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")
+        print_line(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")
 
 
 def _shown(value: object) -> str:

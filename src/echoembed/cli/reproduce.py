@@ -120,7 +120,8 @@ def reproduce(
         deterministic=computing.deterministic,
         batch_size=batch_size,
     )
-    results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)
+    with out.kept(f"what is finished is kept in {output}, and the same command goes on from there"):
+        results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)
     if report is not None:
         write_report(report, results, setting, _command(names))
         out.note(f"wrote {report}")
@@ -144,13 +145,13 @@ def _command(names: list[str]) -> str:
 
 def _print(result: Result) -> None:
     experiment = result.experiment
-    typer.echo(f"\n{experiment.name}: {experiment.title} ({experiment.source})")
+    out.print_line(f"\n{experiment.name}: {experiment.title} ({experiment.source})")
     if result.missing:
-        typer.echo(f"not run: needs {result.missing}")
+        out.print_line(f"not run: needs {result.missing}")
     if result.summary is not None:
         out.print_table(result.summary.columns, result.summary.rows, right=result.summary.columns[2:])
         for note in result.summary.notes:
-            typer.echo(note)
+            out.print_line(note)
 
 
 def _as_dict(result: Result) -> dict[str, object]:

@@ -98,7 +98,8 @@ def train(
     from echoembed.training import run
 
     try:
-        folder = run.train(chosen, resume=resume, console=None if quiet else Console(stderr=True))
+        with out.kept(lambda: _kept(Path(chosen.output))):
+            folder = run.train(chosen, resume=resume, console=None if quiet else Console(stderr=True))
     except errors.TrainingStoppedError as error:
         out.fail(str(error))
         raise typer.Exit(130) from error
@@ -107,7 +108,14 @@ def train(
     if json:
         out.print_json({"model": str(folder)})
     else:
-        typer.echo(str(folder))
+        out.print_line(str(folder))
+
+
+def _kept(output: Path) -> str:
+    from echoembed.training.run_folder import CHECKPOINTS, step_of
+
+    steps = sorted((path for path in (output / CHECKPOINTS).glob("step-*")), key=step_of)
+    return f"{steps[-1]} is kept, and --resume goes on from it" if steps else "nothing was kept: no step was saved yet"
 
 
 def _check_extras() -> None:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from echoembed import errors
+from echoembed.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,22 +78,7 @@ class Store:
             FileError: If it cannot be written.
         """
         path = self.path(score.model, score.recipe, score.identity)
-        unfinished = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False
-            ) as file:
-                unfinished = Path(file.name)
-                json.dump(score.as_dict(), file, indent=1, ensure_ascii=False)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.chmod(0o644)
-            unfinished.replace(path)
-        except OSError as error:
-            if unfinished is not None:
-                unfinished.unlink(missing_ok=True)
-            raise errors.output_unwritable(path, error.strerror or str(error)) from error
+        write_text(path, json.dumps(score.as_dict(), indent=1, ensure_ascii=False))
         return path
 
     def all(self) -> list[Score]:

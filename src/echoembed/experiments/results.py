@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from echoembed import errors
+from echoembed.files import whole_file
 
 Row = dict[str, Any]
 _KEY = b"echoembed"
@@ -26,18 +25,8 @@ def write_rows(path: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> Non
     names = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
     table = table.replace_schema_metadata({_KEY: json.dumps(about).encode()})
-    unfinished = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            unfinished = Path(file.name)
-            pq.write_table(table, file)
-        unfinished.chmod(0o644)
-        unfinished.replace(path)
-    except OSError as error:
-        if unfinished is not None:
-            unfinished.unlink(missing_ok=True)
-        raise errors.output_unwritable(path, error.strerror or str(error)) from error
+    with whole_file(path, overwrite=True) as handle:
+        pq.write_table(table, handle)
 
 
 def read_rows(path: Path) -> tuple[list[Row], dict[str, Any]] | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
-from echoembed import errors
+from echoembed import errors, files
 from echoembed.model.transformer import transformer_of
 
 CARD = "README.md"
@@ -47,7 +45,7 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
 
 @contextmanager
 def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder that takes its name only when the block has filled it; nothing is left of one that fails.
+    """``files.whole_folder`` for a model, with errors that speak of models.
 
     Args:
         folder: What it is called in the end; must not exist unless ``overwrite``.
@@ -63,37 +61,12 @@ def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
     if target.exists() and not overwrite:
         raise errors.model_exists(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise errors.model_not_saved(target, str(error)) from error
-    try:
-        yield unfinished
-        for path in unfinished.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        unfinished.chmod(0o755)
-        _put_in_place(unfinished, target)
+        with files.whole_folder(target, overwrite=overwrite) as unfinished:
+            yield unfinished
+    except errors.EchoembedError:
+        raise
     except (OSError, SafetensorError) as error:
         raise errors.model_not_saved(target, str(error)) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _put_in_place(folder: Path, target: Path) -> None:
-    """Rename a folder; one that it replaces is removed only when that is done."""
-    if not target.exists():
-        folder.rename(target)
-        return
-    replaced = folder.with_name(f"{folder.name}-replaced")
-    target.rename(replaced)
-    try:
-        folder.rename(target)
-    except OSError:
-        replaced.rename(target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _card(model: SentenceTransformer) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed import errors
-from echoembed.files import WholeFile, reason_of
+from echoembed.files import WholeFile, commit, reason_of
 from echoembed.texts.rows import Item
 
 Vectors = NDArray[np.float32]
@@ -139,10 +139,7 @@ class Writer:
             self._handle.flush()
             for file in self._files:
                 file.seal()
-            with contextlib.ExitStack() as undo:
-                for file in reversed(self._files):  # the vectors last: where they are, all is
-                    undo.callback(file.take_back)
-                    file.commit()
-                undo.pop_all()
+            if self._files:
+                commit(list(reversed(self._files)))  # the vectors last: where they are, all is
         except OSError as error:
             raise self._unwritable(error) from error

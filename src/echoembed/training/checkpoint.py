@@ -15,7 +15,6 @@ process that is killed, leaves the checkpoint before it as it was.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,13 +25,14 @@ import torch
 from torch import nn
 
 from echoembed import errors
+from echoembed.files import whole_folder
 from echoembed.training.run_folder import CHECKPOINTS, step_folder, step_of
 
 WEIGHTS = "weights.safetensors"
 RECORD = "record.json"
 STATE = "trainer_state.json"
 _NEEDED = (WEIGHTS, RECORD, STATE, "optimizer.pt", "scheduler.pt")
-_UNFINISHED = ".unfinished-"
+_GOING = ".removed-"
 
 
 def save(
@@ -94,28 +94,15 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
-    folder = target.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_UNFINISHED}*"):
+    for left in target.parent.glob(f"{_GOING}*"):
         shutil.rmtree(left, ignore_errors=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder))
-    try:
+    with whole_folder(target, overwrite=True) as unfinished:  # one that is there, a resumed run could not use
         here = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
         save_file(here, unfinished / WEIGHTS)
         write_state(unfinished)
         for name, content in random_states.items():
             (unfinished / name).write_bytes(content)
         (unfinished / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
-        for path in unfinished.iterdir():
-            _flush(path)
-        _flush(unfinished)
-        unfinished.chmod(0o755)
-        if target.exists():  # one that a resumed run could not use
-            _remove(target)
-        unfinished.rename(target)
-        _flush(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _gathered(write_random_state: Callable[[Path], None]) -> tuple[dict[str, bytes], str]:
@@ -134,20 +121,9 @@ def _gathered(write_random_state: Callable[[Path], None]) -> tuple[dict[str, byt
     return states, next((problem for *_, problem in everywhere if problem), "")
 
 
-def _flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
-    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _remove(path: Path) -> None:
     """Remove a checkpoint so that no half of it is ever taken for one."""
-    going = path.with_name(f"{_UNFINISHED}{path.name}")
+    going = path.with_name(f"{_GOING}{path.name}")
     shutil.rmtree(going, ignore_errors=True)
     path.rename(going)
     shutil.rmtree(going, ignore_errors=True)
@@ -169,15 +145,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise errors.training_checkpoint_unreadable(path, str(error)) from error
     return record
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole, or leave the old one."""
-    unfinished = path.with_name(f"{_UNFINISHED}{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    _flush(unfinished)
-    unfinished.replace(path)
-    _flush(path.parent)
 
 
 def _whole(folder: Path) -> list[Path]:

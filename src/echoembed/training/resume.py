@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
+from echoembed.files import write_text
 from echoembed.training import checkpoint, rows
 from echoembed.training.config import TrainConfig, differences, from_dict
 from echoembed.training.run_folder import CHECKPOINTS, CONFIG, LOG, SCORES, read_lines, step_of
@@ -71,7 +72,7 @@ def begin_run(config: TrainConfig, record: Mapping[str, Any], newest: Path | Non
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.replace_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+        write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
         for name in (LOG, SCORES):
             _cut(folder / name, step_of(newest) if newest else -1)
     except OSError as error:
@@ -82,4 +83,4 @@ def _cut(path: Path, step: int) -> None:
     """Leave a log's lines up to a step: those after it will be written again."""
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in read_lines(path) if row["step"] <= step]
-        checkpoint.replace_text(path, "".join(kept))
+        write_text(path, "".join(kept))
