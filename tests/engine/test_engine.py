@@ -65,7 +65,7 @@ def test_family_that_packing_does_not_know_falls_back(family):
         {"trim": False},
         {"share_prefix": False, "trim": False},
         {"fast_linear": False},
-        {"lighter": False},
+        {"fused": False},
         {"tokens": 1},
         {"tokens": 24},
         {"solo": True},

@@ -1,4 +1,4 @@
-"""Lighter pieces compute what the model's own do, and pieces that only look alike are left alone."""
+"""Fused pieces compute what the model's own do, and pieces that only look alike are left alone."""
 
 import sys
 import threading
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tiny_models
-from echoembed.engine import attention, fused
+from echoembed.engine import attention, fused, patches
 from echoembed.model import backbone
 
 
@@ -38,7 +38,7 @@ def replaced(model):
 def test_what_is_replaced_and_put_back(family, pieces, rotation):
     model = load(family)
     own = home_of(model).apply_rotary_pos_emb
-    with fused.lighter(model):
+    with patches.patched(model, fast_linear=False):
         assert replaced(model) == pieces
         assert (home_of(model).apply_rotary_pos_emb is not own) == rotation
     assert not replaced(model)
@@ -57,7 +57,7 @@ def test_pieces_give_the_own_results(family):
     rotated = home_of(model).apply_rotary_pos_emb(query, key, cos[:, 0], sin[:, 0])
     token = attention.ACTIVE.set(object())
     try:
-        with fused.lighter(model):
+        with patches.patched(model, fast_linear=False):
             got = [module(states) for module in modules]
             got += home_of(model).apply_rotary_pos_emb(query, key, cos[:, 0], sin[:, 0])
     finally:
@@ -69,14 +69,14 @@ def test_pieces_give_the_own_results(family):
 def test_interleaved_rotation_is_left_alone():
     model = load("cohere")
     own = home_of(model).apply_rotary_pos_emb
-    with fused.lighter(model):
+    with patches.patched(model, fast_linear=False):
         assert home_of(model).apply_rotary_pos_emb is own
 
 
 def test_gradients_flow_through_the_own_pieces_meanwhile():
     model = load("llama")
     states = torch.randn(1, 3, 32, requires_grad=True)
-    with fused.lighter(model):
+    with patches.patched(model, fast_linear=False):
         for piece in (model.layers[0].mlp, model.layers[0].input_layernorm):
             (gradient,) = torch.autograd.grad(piece(states).sum(), states)
             assert gradient.abs().max() > 0
@@ -89,7 +89,7 @@ def test_another_thread_runs_the_own_rotation_meanwhile():
     wanted = other(input_ids=ids).last_hidden_state
     own = home_of(model).apply_rotary_pos_emb
     calls, results = [], []
-    fused._ROTATIONS[own] = True
+    fused._ROTATIONS[own] = fused._rotation_like(own)
 
     def run():
         with torch.no_grad():  # grad mode, like the pass that is under way, is a thread's own
@@ -102,13 +102,13 @@ def test_another_thread_runs_the_own_rotation_meanwhile():
     before, fused._rotated = fused._rotated, rotated
     token = attention.ACTIVE.set(object())
     try:
-        with fused.lighter(model):
+        with patches.patched(model, fast_linear=False):
             thread = threading.Thread(target=run)
             thread.start()
             thread.join()
             assert not calls
             home_of(model).apply_rotary_pos_emb(*torch.randn(2, 1, 2, 3, 8), *torch.randn(2, 1, 3, 8))
-            assert len(calls) == 2  # here, inside a packed forward, it is the lighter one
+            assert len(calls) == 2  # here, inside a packed forward, it is the other one
     finally:
         attention.ACTIVE.reset(token)
         fused._rotated = before
@@ -117,12 +117,26 @@ def test_another_thread_runs_the_own_rotation_meanwhile():
 
 def test_a_model_that_goes_is_let_go():
     model = load("llama")
-    with fused.lighter(model):
+    with patches.patched(model, fast_linear=False):
         pass
-    known = len(fused._KNOWN)
+    known = len(patches._PREPARED)
     assert known
     del model
     import gc
 
     gc.collect()
-    assert len(fused._KNOWN) < known
+    assert len(patches._PREPARED) < known
+
+
+def test_a_model_that_changed_is_prepared_anew():
+    model = load("llama")
+    with patches.patched(model):
+        assert "forward" in model.layers[0].mlp.down_proj.__dict__
+    model.layers[0].mlp.down_proj = torch.nn.Identity()
+    before = model.layers[1].mlp.down_proj
+    with patches.patched(model):
+        assert "forward" not in model.layers[0].mlp.down_proj.__dict__
+        assert "forward" in before.__dict__
+    model.to(torch.bfloat16)
+    with patches.patched(model):
+        assert not replaced(model)

@@ -6,6 +6,7 @@
 - ``last_layer.py``: the last layer, for pooled tokens only
 - ``onednn.py``: matrix products as fast as the processor has them
 - ``fused.py``: norms, gates and rotations in fewer passes over memory
+- ``patches.py``: the modules' other forwards, prepared once for each model
 - ``int8.py``: linear layers in eight bits
 - ``engine.py``: the engine: prompts in, pooled states out
 - ``proof.py``: proof, at load, that it gives the padded forward's states

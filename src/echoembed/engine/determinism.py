@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from echoembed.engine.onednn import fast_linears
+from echoembed.engine.patches import patched
 from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def is_invariant(engine: PackedEngine, model: PreTrainedModel, context: int | No
 def _linears_are(model: PreTrainedModel) -> bool:
     generator = torch.Generator().manual_seed(0)
     tried = set()
-    with fast_linears(model):
+    with patched(model, light=False):
         for module in model.modules():
             if not isinstance(module, nn.Linear) or (shape := (module.weight.shape, module.bias is None)) in tried:
                 continue

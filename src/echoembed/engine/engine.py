@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from echoembed.engine import attention, int8, onednn
-from echoembed.engine.fused import lighter
+from echoembed.engine import attention, int8
 from echoembed.engine.last_layer import last_layer, trimmed
 from echoembed.engine.pack import Layout, cut, lay_out
+from echoembed.engine.patches import patched
 from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class PackedEngine:
         share_prefix: Whether the tokens that all prompts begin with are computed once a pack.
         trim: Whether the last layer works on pooled tokens only.
         fast_linear: Whether float32 products go to oneDNN (see ``onednn.py``).
-        lighter: Whether norms, gates and rotations take fewer passes over memory (see ``fused.py``).
+        fused: Whether norms, gates and rotations take fewer passes over memory (see ``fused.py``).
         tokens: Most tokens of a pack; None for what suits the model and the device.
         solo: Whether every text is a pack of its own.
     """
@@ -54,7 +54,7 @@ class PackedEngine:
     share_prefix: bool = True
     trim: bool = True
     fast_linear: bool = True
-    lighter: bool = True
+    fused: bool = True
     tokens: int | None = None
     solo: bool = False
 
@@ -139,10 +139,8 @@ class PackedEngine:
             stack.enter_context(_LOCK)
             attention.register()
             stack.enter_context(attention.packed(model))
-            if self.fast_linear:
-                stack.enter_context(onednn.fast_linears(model))
-            if self.lighter and model.device.type == "cpu":
-                stack.enter_context(lighter(model))
+            light = self.fused and model.device.type == "cpu"
+            stack.enter_context(patched(model, fast_linear=self.fast_linear, light=light))
             layer = last_layer(model) if self.trim else None
             if layer is not None and len(active.layout.pooled) < len(active.layout.ids):
                 stack.enter_context(trimmed(layer, active))

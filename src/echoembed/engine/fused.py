@@ -12,44 +12,44 @@ Shapes: T tokens of the pack, D width of the model, H heads, E width of a head.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from echoembed.engine.attention import ACTIVE
 
-_ROTARY = "apply_rotary_pos_emb"
+ROTATION = "apply_rotary_pos_emb"
+"""What transformers calls the function that rotates queries and keys, in every family's file."""
 _ROUNDING = 1e-5  # of the largest number: two orders of adding up in float32
 _Piece = Callable[[Tensor], Tensor]
-_KNOWN: WeakKeyDictionary[nn.Module, Callable[[nn.Module], _Piece] | None] = WeakKeyDictionary()
-_ROTATIONS: dict[Callable[..., Any], bool] = {}
+_ROTATIONS: dict[Callable[..., Any], Callable[..., Any] | None] = {}
 
 
-@contextmanager
-def lighter(model: nn.Module) -> Iterator[None]:
-    """Let the model's norms, gates and rotations run in fewer passes for a while, in float32 on a CPU."""
-    with ExitStack() as stack:
-        homes: dict[str, None] = {}
-        for module in model.modules():
-            name = type(module).__name__
-            if name.endswith("Attention"):
-                homes[type(module).__module__] = None
-            if not name.endswith(("RMSNorm", "MLP")) or "forward" in module.__dict__:
-                continue
-            if module not in _KNOWN:
-                _KNOWN[module] = _maker(module)
-            make = _KNOWN[module]
-            if make is not None:
-                module.__dict__["forward"] = make(module)
-                stack.callback(module.__dict__.pop, "forward")
-        for home in homes:
-            _replace_rotation(sys.modules[home], stack)
-        yield
+def forwards(model: nn.Module) -> list[tuple[nn.Module, _Piece]]:
+    """The model's norms and gates, each with a forward of fewer passes, in float32 on a CPU."""
+    pairs = []
+    for module in model.modules():
+        if type(module).__name__.endswith(("RMSNorm", "MLP")) and "forward" not in module.__dict__:
+            make = _maker(module)
+            pairs += [] if make is None else [(module, make(module))]
+    return pairs
+
+
+def rotations(model: nn.Module) -> list[tuple[ModuleType, Callable[..., Any]]]:
+    """The modules of transformers' code that this model's attention is from, each with its other rotation."""
+    homes = {type(module).__module__ for module in model.modules() if type(module).__name__.endswith("Attention")}
+    pairs = []
+    for home in (sys.modules[name] for name in sorted(homes)):
+        own = getattr(home, ROTATION, None)
+        if callable(own) and not hasattr(own, "replaces"):
+            if own not in _ROTATIONS:
+                _ROTATIONS[own] = _rotation_like(own) if _rotates_halves(own) else None
+            if (rotation := _ROTATIONS[own]) is not None:
+                pairs.append((home, rotation))
+    return pairs
 
 
 def _maker(module: nn.Module) -> Callable[[nn.Module], _Piece] | None:
@@ -128,15 +128,8 @@ def _gate(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _replace_rotation(home: ModuleType, stack: ExitStack) -> None:
-    """Put another rotation into a family's code; a forward that is not packed goes on to the family's own."""
-    own = getattr(home, _ROTARY, None)
-    if not callable(own) or hasattr(own, "lighter"):
-        return
-    if own not in _ROTATIONS:
-        _ROTATIONS[own] = _rotates_halves(own)
-    if not _ROTATIONS[own]:
-        return
+def _rotation_like(own: Callable[..., Any]) -> Callable[..., Any]:
+    """Another rotation for a family's code; a forward that is not packed goes on to the family's own."""
 
     def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         plain = not args and not kwargs and cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
@@ -145,9 +138,8 @@ def _replace_rotation(home: ModuleType, stack: ExitStack) -> None:
         cos, sin = cos[:, None], sin[:, None]
         return _rotated(query, cos, sin), _rotated(key, cos, sin)
 
-    rotation.lighter = True  # type: ignore[attr-defined]
-    setattr(home, _ROTARY, rotation)
-    stack.callback(setattr, home, _ROTARY, own)
+    rotation.replaces = own  # type: ignore[attr-defined]
+    return rotation
 
 
 def _rotates_halves(own: Callable[..., Any]) -> bool:

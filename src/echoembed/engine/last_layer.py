@@ -22,23 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from echoembed.engine.attention import Captured, Pass, UnsupportedError
+from echoembed.engine.patches import replaced
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@contextmanager
-def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let another function be the module's forward for a while."""
-    before = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = before
 
 
 def last_layer(model: PreTrainedModel) -> nn.Module | None:

@@ -9,8 +9,7 @@ the weights as they are: nothing is held twice. On Intel's processors MKL is the
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def available() -> bool:
 
 
 def wanted() -> bool:
-    """Whether it works and is the faster one: by the processor's maker, so that bits do not hang on a stopwatch."""
+    """Whether it works and is the faster one: by the processor's maker, so that bits do not depend on a stopwatch."""
     return available() and not _is_intel()
 
 
@@ -48,19 +47,13 @@ def _product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
-@contextmanager
-def fast_linears(model: nn.Module) -> Iterator[None]:
-    """Let the model's float32 linear layers call oneDNN for a while, where no gradient is wanted."""
-    changed: list[nn.Module] = []
-    try:
-        for module in model.modules():
-            if type(module) is nn.Linear and "forward" not in module.__dict__ and _fits(module.weight):
-                module.__dict__["forward"] = _forward_of(module)
-                changed.append(module)
-        yield
-    finally:
-        for module in changed:
-            del module.__dict__["forward"]
+def forwards(model: nn.Module) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    """The model's float32 linear layers, each with a forward that calls oneDNN where no gradient is wanted."""
+    return [
+        (module, _forward_of(module))
+        for module in model.modules()
+        if type(module) is nn.Linear and _fits(module.weight)
+    ]
 
 
 def _fits(weight: Tensor) -> bool:

@@ -65,7 +65,7 @@ def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) 
     both, none = (True, False), (False,)
     for trim, share_prefix, light in product(both, both if causal else none, both if cpu else none):
         engine = PackedEngine(
-            causal=causal, trim=trim, share_prefix=share_prefix, fast_linear=cpu and wanted(), lighter=light
+            causal=causal, trim=trim, share_prefix=share_prefix, fast_linear=cpu and wanted(), fused=light
         )
         try:
             difference = _difference(engine, model, prompts, expected)
