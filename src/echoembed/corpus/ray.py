@@ -78,10 +78,12 @@ class OnRay(Engine):
         import ray
 
         ray.data.DataContext.get_current().enable_progress_bars = False
-        made = ray.data.range(len(self._tasks), override_num_blocks=len(self._tasks)).map_batches(
+        numbers = [{"id": number} for number in range(len(self._tasks))]
+        # From items, for reading a range would be tasks of their own, that wait for ever where actors have all CPUs.
+        made = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
             _Actor,
             batch_size=1,
-            concurrency=self.workers,
+            compute=ray.data.ActorPoolStrategy(size=self.workers),
             num_gpus=self.gpus,
             fn_constructor_kwargs={"make_encoder": self.make_encoder, "work": work, "tasks": self._tasks},
             max_restarts=-1,

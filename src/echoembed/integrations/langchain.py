@@ -1,0 +1,43 @@
+"""LangChain: ``EchoEmbeddings(echoembed.load())`` is an ``Embeddings``.
+
+LangChain's own ``HuggingFaceEmbeddings`` replaces line breaks by blanks, and reads documents with the query template
+unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from langchain_core.embeddings import Embeddings
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class EchoEmbeddings(Embeddings):  # type: ignore[misc]
+    """A model from ``echoembed.load`` for LangChain.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        self.model = model
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of documents, line breaks and all.
+
+        Raises:
+            TextError: At once, if a text cannot be embedded.
+        """
+        vectors: list[list[float]] = self.model.encode_document(list(texts), show_progress_bar=False).tolist()
+        return vectors
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a query.
+
+        Raises:
+            TextError: At once, if it cannot be embedded.
+        """
+        vector: list[float] = self.model.encode_query([text], show_progress_bar=False)[0].tolist()
+        return vector

@@ -1,0 +1,50 @@
+"""simonw/llm: a plugin that is there once both are installed: ``llm embed -m echoembed -c "a text"``.
+
+``echoembed`` embeds documents, ``echoembed-query`` queries, for llm itself knows one kind of text only. The environment
+variables ECHOEMBED_LLM_MODEL and ECHOEMBED_LLM_RECIPE choose the model and the recipe.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Literal
+
+import llm
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class EchoModel(llm.EmbeddingModel):  # type: ignore[misc]
+    """A model for llm.
+
+    Args:
+        kind: Which template reads the texts.
+    """
+
+    def __init__(self, kind: Literal["query", "document"]) -> None:
+        self.model_id = "echoembed" if kind == "document" else "echoembed-query"
+        self._kind = kind
+        self._model: SentenceTransformer | None = None
+
+    def embed_batch(self, items: Iterable[str | bytes]) -> Iterator[list[float]]:
+        """Vectors of texts.
+
+        Raises:
+            TextError: If one cannot be embedded.
+        """
+        if self._model is None:
+            import echoembed
+
+            named = os.environ.get("ECHOEMBED_LLM_MODEL"), os.environ.get("ECHOEMBED_LLM_RECIPE")
+            self._model = echoembed.load(named[0] or None, recipe=named[1] or None)
+        vectors_ND = self._model.encode(list(items), task=self._kind, show_progress_bar=False)
+        yield from vectors_ND.tolist()
+
+
+@llm.hookimpl  # type: ignore[untyped-decorator]
+def register_embedding_models(register: Callable[[EchoModel], None]) -> None:
+    """Called by llm."""
+    register(EchoModel("document"))
+    register(EchoModel("query"))
