@@ -1,9 +1,9 @@
 """Attention inside each text of a pack, registered with transformers.
 
 The model's own code calls it with queries, keys and values of the whole pack: projections, rotary positions,
-norms, soft-cap and the choice between full and sliding layers stay the model's. What a token may see is asked of
-the mask function that the model hands to transformers, by position in the text, so that it means the same as
-without packing.
+norms, soft-cap and the choice between full and sliding layers stay the model's. What a token may see
+follows from the mask function that the model hands to transformers, evaluated at positions in the text, so that it
+means the same as without packing.
 
 Shapes: H heads, T tokens of the pack, C texts of a run, Q queries and K keys of each, E width of a head.
 """
@@ -43,7 +43,8 @@ class KeysAndValues(NamedTuple):
 class Captured(Exception):  # noqa: N818
     """Carries the keys and values of a layer out of the model's code; not an error.
 
-    It is not to be kept: its traceback holds the frames it passed, and those the states of the pack.
+    Whoever catches this exception drops it at once: its traceback holds the frames it passed through, and these hold
+    the states of the pack.
     """
 
     def __init__(self, states: KeysAndValues) -> None:
@@ -59,8 +60,8 @@ class Rule:
 
     def allowed(self, query_Q: Tensor, key_K: Tensor) -> Tensor:
         """Whether the token at each position may see the tokens at others."""
-        first = torch.zeros((), dtype=torch.long, device=key_K.device)
-        allowed: Tensor = self.function(first, first, query_Q[:, None], key_K[None, :])
+        zero = torch.zeros((), dtype=torch.long, device=key_K.device)  # the batch and the head: the same for all
+        allowed: Tensor = self.function(zero, zero, query_Q[:, None], key_K[None, :])
         return allowed.expand(len(query_Q), len(key_K))
 
 
@@ -72,8 +73,8 @@ class Pass:
         layout: The pack.
         causal: Whether tokens see only what is before them.
         verify: Whether the model's mask functions are compared with ``causal``.
-        mode: ``all``: every token asks. ``capture``: nothing is computed, keys and values are handed out.
-            ``pooled``: pooled tokens ask, of the keys and values that were captured.
+        mode: ``all``: every token is a query. ``capture``: nothing is computed, keys and values are handed out.
+            ``pooled``: only pooled tokens are queries; keys and values are those that were captured.
         called: Whether the model has called the attention.
     """
 
@@ -146,15 +147,18 @@ def attention(
             module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
         )
         return plain
+    # 1. Refuse, at load, what packing does not know.
     active.called = True
     if attention_mask is None or attention_mask.numel() != 1:
         raise UnsupportedError("it makes its masks itself")
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise UnsupportedError("its attention has sinks or biases of its own")
+    # 2. In the last layer: hand keys and values out, or take those that were handed out.
     if active.mode == "capture":
         raise Captured(KeysAndValues(key, value))
     if active.mode == "pooled" and active.captured is not None:
         key, value = active.captured
+    # 3. On a GPU: the whole pack in one kernel.
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = active.rules[int(attention_mask)].window
@@ -164,6 +168,7 @@ def attention(
             active.packings[active.mode] = varlen.packing(active.layout, active.causal, pooled, query.device)
         packing = active.packings[active.mode]
         return varlen.attend(query[0], key[0], value[0], packing, active.causal, scale)[None], None
+    # 4. Elsewhere: run by run, as all prompts of a run have one shape.
     out_THE = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     for run in active.layout.runs:
         here = _queries(run, active.mode)
@@ -188,7 +193,14 @@ def attention(
 
 @dataclass(frozen=True, slots=True)
 class _Queries:
-    """The tokens of a run that ask: where the first text's are, how many a text has, and their first position."""
+    """The query tokens of a run.
+
+    Attributes:
+        start: Where those of the first text begin in the pack.
+        count: How many each text has.
+        position: Position in the text of the first of them.
+        total: Tokens of each text, the shared prefix among them.
+    """
 
     start: int
     count: int

@@ -1,4 +1,4 @@
-"""Which forward a model runs: what was asked for, and what the check says where the model now is."""
+"""Which forward a model runs: the one that the caller wants, if it passes the proof on the model's device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Selector:
         name: What errors call the model.
         causal: Whether tokens see only what is before them.
         context: Most tokens the model reads at once.
-        wanted: What was asked for; None for the packed one where it passes the check.
+        wanted: What the caller wants; None for the packed one where it passes the proof.
         deterministic: Whether vectors must have the same bits in any company.
     """
 

@@ -3,7 +3,7 @@
 Sums in floating point depend on their order, and a matrix product may choose another for another number of rows.
 Whether it does is a matter of the library and the processor: oneDNN's products (``onednn.py``) have, where this was
 written, the same bits for a row among 1 or 2000. So packs may be of any size where the trial passes; where it does
-not, every text is a pack of its own, which no neighbour can change.
+not, each prompt is a pack by itself, which no neighbour can change.
 
 Shapes: M rows, K inputs of a linear layer.
 """

@@ -47,7 +47,7 @@ class PackedEngine:
         fast_linear: Whether float32 products go to oneDNN (see ``onednn.py``).
         fused: Whether norms, gates and rotations take fewer passes over memory (see ``fused.py``).
         tokens: Most tokens of a pack; None for what suits the model and the device.
-        solo: Whether every text is a pack of its own.
+        solo: Whether each prompt is a pack by itself.
     """
 
     causal: bool

@@ -69,8 +69,8 @@ def _maker(module: nn.Module) -> Callable[[nn.Module], _Piece] | None:
     return make if same else None
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool((one - other).abs().max() <= _ROUNDING * other.abs().max())
+def _same(got: Tensor, wanted: Tensor) -> bool:
+    return got.shape == wanted.shape and bool((got - wanted).abs().max() <= _ROUNDING * wanted.abs().max())
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -89,9 +89,9 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
     own = type(module).forward
 
     def weight() -> Tensor:
-        found = module.weight  # asked for each time: it may be put elsewhere
-        assert isinstance(found, Tensor)
-        return found
+        current = module.weight  # read at each call: the module may have moved
+        assert isinstance(current, Tensor)
+        return current
 
     def forward(states: Tensor) -> Tensor:
         if torch.is_grad_enabled() or states.dtype != torch.float32:  # another thread's training
@@ -107,10 +107,10 @@ def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def _is_gate(module: nn.Module) -> bool:
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
-    first = parts[0]
-    if not all(isinstance(part, nn.Module) for part in parts) or not isinstance(first, nn.Module):
+    gate_proj = parts[0]
+    if not all(isinstance(part, nn.Module) for part in parts) or not isinstance(gate_proj, nn.Module):
         return False
-    weight = getattr(first, "weight", None)
+    weight = getattr(gate_proj, "weight", None)
     return isinstance(weight, Tensor) and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.int8)
 
 
@@ -151,7 +151,7 @@ def _rotates_halves(own: Callable[..., Any]) -> bool:
     except Exception:  # a function of another kind under the same name
         return False
     got = (_rotated(query, cos[:, None], sin[:, None]), _rotated(key, cos[:, None], sin[:, None]))
-    return all(_same(one, other) for one, other in zip(got, wanted, strict=True))
+    return all(map(_same, got, wanted))
 
 
 def _rotated(states_1HTE: Tensor, cos_11TE: Tensor, sin_11TE: Tensor) -> Tensor:

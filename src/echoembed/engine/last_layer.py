@@ -4,10 +4,10 @@ Its keys and values are needed of all tokens, its queries, output projection and
 are pooled. The layer's own forward is called twice:
 
 1. on all tokens, as far as the attention, which hands its keys and values out;
-2. on the pooled tokens, with the attention asking those keys and values.
+2. on the pooled tokens, whose queries attend to those keys and values.
 
-What either call computes for nothing (queries in the first, keys and values in the second) is left out where the
-layer has projections of their own for them.
+The first call needs no queries and the second no keys and values: where the layer has separate projections for them,
+these are skipped.
 
 Shapes: T tokens of the pack, P pooled tokens of the pack, D width of the model.
 """

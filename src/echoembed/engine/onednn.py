@@ -23,10 +23,10 @@ def available() -> bool:
         return False
     try:
         with torch.no_grad():
-            one = _product(torch.ones(1, 2, 3), torch.ones(4, 3), None)
+            probe = _product(torch.ones(1, 2, 3), torch.ones(4, 3), None)
     except (AttributeError, RuntimeError):
         return False
-    return one.shape == (1, 2, 4) and bool((one == 3).all())
+    return probe.shape == (1, 2, 4) and bool((probe == 3).all())
 
 
 def wanted() -> bool:

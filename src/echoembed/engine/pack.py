@@ -76,7 +76,7 @@ def cut(prompts: Sequence[Rendered], prefix: int, budget: int) -> Iterator[list[
     Args:
         prompts: The prompts.
         prefix: Tokens at the beginning that all share.
-        budget: Most tokens of a group; a longer prompt is a group of its own.
+        budget: Most tokens of a group; a longer prompt is a group by itself.
 
     Yields:
         Numbers of prompts, those of one shape next to each other.

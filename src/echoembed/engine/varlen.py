@@ -1,6 +1,6 @@
 """Attention over all texts of a pack in one kernel: PyTorch's flash attention for unequal lengths, on a GPU.
 
-On a CPU, and where the kernel lacks what a model asks (float32, soft-caps, texts beyond a sliding window), attention
+On a CPU, and where the kernel lacks what a model needs (float32, soft-caps, texts beyond a sliding window), attention
 is one call per run of texts of one shape (``attention.py``), which a GPU would spend on starting kernels.
 
 Shapes: H heads, T tokens of the pack, Q queries of all texts, K keys of all texts, N texts, E width of a head.
@@ -46,8 +46,8 @@ def kernel() -> Callable[..., Any] | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    found: Callable[..., Any] = varlen_attn
-    return found
+    kernel: Callable[..., Any] = varlen_attn
+    return kernel
 
 
 def supported(query: Tensor) -> bool:
@@ -61,7 +61,7 @@ def supported(query: Tensor) -> bool:
 
 
 def fits(query: Tensor, value: Tensor, layout: Layout, *, window: int | None, softcap: float | None) -> bool:
-    """Whether the kernel does what a layer asks of it.
+    """Whether the kernel does what a layer needs.
 
     Args:
         query: ``_1HQE``.
@@ -77,7 +77,7 @@ def fits(query: Tensor, value: Tensor, layout: Layout, *, window: int | None, so
 
 
 def packing(layout: Layout, causal: bool, pooled: bool, device: torch.device) -> Packing:
-    """Where queries and keys lie, if all tokens ask or pooled ones only."""
+    """Where queries and keys lie, if all tokens are queries or pooled ones only."""
     keys: list[int] = []
     query_counts: list[int] = []
     key_counts: list[int] = []

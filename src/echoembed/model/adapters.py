@@ -203,7 +203,7 @@ def _without_heads(value: Any, names: list[str]) -> Any:  # noqa: ANN401
 
 
 def _is_linear(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D  # a linear layer in GPT-2's hand
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, whose weight is transposed
 
     return isinstance(module, (nn.Linear, Conv1D))
 

@@ -1,4 +1,4 @@
-"""What a model and its recipe come to: one prompt, one fingerprint, one page of facts."""
+"""What a loaded model says of itself: the prompt of a text, its fingerprint, a page of facts."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from echoembed.prompts.reader import Overflow
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What ``echoembed.load`` was asked besides model and recipe.
+    """The arguments of ``echoembed.load`` that are neither model nor recipe.
 
     Attributes:
         dtype: Type of the weights in memory.

@@ -70,13 +70,14 @@ def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 
 def _card(model: SentenceTransformer) -> str:
-    first = transformer_of(model)
+    transformer = transformer_of(model)
     return (
-        f"# {Path(first.name).name}, read with the recipe {first.recipe.name!r}\n\n"
+        f"# {Path(transformer.name).name}, read with the recipe {transformer.recipe.name!r}\n\n"
         "A text embedder made with echoembed. Load it with the library that knows how to read it:\n\n"
         "```python\nimport echoembed\n\nmodel = echoembed.load('path/to/this/folder')\n```\n\n"
-        f"- model: {first.name}\n- revision it was loaded from: {first.revision}\n"
-        f"- query template: `{first.recipe.query_template!r}`\n"
-        f"- document template: `{first.recipe.document_template!r}`\n"
-        f"- pooling: {first.recipe.pooling}, attention: {first.recipe.attention}, layers: {first.layers}\n"
+        f"- model: {transformer.name}\n- revision it was loaded from: {transformer.revision}\n"
+        f"- query template: `{transformer.recipe.query_template!r}`\n"
+        f"- document template: `{transformer.recipe.document_template!r}`\n"
+        f"- pooling: {transformer.recipe.pooling}, attention: {transformer.recipe.attention}, "
+        f"layers: {transformer.layers}\n"
     )

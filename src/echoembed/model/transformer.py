@@ -53,7 +53,7 @@ class EchoTransformer(Transformer):
         cut: Whether the folder holds a model that was cut at the recipe's layer already.
         adapters: Folders of adapters to merge into the weights, in order.
         base: The exact weights, as ``echoembed.load`` found them; None where the library loads the model.
-        adapter: Name of the trained adapter that was asked for, or nothing.
+        adapter: Name of the trained adapter that the caller named, or nothing.
 
     Attributes:
         reader: Renders texts by the recipe's templates, under the context in force.
@@ -181,8 +181,8 @@ class EchoTransformer(Transformer):
         template = self.recipe.template(kind)
         ends = {"bos": self.pieces.bos, "eos": self.pieces.eos}
         wanted = [ends[part.slot] for part in template.parts if part.slot in ends]
-        found = [id_ for id_ in rendered.ids if id_ in ends.values()]
-        if found != [id_ for id_ in wanted if id_ is not None]:
+        present = [id_ for id_ in rendered.ids if id_ in ends.values()]
+        if present != [id_ for id_ in wanted if id_ is not None]:
             raise errors.template_special_tokens(template.source, rendered.text)
 
     @property
@@ -383,7 +383,7 @@ def transformer_of(model: SentenceTransformer) -> EchoTransformer:
     Raises:
         ModelError: If the model was not loaded by ``echoembed.load``.
     """
-    first = model[0] if isinstance(model, SentenceTransformer) and len(model) else None
-    if not isinstance(first, EchoTransformer):
+    transformer = model[0] if isinstance(model, SentenceTransformer) and len(model) else None
+    if not isinstance(transformer, EchoTransformer):
         raise errors.model_bad_option("model", model, "a model from echoembed.load")
-    return first
+    return transformer

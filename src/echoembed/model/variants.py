@@ -60,7 +60,7 @@ class Models:
                 recipe=row,
                 device=self._device,
                 dtype=self._dtype,
-                overflow="ignore",  # texts are cut without a word: budgets are part of the experiments
+                overflow="ignore",  # no warnings of cuts: budgets are part of the experiments
                 engine=self._engine,
                 deterministic=self._deterministic,
             )
@@ -70,9 +70,9 @@ class Models:
     def identity(self, name: str | None) -> str:
         """Name, exact weights, dtype and context of a model."""
         if name not in self._identities:
-            first = transformer_of(self.get(name, "classical"))
-            dtype = "int8" if first.int8 else first.model.dtype
-            self._identities[name] = f"{first.name} {first.revision} {dtype} {first.context}"
+            transformer = transformer_of(self.get(name, "classical"))
+            dtype = "int8" if transformer.int8 else transformer.model.dtype
+            self._identities[name] = f"{transformer.name} {transformer.revision} {dtype} {transformer.context}"
         return self._identities[name]
 
     def fingerprint(self, name: str | None, recipe: Recipe) -> str:

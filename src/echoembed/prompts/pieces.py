@@ -103,7 +103,7 @@ class PieceTokenizer:
         Args:
             content: What the marker stands for.
             before: The blank in front of it.
-            written: Whether the template has that blank; one of the tokenizer's own is not put before a token.
+            written: Whether the template has that blank; a blank that the tokenizer adds does not go before a token.
         """
         if content in self._added:
             return (*self.encode([before if written else ""])[0].ids, self._added[content])

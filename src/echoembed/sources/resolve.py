@@ -106,7 +106,7 @@ def resolve_adapter(name: str, *, revision: str | None = None, local_files_only:
 
     Args:
         name: A folder, or a name on the hub.
-        revision: Branch, tag or commit on the hub; of no account for a folder.
+        revision: Branch, tag or commit on the hub; a folder has none.
         local_files_only: As for ``resolve``.
 
     Raises:
