@@ -1,17 +1,22 @@
-"""What is remembered is what the model gives, and weights are shared without mixing recipes up."""
+"""What is kept is what the model gives, and weights are shared without mixing recipes up."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import echoembed
 from echoembed import recipes
-from echoembed.evaluation.cache import Memory
+from echoembed.evaluation.cache import MEAN_AND_LAST, VectorCache
 from echoembed.experiments.figure2 import token_vectors
 from echoembed.model.variants import Models
 
 TEXTS = ["A cat sat on the mat.", "Rain.", "The bank refused the loan because of its terms.", "Rain."]
+
+
+def encode(cache, model):
+    return cache.encode(model, model[0].reader.render(TEXTS, task="query"))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,8 @@ def test_vectors_are_those_of_the_model_as_it_is_loaded(models, name):
     shared = models.get("tiny", name)
     expected = loaded.encode(TEXTS, task="query")
     assert shared.encode(TEXTS, task="query") == pytest.approx(expected, abs=1e-6)
-    assert Memory().encode(shared, TEXTS, task="query") == pytest.approx(expected, abs=1e-6)
+    assert encode(VectorCache(), shared) == pytest.approx(expected, abs=1e-6)
+    assert encode(VectorCache(together=MEAN_AND_LAST), shared) == pytest.approx(expected, abs=1e-6)
     assert echoembed.fingerprint(shared) == echoembed.fingerprint(loaded)
 
 
@@ -38,25 +44,43 @@ def test_weights_are_loaded_once_for_recipes_that_read_them_alike(models):
 
 
 def test_a_prompt_goes_through_the_model_once_for_all_that_share_it(models):
-    memory = Memory()
+    cache = VectorCache(together=MEAN_AND_LAST)
     echo, last = models.get("tiny", "echo"), models.get("tiny", "echo-last")
-    mean = memory.encode(echo, TEXTS)
-    assert memory.computed == 3  # one text stands there twice
-    memory.encode(models.get("tiny", "echo-compute-matched"), TEXTS)
-    final = memory.encode(last, TEXTS)
-    assert memory.computed == 3
+    mean = encode(cache, echo)
+    assert cache.computed == 3  # one text stands there twice
+    encode(cache, models.get("tiny", "echo-compute-matched"))
+    final = encode(cache, last)
+    assert cache.computed == 3
     assert final == pytest.approx(last.encode(TEXTS), abs=1e-6)
     assert not np.allclose(mean, final)
-    memory.encode(models.get("tiny", "classical"), TEXTS)
-    assert memory.computed == 6
+    encode(cache, models.get("tiny", "classical"))
+    assert cache.computed == 6
+
+
+def test_deterministic_vectors_are_pooled_as_their_own_recipe_says():
+    """Their states come pooled, so that no other pooling can be made of them."""
+    models, cache = Models(deterministic=True), VectorCache(together=MEAN_AND_LAST)
+    for name in ("echo", "echo-last"):
+        model = models.get("tiny", name)
+        assert np.array_equal(encode(cache, model), model.encode(TEXTS, task="query"))
+
+
+def test_weights_that_were_trained_meanwhile_are_others():
+    model = echoembed.load("tiny", recipe="echo")
+    cache = VectorCache()
+    before = encode(cache, model)
+    with torch.no_grad():
+        for weight in model[0].model.parameters():
+            weight.mul_(1.5)
+    assert not np.allclose(before, encode(cache, model))
 
 
 def test_texts_cut_by_a_budget_are_not_taken_for_whole_ones(models):
-    memory = Memory()
-    whole = memory.encode(models.get("tiny", "echo"), TEXTS)
+    cache = VectorCache(together=MEAN_AND_LAST)
+    whole = encode(cache, models.get("tiny", "echo"))
     cut = models.get("tiny", replace(recipes["echo"], name="cut", budget=2))
-    first = memory.encode(cut, TEXTS)
-    again = memory.encode(cut, TEXTS)
+    first = encode(cache, cut)
+    again = encode(cache, cut)
     assert not np.allclose(whole[0], first[0])
     assert np.array_equal(first, again)
     dropped = sum(prompt.dropped > 0 for prompt in cut[0].reader.render(TEXTS))
@@ -64,11 +88,10 @@ def test_texts_cut_by_a_budget_are_not_taken_for_whole_ones(models):
 
 
 def test_what_does_not_fit_is_computed_again(models):
-    memory = Memory(most_bytes=0)
-    first = memory.encode(models.get("tiny", "echo"), TEXTS)
-    assert np.array_equal(first, memory.encode(models.get("tiny", "echo"), TEXTS))
-    assert memory.reused == 2
-    assert memory.computed == 6
+    cache = VectorCache(most_bytes=0)
+    first = encode(cache, models.get("tiny", "echo"))
+    assert np.array_equal(first, encode(cache, models.get("tiny", "echo")))
+    assert cache.computed == 6
 
 
 def test_the_first_part_of_one_reading_knows_nothing_of_the_rest_and_that_of_two_does(models):

@@ -75,7 +75,7 @@ def test_what_is_finished_is_not_run_again(results, setting, monkeypatch):
         raise AssertionError("run again")
 
     monkeypatch.setattr("echoembed.experiments.experiment.evaluate", never)
-    monkeypatch.setattr("echoembed.evaluation.cache.Memory.encode", never)
+    monkeypatch.setattr("echoembed.evaluation.cache.VectorCache.encode", never)
     monkeypatch.setattr("echoembed.experiments.figure2.token_vectors", never)
     again = reproduce.reproduce(["all"], setting)
     assert all(result.reused for result in again if not result.missing)

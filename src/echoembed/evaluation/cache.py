@@ -1,15 +1,16 @@
-"""Vectors remembered by what the model read, so that experiments share them.
+"""Vectors kept by what the model read, so that what reads the same prompt shares them.
 
-Echo and compute-matched echo read the same prompt unless a text is long, mean and last pooling read the same states,
-and most experiments use the same texts: each prompt goes through the model once for all of them. Vectors are those of
-``model.encode``, made by the model's own modules.
+A task asks for a text several times; echo and compute-matched echo read the same prompt unless a text is long; and
+most experiments use the same texts. Each prompt goes through the model once for all of them. Where poolings are made
+together, the states of a prompt are pooled in each of these ways: mean and last pooling read the same states.
+
+Shapes: N prompts, B of them in a batch, D width of the vectors.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,100 +18,102 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
 
+from echoembed.model.describe import module_identity, numerics
+from echoembed.model.encode import PADDED_TEXTS, encode_prompts
 from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import transformer_of
+from echoembed.model.weights import sketch
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Pooling
 
 Vectors = NDArray[np.float32]
-TOGETHER: tuple[Pooling, ...] = ("mean", "last")
-"""Poolings that are made whenever one of them is asked for: they cost nothing beside the states."""
+MEAN_AND_LAST: tuple[Pooling, ...] = ("mean", "last")
 
 
-class Memory:
-    """Remembers vectors.
+class VectorCache:
+    """Keeps vectors for as long as there is room.
 
     Args:
-        most_bytes: Beyond this, what is new is no longer kept.
+        most_bytes: Beyond this, new vectors are no longer kept.
+        together: Poolings that are all made whenever one of them is asked for; they cost nothing beside the states.
 
     Attributes:
         computed: Prompts that went through a model.
-        reused: Prompts that did not have to.
     """
 
-    def __init__(self, most_bytes: int = 1 << 30) -> None:
-        self._kept: dict[tuple[bytes, str], Vectors] = {}
+    def __init__(self, most_bytes: int = 1 << 30, *, together: tuple[Pooling, ...] = ()) -> None:
+        self._kept: dict[tuple[bytes, Pooling], Vectors] = {}
         self._free = most_bytes
+        self._together = together
         self.computed = 0
-        self.reused = 0
-
-    def attach(self, model: SentenceTransformer) -> SentenceTransformer:
-        """Make ``model.encode`` remember; returns the model."""
-
-        def encode(
-            texts: Sequence[str],
-            *,
-            prompt: str | None = None,
-            task: str | None = None,
-            batch_size: int = 32,
-            **_: Any,  # noqa: ANN401
-        ) -> Vectors:
-            return self.encode(model, texts, prompt=prompt, task=task, batch_size=batch_size)
-
-        model.encode = encode  # type: ignore[assignment, method-assign]
-        return model
 
     def encode(
-        self,
-        model: SentenceTransformer,
-        texts: Sequence[str],
-        *,
-        prompt: str | None = None,
-        task: str | None = None,
-        batch_size: int = 32,
+        self, model: SentenceTransformer, prompts: Sequence[Rendered], *, batch_size: int | None = None
     ) -> Vectors:
-        """What ``model.encode`` gives: float32, (N, D), in order."""
-        transformer = transformer_of(model)
-        rendered = transformer.reader.render(texts, task=task, instruction=prompt)
-        attention, dtype = transformer.recipe.attention, transformer.model.dtype
-        weights = f"{transformer.name} {transformer.revision} {dtype} {attention} {transformer.layers}"
-        after = "".join(type(module).__name__ for module in list(model)[2:])
-        keys = [_digest(weights + after, prompt_) for prompt_ in rendered]
-        own = transformer.recipe.pooling
-        new = {key: place for place, key in enumerate(keys) if (key, own) not in self._kept}
-        order = sorted(new.values(), key=lambda place: -len(rendered[place].ids))
-        self.computed += len(order)
-        self.reused += len(keys) - len(order)
-        fresh: dict[tuple[bytes, str], Vectors] = {}
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            found = _pooled(model, [rendered[place] for place in batch])
-            for pooling, vectors_BD in found.items():
-                fresh.update({(keys[place], pooling): row for place, row in zip(batch, vectors_BD, strict=True)})
-        size = sum(vector.nbytes for vector in fresh.values())
-        result = np.stack([fresh[key, own] if (key, own) in fresh else self._kept[key, own] for key in keys])
+        """What ``encode_prompts`` gives: ``vectors_ND``, float32, in order."""
+        pooling = transformer_of(model).recipe.pooling
+        weights = _weights(model)
+        keys = [_digest(weights, prompt) for prompt in prompts]
+        # 1. Prompts that are new, each once.
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if (key, pooling) not in self._kept}
+        self.computed += len(new)
+        # 2. Their vectors, under this pooling and those that are made with it.
+        fresh = {
+            (key, made): vector_D
+            for made, vectors_ND in self._vectors(model, list(new.values()), batch_size).items()
+            for key, vector_D in zip(new, vectors_ND, strict=True)
+        }
+        result = np.stack([fresh[key, pooling] if key in new else self._kept[key, pooling] for key in keys])
+        # 3. Kept if there is room for all of them.
+        size = sum(vector_D.nbytes for vector_D in fresh.values())
         if size <= self._free:
             self._free -= size
             self._kept.update(fresh)
         return result
 
-
-def _digest(weights: str, rendered: Rendered) -> bytes:
-    read = np.asarray([*rendered.ids, *rendered.span], dtype=np.int64).tobytes()
-    return hashlib.blake2b(weights.encode() + b"\0" + read, digest_size=16).digest()
+    def _vectors(
+        self, model: SentenceTransformer, prompts: list[Rendered], batch_size: int | None
+    ) -> dict[Pooling, Vectors]:
+        transformer = transformer_of(model)
+        own = transformer.recipe.pooling
+        # States that must be deterministic are pooled by the engine already, in one way.
+        if own not in self._together or transformer.running.deterministic or model.truncate_dim is not None:
+            return {own: encode_prompts(model, prompts, batch_size=batch_size)}
+        made: dict[Pooling, list[Vectors]] = {pooling: [] for pooling in self._together}
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].ids))
+        size = batch_size or PADDED_TEXTS
+        for start in range(0, len(order), size):
+            batch = [prompts[index] for index in order[start : start + size]]
+            for pooling, vectors_BD in _pooled(model, batch, self._together).items():
+                made[pooling] += list(vectors_BD)
+        back = np.argsort(order)
+        return {pooling: np.stack(vectors)[back] for pooling, vectors in made.items() if vectors}
 
 
 @torch.inference_mode()
-def _pooled(model: SentenceTransformer, prompts: list[Rendered]) -> dict[Pooling, Vectors]:
-    """Vectors of one batch under the recipe's pooling, and under those that come with it."""
+def _pooled(model: SentenceTransformer, prompts: list[Rendered], poolings: Sequence[Pooling]) -> dict[Pooling, Vectors]:
+    """Vectors of one batch under several poolings."""
     transformer = transformer_of(model)
-    features = batch_to_device(transformer.features(prompts), model.device)
-    states = transformer(features)
-    own = transformer.recipe.pooling
-    found: dict[Pooling, Vectors] = {}
-    for pooling in TOGETHER if own in TOGETHER else (own,):
+    model.eval()
+    states = transformer(batch_to_device(transformer.features(prompts), model.device))
+    vectors_BD: dict[Pooling, Vectors] = {}
+    for pooling in poolings:
         output = library_pooling(transformer, pooling)(dict(states))
         for module in list(model)[2:]:
             output = module(output)
-        found[pooling] = np.ascontiguousarray(output["sentence_embedding"].float().cpu().numpy())
-    return found
+        vectors_BD[pooling] = np.ascontiguousarray(output["sentence_embedding"].float().cpu().numpy())
+    return vectors_BD
+
+
+def _weights(model: SentenceTransformer) -> bytes:
+    """What decides a vector beside prompt and pooling."""
+    transformer = transformer_of(model)
+    parts = [transformer.name, transformer.revision, transformer.recipe.attention, str(transformer.layers)]
+    parts += [str(sketch(transformer.model)), numerics(model), str(model.truncate_dim)]
+    parts += [module_identity(module) for module in list(model)[2:]]
+    return "\n".join(parts).encode()
+
+
+def _digest(weights: bytes, prompt: Rendered) -> bytes:
+    read = np.asarray([*prompt.ids, *prompt.span], dtype=np.int64).tobytes()
+    return hashlib.blake2b(weights + b"\0" + read, digest_size=16).digest()

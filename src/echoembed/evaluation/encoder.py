@@ -19,23 +19,19 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from echoembed import errors
+from echoembed.evaluation.cache import VectorCache, Vectors
 from echoembed.evaluation.instructions import instruction_for
 from echoembed.model.describe import fingerprint
-from echoembed.model.encode import encode_prompts
 from echoembed.model.transformer import transformer_of
+from echoembed.prompts.template import Rendered
 from echoembed.prompts.text import clean_text
 from echoembed.recipe import Kind
 
 PLACEHOLDER = "(no text)"
 CHUNK = 1024
-REMEMBERED = 50_000
-"""Texts whose vectors are kept within a task; a corpus larger than that is embedded without keeping."""
-
-Vectors = NDArray[np.float32]
 
 
 class Encoder(AbsEncoder):
@@ -44,6 +40,7 @@ class Encoder(AbsEncoder):
     Args:
         model: From ``echoembed.load``.
         batch_size: Texts in a batch.
+        cache: Vectors that several evaluations share; None for those of one task.
 
     Attributes:
         counts: What happened since ``begin``: ``texts`` embedded (each distinct one once), ``characters`` of
@@ -52,8 +49,9 @@ class Encoder(AbsEncoder):
         on_progress: Called with the number of characters embedded since ``begin``.
     """
 
-    def __init__(self, model: SentenceTransformer, *, batch_size: int = 32) -> None:
+    def __init__(self, model: SentenceTransformer, *, batch_size: int = 32, cache: VectorCache | None = None) -> None:
         self.model = model
+        self.cache = cache
         self.transformer = transformer_of(model)
         self.batch_size = batch_size
         self.on_progress: Callable[[int], None] = lambda _: None
@@ -75,7 +73,8 @@ class Encoder(AbsEncoder):
         self.hint = hint
         self.counts = {"texts": 0, "characters": 0, "blank": 0, "cleaned": 0, "cut": 0}
         self.seconds = 0.0
-        self._vectors: dict[tuple[Kind, str, str], Vectors] = {}
+        self._seen: set[tuple[Kind, str, str]] = set()
+        self._cache = self.cache or VectorCache()
 
     def encode(
         self,
@@ -99,14 +98,8 @@ class Encoder(AbsEncoder):
         texts = [self._embeddable(text) for batch in inputs for text in batch["text"]]
         kind: Kind = "document" if prompt_type == PromptType.document else "query"
         instruction = self.instruction(task_metadata.name, str(task_metadata.type), kind)
-        known = {
-            text: vector for text in set(texts) if (vector := self._vectors.get((kind, instruction, text))) is not None
-        }
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        known.update(zip(new, self._embed(new, kind, instruction), strict=True))
-        if len(self._vectors) + len(new) <= REMEMBERED:
-            self._vectors.update({(kind, instruction, text): known[text] for text in new})
-        return np.stack([known[text] for text in texts])
+        vectors = self._embed(dict.fromkeys(texts), kind, instruction)
+        return np.stack([vectors[text] for text in texts])
 
     def instruction(self, task: str, type_: str, kind: Kind) -> str:
         """The instruction for a task; nothing where the recipe's template of that kind has no slot for one.
@@ -127,36 +120,39 @@ class Encoder(AbsEncoder):
         self.counts["blank"] += 1
         return PLACEHOLDER
 
-    def _embed(self, texts: Sequence[str], kind: Kind, instruction: str) -> list[Vectors]:
+    def _embed(self, texts: Iterable[str], kind: Kind, instruction: str) -> dict[str, Vectors]:
         """Vectors of distinct texts, longest first so that too little memory shows at once."""
         vectors: dict[str, Vectors] = {}
         order = sorted(texts, key=len, reverse=True)
         started = time.monotonic()
         for start in range(0, len(order), CHUNK):
             chunk = order[start : start + CHUNK]
-            vectors.update(zip(chunk, self._encode(chunk, kind, instruction), strict=True))
-            self.counts["texts"] += len(chunk)
-            self.counts["characters"] += sum(map(len, chunk))
+            prompts = self._prompts(chunk, kind, instruction)
+            vectors_ND = self._cache.encode(self.model, prompts, batch_size=self.batch_size)
+            vectors.update(zip(chunk, vectors_ND, strict=True))
             self.on_progress(self.counts["characters"])
         self.seconds += time.monotonic() - started
-        return [vectors[text] for text in texts]
+        return vectors
 
-    def _encode(self, texts: Sequence[str], kind: Kind, instruction: str) -> Vectors:
+    def _prompts(self, texts: Sequence[str], kind: Kind, instruction: str) -> list[Rendered]:
+        """The prompts of texts; what is new among them is counted."""
+        reader = self.transformer.reader
+        given = list(texts)
         try:
-            return self._ask(texts, kind, instruction)
+            prompts = reader.render(given, task=kind, instruction=instruction)
         except errors.TextError:
-            # Rare, and told apart only now: texts that this tokenizer makes no token of.
-            given = [text if self._readable(text, kind, instruction) else PLACEHOLDER for text in texts]
-            replaced = sum(one != other for one, other in zip(texts, given, strict=True))
-            if not replaced:
+            # Rare, and found only now: texts that this tokenizer makes no token of.
+            given = [
+                text if reader.can_read(text, task=kind, instruction=instruction) else PLACEHOLDER for text in texts
+            ]
+            if given == list(texts):
                 raise
-            self.counts["blank"] += replaced
-            return self._ask(given, kind, instruction)
-
-    def _readable(self, text: str, kind: Kind, instruction: str) -> bool:
-        return self.transformer.reader.can_read(text, task=kind, instruction=instruction)
-
-    def _ask(self, texts: Sequence[str], kind: Kind, instruction: str) -> Vectors:
-        prompts = self.transformer.reader.render(texts, task=kind, instruction=instruction)
-        self.counts["cut"] += sum(prompt.dropped > 0 for prompt in prompts)
-        return encode_prompts(self.model, prompts, batch_size=self.batch_size)
+            prompts = reader.render(given, task=kind, instruction=instruction)
+        for text, read, prompt in zip(texts, given, prompts, strict=True):
+            if (kind, instruction, text) not in self._seen:
+                self._seen.add((kind, instruction, text))
+                self.counts["texts"] += 1
+                self.counts["characters"] += len(text)
+                self.counts["blank"] += read != text
+                self.counts["cut"] += prompt.dropped > 0
+        return prompts

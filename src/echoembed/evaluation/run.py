@@ -20,6 +20,7 @@ from echoembed.model.transformer import transformer_of
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from echoembed.evaluation.cache import VectorCache
     from echoembed.evaluation.encoder import Encoder
 
 METRICS_VERSION = 1
@@ -46,6 +47,7 @@ def evaluate(
     *,
     store: Store | None = None,
     batch_size: int = 32,
+    cache: VectorCache | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
     """Score a model on tasks.
@@ -55,7 +57,8 @@ def evaluate(
         tasks: From ``local_tasks``, ``benchmark_tasks`` or ``find_tasks``.
         store: Where scores are kept; one that is there under the same identity is not made again.
         batch_size: Texts in a batch.
-        progress: Told what happens.
+        cache: Vectors that several evaluations share; None for those of one task.
+        progress: Hears what happens.
 
     Returns:
         A score per task, in their order.
@@ -65,7 +68,7 @@ def evaluate(
         ModelError: If the model is not ours, or mteb is not installed.
         FileError: If a score cannot be kept.
     """
-    encoder = _encoder(model, batch_size)
+    encoder = _encoder(model, batch_size, cache)
     scores: list[Score] = []
     failures: dict[str, BaseException] = {}
     for task in tasks:
@@ -110,11 +113,11 @@ def identity(encoder: Encoder, task: Task) -> dict[str, Any]:
     }
 
 
-def _encoder(model: SentenceTransformer, batch_size: int) -> Encoder:
+def _encoder(model: SentenceTransformer, batch_size: int, cache: VectorCache | None) -> Encoder:
     transformer_of(model)
     with versions.needed("mteb", extra="eval", purpose="An evaluation"):
         from echoembed.evaluation.encoder import Encoder
-    return Encoder(model, batch_size=batch_size)
+    return Encoder(model, batch_size=batch_size, cache=cache)
 
 
 def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echoembed.engine import Engine
-from echoembed.evaluation.cache import Memory, Vectors
+from echoembed.evaluation.cache import MEAN_AND_LAST, VectorCache, Vectors
 from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import Task
 from echoembed.experiments import selection
 from echoembed.experiments.progress import Progress
 from echoembed.experiments.results import Row
+from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import Models
 from echoembed.recipe import Recipe, find_recipe
 
@@ -100,14 +101,14 @@ class Experiment:
 
 
 class Bench:
-    """Models, data and memory that experiments share."""
+    """Models, data and vectors that experiments share."""
 
     def __init__(self, setting: Setting, *, say: Callable[[str], None] = lambda _: None) -> None:
         self.setting = setting
         self.models = Models(
             device=setting.device, dtype=setting.dtype, engine=setting.engine, deterministic=setting.deterministic
         )
-        self.memory = Memory()
+        self.cache = VectorCache(together=MEAN_AND_LAST)
         self.store = Store(setting.out / "scores")
         self.progress = Progress(say)
 
@@ -131,7 +132,8 @@ class Bench:
     def vectors(self, recipe: str | Recipe, texts: Sequence[str], *, model: str | None = MAIN) -> Vectors:
         """Vectors of texts under the query template."""
         loaded = self.models.get(self._named(model), recipe)
-        return self.memory.encode(loaded, texts, task="query", batch_size=self.setting.batch_size)
+        prompts = transformer_of(loaded).reader.render(texts, task="query")
+        return self.cache.encode(loaded, prompts, batch_size=self.setting.batch_size)
 
     def scores(
         self, recipes: Iterable[str | Recipe], tasks: Sequence[Task], *, model: str | None = MAIN, **columns: object
@@ -147,9 +149,11 @@ class Bench:
         rows: list[Row] = []
         for recipe in recipes:
             row = find_recipe(recipe)
-            loaded = self.memory.attach(self.models.get(self._named(model), row))
+            loaded = self.models.get(self._named(model), row)
             for task in tasks:
-                (score,) = evaluate(loaded, [task], store=self.store, batch_size=self.setting.batch_size)
+                (score,) = evaluate(
+                    loaded, [task], store=self.store, batch_size=self.setting.batch_size, cache=self.cache
+                )
                 self.progress.done(work(row, task), f"{row.name} on {task.name}")
                 rows.append({**_row(score), **columns})
         return rows

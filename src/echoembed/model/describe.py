@@ -45,7 +45,7 @@ def fingerprint(model: SentenceTransformer) -> str:
     same = transformer.int8 or sketch(transformer.model) == transformer.sketch
     parts = [transformer.recipe.fingerprint(), transformer.revision, str(transformer.context)]
     parts += [] if same else [digest(transformer.model)]
-    parts += [_identity(module) for module in list(model)[1:]]
+    parts += [module_identity(module) for module in list(model)[1:]]
     parts += [f"truncated to {model.truncate_dim}"] * bool(model.truncate_dim)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -60,7 +60,7 @@ def numerics(model: SentenceTransformer) -> str:
     return ", ".join(parts + ["deterministic"] * transformer.running.deterministic)
 
 
-def _identity(module: nn.Module) -> str:
+def module_identity(module: nn.Module) -> str:
     """What a later module does to vectors, in words of ours: the library's settings change with its version."""
     if isinstance(module, Pooling):
         return ""  # the recipe says how states are pooled
