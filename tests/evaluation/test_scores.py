@@ -12,10 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, v_measure_score
 
 from echoembed.evaluation import rows
-from echoembed.evaluation.local import LAYOUTS, local_tasks
+from echoembed.evaluation.local import DATA_KINDS, local_tasks
 from echoembed.evaluation.run import evaluate
 
-KINDS = list(LAYOUTS)
+KINDS = list(DATA_KINDS)
 
 
 def read(path):
@@ -122,7 +122,7 @@ def test_score_is_that_of_a_second_computation(kind, origin, model, request):
     folder = request.getfixturevalue(origin)
     path, name = one(folder, kind)
     (score,) = evaluate(model, local_tasks(folder, [kind]))
-    assert (score.task, score.kind, score.metric) == (name, LAYOUTS[kind].kind, LAYOUTS[kind].metric)
+    assert (score.task, score.kind, score.metric) == (name, DATA_KINDS[kind].kind, DATA_KINDS[kind].metric)
     assert score.score == pytest.approx(SECOND[kind](model, path), abs=TOLERANCE.get(kind, 2e-3))
     assert 0.05 < abs(score.score) < 0.999, "a score at its end would hide differences"
 

@@ -55,7 +55,8 @@ def test_tokens_are_those_of_the_models_own_prompts(rows, symmetric):
         as_query = column == "query" or symmetric
         kind, prompt = ("query", "Find it") if as_query else ("document", None)
         counts = [
-            len(one.ids) for one in transformer.reader.render([row[key] for row in texts], prompt=prompt, task=kind)
+            len(one.ids)
+            for one in transformer.reader.render([row[key] for row in texts], instruction=prompt, task=kind)
         ]
         lengths = found.data[0].columns[column]
         assert (lengths.mean, lengths.longest, lengths.cut) == (pytest.approx(mean(counts)), max(counts), 0)

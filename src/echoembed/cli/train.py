@@ -14,7 +14,7 @@ from echoembed.cli import session
 
 if TYPE_CHECKING:
     from echoembed.training.config import TrainConfig
-    from echoembed.training.plan import Plan
+    from echoembed.training.plan import RunPlan
 
 EPILOG = "\n".join(
     [
@@ -124,7 +124,7 @@ def _check_extras() -> None:
     versions.check("datasets", "peft", extra="train", purpose="Training")
 
 
-def _plan(config: TrainConfig, *, shown: bool) -> Plan:
+def _plan(config: TrainConfig, *, shown: bool) -> RunPlan:
     from rich.console import Console
 
     from echoembed.training import plan
@@ -134,7 +134,7 @@ def _plan(config: TrainConfig, *, shown: bool) -> Plan:
         return plan.make(config, progress=progress)
 
 
-def _print_plan(plan: Plan, *, as_json: bool) -> None:
+def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
     if as_json:
         out.print_json(plan.as_dict())
         return

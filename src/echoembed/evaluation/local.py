@@ -30,7 +30,7 @@ SPLITS = ("test", "dev", "validation")
 
 
 @dataclass(frozen=True)
-class Layout:
+class DataKind:
     """One kind of data set: what it is for mteb, and which files it has."""
 
     kind: str
@@ -52,13 +52,13 @@ def _beir(folder: Path) -> list[Path | None]:
     return [rows.split_file(folder, "corpus"), rows.split_file(folder, "queries"), judged]
 
 
-LAYOUTS = {
-    "sts": Layout("STS", "cosine_spearman", _scored),
-    "pair": Layout("PairClassification", "cosine_ap", _scored),
-    "classification": Layout("Classification", "accuracy", _with_train),
-    "clustering": Layout("Clustering", "v_measure", _scored),
-    "retrieval": Layout("Retrieval", "ndcg_at_10", _beir),
-    "reranking": Layout("Reranking", "map_at_1000", _scored),
+DATA_KINDS = {
+    "sts": DataKind("STS", "cosine_spearman", _scored),
+    "pair": DataKind("PairClassification", "cosine_ap", _scored),
+    "classification": DataKind("Classification", "accuracy", _with_train),
+    "clustering": DataKind("Clustering", "v_measure", _scored),
+    "retrieval": DataKind("Retrieval", "ndcg_at_10", _beir),
+    "reranking": DataKind("Reranking", "map_at_1000", _scored),
 }
 _NEEDED = {
     "retrieval": "corpus.jsonl, queries.jsonl and qrels/test.tsv",
@@ -79,12 +79,12 @@ def data_sets(folder: str | Path) -> dict[str, tuple[str, Path]]:
         raise errors.data_folder_missing(root)
     found = [
         (kind, path)
-        for kind in LAYOUTS
+        for kind in DATA_KINDS
         for path in sorted((root / kind).glob("*"))
         if path.is_dir() and not path.name.startswith(".")
     ]
     if not found:
-        raise errors.data_sets_missing(root, LAYOUTS)
+        raise errors.data_sets_missing(root, DATA_KINDS)
     names = [path.name for _, path in found]
     return {path.name if names.count(path.name) == 1 else f"{kind}/{path.name}": (kind, path) for kind, path in found}
 
@@ -123,8 +123,8 @@ def local_tasks(
 
 
 def _task(name: str, kind: str, path: Path, *, max_texts: int | None, seed: int) -> Task:
-    layout = LAYOUTS[kind]
-    files = layout.files(path)
+    data_kind = DATA_KINDS[kind]
+    files = data_kind.files(path)
     paths = [file for file in files if file is not None]
     if len(paths) < len(files):
         raise errors.data_files_missing(name, path, _NEEDED.get(kind, "test.jsonl (or dev, or validation)"))
@@ -132,8 +132,8 @@ def _task(name: str, kind: str, path: Path, *, max_texts: int | None, seed: int)
     load = partial(_load, kind, name.replace("/", "-"), hashed, paths, max_texts, seed)
     return Task(
         name=name,
-        kind=layout.kind,
-        metric=layout.metric,
+        kind=data_kind.kind,
+        metric=data_kind.metric,
         data=hashed,
         load=load,
         options={} if max_texts is None else {"max_texts": max_texts, "sample_seed": seed},
@@ -144,6 +144,6 @@ def _task(name: str, kind: str, path: Path, *, max_texts: int | None, seed: int)
 def _load(kind: str, name: str, revision: str, paths: list[Path], max_texts: int | None, seed: int) -> AbsTask:
     from echoembed.evaluation.mteb_tasks import BUILDERS, mteb_task
 
-    layout = LAYOUTS[kind]
+    data_kind = DATA_KINDS[kind]
     base, data, settings = BUILDERS[kind](paths, max_texts, seed)
-    return mteb_task(base, data, settings, name=name, kind=layout.kind, metric=layout.metric, revision=revision)
+    return mteb_task(base, data, settings, name=name, kind=data_kind.kind, metric=data_kind.metric, revision=revision)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed.evaluation import rows, sampling
-from echoembed.evaluation.local import LAYOUTS, data_sets, local_tasks
+from echoembed.evaluation.local import DATA_KINDS, data_sets, local_tasks
 from echoembed.evaluation.task import Task
 from echoembed.prompts.text import clean_text
 
@@ -128,7 +128,7 @@ def searches(folder: Path) -> list[Search]:
     for name, (kind, path) in data_sets(folder).items():
         if kind != "retrieval":
             continue
-        files = LAYOUTS[kind].files(path)
+        files = DATA_KINDS[kind].files(path)
         paths = [file for file in files if file is not None]
         if len(paths) < len(files):
             continue

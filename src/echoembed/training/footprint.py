@@ -61,7 +61,7 @@ class Skeleton:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class MemoryUse:
     """What a process needs at least, in bytes; without the allocator's own, and without what the framework takes.
 
     Attributes:
@@ -135,7 +135,7 @@ def _inner(folder: Path) -> str:
     return str(json.loads(path.read_text(encoding="utf-8"))[0]["path"]) if path.is_file() else ""
 
 
-def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: int = 1) -> Memory:
+def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: int = 1) -> MemoryUse:
     """What a process needs to train; with GradCache one chunk of one column is in memory at a time.
 
     Args:
@@ -156,7 +156,7 @@ def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: in
         if rows >= batch or not cached:
             rows = batch * columns
         activations = round(rows * longest * kept)
-    return Memory(
+    return MemoryUse(
         weights=skeleton.parameters * (FLOAT + 2 * half) + FLOAT * skeleton.lora,
         gradients=FLOAT * skeleton.trained,
         optimiser=ADAM * skeleton.trained,

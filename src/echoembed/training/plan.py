@@ -12,7 +12,7 @@ from echoembed.prompts.reader import Reader
 from echoembed.recipe import Kind, Recipe
 from echoembed.training import footprint, rows
 from echoembed.training.config import TrainConfig, recipe_of
-from echoembed.training.footprint import Memory, Skeleton
+from echoembed.training.footprint import MemoryUse, Skeleton
 from echoembed.training.rows import Reading
 from echoembed.training.sampler import shares
 
@@ -63,7 +63,7 @@ class DataPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RunPlan:
     """What a run would come to.
 
     Attributes:
@@ -92,7 +92,7 @@ class Plan:
     parameters: int
     lora: int
     end_token: int
-    memory: Memory
+    memory: MemoryUse
     data: tuple[DataPlan, ...]
     warnings: tuple[str, ...]
 
@@ -101,7 +101,7 @@ class Plan:
         return asdict(self)
 
 
-def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = None) -> Plan:
+def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = None) -> RunPlan:
     """Read the data and look at the model as a run would, and start nothing. Weights are not loaded.
 
     Args:
@@ -134,7 +134,7 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
     per_row = sum(one.share * sum(lengths.mean for lengths in one.columns.values()) for one in data)
     longest = max(lengths.longest for one in data for lengths in one.columns.values())
     columns = readings_of_a_text * max(len(one.columns) for one in data)
-    return Plan(
+    return RunPlan(
         model=bones.name,
         recipe=recipe.name,
         budget=recipe.budget,
