@@ -12,7 +12,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(1)/python -m pytest -n
 .DELETE_ON_ERROR:
 
 help:  ## Print this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # PyTorch comes first and from a pin of its own: asked for by another package, it may bring gigabytes of CUDA along.
 # Where pip is to find its CPU build, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU wheels.
@@ -66,6 +66,7 @@ fuzz: .venv/installed-dev  ## Send the server hostile requests for half an hour.
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --requirement requirements-torch.lock
 	$(@D)/bin/python -m pip install --quiet --no-deps --requirement requirements.lock
+	$(@D)/bin/python -m pip install --quiet 'pip>=25.1'
 	$(@D)/bin/python -m pip install --quiet --constraint requirements.lock --group clients
 	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@

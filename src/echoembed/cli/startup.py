@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from echoembed import versions
+
 LIBRARY = "sentence_transformers"
 UNUSED = ("sklearn", "sklearn.metrics", "datasets", "peft")
 
@@ -31,7 +33,8 @@ def without_unused() -> Iterator[None]:
     placed = [_StandIn(name) for name in UNUSED if name not in sys.modules and find_spec(name.split(".")[0])]
     sys.modules |= {stand_in.__name__: stand_in for stand_in in placed}
     try:
-        import_module(LIBRARY)
+        with versions.base_libraries():
+            import_module(LIBRARY)
         for stand_in in placed:
             if stand_in.__name__ != "datasets":  # its version is asked for whenever a model is built
                 stand_in.make_way()

@@ -1,4 +1,7 @@
-"""Libraries that are missing, or that do not work together."""
+"""Libraries that are missing, or that do not work together.
+
+Each message ends with the command that mends it, for that is what its reader will copy.
+"""
 
 from __future__ import annotations
 
