@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import numpy as np
 import pytest
 
 import serving
 from echoembed.model.transformer import transformer_of
+from echoembed.server.settings import Limits, Settings
 
 E = "/v1/embeddings"
 
@@ -116,3 +118,17 @@ def test_what_all_requests_hold_is_bounded_and_given_back():
         assert one.app_under_test.held.bytes == 0
         assert one.post(E, json={"input": "a"}).status_code == 200
         assert one.app_under_test.held.bytes == 0
+
+
+def test_one_connection_too_many_is_told_so_and_room_is_made_when_others_end():
+    settings = Settings(port=0, limits=Limits(connections=3))
+    with serving.running(settings=settings) as server:
+        idle = [socket.create_connection((server.host, server.port)) for _ in range(3)]
+        try:
+            status, content = server.post(E, {"input": "a"})
+            assert (status, content["error"]["code"]) == (429, "overloaded")
+        finally:
+            for one in idle:
+                one.close()
+        statuses = [server.post(E, {"input": "a"})[0] for _ in range(20)]
+        assert statuses[-1] == 200

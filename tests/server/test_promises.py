@@ -243,3 +243,22 @@ def test_one_text_that_poisons_the_model_fails_alone_over_http(monkeypatch):
         bodies = [{"input": "poison" if number == 5 else f"a cat {number}"} for number in range(12)]
         statuses = [status for status, _ in pool.map(lambda body: server.post(E, body), bodies)]
     assert statuses == [422 if number == 5 else 200 for number in range(12)]
+
+
+def test_a_request_that_the_queue_is_too_full_for_is_not_rendered_to_its_end(monkeypatch):
+    service = serving.service(Quick(serving.model()), request_tokens=4000)
+    rendered: list[str] = []
+    read = service.encoder.read
+    monkeypatch.setattr(
+        service.encoder, "read", lambda part, *rest, **more: rendered.extend(part) or read(part, *rest, **more)
+    )
+
+    async def asked(count: int, words: int) -> errors.RequestError:
+        with pytest.raises(errors.RequestError) as refused:
+            await service.embed(Ask(texts=["town " * words] * count))
+        return refused.value
+
+    assert asyncio.run(asked(2000, 1)).status == 413
+    assert rendered == []
+    assert asyncio.run(asked(150, 30)).status == 413
+    assert len(rendered) == 64

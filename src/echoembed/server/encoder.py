@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from echoembed.recipe import Kind, Recipe
 
 COMPARED = ("echo", "classical")
+KINDS: tuple[Kind, Kind] = ("query", "document")
 
 
 class Vectors(NamedTuple):
@@ -102,13 +103,23 @@ class Encoder:
         """Tokens of the longest prompt there can be; None where nothing limits it."""
         transformer = transformer_of(self.lanes[self.served])
         lengths = []
-        for kind in ("query", "document"):
+        for kind in KINDS:
             room = self.room(kind)
             if room is None:
                 return transformer.context
             [prompt] = self.read(["a"], kind)
             lengths.append(len(prompt.ids) + (room - 1) * transformer.recipe.template(kind).copies)
         return max(lengths)
+
+    def shortest_prompt(self) -> int:
+        """Tokens that every prompt has at least, whatever the text and the instruction."""
+        lengths = []
+        for lane, model in self.lanes.items():
+            for kind in KINDS:
+                template = transformer_of(model).recipe.template(kind)
+                [prompt] = self.read(["a"], kind, lane=lane)
+                lengths.append(template.copies if template.has("instruction") else len(prompt.ids))
+        return min(lengths)
 
     def tokens(self, prompt: Rendered) -> list[Token]:
         """The prompt, token by token."""

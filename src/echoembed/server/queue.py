@@ -99,19 +99,27 @@ class Queue:
     def __len__(self) -> int:
         return len(self._new) + len(self._begun)
 
+    def check(self, tokens: int, *, retry_after: int = 1) -> None:
+        """Refuse a job of so many tokens, or of more; asked before all its texts are rendered, it spares that.
+
+        Raises:
+            RequestError: As ``put``.
+        """
+        if tokens > self.limit:
+            raise errors.request_too_many_tokens(tokens, self.limit)
+        if self._closed:
+            raise errors.server_stopping()
+        if self.waiting + tokens > self.limit:
+            raise errors.server_busy(self.waiting, self.limit, retry_after)
+
     def put(self, job: Job, *, retry_after: int = 1) -> None:
         """Take a job in, or refuse it as a whole.
 
         Raises:
             RequestError: 413 if it could never be taken, 429 if it cannot be now, 503 if nothing is taken any more.
         """
-        if job.tokens > self.limit:
-            raise errors.request_too_many_tokens(job.tokens, self.limit)
         with self._changed:
-            if self._closed:
-                raise errors.server_stopping()
-            if self.waiting + job.tokens > self.limit:
-                raise errors.server_busy(self.waiting, self.limit, retry_after)
+            self.check(job.tokens, retry_after=retry_after)
             self.waiting += job.tokens
             self._new.append(job)
             self._changed.notify()

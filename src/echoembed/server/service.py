@@ -18,6 +18,7 @@ import numpy as np
 
 from echoembed import errors
 from echoembed.prompts.text import check_text
+from echoembed.server.encoder import KINDS, Encoder
 from echoembed.server.metrics import Metrics
 from echoembed.server.queue import Job, Queue
 from echoembed.server.settings import Settings
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
 
     from echoembed.prompts.template import Rendered
     from echoembed.recipe import Kind
-    from echoembed.server.encoder import Encoder
 
 T = TypeVar("T")
-KINDS: tuple[Kind, Kind] = ("query", "document")
 _AT_ONCE = 64  # texts that a thread renders before it looks for other requests
 _UNBOUNDED = 2**21  # tokens of a request where a prompt may be of any length
 _STUCK = 60.0  # seconds after which a pack that is not done counts as hanging
@@ -102,6 +101,7 @@ class Service:
         self.limits = settings.limits
         longest = encoder.longest_prompt()
         self.request_tokens = self.limits.request_tokens or (longest * self.limits.texts if longest else _UNBOUNDED)
+        self._shortest = encoder.shortest_prompt()
         self.metrics = Metrics()
         self.queue = Queue(tokens=self.request_tokens, pack=encoder.pack_tokens)
         self.worker = Worker(encoder, self.queue, self.metrics, on_death)
@@ -158,8 +158,13 @@ class Service:
         """Run what takes long in a thread that is not the model's."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
-    async def read(self, ask: Ask, lane: str = "") -> list[Rendered]:
+    async def read(self, ask: Ask, lane: str = "", *, queued: bool = False) -> list[Rendered]:
         """The prompts of texts, checked and within the limits.
+
+        Args:
+            ask: The texts.
+            lane: Under which recipe.
+            queued: Whether they are about to be queued, and need not be rendered where the queue is too full.
 
         Raises:
             RequestError: For a text or an instruction that cannot be embedded, or is too long.
@@ -172,8 +177,14 @@ class Service:
             allowed = f"at most {self.limits.instruction_characters} characters"
             raise errors.request_field("instruction", ask.instruction, allowed)
         prompts: list[Rendered] = []
+        tokens = self._shortest * len(ask.texts) if queued else 0
         for start in range(0, len(ask.texts), _AT_ONCE):
-            prompts += await self.thread(partial(self._rendered, ask, start, lane))
+            # Once a full queue is sure to refuse the request, nothing more of it is rendered.
+            if queued:
+                self.queue.check(tokens, retry_after=seconds_until_room(self.queue, self.worker))
+            part = await self.thread(partial(self._rendered, ask, start, lane))
+            tokens += sum(len(prompt.ids) - self._shortest for prompt in part)
+            prompts += part
         return prompts
 
     def _rendered(self, ask: Ask, start: int, lane: str) -> list[Rendered]:
@@ -184,8 +195,10 @@ class Service:
             for place, text in enumerate(texts, start):
                 param = ask.place(place)
                 check_text(text, param)
-            param = "instruction" if ask.instruction else ask.param
-            self.encoder.read(["a"], kind, ask.instruction, lane)  # else its fault would be laid on a text
+            param = ask.param
+            if ask.instruction:  # else its fault would be laid on a text
+                param = "instruction"
+                self.encoder.read(["a"], kind, ask.instruction, lane)
             room = self.encoder.room(kind, ask.instruction, lane)
             try:
                 prompts = self.encoder.read(texts, kind, ask.instruction, lane)
@@ -213,7 +226,7 @@ class Service:
                 raise errors.request_field("dimensions", ask.dimensions, allowed)
         if self.stopping and not self.worker.alive:
             raise errors.server_model_stopped()
-        read = [await self.read(ask, lane) for ask in asks]
+        read = [await self.read(ask, lane, queued=True) for ask in asks]
         job = Job([prompt for prompts in read for prompt in prompts], lane=lane, raw=not asks[0].normalize)
         vectors_ND = await self._computed(job)
         answers = []

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from echoembed import __version__
+from echoembed.server.encoder import KINDS
 from echoembed.server.protocols.fields import Answer, Body, Encoding, Reading, answer_of, read, texts_of, written
-from echoembed.server.service import KINDS, Service
+from echoembed.server.service import Service
 
 Right = Literal["right", "Right"]
 
