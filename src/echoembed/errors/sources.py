@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from echoembed.errors.base import FileError, ModelError, quoted
+from echoembed.errors.base import FileError, ModelError, near, quoted
 
 
 def model_name_invalid(name: object, reason: str) -> ModelError:
@@ -217,4 +217,57 @@ def hub_cache_not_writable(name: str, folder: str) -> FileError:
     return FileError(
         f"{quoted(name, 120)} cannot be downloaded into {quoted(folder, 200)}: it is not writable. "
         "Check its permissions, or set HF_HOME to a folder of yours."
+    )
+
+
+# Trained adapters
+
+
+def adapter_unknown(name: object, bundled: Iterable[str]) -> ModelError:
+    """A name that is neither a folder, nor bundled, nor on the hub."""
+    known = list(bundled)
+    listed = ", ".join(known) if known else "none"
+    hint = near(name, known) if isinstance(name, str) else ""
+    return ModelError(
+        f"Got adapter = {quoted(name, 80)}, which is no folder and does not come with the package. Allowed: a folder "
+        f"that a training run wrote, a name OWNER/NAME on the hub, or one of the package's own ({listed}).{hint}"
+    )
+
+
+def adapter_foreign(name: str, file: str) -> ModelError:
+    """An adapter that says neither its recipe nor its base."""
+    return ModelError(
+        f"The adapter {name} has no {file}, which says with which recipe and on which weights it was trained. Allowed: "
+        "adapters that echoembed trained. Name any other in a recipe: adapters = ['...'] beside its checkpoint."
+    )
+
+
+def adapter_file_broken(name: str, file: str, reason: str) -> ModelError:
+    """An adapter whose own description is broken."""
+    return ModelError(
+        f"The adapter {name} has an unreadable {file} ({quoted(reason, 120)}). It must be as the training wrote it: "
+        "copy or fetch the adapter again."
+    )
+
+
+def adapter_base_missing(adapter: str, base: str, reason: str) -> ModelError:
+    """An adapter whose base is not where it was."""
+    return ModelError(
+        f"The adapter {adapter} was trained on {base}, which cannot be loaded: {quoted(reason, 160)}. Say where those "
+        "weights are: load(model='...', adapter='...')."
+    )
+
+
+def adapter_other_base(adapter: str, wanted: str, wanted_revision: str, got: str, revision: str) -> ModelError:
+    """An adapter on other weights than its own."""
+    return ModelError(
+        f"The adapter {adapter} was trained on {wanted} at revision {wanted_revision}, but got {got} at {revision}. On "
+        "other weights it means nothing: leave model= out, or name exactly those weights."
+    )
+
+
+def adapter_nothing_to_save(name: str) -> ModelError:
+    """A model without an adapter, to be saved as one."""
+    return ModelError(
+        f'{name} has no adapter to save: all of its weights were trained, or none. Save it whole (save = "merged").'
     )

@@ -1,10 +1,10 @@
-"""Configurations and data that no training can start from."""
+"""Training: configurations and data to start from, runs to resume, what is trained and written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from echoembed.errors.base import TrainingError, near, quoted
+from echoembed.errors.base import FileError, ModelError, TrainingError, near, quoted
 
 
 def training_bad_field(field: str, value: object, allowed: str) -> TrainingError:
@@ -87,4 +87,152 @@ def training_batch_indivisible(batch_size: int, processes: int) -> TrainingError
     return TrainingError(
         f"A batch of {batch_size:,} rows cannot be shared evenly by {processes} processes. Make optimiser.batch_size "
         "a multiple of their number."
+    )
+
+
+# Runs that stop, and runs that cannot resume
+
+
+class TrainingStoppedError(TrainingError):
+    """A run that a signal ended, with a checkpoint from which it goes on."""
+
+
+def training_stopped(step: int, steps: int, checkpoint: object) -> TrainingStoppedError:
+    """Ctrl-C or SIGTERM, obeyed after the step."""
+    return TrainingStoppedError(
+        f"Stopped after step {step:,} of {steps:,}, as asked. The checkpoint is {checkpoint}: go on from it with "
+        "--resume."
+    )
+
+
+def training_not_finite(what: str, step: int, dataset: str, checkpoint: str) -> TrainingError:
+    """A loss, or a gradient, that is infinite or not a number; the weights have not been changed by it."""
+    return TrainingError(
+        f"The {what} of step {step:,} is not finite, in a batch of {quoted(dataset)}. {_last(checkpoint)} Lower "
+        "optimiser.learning_rate, raise optimiser.temperature or use precision = 'float32', in a new output folder."
+    )
+
+
+def training_checkpoint_not_saved(step: int, reason: str, checkpoint: str) -> TrainingError:
+    """A checkpoint that could not be written whole, and so is not there."""
+    return TrainingError(
+        f"The checkpoint of step {step:,} could not be written: {quoted(reason, 200)}. {_last(checkpoint)} Make room, "
+        "and go on with --resume."
+    )
+
+
+def training_checkpoint_unreadable(path: object, reason: str) -> TrainingError:
+    """A checkpoint that does not fit the model, or was damaged."""
+    return TrainingError(
+        f"The checkpoint {path} cannot be read: {quoted(reason, 200)}. Remove it to go on from the one before, or "
+        "begin anew in another output folder."
+    )
+
+
+def training_run_exists(folder: object) -> TrainingError:
+    """An output folder that another run has been written to."""
+    return TrainingError(
+        f"There is a run in {folder} already. Go on with it by --resume, or name another output folder; nothing is "
+        "overwritten."
+    )
+
+
+def training_folder_unwritable(folder: object, reason: str) -> TrainingError:
+    """An output folder that nothing can be written to."""
+    return TrainingError(
+        f"Nothing can be written to {folder}: {quoted(reason, 200)}. Name an output folder with room that is yours."
+    )
+
+
+def training_run_differs(folder: object, differences: Iterable[str]) -> TrainingError:
+    """A run that cannot be resumed, because it would end as neither of two."""
+    return TrainingError(
+        f"The run in {folder} was begun otherwise: {'; '.join(differences)}. Resume it with the configuration and the "
+        "data it was begun with, or name another output folder."
+    )
+
+
+def adapter_targets_unknown(targets: Iterable[str], known: Iterable[str]) -> TrainingError:
+    """Modules to put LoRA on that the model does not have."""
+    wanted, names = list(targets), list(known)
+    return TrainingError(
+        f"adapter.targets names {', '.join(map(quoted, wanted))}, which are not linear layers of this model. It has "
+        f"{', '.join(names)}; 'all-linear' takes them all.{near(wanted[0], names)}"
+    )
+
+
+def adapter_end_token_missing(name: str) -> TrainingError:
+    """An end token to train, of a tokenizer that has none."""
+    return TrainingError(
+        f"The tokenizer of {name} has no end token whose embedding could be trained. Set adapter.end_token to false, "
+        "or choose another model."
+    )
+
+
+def _last(checkpoint: str) -> str:
+    return f"The last good checkpoint is {checkpoint}." if checkpoint else "There is no checkpoint before it."
+
+
+# What is trained
+
+
+def trained_weights_not_finite(name: str) -> ModelError:
+    """Weights that training has spoilt."""
+    return ModelError(
+        f"The weights trained on {name} are not all finite numbers: they are not saved. Go on from a checkpoint before "
+        "that, with a smaller learning rate."
+    )
+
+
+def head_missing(name: str, tensor: str) -> ModelError:
+    """A checkpoint without the head that predicts tokens."""
+    return ModelError(
+        f"{name} has no {tensor}, with which a language model predicts tokens; models saved for embedding have lost "
+        "it. Masked next-token prediction needs the whole language model: name the one that this came from."
+    )
+
+
+def mntp_mask_token(token: str, count: int) -> ModelError:
+    """A mask that is not one token."""
+    return ModelError(
+        f"Got masking.token = {quoted(token)}, which is {count} tokens of this model. Allowed: a text that is "
+        "one token of its tokenizer. Try '_', or another single character."
+    )
+
+
+def mntp_model_unfit(name: str, fault: str, allowed: str) -> ModelError:
+    """A model or recipe that masked next-token prediction cannot train."""
+    return ModelError(
+        f"{name} cannot be trained by masked next-token prediction: {fault}. Allowed: {allowed}. Change that first."
+    )
+
+
+def mntp_nothing_to_predict(count: int) -> ModelError:
+    """A batch in which no token has one before it."""
+    return ModelError(
+        f"None of the {count} texts of a batch has a token that follows another, so there is nothing to predict. "
+        "Give longer texts."
+    )
+
+
+def dropout_bad(dropout: object) -> ModelError:
+    """A dropout under which SimCSE has nothing to tell apart, or nothing left."""
+    return ModelError(
+        f"Got dropout = {quoted(dropout)}. Allowed: a number between 0 and 1, both excluded: SimCSE compares two "
+        "readings of a text that differ by dropout alone. The paper of LLM2Vec has 0.3."
+    )
+
+
+def dropout_without_effect(name: str) -> ModelError:
+    """A model whose attention knows no dropout."""
+    return ModelError(
+        f"{name} gives the same states twice although dropout was asked for: its attention has none. SimCSE would "
+        "compare equal vectors: choose another model, or the objective contrastive."
+    )
+
+
+def training_output_unwritable(path: object, reason: str) -> FileError:
+    """A file of a run that cannot be written or read."""
+    return FileError(
+        f"{path} cannot be used: {quoted(reason, 120)}. The run's folder must be writable: free some room."
     )
