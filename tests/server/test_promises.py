@@ -70,7 +70,7 @@ class Quick(serving.HeldEncoder):
 
     def vectors(self, prompts, lane=""):
         super().wait(prompts)
-        made_ND = np.ones((len(prompts), self.dimension), dtype=np.float32)
+        made_ND = np.random.default_rng(0).standard_normal((len(prompts), self.dimension), dtype=np.float32)
         return Vectors(made_ND, made_ND)
 
 
@@ -262,3 +262,18 @@ def test_a_request_that_the_queue_is_too_full_for_is_not_rendered_to_its_end(mon
     assert rendered == []
     assert asyncio.run(asked(150, 30)).status == 413
     assert len(rendered) == 64
+
+
+def test_a_client_that_does_not_read_its_answer_loses_its_connection_and_holds_nothing():
+    settings = Settings(port=0, limits=Limits(header_seconds=0.2))
+    with serving.running(Quick, settings) as server:
+        body = json.dumps({"input": ["a"] * 2048}).encode()
+        head = f"POST {E} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect((server.host, server.port))
+        deaf.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        app = server.server.config.app
+        wait_until(lambda: app.held.bytes > 2**20)
+        wait_until(lambda: app.held.bytes == 0 and not server.server.server_state.connections)
+        deaf.close()

@@ -25,7 +25,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(*args, **kwargs)
-        self._deadline: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @classmethod
     def under(cls, seconds: float, most: int) -> type[Connection]:
@@ -37,11 +37,12 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > self.most:
             self.app = _full(self.most)
-        self._wait(transport.abort)
+        self._await("headers")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
-        self._wait(None)
+        self._arrived("headers")
+        self._arrived("reader")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -49,21 +50,20 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        idle = self.conn.their_state is h11.IDLE
-        if not idle:
-            self._wait(None)
-        elif self._deadline is None and self.conn.trailing_data[0]:
-            self._wait(self.transport.abort)
+        if self.conn.their_state is not h11.IDLE:
+            self._arrived("headers")
+        elif "headers" not in self._timers and self.conn.trailing_data[0]:
+            self._await("headers")
 
     def pause_writing(self) -> None:
         """The client does not read what it asked for: it has so long to begin again."""
         super().pause_writing()
-        self._wait(self.transport.abort)
+        self._await("reader")
 
     def resume_writing(self) -> None:
         """It reads."""
         super().resume_writing()
-        self._wait(None)
+        self._arrived("reader")
 
     def shutdown(self) -> None:
         """End an idle connection at once, a busy one after its answer."""
@@ -89,10 +89,14 @@ class Connection(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
-    def _wait(self, then: Any) -> None:  # noqa: ANN401 - what is called at the end of the time, or nothing
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if then is None else self.loop.call_later(self.seconds, then)
+    def _await(self, what: str) -> None:
+        """End the connection unless that arrives in time."""
+        self._arrived(what)
+        self._timers[what] = self.loop.call_later(self.seconds, self.transport.abort)
+
+    def _arrived(self, what: str) -> None:
+        if what in self._timers:
+            self._timers.pop(what).cancel()
 
 
 def _full(most: int) -> Any:  # noqa: ANN401 - an ASGI application

@@ -62,6 +62,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=int(limits.seconds + limits.body_seconds) + 1,
