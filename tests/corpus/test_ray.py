@@ -53,6 +53,7 @@ def _local_ray():
     tests = str(Path(__file__).parents[1])
     path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
+    ray.data.DataContext.get_current().wait_for_min_actors_s = 120  # so that both have something to do
     yield
     ray.shutdown()
 

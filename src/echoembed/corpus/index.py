@@ -77,6 +77,7 @@ def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> No
     unfinished = folder / f".{place.INDEX}.new"
     target = folder / place.INDEX
     shutil.rmtree(unfinished, ignore_errors=True)
+    _check(folder, manifest)
     wanted = _schema(manifest)
     try:
         import pyarrow as pa
@@ -97,6 +98,20 @@ def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> No
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _check(folder: Path, manifest: Manifest) -> None:
+    """See that every shard is as it was written. Before the table is begun: LanceDB would wrap what is raised later.
+
+    Raises:
+        CorpusError: If one is missing or damaged.
+    """
+    for entry in manifest.shards:
+        path = folder / SHARDS / entry.name
+        if not path.exists():
+            raise errors.corpus_damaged(path, "it is missing")
+        if shard.whole(path) != entry.sha256:
+            raise errors.corpus_damaged(path, "its bytes have changed since it was written")
+
+
 def _schema(manifest: Manifest) -> pa.Schema:
     """The columns of the table: those of the shards but hashes, with vectors in floating point."""
     import pyarrow as pa
@@ -109,16 +124,11 @@ def _schema(manifest: Manifest) -> pa.Schema:
 
 
 def _batches(folder: Path, manifest: Manifest, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The rows of all shards, each checked against its hash; one shard at a time in memory."""
+    """The rows of all shards; one shard at a time in memory."""
     import pyarrow as pa
 
     for entry in manifest.shards:
-        path = folder / SHARDS / entry.name
-        if not path.exists():
-            raise errors.corpus_damaged(path, "it is missing")
-        if shard.whole(path) != entry.sha256:
-            raise errors.corpus_damaged(path, "its bytes have changed since it was written")
-        table = shard.read(path)
+        table = shard.read(folder / SHARDS / entry.name)
         if not table.num_rows:
             continue
         vectors_ND = shard.stored_of(table).unit()
