@@ -16,7 +16,20 @@ import typer
 from typer.core import TyperGroup
 
 from echoembed import __version__
-from echoembed.cli import compare, corpus, embed, eval, info, recipes, reproduce, search, serve, similarity, train
+from echoembed.cli import (
+    compare,
+    corpus,
+    embed,
+    eval,
+    export,
+    info,
+    recipes,
+    reproduce,
+    search,
+    serve,
+    similarity,
+    train,
+)
 from echoembed.cli.groups import with_options
 from echoembed.cli.options import examples
 from echoembed.cli.output import fail, let_go_of_standard_output
@@ -111,6 +124,7 @@ for _name, _verb, _needs_input in (
     ("reproduce", reproduce.reproduce, True),
     ("serve", serve.serve, False),
     ("search", search.search, True),
+    ("export", export.export, True),
     ("recipes", recipes.recipes, False),
     ("info", info.info, False),
 ):

@@ -1,0 +1,50 @@
+"""``echoembed export``: models for places without this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli import session
+from echoembed.cli.groups import ModelOptions, with_model
+
+EPILOG = opt.examples("echoembed export Qwen/Qwen3-0.6B qwen-echo --recipe echo --self-contained")
+
+
+def export(
+    options: ModelOptions,
+    model_name: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name on the Hugging Face hub, or a folder.", show_default=False)
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; must not exist.", show_default=False)],
+    self_contained: Annotated[
+        bool,
+        typer.Option(
+            "--self-contained",
+            help="Carry the code along: plain sentence-transformers reads the folder, with trust_remote_code=True.",
+        ),
+    ] = False,
+    overwrite: opt.Overwrite = False,
+    recipe: opt.Recipe = None,
+) -> None:
+    """Save a model with its recipe as a folder for other tools.
+
+    Without --self-contained the folder is read where echoembed is installed, by echoembed.load and, with
+    trust_remote_code=True, by sentence-transformers. Loaders that would ignore the recipe fail on either.
+    """
+    options = with_model(options, model_name)
+    session.check_names(options, [recipe])
+    model = session.load(options, recipe)
+    if self_contained:
+        from echoembed.integrations.export import export_self_contained
+
+        export_self_contained(model, folder, overwrite=overwrite)
+    else:
+        from echoembed import save
+
+        save(model, folder, overwrite=overwrite)
+    out.note(f"exported → {folder}")

@@ -1,0 +1,74 @@
+"""An exported folder gives our vectors where our package is missing, and nothing where its recipe would be ignored."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+from transformers import AutoConfig, AutoModel
+
+import echoembed
+from echoembed.integrations.export import export_self_contained
+from two_sides import DOCUMENTS, QUERY
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path = [place for place in sys.path if not (Path(place or ".") / "echoembed").is_dir()]
+import importlib.util
+assert importlib.util.find_spec("echoembed") is None
+import numpy as np
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer({folder!r}, trust_remote_code=True, device="cpu")
+import echoembed
+assert Path(echoembed.__file__).is_relative_to({folder!r}), echoembed.__file__
+np.savez({out!r}, documents=model.encode_document({documents!r}), query=model.encode_query({query!r}))
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    return export_self_contained(model, tmp_path_factory.mktemp("export") / "model")
+
+
+def test_plain_sentence_transformers_gives_our_vectors_without_our_package(exported, sides, tmp_path):
+    code = CHILD.format(folder=str(exported), out=str(tmp_path / "out.npz"), documents=DOCUMENTS, query=QUERY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=_environment()
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    vectors = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(vectors["documents"], sides[0], atol=1e-6)
+    np.testing.assert_allclose(vectors["query"], sides[1], atol=1e-6)
+
+
+def _environment():
+    return {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("load", [AutoConfig.from_pretrained, AutoModel.from_pretrained, SentenceTransformer])
+def test_loaders_that_would_ignore_the_recipe_fail(exported, folder, load):
+    for place in (str(exported), folder):
+        with pytest.raises((ValueError, OSError)):
+            load(place)
+
+
+def test_no_weights_lie_where_a_loader_without_the_recipe_would_find_them(exported, folder):
+    """TEI, vLLM and llama.cpp's converter read config.json and the weights of the root."""
+    for place in (exported, Path(folder)):
+        names = {path.name for path in place.iterdir()}
+        assert not {"config.json", "model.safetensors", "tokenizer.json"} & names
+
+
+def test_an_export_is_whole_or_not_there(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("echoembed.integrations.export.shutil.copytree", _full)
+    with pytest.raises(echoembed.errors.FileError):
+        export_self_contained(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _full(*_, **__):
+    raise OSError(28, "No space left on device")
