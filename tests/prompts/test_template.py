@@ -459,9 +459,9 @@ BAD = [
     ("Hey! {text!}", "a slot 'text' with an unknown ending at position 5", "{text:pool} where it is pooled"),
     ("{text!rr:pool}", "a slot 'text' with an unknown ending at position 0", "{text:pool} where it is pooled"),
     ("{text:pool} {text:mean}", "a slot 'text' with an unknown ending at position 12", "{text:pool} where it is"),
-    ("{text:>10}", "a slot 'text' with an unknown ending at position 0", "A slot is written {text}"),
-    ("{text:{bos}}", "a slot 'text' with an unknown ending at position 0", "A slot is written {text}"),
-    ("{text:pool:}", "a slot 'text' with an unknown ending at position 0", "A slot is written {text}"),
+    ("{text:>10}", "a slot 'text' with an unknown ending at position 0", "Write {text}, or {text:pool}"),
+    ("{text:{bos}}", "a slot 'text' with an unknown ending at position 0", "Write {text}, or {text:pool}"),
+    ("{text:pool:}", "a slot 'text' with an unknown ending at position 0", "Write {text}, or {text:pool}"),
     ("{text:pool} and {text:pool}", "not neighbours (the first at position 5)", "Pool one run of slots"),
     ("{bos:pool}{text}{eos:pool}", "not neighbours (the first at position 4)", "Pool one run of slots"),
 ]

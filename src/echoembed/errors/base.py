@@ -9,7 +9,7 @@ from typing import Any
 
 
 class EchoembedError(Exception):
-    """Base of all errors that a user can cause and mend. The text is one line, whatever names it quotes."""
+    """Base of all errors that a user can cause and correct. The text is one line, whatever names it quotes."""
 
     def __str__(self) -> str:
         return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: ascii(m[0])[1:-1], super().__str__())
@@ -48,11 +48,11 @@ class DataError(EchoembedError, ValueError):
 
 
 class CorpusError(EchoembedError, ValueError):
-    """A corpus that cannot be built, gone on with or searched as it is asked for."""
+    """A corpus that cannot be built, resumed or searched as it is asked for."""
 
 
 class TrainingError(EchoembedError, ValueError):
-    """A training run that cannot be started or gone on with as it is configured."""
+    """A training run that cannot be started or resumed as it is configured."""
 
 
 class EvaluationError(EchoembedError, RuntimeError):

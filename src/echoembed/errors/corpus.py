@@ -1,4 +1,4 @@
-"""Corpora: folders of vectors that are built, gone on with and searched."""
+"""Corpora: folders of vectors that are built, resumed and searched."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def corpus_unfinished(path: object) -> CorpusError:
     """A corpus whose first build has not ended."""
     return CorpusError(
         f"{quoted(str(path), 200)} is not whole: its build was interrupted. Run the same 'echoembed corpus build' "
-        "again: it goes on where it stopped."
+        "again: it resumes where it stopped."
     )
 
 
@@ -73,7 +73,7 @@ def corpus_no_rows(reason: str) -> CorpusError:
 
 def corpus_stdin() -> FileError:
     """Standard input, which cannot be read twice."""
-    return FileError("A corpus cannot be built from standard input: a job that goes on reads again. Give a file.")
+    return FileError("A corpus cannot be built from standard input: a job that resumes reads again. Give a file.")
 
 
 def corpus_bad_option(option: str, value: object, allowed: str) -> CorpusError:
@@ -84,14 +84,16 @@ def corpus_bad_option(option: str, value: object, allowed: str) -> CorpusError:
 def corpus_bad_column(where: str, column: str, value: object, type_: str) -> FileError:
     """A cell that is not of the type that was asked for."""
     return FileError(
-        f"{where} has {quoted(value)} in the column {quoted(column)}, which cannot be read as {type_}. Mend it, or "
+        f"{where} has {quoted(value)} in the column {quoted(column)}, which cannot be read as {type_}. Correct it, or "
         f"keep the column as text: --keep {column}."
     )
 
 
 def corpus_record_twice(id_: str, where: str) -> FileError:
     """An id that an earlier row has."""
-    return FileError(f"{where} has the id {quoted(id_)}, which an earlier row has. Ids must differ: mend one of them.")
+    return FileError(
+        f"{where} has the id {quoted(id_)}, which an earlier row has. Ids must differ: correct one of them."
+    )
 
 
 def corpus_file_changed(name: str) -> FileError:

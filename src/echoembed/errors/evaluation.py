@@ -65,7 +65,7 @@ def evaluation_task_unknown(name: str, known: Iterable[str], where: str) -> Eval
     listed = f" Known: {', '.join(names)}." if len(names) <= 60 else f" There are {len(names)}."
     place = f" in {where}" if where else ""
     return EvaluationError(
-        f"There is no task {quoted(name)}{place}.{listed} A task is a data set or kind in the folder given with "
+        f"There is no task {quoted(name)}{place}.{listed} Name a data set or kind in the folder given with "
         f"--data, a benchmark ('MTEB(eng, v1)', 'mteb-mini', 'local'), or an mteb task.{near(name, names)}"
     )
 
@@ -96,7 +96,7 @@ def evaluation_failed(scores: Sequence[object], failures: Mapping[str, BaseExcep
     reasons = "; ".join(f"{task}: {type(error).__name__}: {error}" for task, error in failures.items())
     return EvaluationError(
         f"{len(failures)} of {len(failures) + len(scores)} tasks failed ({reasons}). The other scores are kept; "
-        "mend these and run again.",
+        "correct these and run again.",
         scores,
         failures,
     )

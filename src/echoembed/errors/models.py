@@ -117,7 +117,7 @@ def model_layer(name: str, layer: int, count: int) -> ModelError:
     """A layer that is not there."""
     return ModelError(
         f"{name} has {count} layers, but layer {layer} was asked for. Allowed: 0 (the token embeddings) to {count}, "
-        f"or -1 (the last) to {-count - 1}."
+        f"or -1 (the last) to {-count - 1}. Choose one of these."
     )
 
 

@@ -38,7 +38,7 @@ def template_bad_slot(source: str, slot: str) -> TemplateError:
     position = _slot_at(source, slot, r"(?!:pool\}|\})")
     return TemplateError(
         f"Template {quoted(source, 80)} has a slot {quoted(slot)} with an unknown ending at position {position}. "
-        f"A slot is written {{{slot}}}, or {{{slot}:pool}} where it is pooled."
+        f"Write {{{slot}}}, or {{{slot}:pool}} where it is pooled."
     )
 
 

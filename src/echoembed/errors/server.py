@@ -352,8 +352,8 @@ def remote_unreachable(url: str, reason: str) -> ServerError:
 def remote_refused(url: str, status: int, reason: str) -> ServerError:
     """A server that answers with an error."""
     return ServerError(
-        f"The server at {url} answered {status}: {quoted(reason, 300)}. It must be an 'echoembed serve' that takes "
-        "this request."
+        f"The server at {url} answered {status}: {quoted(reason, 300)}. Give the address of an 'echoembed serve' "
+        "that takes this request."
     )
 
 

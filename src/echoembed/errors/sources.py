@@ -229,8 +229,8 @@ def adapter_unknown(name: object, bundled: Iterable[str]) -> ModelError:
     listed = ", ".join(known) if known else "none"
     hint = near(name, known) if isinstance(name, str) else ""
     return ModelError(
-        f"Got adapter = {quoted(name, 80)}, which is no folder and does not come with the package. Allowed: a folder "
-        f"that a training run wrote, a name OWNER/NAME on the hub, or one of the package's own ({listed}).{hint}"
+        f"Got adapter = {quoted(name, 80)}, which is no folder and does not come with the package. Name a folder "
+        f"that a training run wrote, OWNER/NAME on the hub, or one of the package's own ({listed}).{hint}"
     )
 
 

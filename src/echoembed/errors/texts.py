@@ -17,7 +17,7 @@ def file_missing(name: str) -> FileError:
 
 def file_unreadable(name: str, reason: str) -> FileError:
     """An input that is there and cannot be read."""
-    return FileError(f"{quoted(name, 200)} cannot be read: {reason}. It must be whole, and yours to read.")
+    return FileError(f"{quoted(name, 200)} cannot be read: {reason}. Check that it is whole, and that you may read it.")
 
 
 def file_format_unknown(name: str, allowed: Iterable[str]) -> FileError:
@@ -31,7 +31,9 @@ def file_format_unknown(name: str, allowed: Iterable[str]) -> FileError:
 def format_unknown(format_: object, allowed: Iterable[str]) -> FileError:
     """A format asked for by name that is none."""
     known = list(allowed)
-    return FileError(f"Got format {quoted(format_)}. Allowed: {', '.join(known)}.{near(str(format_), known)}")
+    return FileError(
+        f"Got format {quoted(format_)}. Allowed: {', '.join(known)}. Choose one of these.{near(str(format_), known)}"
+    )
 
 
 def format_needs_file(format_: str) -> FileError:
@@ -64,7 +66,7 @@ def file_encoding(name: str, what: str, codec: str) -> FileError:
 
 def json_malformed(where: str, reason: str) -> FileError:
     """A line of a JSONL file that is no JSON object."""
-    return FileError(f'{where} is no JSON object: {reason}. Every line must be one, such as {{"text": "…"}}.')
+    return FileError(f'{where} is no JSON object: {reason}. Write one on every line, such as {{"text": "…"}}.')
 
 
 def csv_malformed(where: str, reason: str) -> FileError:
@@ -115,7 +117,7 @@ def column_twice(where: str, column: str) -> FileError:
 def id_unusable(where: str, value: object) -> FileError:
     """An id that is neither a word nor a whole number."""
     return FileError(
-        f"{where} has the id {quoted(value)}. Allowed: a string that is not blank, or a whole number. Mend it, or "
+        f"{where} has the id {quoted(value)}. Allowed: a string that is not blank, or a whole number. Correct it, or "
         "leave out --id-column to number the texts."
     )
 
@@ -123,7 +125,7 @@ def id_unusable(where: str, value: object) -> FileError:
 def id_twice(id_: str, where: str, first: str) -> FileError:
     """An id that two texts have."""
     return FileError(
-        f"{where} has the id {quoted(id_)}, as {first} has. Ids must differ: mend them, or leave out --id-column."
+        f"{where} has the id {quoted(id_)}, as {first} has. Ids must differ: correct them, or leave out --id-column."
     )
 
 

@@ -16,8 +16,8 @@ def training_field_unknown(field: str, table: str, known: Iterable[str]) -> Trai
     """A key that no table of the configuration has."""
     names = list(known)
     return TrainingError(
-        f"Got a field {quoted(field)} in {table}. Allowed there: {', '.join(names)}. 'echoembed train --fields' says "
-        f"what each means.{near(field, names)}"
+        f"Got a field {quoted(field)} in {table}. Allowed there: {', '.join(names)}. Correct the name; 'echoembed "
+        f"train --fields' says what each means.{near(field, names)}"
     )
 
 
@@ -29,7 +29,7 @@ def training_field_missing(field: str, table: str) -> TrainingError:
 def training_config_unreadable(path: object, reason: str) -> TrainingError:
     """A configuration that is missing or no TOML."""
     return TrainingError(
-        f"{quoted(str(path), 200)} cannot be read as a configuration: {reason.removesuffix('.')}. It must be a TOML "
+        f"{quoted(str(path), 200)} cannot be read as a configuration: {reason.removesuffix('.')}. Give a TOML "
         "file; 'echoembed train --help' shows one."
     )
 
@@ -94,13 +94,13 @@ def training_batch_indivisible(batch_size: int, processes: int) -> TrainingError
 
 
 class TrainingStoppedError(TrainingError):
-    """A run that a signal ended, with a checkpoint from which it goes on."""
+    """A run that a signal ended, with a checkpoint to resume from."""
 
 
 def training_stopped(step: int, steps: int, checkpoint: object) -> TrainingStoppedError:
     """Ctrl-C or SIGTERM, obeyed after the step."""
     return TrainingStoppedError(
-        f"Stopped after step {step:,} of {steps:,}, as asked. The checkpoint is {checkpoint}: go on from it with "
+        f"Stopped after step {step:,} of {steps:,}, as asked. The checkpoint is {checkpoint}: resume from it with "
         "--resume."
     )
 
@@ -117,14 +117,14 @@ def training_checkpoint_not_saved(step: int, reason: str, checkpoint: str) -> Tr
     """A checkpoint that could not be written whole, and so is not there."""
     return TrainingError(
         f"The checkpoint of step {step:,} could not be written: {quoted(reason, 200)}. {_last(checkpoint)} Make room, "
-        "and go on with --resume."
+        "and resume with --resume."
     )
 
 
 def training_checkpoint_unreadable(path: object, reason: str) -> TrainingError:
     """A checkpoint that does not fit the model, or was damaged."""
     return TrainingError(
-        f"The checkpoint {path} cannot be read: {quoted(reason, 200)}. Remove it to go on from the one before, or "
+        f"The checkpoint {path} cannot be read: {quoted(reason, 200)}. Remove it to resume from the one before, or "
         "begin anew in another output folder."
     )
 
@@ -132,7 +132,7 @@ def training_checkpoint_unreadable(path: object, reason: str) -> TrainingError:
 def training_run_exists(folder: object) -> TrainingError:
     """An output folder that another run has been written to."""
     return TrainingError(
-        f"There is a run in {folder} already. Go on with it by --resume, or name another output folder; nothing is "
+        f"There is a run in {folder} already. Resume it with --resume, or name another output folder; nothing is "
         "overwritten."
     )
 
@@ -156,8 +156,8 @@ def adapter_targets_unknown(targets: Iterable[str], known: Iterable[str]) -> Tra
     """Modules to put LoRA on that the model does not have."""
     wanted, names = list(targets), list(known)
     return TrainingError(
-        f"adapter.targets names {', '.join(map(quoted, wanted))}, which are not linear layers of this model. It has "
-        f"{', '.join(names)}; 'all-linear' takes them all.{near(wanted[0], names)}"
+        f"adapter.targets names {', '.join(map(quoted, wanted))}, which are not linear layers of this model. Name some "
+        f"of {', '.join(names)}, or 'all-linear' for all of them.{near(wanted[0], names)}"
     )
 
 
@@ -179,8 +179,8 @@ def _last(checkpoint: str) -> str:
 def trained_weights_not_finite(name: str) -> ModelError:
     """Weights that training has spoilt."""
     return ModelError(
-        f"The weights trained on {name} are not all finite numbers: they are not saved. Go on from a checkpoint before "
-        "that, with a smaller learning rate."
+        f"The weights trained on {name} are not all finite numbers: they are not saved. Resume from a checkpoint "
+        "before that, with a smaller learning rate."
     )
 
 
@@ -219,7 +219,7 @@ def dropout_bad(dropout: object) -> ModelError:
     """A dropout under which SimCSE has nothing to tell apart, or nothing left."""
     return ModelError(
         f"Got dropout = {quoted(dropout)}. Allowed: a number between 0 and 1, both excluded: SimCSE compares two "
-        "readings of a text that differ by dropout alone. The paper of LLM2Vec has 0.3."
+        "readings of a text that differ by dropout alone. Try 0.3, as LLM2Vec's paper has."
     )
 
 
