@@ -64,8 +64,8 @@ NOT_SHOWN = {
 VERBS = set(
     (  # noqa: SIM905 (a word list, not a page of quotes)
         "accept add ask build change check choose close convert copy correct declare decode download embed encode "
-        "fetch fill fix free give install join keep leave let list load log lower make mark merge name open pass pool put "
-        "quote raise read remove rename repeat report resize resume reword run save say see send set shorten split "
+        "fetch fill fix free give install join keep leave let list load log lower make mark merge name open pass pool "
+        "put quote raise read remove rename repeat report resize resume reword run save say see send set shorten split "
         "start take try update use wait write"
     ).split()
 )

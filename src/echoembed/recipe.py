@@ -12,13 +12,14 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoembed import errors
+from echoembed.checks import Check, check_fields
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.reader import Overflow, Reader
 from echoembed.prompts.template import SLOTS, Template
@@ -54,7 +55,7 @@ class Recipe:
     """Most tokens of text, for each reading; None for what the model's context holds."""
     instruction: str = ""
     """What stands in ``{instruction}`` where the caller gives no prompt."""
-    markers: Mapping[str, str] = field(default_factory=dict)
+    markers: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
     """Further slots: name → the string, or the added token, it stands for. Unlike literals they can be pooled."""
     preparation: Preparation = "none"
     """What is done to a text first: ``prompteol`` sets its final full stop and its quotes."""
@@ -72,48 +73,16 @@ class Recipe:
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # frozen after this
         set_(self, "document_template", self.document_template or self.query_template)
-        self._check()
-        set_(self, "adapters", tuple(self.adapters))
-        set_(self, "markers", MappingProxyType(dict(self.markers)))
+        given = self.markers
+        if isinstance(given, Mapping):
+            set_(self, "markers", tuple(sorted(given.items(), key=lambda marker: str(marker[0]))))
+
+        def refuse(field: str, value: object, allowed: str) -> errors.RecipeError:
+            return errors.recipe_bad_field(self.name, field, given if field == "markers" else value, allowed)
+
+        check_fields(self, refuse, _CHECKS)
         for kind in get_args(Kind):
             self.template(kind)
-
-    def _check(self) -> None:
-        strings = ("query_template", "document_template", "instruction", "checkpoint", "source", "description")
-        checks: list[tuple[str, bool, str]] = [
-            ("name", isinstance(self.name, str) and bool(self.name.strip()), "a name that is not blank"),
-            *((name, _is_text(getattr(self, name)), "a string of valid Unicode") for name in strings),
-            ("pooling", self.pooling in get_args(Pooling), ", ".join(get_args(Pooling))),
-            ("attention", self.attention in get_args(Attention), ", ".join(get_args(Attention))),
-            ("preparation", self.preparation in get_args(Preparation), ", ".join(get_args(Preparation))),
-            ("layer", type(self.layer) is int, "a whole number, -1 for the last layer"),
-            (
-                "budget",
-                self.budget is None or (type(self.budget) is int and self.budget > 0),
-                "a whole number of tokens above 0, or None for the model's context",
-            ),
-            (
-                "markers",
-                isinstance(self.markers, Mapping)
-                and all(text and _is_text(text) and _can_be_slot(name) for name, text in self.markers.items()),
-                f"a table of slot names (other than {', '.join(SLOTS)}) to strings that are not empty",
-            ),
-            (
-                "adapters",
-                isinstance(self.adapters, (list, tuple)) and all(isinstance(one, str) and one for one in self.adapters),
-                "a list of names",
-            ),
-            ("trained", isinstance(self.trained, bool), "true or false"),
-        ]
-        for name, passed, allowed in checks:
-            if not passed:
-                raise errors.recipe_bad_field(self.name, name, getattr(self, name), allowed)
-
-    def __reduce__(self) -> tuple[Any, ...]:  # pickle cannot take the markers' proxy
-        return partial(Recipe, **self.as_dict()), ()
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.fingerprint()))
 
     def template(self, kind: Kind) -> Template:
         """The parsed template of queries or of documents."""
@@ -121,10 +90,9 @@ class Recipe:
 
     @cached_property
     def _templates(self) -> dict[str, Template]:
-        markers = dict(self.markers)
         return {
-            "query": Template(self.query_template, markers),
-            "document": Template(self.document_template, markers),
+            "query": Template(self.query_template, self.markers),
+            "document": Template(self.document_template, self.markers),
         }
 
     def overridden(self, *, layer: int | None = None, budget: int | None = None) -> Recipe:
@@ -170,8 +138,29 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def _can_be_slot(name: object) -> bool:
-    return isinstance(name, str) and name.isidentifier() and name not in SLOTS
+def _is_marker(pair: tuple[str, ...]) -> bool:
+    return len(pair) == 2 and pair[0].isidentifier() and pair[0] not in SLOTS and pair[1] != "" and _is_text(pair[1])
+
+
+_TEXT = Check(_is_text, "a string of valid Unicode")
+_CHECKS = {
+    "name": Check(lambda name: bool(name.strip()), "a name that is not blank"),
+    "query_template": _TEXT,
+    "document_template": _TEXT,
+    "instruction": _TEXT,
+    "checkpoint": _TEXT,
+    "source": _TEXT,
+    "description": _TEXT,
+    "layer": Check(lambda _: True, "a whole number, -1 for the last layer"),
+    "budget": Check(
+        lambda budget: budget is None or budget > 0, "a whole number of tokens above 0, or None for the model's context"
+    ),
+    "markers": Check(
+        lambda markers: all(map(_is_marker, markers)),
+        f"a table of slot names (other than {', '.join(SLOTS)}) to strings that are not empty",
+    ),
+    "adapters": Check(all, "a list of names"),
+}
 
 
 def prepare(text: str, preparation: Preparation) -> str:

@@ -387,7 +387,7 @@ def exceptions(name: str, recipe_name: str, texts: Sequence[str]) -> list[str]:
     prompts = Renderer(
         recipe.template("query"), pieces(name), budget=None, context=None, prepare=ready
     ).render(texts)  # fmt: skip
-    source = recipe.query_template.replace("{answer:pool}", recipe.markers.get("answer", ""))
+    source = recipe.query_template.replace("{answer:pool}", dict(recipe.markers).get("answer", ""))
     strings = [joined(source, ready(text)) for text in texts]
     encodings = tokenizer(name).backend_tokenizer.encode_batch(strings, add_special_tokens=False)
     bos = [] if pieces(name).bos is None else [pieces(name).bos]

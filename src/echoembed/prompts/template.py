@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -53,9 +53,10 @@ class Template:
     """
 
     source: str
-    markers: Mapping[str, str] = field(default_factory=dict)
+    markers: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "markers", tuple(sorted(dict(self.markers).items())))
         parts = self.parts
         if not any(part.slot == "text" for part in parts):
             raise errors.template_without_text(self.source)
@@ -65,8 +66,10 @@ class Template:
         if pooled != list(range(pooled[0], pooled[-1] + 1)):
             raise errors.template_pools_apart(self.source)
 
-    def __hash__(self) -> int:
-        return hash((self.source, tuple(sorted(self.markers.items()))))
+    @cached_property
+    def spelled(self) -> dict[str, str]:
+        """What each marker stands for."""
+        return dict(self.markers)
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -83,8 +86,8 @@ class Template:
             if name is None:
                 parts.append(Part(literal))
                 continue
-            if name not in SLOTS and name not in self.markers:
-                raise errors.template_unknown_slot(self.source, name, (*SLOTS, *self.markers))
+            if name not in SLOTS and name not in self.spelled:
+                raise errors.template_unknown_slot(self.source, name, (*SLOTS, *self.spelled))
             if spec not in ("", "pool") or conversion is not None:
                 raise errors.template_bad_slot(self.source, name)
             blank = literal.endswith(" ") and name not in ("bos", "eos")
@@ -175,8 +178,8 @@ class Renderer:
             return () if self._tokenizer.bos is None else (self._tokenizer.bos,)
         if part.slot == "eos":
             return () if self._tokenizer.eos is None else (self._tokenizer.eos,)
-        if part.slot is not None and part.slot in self.template.markers:
-            content = self.template.markers[part.slot]
+        if part.slot is not None and part.slot in self.template.spelled:
+            content = self.template.spelled[part.slot]
             before = self._spaced(part, content).removesuffix(content)
             return self._tokenizer.marker(content, before, written=part.blank)
         if part.slot is None:
@@ -262,7 +265,7 @@ class Renderer:
     def _shown(self, part: Part, fixed: tuple[int, ...]) -> str:
         if part.slot in ("bos", "eos"):
             return "".join(map(self._tokenizer.token, fixed))
-        return self._spaced(part, part.content if part.slot is None else self.template.markers[part.slot])
+        return self._spaced(part, part.content if part.slot is None else self.template.spelled[part.slot])
 
 
 def _unbalanced_at(source: str) -> int:
