@@ -26,6 +26,8 @@ import echoembed
 import gguf_files
 import tiny_models
 from echoembed import errors
+from echoembed.sources import adapters
+from echoembed.sources.adapters import Base
 from echoembed.sources.gguf import cache, file, tokenizer
 from echoembed.sources.resolve import resolve
 
@@ -470,6 +472,26 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(home, monkeypatch, llama):
     refused(llama, "No space left.*ECHOEMBED_CACHE", errors.FileError)
     assert not list(home.glob("*/config.json"))
     assert not list(home.glob(".*/"))
+
+
+def test_a_description_names_the_file_its_hash_and_the_folder(llama):
+    facts = echoembed.describe(echoembed.load(llama))
+    assert facts["file"] == str(llama)
+    assert facts["file_sha256"] == hashlib.sha256(llama.read_bytes()).hexdigest()
+    assert facts["converted_into"] == str(resolve(llama).folder)
+    assert "file" not in echoembed.describe(echoembed.load(tiny_models.folder("llama")))
+
+
+def test_an_adapters_base_is_found_again_by_the_files_whole_path(tmp_path, monkeypatch):
+    gguf_files.write(tmp_path / "model.gguf", "llama")
+    source = resolve("model.gguf")
+    base = Base.of(source, [])
+    adapters.write_file(tmp_path, recipe=echoembed.recipes["echo"], normalize=True, base=base)
+    monkeypatch.chdir(tmp_path.parent)
+    read = adapters.read(replace(source, folder=tmp_path)).base
+    assert read == base
+    assert (read.origin, read.model) == ("gguf", str(tmp_path / "model.gguf"))
+    assert resolve(read.name).revision == read.revision
 
 
 # Identity

@@ -13,6 +13,7 @@ from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.weights import digest, sketch
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind
+from echoembed.sources.gguf import cache
 
 
 def render(model: SentenceTransformer, text: str, *, kind: Kind = "query", instruction: str | None = None) -> Rendered:
@@ -79,6 +80,16 @@ def _engine(transformer: EchoTransformer) -> str:
     return f"{choice.name} ({choice.reason})"
 
 
+def _file(transformer: EchoTransformer) -> dict[str, str]:
+    """Of a model from a GGUF file: the file, the hash of its bytes, and the folder it was converted into."""
+    base = transformer.base
+    if base is None or base.origin not in ("gguf", "package"):
+        return {}
+    known = cache.facts(base.revision)
+    file = base.model if base.origin == "gguf" else known.get("file")
+    return {"file": file or "", "file_sha256": known.get("sha256", ""), "converted_into": known.get("folder", "")}
+
+
 def describe(model: SentenceTransformer) -> dict[str, Any]:
     """What model and recipe resolve to, in plain values.
 
@@ -93,6 +104,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "model": transformer.name,
         "adapter": transformer.adapter or "none",
         "revision": transformer.revision,
+        **_file(transformer),
         "architecture": config.model_type,
         "parameters": sum(weight.numel() for weight in transformer.model.parameters()),
         "dtype": _dtype(transformer).removeprefix("torch."),

@@ -25,6 +25,18 @@ _SENTENCEPIECE = {"bos": 1, "eos": 2, "unk": 0}
 """Ids that SentencePiece files need not name."""
 
 
+_ENDS_AND_GAPS = (
+    "<|eot_id|> <|eom_id|> <|im_end|> <|end|> <|return|> <|call|> <|calls|> <|flush|> <|endoftext|> <|end_of_text|> "
+    "<end_of_turn> <end_of_utterance> <turn|> <|tool_response> <eos> </s> <EOT> _<EOT> [EOT] [EOS] [e~[ "
+    "<|fim_prefix|> <fim-prefix> <fim_prefix> <|code_prefix|> <|prefix|> <PRE> \u2581<PRE> "
+    "<|fim_suffix|> <fim-suffix> <fim_suffix> <|code_suffix|> <|suffix|> <SUF> \u2581<SUF> "
+    "<|fim_middle|> <fim-middle> <fim_middle> <|code_middle|> <|middle|> <MID> \u2581<MID> "
+    "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>"
+)
+_NO_TEXT = frozenset(_ENDS_AND_GAPS.split(" "))
+"""Ends of turns and marks of code to fill in: llama.cpp takes them for no text, whatever kind the file gives them."""
+
+
 @dataclass(frozen=True)
 class Split:
     """How a byte-level text is split before merging.
@@ -229,7 +241,7 @@ def _mark(tokenizer: Tokenizer, settings: _Vocabulary, ids: dict[str, int]) -> N
     special = set(ids.values())
     control, found = [], []
     for id_, (token, kind) in enumerate(zip(settings.tokens, settings.types, strict=True)):
-        if kind in {_CONTROL, _UNKNOWN} or id_ in special:
+        if kind in {_CONTROL, _UNKNOWN} or id_ in special or (kind == _USER_DEFINED and token in _NO_TEXT):
             control.append(AddedToken(token, normalized=False, special=True))
         elif kind == _USER_DEFINED:
             found.append(AddedToken(token, normalized=False, special=False))
