@@ -15,7 +15,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ CONVERSION = 1
 CACHE = "ECHOEMBED_CACHE"
 MANIFEST = "echoembed_gguf.json"
 _WEIGHTS = "model.safetensors"
+_PATIENCE = 2.0
+"""Seconds that a conversion may take without a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,8 @@ def home() -> Path:
     from platformdirs import user_cache_path
 
     chosen = os.environ.get(CACHE)
-    return (Path(chosen).expanduser() if chosen else user_cache_path("echoembed", appauthor=False)) / "gguf"
+    folder = Path(chosen).expanduser() if chosen else user_cache_path("echoembed", appauthor=False)
+    return folder.absolute() / "gguf"
 
 
 def converted(file: Path, *, check: Callable[[str], None] = lambda _: None) -> Converted:
@@ -174,11 +179,20 @@ def _convert(file: Path, folder: Path) -> None:
 
 @contextmanager
 def _bar(file: Path, total: int) -> Iterator[Callable[[int], Any]]:
-    """How far a conversion is, shown where it takes more than two seconds."""
+    """How far a conversion is, where it takes more than two seconds: a bar on a terminal, a line elsewhere."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=f"Converting {file.name}, once", delay=2, unit=" weights", unit_scale=True) as bar:
-        yield bar.update
+    title, begun, told = f"converting {file.name}, once", time.monotonic(), False
+    with tqdm(total=total, desc=title, delay=_PATIENCE, unit=" weights", unit_scale=True, disable=None) as bar:
+
+        def done(weights: int) -> None:
+            nonlocal told
+            bar.update(weights)
+            if bar.disable and not told and time.monotonic() - begun > _PATIENCE:
+                told = True
+                sys.stderr.write(f"{title} …\n")
+
+        yield done
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def write(file: GgufFile, rows: list[Row], target: Path, *, done: Callable[[int]
             weights = _undone(dequantised(data, file, row.tensor), row)
             if not np.isfinite(weights).all():
                 raise errors.gguf_not_finite(str(file.path), row.source)
-            np.ascontiguousarray(weights, dtype="<f4").tofile(out)
+            out.write(np.ascontiguousarray(weights, dtype="<f4").data)
             done(weights.size)
 
 
