@@ -23,7 +23,7 @@ RECORDED = json.loads((Path(__file__).parents[1] / "fixtures" / "llama_cpp.json"
 TEXTS = [
     "The police caught the thief.",
     "  7 blanks,\n\n 3 lines and 12,345 digits",
-    "A baker makes bread. " * 12,
+    "A baker makes bread. " * 4,
     "naïve café, 中文, 😀",
 ]
 
