@@ -30,6 +30,7 @@ WRONG = [
     (["embed", "a", "-m", "/nowhere/at/all"], "does not exist"),
     (["similarity", "a", "b", "-m", "nobody/nothing"], "nobody/nothing"),
     (["recipes", "echo", "-m", "./models/smal"], "Did you mean 'models/small'"),
+    (["embed", "a", "-m", "smolm2-135m"], "Did you mean 'smollm2-135m'"),
     (["embed", "a", "--adapter", "tiny-eco"], "Did you mean 'tiny-echo'"),
     (["info", "--adapter", "./models/smal"], "Did you mean 'models/small'"),
     (["reproduce", "figur2"], "Did you mean 'figure2'"),

@@ -36,14 +36,7 @@ _QUIET = {
 
 def silence() -> None:
     """Keep the libraries from talking: only our own warnings get through, each on a line."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-
-    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if category.__module__.startswith("echoembed"):
-            warn(str(message))
-
-    warnings.showwarning = show
+    _silence_imports()
     import logging
 
     from echoembed import versions
@@ -56,6 +49,18 @@ def silence() -> None:
     chatter.disable_progress_bar()  # type: ignore[no-untyped-call]
     chatter.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+
+
+def _silence_imports() -> None:
+    """What must be said before the libraries are imported."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if category.__module__.startswith("echoembed"):
+            warn(str(message))
+
+    warnings.showwarning = show
 
 
 def recipe_named(name: str | None, file: Path | None) -> str | Recipe | None:
@@ -86,15 +91,16 @@ def check_names(options: ModelOptions, names: Sequence[str | None]) -> None:
     from echoembed.recipe import find_recipe
     from echoembed.sources.names import check_adapter, check_model
 
-    for name in names:
-        if (named := recipe_named(name, options.recipes_file)) is not None:
-            find_recipe(named)
+    named = [recipe_named(name, options.recipes_file) for name in names]
+    rows = [None if recipe is None else find_recipe(recipe) for recipe in named]
     check_adapter(options.adapter)
-    check_model(options.model, revision=options.revision)
+    if options.model is not None or (options.adapter is None and not any(row and row.checkpoint for row in rows)):
+        check_model(options.model, revision=options.revision)
 
 
 def load(options: ModelOptions, recipe: str | None = None, *, on_overflow: str = "warn") -> SentenceTransformer:
     """The model that the options name, under a recipe."""
+    _silence_imports()
     with startup.without_unused():
         return _load(options, recipe, on_overflow)
 
@@ -232,7 +238,7 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
     from echoembed.sources.packaged import BUNDLED
 
     row = find_recipe(recipe_named(name, file) or name)
-    check_model(model)
+    check_model(model or BUNDLED)
     silence()
     import echoembed
     from echoembed.model.transformer import transformer_of

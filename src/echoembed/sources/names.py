@@ -11,6 +11,7 @@ from pathlib import Path
 from echoembed import errors
 from echoembed.sources import adapters
 from echoembed.sources.files import CONFIG, MODULES, checked_files
+from echoembed.sources.packaged import DEFAULT, PACKAGED, RESERVED, packaged_file
 from echoembed.sources.resolve import resolve
 
 
@@ -18,25 +19,28 @@ def check_model(name: str | None, *, revision: str | None = None) -> None:
     """Refuse a name that cannot be loaded; a model on the hub is fetched, which loading would do later.
 
     Args:
-        name: As ``echoembed.load`` takes it.
+        name: As ``echoembed.load`` takes it; None for the default model.
         revision: As ``echoembed.load`` takes it.
 
     Raises:
         ModelError: If there is no such model, or its folder is not whole. Names near it are shown.
         FileError: If its files cannot be read.
     """
-    if name is None or adapters.is_adapter(name):
+    text = DEFAULT if name is None else name
+    if text.lower() in PACKAGED:
+        packaged_file(text.lower())
+    if text.lower() in RESERVED or adapters.is_adapter(text):
         return
-    path = Path(name).expanduser()
+    path = Path(text).expanduser()
     try:
         if path.is_file() and path.suffix.lower() == ".gguf":
             return
         if any((path / file).is_file() for file in (CONFIG, MODULES)):
             checked_files(path)
         else:
-            resolve(name, revision=revision)
+            resolve(text, revision=revision)
     except errors.ModelError as error:
-        raise type(error)(f"{error}{_near(name, [])}") from error
+        raise type(error)(f"{error}{_near(text, RESERVED)}") from error
 
 
 def check_adapter(name: str | None) -> None:
