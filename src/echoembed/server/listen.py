@@ -89,6 +89,11 @@ class Server(uvicorn.Server):
         ready(address)
         self.run(sockets=[listener])
         logs.event("stopped", {"exit_code": self.exit_code})
+        if self.exit_code and current_thread() is main_thread():
+            # The interpreter's own end takes the libraries apart, which a broken device may hold up.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.exit_code)
         return self.exit_code
 
     @contextlib.contextmanager
