@@ -7,26 +7,38 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from echoembed.experiments.selection import Pairs, Search
+
 DATA = Path(__file__).parent / "data"
-# The bag of words is the first of the model's layers: a token's state has hardly looked at its neighbours there.
+# The bag of words is the first of the model's layers, where a token's state has hardly looked at its neighbours.
 SYSTEMS: dict[str, dict[str, Any]] = {
     "bag of words": {"recipe": "classical", "layer": 1},
     "classical": {"recipe": "classical"},
     "echo": {"recipe": "echo"},
 }
-TIMED = 96  # sentences whose embedding is timed on one core
-SHOWN = {"echo": 4, "classical": 1}  # queries shown of those that only this system answers first
+SHOWN = {"echo": 4, "classical": 1}  # how many to show of the queries that this system alone answers first
 Array = NDArray[np.float64]
+
+
+@dataclass
+class Result:
+    """What a system makes of the data."""
+
+    reads: str
+    cosines: Array  # of each pair of sentences
+    similarities_QP: Array  # of each query to each passage  # noqa: N815
+    rate: float  # sentences a second of processor time
 
 
 def main() -> None:
@@ -34,106 +46,83 @@ def main() -> None:
     console = Console(width=min(Console().width, 100), highlight=False)
     started = time.perf_counter()
     with console.status("importing"):
-        import torch
-
         import echoembed
-        from echoembed.experiments import interval, selection
+        from echoembed.experiments import selection
     (pairs,) = selection.sts_pairs(DATA, quick=False, seed=0)
     (search,) = selection.searches(DATA)
-    sentences = [*pairs.first, *pairs.second]
-
-    cosines: dict[str, Array] = {}  # of each pair
-    similarities: dict[str, Array] = {}  # of each query to each passage
-    rates: dict[str, float] = {}
-    reads: dict[str, str] = {}
-    with Progress(TextColumn("{task.description:<26}"), BarColumn(), TimeElapsedColumn(), console=console) as progress:
-        for name, settings in SYSTEMS.items():
-            count = len(sentences) + len(search.passages) + len(search.queries)
-            bar = progress.add_task(f"{name}: loading", total=count)
-            model = echoembed.load(*sys.argv[1:2], **settings)
-            reads[name] = echoembed.render(model, "…").text
-            progress.update(bar, description=f"{name}: one core, timed")
-            rates[name] = texts_per_second(torch, model.encode, sentences)
-
-            def embed(encode: Callable[..., Any], texts: list[str], bar: Any = bar) -> Array:  # noqa: ANN401
-                parts = []
-                for start in range(0, len(texts), 64):
-                    parts.append(encode(texts[start : start + 64]))
-                    progress.advance(bar, len(parts[-1]))
-                return np.concatenate(parts).astype(np.float64)
-
-            progress.update(bar, description=f"{name}: embedding")
-            first, second = np.split(embed(model.encode, sentences), 2)
-            cosines[name] = np.sum(first * second, axis=1)
-            passages = embed(model.encode_document, search.passages)
-            similarities[name] = embed(model.encode_query, search.queries) @ passages.T
-            progress.update(bar, description=name)
+    results: dict[str, Result] = {}
+    columns = TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn()
+    try:
+        with Progress(*columns, console=console) as progress:
+            for name, settings in SYSTEMS.items():
+                bar = progress.add_task(name, total=len(pairs.gold) * 2 + len(search.passages) + len(search.queries))
+                results[name] = embed_all(settings, pairs, search, progress, bar)
+    except echoembed.errors.EchoembedError as error:
+        console.print(f"error: {error}", style="red")
+        sys.exit(1)
 
     console.print()
-    show_queries(console, search, similarities)
-    gold = np.asarray(pairs.gold)
-    ndcg = {name: interval.ndcg_at_10(similarities[name], search.grades) for name in SYSTEMS}
-    table = Table("system", "reads", title="Scores × 100, without any calibration, and speed")
-    for column in ("STS", "retrieval", "texts/s"):
-        table.add_column(column, justify="right")
-    for name in SYSTEMS:
-        sts = 100 * interval.correlation(cosines[name], gold)
-        what = f"{reads[name]} (layer 1)" if "layer" in SYSTEMS[name] else reads[name]
-        table.add_row(name, what, f"{sts:.1f}", f"{100 * ndcg[name].mean():.1f}", f"{rates[name]:.0f}")
-    table.add_section()
-    for other in ("classical", "bag of words"):
-        random = np.random.default_rng(42)
-        drawn = interval.bootstrap(interval.difference, cosines["echo"], cosines[other], gold, random=random)
-        found = interval.bootstrap(
-            lambda ours, theirs: (ours - theirs).mean(), ndcg["echo"], ndcg[other], random=random
-        )
-        sts = interval.difference(cosines["echo"], cosines[other], gold)
-        table.add_row(
-            f"echo − {other}",  # noqa: RUF001
-            "95 % interval",
-            with_interval(sts, interval.ends(drawn)),
-            with_interval((ndcg["echo"] - ndcg[other]).mean(), interval.ends(found)),
-            "",
-        )
-    console.print(table)
+    show_queries(console, search, results)
+    show_scores(console, pairs, search, results)
+    words = np.mean([len(sentence.split()) for sentence in [*pairs.first, *pairs.second]])
     console.print(
-        f"STS: Spearman correlation on {len(gold)} pairs of sentences. Retrieval: nDCG@10 of {len(search.queries)} "
-        f"queries over {len(search.passages)} passages.\nTexts/s: sentences of "
-        f"{np.mean([len(sentence.split()) for sentence in sentences]):.0f} words on one core, in float32. "
-        f"All of it took {time.perf_counter() - started:.0f} s.",
+        f"STS: Spearman correlation on {len(pairs.gold)} pairs of sentences. Retrieval: nDCG@10 of "
+        f"{len(search.queries)} queries over {len(search.passages)} passages. Texts/s: sentences of {words:.0f} words "
+        f"in a second of one core, in {native_dtype()}. All of it took {time.perf_counter() - started:.0f} s.",
         style="dim",
     )
 
 
-def texts_per_second(torch: Any, encode: Callable[..., Any], sentences: list[str]) -> float:  # noqa: ANN401
-    """Sentences a second on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    encode(sentences[:32])  # what is done once is not timed
-    started = time.perf_counter()
-    encode(sentences[:: len(sentences) // TIMED][:TIMED])
-    seconds = time.perf_counter() - started
-    torch.set_num_threads(threads)
-    return TIMED / seconds
+def embed_all(settings: dict[str, Any], pairs: Pairs, search: Search, progress: Progress, bar: TaskID) -> Result:
+    """Load the model under a recipe, and embed sentences, passages and queries."""
+    import echoembed
+
+    def embed(encode: Any, texts: list[str]) -> Array:  # noqa: ANN401
+        parts = []
+        for start in range(0, len(texts), 64):
+            parts.append(encode(texts[start : start + 64]))
+            progress.advance(bar, len(parts[-1]))
+        return np.concatenate(parts).astype(np.float64)
+
+    model = echoembed.load(*sys.argv[1:2], dtype=native_dtype(), **settings)
+    model.encode(pairs.first[:8])  # what is done once is not timed
+    used = time.process_time()
+    first, second = embed(model.encode, pairs.first), embed(model.encode, pairs.second)
+    used = time.process_time() - used
+    passages = embed(model.encode_document, search.passages)
+    return Result(
+        reads=echoembed.render(model, "…").text + (" (layer 1)" if "layer" in settings else ""),
+        cosines=np.sum(first * second, axis=1),
+        similarities_QP=embed(model.encode_query, search.queries) @ passages.T,
+        rate=2 * len(first) / used,
+    )
 
 
-def show_queries(console: Console, search: Any, similarities: dict[str, Array]) -> None:  # noqa: ANN401
+def native_dtype() -> str:
+    """Two bytes a number where the processor multiplies such numbers itself, which halves the time; else four."""
+    import torch
+
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+
+
+def show_queries(console: Console, search: Search, results: dict[str, Result]) -> None:
     """The nearest passage under echo and under classical, for queries that only one of the two answers first."""
-    nearest = {name: similarities[name].argmax(axis=1) for name in SHOWN}
+    nearest = {name: results[name].similarities_QP.argmax(axis=1) for name in SHOWN}
     right = {name: search.grades[np.arange(len(places)), places] > 0 for name, places in nearest.items()}
     alone = {name: right[name] & ~right[other] for name, other in zip(SHOWN, reversed(SHOWN), strict=True)}
     table = Table("query", "nearest under echo", "nearest under classical")
     for name, count in SHOWN.items():
         for row in np.flatnonzero(alone[name])[:count]:
-            found = [
-                f"[{'green' if right[each][row] else 'red'}]{'✓' if right[each][row] else '✗'}[/] "
+            cells = [
+                f"[{'green]✓' if right[each][row] else 'red]✗'}[/] "
                 f"{search.passages[nearest[each][row]].partition('. ')[0]}"
                 for each in SHOWN
             ]
-            table.add_row(search.queries[row], *found)
+            table.add_row(search.queries[row], *cells)
         table.add_section()
     console.print(table)
-    both = int((right["echo"] & right["classical"]).sum())
+    both = (right["echo"] & right["classical"]).sum()
     console.print(
         f"Of {len(search.queries)} queries, echo alone puts a right passage first for {alone['echo'].sum()}, classical "
         f"alone for {alone['classical'].sum()}, both for {both}. Shown: the first few of each kind.\n",
@@ -141,9 +130,40 @@ def show_queries(console: Console, search: Any, similarities: dict[str, Array]) 
     )
 
 
-def with_interval(value: float, ends: tuple[float, float]) -> str:
-    """A difference times 100, and its interval."""
-    return f"{100 * value:+.1f}\n{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}"
+def show_scores(console: Console, pairs: Pairs, search: Search, results: dict[str, Result]) -> None:
+    """Scores, speed, and how sure the differences are."""
+    from echoembed.experiments import interval
+
+    gold = np.asarray(pairs.gold)
+    ndcg = {name: interval.ndcg_at_10(result.similarities_QP, search.grades) for name, result in results.items()}
+    table = Table("system", "reads", title="Scores × 100, without any calibration, and speed")  # noqa: RUF001
+    for column in ("STS", "retrieval", "texts/s"):
+        table.add_column(column, justify="right")
+    for name, result in results.items():
+        sts = interval.correlation(result.cosines, gold)
+        table.add_row(name, result.reads, f"{100 * sts:.1f}", f"{100 * ndcg[name].mean():.1f}", f"{result.rate:.0f}")
+    table.add_section()
+    for other in ("classical", "bag of words"):
+        random = np.random.default_rng(42)
+        cosines = results["echo"].cosines, results[other].cosines, gold
+        gains = ndcg["echo"] - ndcg[other]
+        table.add_row(
+            f"echo − {other}",  # noqa: RUF001
+            "95 % interval",
+            with_interval(
+                interval.difference(*cosines), interval.bootstrap(interval.difference, *cosines, random=random)
+            ),
+            with_interval(gains.mean(), interval.bootstrap(np.mean, gains, random=random)),
+        )
+    console.print(table)
+
+
+def with_interval(value: float, drawn: Array) -> str:
+    """A difference times 100, and the interval of what was drawn."""
+    from echoembed.experiments import interval
+
+    low, high = interval.ends(drawn)
+    return f"{100 * value:+.1f}\n{100 * low:+.1f} to {100 * high:+.1f}"
 
 
 if __name__ == "__main__":
