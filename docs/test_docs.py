@@ -78,7 +78,7 @@ def test_page_does_what_it_shows(page: Path, workplace: Path) -> None:
         if language == "console":
             for command, shown in commands(body):
                 ran = subprocess.run(
-                    command, shell=True, cwd=workplace, env=environment, capture_output=True, text=True, timeout=120
+                    command, shell=True, cwd=workplace, env=environment, capture_output=True, text=True, timeout=600
                 )
                 real = ran.stdout + ran.stderr
                 assert matches(shown, real), f"$ {command}\nprinted\n{real}"
