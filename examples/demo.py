@@ -37,7 +37,7 @@ class Result:
 
     reads: str
     cosines: Array  # of each pair of sentences
-    similarities_QP: Array  # of each query to each passage  # noqa: N815
+    similarities_QP: Array  # of each query to each passage
     rate: float  # sentences a second of processor time
 
 
@@ -136,7 +136,7 @@ def show_scores(console: Console, pairs: Pairs, search: Search, results: dict[st
 
     gold = np.asarray(pairs.gold)
     ndcg = {name: interval.ndcg_at_10(result.similarities_QP, search.grades) for name, result in results.items()}
-    table = Table("system", "reads", title="Scores × 100, without any calibration, and speed")  # noqa: RUF001
+    table = Table("system", "reads", title="Scores × 100, without any calibration, and speed")
     for column in ("STS", "retrieval", "texts/s"):
         table.add_column(column, justify="right")
     for name, result in results.items():
