@@ -123,15 +123,38 @@ class Recipe:
         )
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over everything in the recipe that decides a vector; name and notes are left out."""
+        """16 hexadecimal digits over everything in the recipe that decides a vector; name and notes are left out.
+
+        A field that came after the first release is left out, too, where it stands at its default: the recipes of
+        that time are hashed as they were, and vectors that were stored then can still be compared.
+        """
         notes = {"name", "checkpoint", "adapters", "trained", "source", "description"}
-        decides = {key: value for key, value in self.as_dict().items() if key not in notes}
+        plain, default = self.as_dict(), _DEFAULTS
+        decides = {
+            key: value
+            for key, value in plain.items()
+            if key not in notes and (key in _FIRST_RELEASE or value != default[key])
+        }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as JSON and TOML can hold them; ``Recipe(**recipe.as_dict())`` is the same recipe."""
         plain: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {**plain, "markers": dict(self.markers), "adapters": list(self.adapters)}
+
+
+_FIRST_RELEASE = (
+    "query_template",
+    "document_template",
+    "pooling",
+    "attention",
+    "layer",
+    "budget",
+    "instruction",
+    "markers",
+    "preparation",
+)
+"""Fields that decide vectors and that recipes have had from the beginning, in no need of a default."""
 
 
 def _is_text(value: object) -> bool:
@@ -201,6 +224,8 @@ def load_recipes(path: str | Path) -> dict[str, Recipe]:
         rows[name] = Recipe(name=name, **table)
     return rows
 
+
+_DEFAULTS = Recipe(name="default", query_template="{text:pool}").as_dict()
 
 recipes: Mapping[str, Recipe] = MappingProxyType(load_recipes(Path(__file__).with_name("recipes.toml")))
 """The table: name → recipe."""
