@@ -153,6 +153,14 @@ def model_states_zero(name: str) -> ModelError:
     )
 
 
+def vector_zero(dimensions: int) -> ModelError:
+    """A vector without a direction."""
+    return ModelError(
+        f"A vector came out as {dimensions} zeros, which is like nothing and unlike nothing. It was not given out: "
+        "keep more dimensions (truncate_dim), or check the weights of the model and of its last modules."
+    )
+
+
 def model_bad_option(option: str, value: object, allowed: str) -> ModelError:
     """An argument of ``load`` that cannot be."""
     return ModelError(f"Got {option} = {quoted(value)}. Allowed: {allowed}. Change that argument.")

@@ -178,6 +178,15 @@ def task_unknown(task: object) -> TextError:
     return TextError(f"Got task {quoted(task)}. Allowed: 'query' and 'document'. Leave it out for the query template.")
 
 
+def prompt_name_unknown(name: object, known: Iterable[str]) -> TextError:
+    """A prompt's name that is neither a kind of text nor one of the model's own."""
+    names = list(known)
+    return TextError(
+        f"Got prompt_name {quoted(name)}. Allowed: {', '.join(map(repr, names))}. Name one of these, or add yours to "
+        f"model.prompts.{near(str(name), names)}"
+    )
+
+
 # Recipes
 
 

@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling as Librar
 from echoembed import errors
 from echoembed.engine import Engine
 from echoembed.model import saved
+from echoembed.model.assemble import assemble
 from echoembed.model.pooling import library_pooling
 from echoembed.model.running import Running
 from echoembed.model.transformer import EchoTransformer, transformer_of
@@ -142,7 +143,7 @@ def load(
         modules.append(Normalize())
 
     # 4. The pipeline on its device, where the engine proves itself.
-    embedder = SentenceTransformer(modules=modules, device=str(target), **{"similarity_fn_name": "cosine", **settings})
+    embedder = assemble(modules, name=source.name, device=str(target), settings=settings)
     transformer = transformer_of(embedder)
     transformer.selector.choice(transformer.model)
     return embedder
@@ -219,7 +220,7 @@ def _saved_modules(
     modules: list[torch.nn.Module] = [transformer]
     for row in pipeline[1:]:
         module = load_module_after(source, row["type"], row["path"])
-        if isinstance(module, LibraryPooling):
+        if isinstance(module, LibraryPooling) and recipe is not None:
             module = library_pooling(transformer, transformer.recipe.pooling)
         modules.append(module)
     return modules

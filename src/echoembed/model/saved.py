@@ -28,11 +28,13 @@ class SavedTransformer:
         recipe: The recipe it was saved with.
         name: What it was called.
         cut: Whether layers above the recipe's were left out when it was saved.
+        max_seq_length: Most tokens of a prompt, where the user set fewer than the model takes.
     """
 
     recipe: Recipe
     name: str
     cut: bool
+    max_seq_length: int | None = None
 
 
 def read_first(source: Source, subfolder: str) -> SavedTransformer:
@@ -45,7 +47,10 @@ def read_first(source: Source, subfolder: str) -> SavedTransformer:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         recipe = Recipe(**content["recipe_fields"])
-        return SavedTransformer(recipe=recipe, name=str(content["name"]), cut=bool(content["cut"]))
+        most = content.get("max_seq_length")
+        if most is not None and (type(most) is not int or most < 1):
+            raise ValueError(f"max_seq_length = {most!r}")
+        return SavedTransformer(recipe=recipe, name=str(content["name"]), cut=bool(content["cut"]), max_seq_length=most)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
 
@@ -67,11 +72,14 @@ def read_modules(source: Source) -> list[dict[str, Any]]:
 
 
 def read_settings(source: Source) -> dict[str, Any]:
-    """What sentence-transformers saves of a model beside its modules: prompts among others, which are instructions."""
+    """What sentence-transformers saves of a model beside its modules: prompts among others, which are instructions.
+
+    Raises:
+        ModelError: If the file cannot be read.
+    """
     path = source.folder / "config_sentence_transformers.json"
     try:
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        names = ("prompts", "default_prompt_name", "similarity_fn_name")
-        return {name: saved[name] for name in names if saved.get(name) is not None}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return dict(content.items())
     except (OSError, ValueError, AttributeError) as error:
         raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error

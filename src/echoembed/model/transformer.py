@@ -112,6 +112,7 @@ class EchoTransformer(Transformer):
         assert self.tokenizer is not None  # every text model has one
         self.pieces = PieceTokenizer(self.tokenizer)
         self.context = self._own_context()
+        self._most: int | None = None
         self.sketch = sketch(self.model)
         embeddings: Any = self.model.get_input_embeddings()
         pad, known = self.tokenizer.pad_token_id, len(embeddings.weight)
@@ -142,6 +143,7 @@ class EchoTransformer(Transformer):
     def max_seq_length(self, value: int | None) -> None:
         if value is not None and (type(value) is not int or value < 1):
             raise errors.model_bad_option("max_seq_length", value, "a whole number of tokens above 0, or None")
+        self._most = value
         self.context = min((limit for limit in (self._own_context(), value) if limit is not None), default=None)
         self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.reader.overflow)
 
@@ -311,7 +313,8 @@ class EchoTransformer(Transformer):
 
     def get_config_dict(self) -> dict[str, Any]:
         """What is saved beside the weights."""
-        return {key: getattr(self, key) for key in self.config_keys}
+        set_by_user = {} if self._most is None else {"max_seq_length": self._most}
+        return {key: getattr(self, key) for key in self.config_keys} | set_by_user
 
     @classmethod
     def load(  # type: ignore[override]
@@ -371,6 +374,8 @@ class EchoTransformer(Transformer):
         if saved.cut and module.recipe.layer not in (saved.recipe.layer, module.layers):
             allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
             raise errors.model_bad_option("layer", module.recipe.layer, allowed)
+        if saved.max_seq_length is not None:
+            module.max_seq_length = saved.max_seq_length
         return module
 
     def __repr__(self) -> str:

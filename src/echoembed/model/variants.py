@@ -9,6 +9,7 @@ from dataclasses import replace
 from sentence_transformers import SentenceTransformer
 
 from echoembed.engine import Engine
+from echoembed.model.assemble import assemble
 from echoembed.model.load import load
 from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import transformer_of
@@ -91,9 +92,10 @@ def under(model: SentenceTransformer, recipe: Recipe, *, overflow: Overflow | No
         overflow: What becomes of a text over its budget; None for what the model does.
     """
     transformer = transformer_of(model).under(recipe, overflow=overflow)
-    return SentenceTransformer(
-        modules=[transformer, library_pooling(transformer, recipe.pooling), *list(model)[2:]],
+    other = assemble(
+        [transformer, library_pooling(transformer, recipe.pooling), *list(model)[2:]],
+        name=transformer.name,
         device=str(model.device),
-        similarity_fn_name="cosine",
-        truncate_dim=model.truncate_dim,
     )
+    other.truncate_dim = model.truncate_dim
+    return other

@@ -17,6 +17,14 @@ from echoembed.prompts.template import Kind, Rendered, Renderer, Template
 from echoembed.prompts.text import check_text
 
 Overflow = Literal["warn", "error", "ignore"]
+TASK_MARKS = {
+    "query": "{query}",
+    "text": "{query}",
+    "document": "{document}",
+    "passage": "{document}",
+    "corpus": "{document}",
+}
+"""Names by which tools ask for a kind of text → the instruction that stands for that kind, and fills nothing."""
 
 
 class TruncationWarning(UserWarning):
@@ -87,7 +95,8 @@ class Reader:
         Args:
             texts: What should be texts.
             task: ``query`` or ``document``; None for the query template.
-            instruction: What fills ``{instruction}``; None or nothing for the recipe's own.
+            instruction: What fills ``{instruction}``; None or nothing for the recipe's own. One of ``TASK_MARKS``
+                stands for a task where none is given.
 
         Raises:
             TextError: If a text cannot be embedded or is over the budget where that is refused, the task is
@@ -139,6 +148,8 @@ class Reader:
         """The template of a task, and what fills ``{instruction}`` in it."""
         if task is not None and task not in get_args(Kind):
             raise errors.task_unknown(task)
+        if instruction in TASK_MARKS.values():  # a task says more than a prompt's name
+            task, instruction = task or str(instruction).strip("{}"), None
         kind: Kind = "document" if task == "document" else "query"
         renderer = self.renderers[kind]
         if not instruction:
