@@ -15,6 +15,14 @@ def tokenizer_unsupported(kind: str) -> ModelError:
     )
 
 
+def tokenizer_added_token(token: str) -> ModelError:
+    """A token added to a tokenizer that pieces of a prompt cannot hold as whole texts do."""
+    return ModelError(
+        f"The model's tokenizer has an added token {quoted(token)}, which it finds in a part of a prompt otherwise "
+        "than in a whole text. Spans must be exact: remove that token from tokenizer.json, or choose another model."
+    )
+
+
 def tokenizer_broken(reason: str) -> ModelError:
     """A tokenizer that breaks down: its vocabulary contradicts itself, or the library has a fault."""
     return ModelError(

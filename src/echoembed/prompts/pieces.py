@@ -64,7 +64,8 @@ class PieceTokenizer:
             raise errors.tokenizer_unsupported(type(tokenizer).__name__)
         with no_panic():
             description = json.loads(backend.to_str())
-            self.leading_blank = _take_leading_blank(description)
+            self.leading_blank, self._inner_blank = _take_leading_blank(description)
+            _normalize_added(description, backend)
             self._tokenizer = Tokenizer.from_str(json.dumps(description))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -83,6 +84,32 @@ class PieceTokenizer:
             key=len,
             reverse=True,
         )
+        ordinary = {id_: token for id_, token in backend.get_added_tokens_decoder().items() if not token.special}
+        whole_words = self.leading_blank == "always"  # the normaliser's blank comes before other tokens are found
+        self._splitting = frozenset(id_ for id_, token in ordinary.items() if not (whole_words and token.normalized))
+        with no_panic():
+            self._check_added(
+                [token.content for id_, token in ordinary.items() if id_ not in self.special_ids], backend
+            )
+
+    def _check_added(self, tokens: list[str], backend: Tokenizer) -> None:
+        """Assert that added tokens are found in texts as the original finds them."""
+        for token in tokens[:_MOST_PROBED]:
+            for text in (token, f"a {token} b", f"a{token}b", f"a {token}b", f" {token} {token}"):
+                with_blank = " " + text if self.begins_with_blank(text) else text
+                expected = backend.encode(text, add_special_tokens=False).ids
+                if self.special_ids.isdisjoint(expected) and list(self.encode([with_blank])[0].ids) != expected:
+                    raise errors.tokenizer_added_token(token)
+
+    def begins_with_blank(self, text: str) -> bool:
+        """Whether the original puts a blank in front of a whole text: not where it begins with an added token."""
+        if self.leading_blank == "never" or (self.leading_blank == "missing" and text[:1] == " "):
+            return False
+        return not self._splitting or next(iter(self._encoding(text).ids), None) not in self._splitting
+
+    def _encoding(self, text: str) -> Encoding:
+        with no_panic():
+            return self._tokenizer.encode(text, add_special_tokens=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Copies and worker processes get the tokenizer as JSON, which does not hold this switch."""
@@ -121,6 +148,35 @@ class PieceTokenizer:
         return [self._checked(text, encoding) for text, encoding in zip(pieces, encodings, strict=True)]
 
     def _checked(self, text: str, encoding: Encoding) -> Piece:
+        if self._inner_blank != "never" and not self._splitting.isdisjoint(encoding.ids):
+            return self._around_added(text, encoding)
+        return self._without_special(text, encoding)
+
+    def _around_added(self, text: str, encoding: Encoding) -> Piece:
+        """The original puts its blank in front of what follows an added token, too."""
+        ids: list[int] = []
+        ends: list[int] = []
+        found = [
+            (start, stop, id_)
+            for id_, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+            if id_ in self._splitting
+        ]
+        at = 0
+        for start, stop, id_ in [*found, (len(text), len(text), None)]:
+            between = text[at:start]
+            blank = at > 0 and between and (self._inner_blank == "always" or not between.startswith(" "))
+            if between:
+                spaced = " " * bool(blank) + between
+                piece = self._without_special(spaced, self._encoding(spaced))
+                ids.extend(piece.ids)
+                ends.extend(at + max(0, end - bool(blank)) for end in piece.ends)
+            if id_ is not None:
+                ids.append(id_)
+                ends.append(stop)
+            at = stop
+        return Piece(tuple(ids), tuple(ends))
+
+    def _without_special(self, text: str, encoding: Encoding) -> Piece:
         if self.special_ids.isdisjoint(encoding.ids):
             return Piece(tuple(encoding.ids), tuple(end for _, end in encoding.offsets))
         # Unigram vocabularies hold "<s>" as an ordinary entry: cut such a word in two and try again.
@@ -128,8 +184,7 @@ class PieceTokenizer:
         ends: list[int] = []
         start = 0
         for stop in (*self._cuts(text), len(text)):
-            with no_panic():
-                part = self._tokenizer.encode(text[start:stop], add_special_tokens=False)
+            part = self._encoding(text[start:stop])
             ids.extend(part.ids)
             ends.extend(start + end for _, end in part.offsets)
             start = stop
@@ -151,26 +206,43 @@ def _first_id(*ids: int | None) -> int | None:
     return next((id_ for id_ in ids if id_ is not None), None)
 
 
+_MOST_PROBED = 200
 LeadingBlank = Literal["never", "always", "missing"]
 
 
-def _take_leading_blank(description: dict[str, Any]) -> LeadingBlank:
-    """Remove, in place, what puts a blank in front of a text, and say when it did so."""
+def _normalize_added(description: dict[str, Any], backend: Tokenizer) -> None:
+    """Have added tokens be looked for as the whole normaliser spells them, in place.
+
+    The library looks for a token that is marked ``normalized`` in the normalised text, and normalises it, too: where
+    the normaliser puts a blank in front, the token has one.
+    """
+    if backend.normalizer is None:
+        return
+    for token in description.get("added_tokens", []):
+        if token["normalized"] and not token["special"]:
+            token["content"] = backend.normalizer.normalize_str(token["content"])
+
+
+def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, LeadingBlank]:
+    """Remove, in place, what puts a blank in front of a text; when it did so, and when after an added token."""
     found: LeadingBlank = "never"
+    inner: LeadingBlank = "never"
     normalizer = description.get("normalizer")
     if normalizer is not None:
         steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
         # Strip would take the blank that a piece begins with, as it takes that of a whole text.
         kept = [step for step in steps if step["type"] not in ("Prepend", "Strip")]
         if any(step["type"] == "Prepend" for step in steps):
-            found = "always"
+            found = inner = "always"
         if len(kept) < len(steps):
             description["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
     pre_tokenizer = description.get("pre_tokenizer")
     if pre_tokenizer is not None:
         for step in _continuous_steps(pre_tokenizer):
-            found = "missing" if _drop_prefix(step) else found
-    return found
+            first_only = step.get("prepend_scheme") == "first"
+            if _drop_prefix(step):
+                found, inner = "missing", inner if first_only else "missing"
+    return found, inner
 
 
 def _continuous_steps(pre_tokenizer: dict[str, Any]) -> Iterable[dict[str, Any]]:

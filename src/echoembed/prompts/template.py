@@ -189,8 +189,7 @@ class Renderer:
     def _spaced(self, part: Part, content: str) -> str:
         """The content with the blanks that belong to it."""
         content = " " + content if part.blank else content
-        leading = self._tokenizer.leading_blank
-        if part is self._first and (leading == "always" or (leading == "missing" and content[:1] != " ")):
+        if part is self._first and self._tokenizer.begins_with_blank(content):
             return " " + content
         return content
 
