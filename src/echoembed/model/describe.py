@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import nn
 
+from echoembed.model.pooling import LIBRARY_MODE
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.weights import digest, sketch
 from echoembed.prompts.template import Rendered
@@ -47,6 +48,9 @@ def fingerprint(model: SentenceTransformer) -> str:
     parts = [transformer.recipe.fingerprint(), transformer.revision, str(transformer.context)]
     parts += [] if same else [digest(transformer.model)]
     parts += [module_identity(module) for module in list(model)[1:]]
+    own = LIBRARY_MODE[transformer.recipe.pooling]
+    pooled = [module.pooling_mode for module in model if isinstance(module, Pooling)]
+    parts += [f"pooled by {mode}" for mode in pooled if mode not in (own, (own,), [own])]  # not as the recipe says
     parts += [f"truncated to {model.truncate_dim}"] * bool(model.truncate_dim)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
