@@ -566,7 +566,7 @@ def test_a_replacement_that_fails_leaves_the_old_model(step, tmp_path, monkeypat
     real = Path.rename
 
     def fails(self, target):
-        if Path(target) == folder and not self.name.endswith("-replaced"):
+        if Path(target) == folder and not self.name.endswith(".before"):
             raise OSError("the disk went away")
         return real(self, target)
 
