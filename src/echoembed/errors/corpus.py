@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from echoembed.errors.base import CorpusError, FileError, near, quoted
+from echoembed.errors.base import CorpusError, FileError, ModelError, near, quoted
 
 
 def corpus_missing(path: object) -> CorpusError:
@@ -120,4 +120,12 @@ def corpus_input_unknown(name: str, allowed: Iterable[str]) -> FileError:
     return FileError(
         f"The name {quoted(name, 200)} does not tell a format. Allowed: {', '.join(allowed)}. Rename it, or say "
         "--format."
+    )
+
+
+def remote_states(url: str, reason: str) -> ModelError:
+    """A server that does not give the states of a model's tokens."""
+    return ModelError(
+        f"The server {quoted(url, 200)} cannot be used: {reason.rstrip('.')}. It must serve the last layer's state of "
+        "every token of this very model, as llama-server does with --embedding --pooling none."
     )

@@ -1,0 +1,157 @@
+"""A model that runs elsewhere: prompts are rendered here, states by token come from there, pooling is done here.
+
+Servers such as llama.cpp and vLLM read a prompt once and pool all of it, so their own embeddings of an echo prompt are
+other vectors. Asked for the state of every token, they serve echo exactly: for recipes that pool the last layer.
+
+Shapes: N prompts, T tokens of a prompt, D width of the model.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echoembed import errors
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from echoembed.prompts.template import Kind
+
+Protocol = Literal["llama.cpp", "vllm"]
+ROUTES = {"llama.cpp": "/embeddings", "vllm": "/pooling"}
+PROBE = "A baker makes bread before dawn."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStates:
+    """A server that gives the last layer's state of every token.
+
+    Attributes:
+        url: Such as ``http://127.0.0.1:8080``.
+        protocol: ``llama.cpp``: ``llama-server --embedding --pooling none``. ``vllm``: ``vllm serve MODEL --runner
+            pooling`` with a token pooler.
+        model: The name that vLLM serves the model by.
+        timeout: Seconds to wait for an answer.
+    """
+
+    url: str
+    protocol: Protocol = "llama.cpp"
+    model: str | None = None
+    timeout: float = 600.0
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
+        """The states of prompts, float32 ``_TD`` each.
+
+        Raises:
+            ModelError: If the server cannot be reached, refuses, or gives another number of states than tokens.
+        """
+        body: dict[str, Any] = {"input": [list(ids) for ids in prompts], "encoding_format": "float"}
+        if self.protocol == "vllm":
+            body |= {"model": self.model, "task": "token_embed", "add_special_tokens": False}
+        answer = self._ask(body)
+        try:
+            if self.protocol == "vllm":
+                rows = [row["data"] for row in sorted(answer["data"], key=lambda row: row["index"])]
+            else:
+                rows = [row["embedding"] for row in sorted(answer, key=lambda row: row["index"])]
+            states = [np.asarray(row, np.float32) for row in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            raise errors.remote_states(self.url, f"what it says holds no states by token ({error})") from error
+        if [len(one) for one in states] != [len(ids) for ids in prompts] or any(one.ndim != 2 for one in states):
+            got = [one.shape for one in states][:3]
+            reason = f"it gives {got} for prompts of {[len(ids) for ids in prompts][:3]} tokens"
+            raise errors.remote_states(self.url, reason)
+        if not all(np.isfinite(one).all() for one in states):
+            raise errors.remote_states(self.url, "a state is not finite")
+        return states
+
+    def _ask(self, body: dict[str, Any]) -> Any:  # noqa: ANN401
+        if not self.url.startswith(("http://", "https://")):
+            raise errors.remote_states(self.url, "it is no address of the web")
+        request = urllib.request.Request(  # noqa: S310 (checked above)
+            self.url.rstrip("/") + ROUTES[self.protocol],
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310 (checked above)
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            said = error.read(300).decode("utf-8", "replace")
+            raise errors.remote_states(self.url, f"it answers {error.code}: {said}") from error
+        except (OSError, ValueError) as error:
+            raise errors.remote_states(self.url, str(error)) from error
+
+
+class RemoteModel:
+    """Embeds with states from elsewhere.
+
+    Args:
+        model: The same model, from ``load``: it renders, and shows once that the server's states are its own.
+        states: The server.
+        batch_size: Prompts of one request.
+        tolerance: Largest distance between a vector of the server and the same vector made here.
+
+    Raises:
+        ModelError: If the recipe pools another layer than the last, or the server's vectors are others.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, states: TokenStates, *, batch_size: int = 16, tolerance: float = 5e-3
+    ) -> None:
+        from echoembed.model.transformer import transformer_of
+
+        transformer = transformer_of(model)
+        self._model = model
+        self._reader = transformer.reader
+        self._states = states
+        self._batch_size = batch_size
+        if transformer.cut:
+            raise errors.model_bad_option(
+                "layer", transformer.recipe.layer, "-1: a server gives the last layer's states"
+            )
+        here_D = model.encode_document([PROBE], show_progress_bar=False)[0]
+        distance = float(np.linalg.norm(here_D / np.linalg.norm(here_D) - self.encode([PROBE], task="document")[0]))
+        if not distance <= tolerance:
+            reason = f"the vector of a text is {distance:.1e} from the model's own, and {tolerance:.1e} is allowed"
+            raise errors.remote_states(states.url, reason)
+
+    def encode(
+        self, texts: Sequence[str], *, task: Kind = "query", instruction: str | None = None
+    ) -> NDArray[np.float32]:
+        """Vectors of texts, float32 ``_ND`` of length 1, in order.
+
+        Raises:
+            TextError: If a text cannot be embedded.
+            ModelError: As ``TokenStates``.
+        """
+        prompts = self._reader.render(list(texts), task=task, instruction=instruction)
+        vectors = []
+        for start in range(0, len(prompts), self._batch_size):
+            part = prompts[start : start + self._batch_size]
+            for prompt, states_TD in zip(part, self._states([prompt.ids for prompt in part]), strict=True):
+                vectors.append(self._pooled(states_TD[slice(*prompt.span)]))
+        return np.stack(vectors)
+
+    def _pooled(self, span_TD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the modules after the first make of a span: the library's pooling, calibration, length 1."""
+        import torch
+
+        states_1TD = torch.from_numpy(np.ascontiguousarray(span_TD))[None].to(self._model.device)
+        features: dict[str, Any] = {
+            "token_embeddings": states_1TD,
+            "attention_mask": torch.ones(states_1TD.shape[:2], dtype=torch.long, device=states_1TD.device),
+        }
+        with torch.inference_mode():
+            for module in list(self._model)[1:]:
+                features = module(features)
+        vector_D = features["sentence_embedding"][0].float().cpu().numpy()
+        return np.asarray(vector_D / np.linalg.norm(vector_D), np.float32)
