@@ -25,8 +25,8 @@ class Identity:
     """Where vectors come from. Vectors are comparable where identities agree.
 
     Attributes:
-        decides: What decides a vector: exact weights, recipe, calibration, what is cut and how.
-        names: What people call these, and the fingerprint; not compared.
+        decides: What decides a vector: the fingerprint, and what of it differs in the words of a message.
+        names: What people call these; not compared.
         numerics: What moves the last digits only: dtype, device, engine.
         instruction: What stood in the template's ``{instruction}``; a query has its own.
     """
@@ -156,18 +156,17 @@ class ModelEncoder:
 
 def identity_of(model: SentenceTransformer, kind: Kind, instruction: str | None = None) -> Identity:
     """The identity of a model's vectors."""
-    from echoembed import describe
+    from echoembed.model.describe import describe, module_identity
     from echoembed.model.transformer import transformer_of
 
     facts = describe(model)
     recipe = transformer_of(model).recipe
     has_place = recipe.template(kind).has("instruction")
-    decides = ("revision", "recipe_fingerprint", "calibration", "context", "dimension", "normalized")
-    exact = facts["dtype"] if facts["dtype"] == "int8" else "weights as they are"
+    decides = ("revision", "recipe_fingerprint", "context", "dimension", "fingerprint")
+    later = [module_identity(module) for module in list(model)[1:]]
     return Identity(
-        decides={**{name: facts[name] for name in decides if name in facts}, "quantisation": exact},
-        names={name: facts[name] for name in ("model", "adapter", "recipe", "fingerprint")},
-        numerics={name: facts[name] for name in ("dtype", "device") if name in facts}
-        | {"engine": str(facts["engine"]).split(" ")[0]},
+        decides={**{name: facts[name] for name in decides}, "modules": ", ".join(filter(None, later))},
+        names={name: facts[name] for name in ("model", "adapter", "recipe")},
+        numerics={"dtype": facts["dtype"], "device": facts["device"], "engine": str(facts["engine"]).split(" ")[0]},
         instruction=(instruction or recipe.instruction) if has_place else "",
     )

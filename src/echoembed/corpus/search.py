@@ -31,7 +31,7 @@ REMEDY = "Search with the model and the recipe that the corpus was built with, o
 REFINED = 20  # candidates of the index per text that is asked for, compared again exactly
 PROBED = 40  # parts of the index that are looked into
 # Largest distance between a stored unit vector and the same text's vector computed under other numerics.
-BOUND = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 6e-2}
+BOUND = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 6e-2, "int8": 6e-2}
 STORED_BOUND = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}
 
 
