@@ -126,6 +126,6 @@ def corpus_input_unknown(name: str, allowed: Iterable[str]) -> FileError:
 def remote_states(url: str, reason: str) -> ModelError:
     """A server that does not give the states of a model's tokens."""
     return ModelError(
-        f"The server {quoted(url, 200)} cannot be used: {reason.rstrip('.')}. It must serve the last layer's state of "
-        "every token of this very model, as llama-server does with --embedding --pooling none."
+        f"The server {quoted(url, 200)} cannot be used: {reason.rstrip('.')}. Give one that serves the last layer's "
+        "state of every token of this very model, as llama-server does with --embedding --pooling none."
     )
