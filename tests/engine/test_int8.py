@@ -16,6 +16,7 @@ import tiny_models
 from echoembed import errors
 from echoembed.engine import int8
 from echoembed.engine.int8 import CHUNK, Int8Linear
+from echoembed.prompts.template import Rendered
 
 STS = Path(__file__).parents[3] / "shared" / "data" / "sts" / "stsb" / "dev.jsonl.gz"
 SENTENCES = [
@@ -37,6 +38,43 @@ def test_layer_is_close_to_the_float_one():
         assert torch.equal(alone, got[0])  # every token has a scale of its own
         assert torch.equal(Int8Linear(linear)(torch.zeros(2, 64)), linear.bias.expand(2, -1))
         assert Int8Linear(linear)(states.bfloat16()).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_columns_that_stand_out_do_not_cost_the_rest_its_levels():
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(64, 48)
+    states = torch.randn(1, 9, 64, generator=generator)
+    states[..., [3, 40]] *= 1000
+    linear.weight[:, [3, 40]] *= 1e-3  # their share of the sum is like the others'
+    wanted = linear(states)
+    apart = Int8Linear(linear, outlier_J=torch.tensor([3, 40]))
+    together = Int8Linear(linear)
+    assert torch.cosine_similarity(apart(states), wanted, dim=-1).min() > 0.999
+    assert torch.cosine_similarity(together(states), wanted, dim=-1).min() < 0.9  # else there was nothing to mend
+    assert torch.equal(pickle.loads(pickle.dumps(apart))(states), apart(states))
+
+
+@torch.no_grad()
+def test_columns_are_found_on_the_probe_prompts():
+    model = torch.nn.Module()
+    model.one = torch.nn.Linear(8, 8)
+    reads = torch.ones(1, 4, 8)
+    reads[..., 5] = 100
+
+    class Output:
+        last_hidden_state = reads
+
+    model.forward = lambda input_ids, use_cache: (model.one(reads), Output)[1]
+    assert int8.quantize(model, [Rendered((1, 2, 3, 4), (1, 4))]) == 1
+    assert model.one.outlier_J.tolist() == [5]
+
+
+def test_a_text_alone_and_in_company_has_one_vector_to_rounding():
+    model = echoembed.load("tiny", device="cpu", dtype="int8")
+    together = model.encode(SENTENCES)
+    alone = np.stack([model.encode(sentence) for sentence in SENTENCES])
+    assert (together * alone).sum(axis=1).min() > 0.99999
 
 
 @torch.no_grad()

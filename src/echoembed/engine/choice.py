@@ -49,6 +49,17 @@ class Selector:
             self._choices[place] = self._choose(model)
         return self._choices[place]
 
+    def try_bits_again(self, model: PreTrainedModel) -> None:
+        """Try anew whether neighbours change a prompt's bits, after the model's layers were replaced."""
+        weight = next(model.parameters())
+        place = (weight.device.type, weight.dtype)
+        choice = self.choice(model)
+        if not self.deterministic or choice.engine is None or choice.engine.solo:
+            return
+        if not is_invariant(choice.engine, model, self.context):
+            reason = choice.reason.replace("bits tried in many packs", "a text at a time")
+            self._choices[place] = replace(choice, engine=replace(choice.engine, solo=True), reason=reason)
+
     def _choose(self, model: PreTrainedModel) -> Choice:
         if self.wanted == "padded" and not self.deterministic:
             return Choice(None, "asked for")

@@ -11,6 +11,16 @@ from echoembed import errors
 from echoembed.engine import Engine
 from echoembed.prompts.reader import Overflow
 
+PROBE_TEXTS = (
+    "The committee will publish its report on Monday, after months of delay.",
+    "A cat sleeps on the warm windowsill.",
+    "How do I change the password of my account?",
+    "def add(a, b):\n    return a + b",
+    "In 1969, two men walked on the moon while a third waited in orbit; 600 million people watched.",
+    "Cheap flights to Lisbon, from 49 euros!",
+)
+"""Ordinary texts of several kinds, by which settings of the arithmetic are found when a model is loaded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Running:

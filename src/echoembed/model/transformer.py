@@ -26,7 +26,7 @@ from echoembed.engine import Selector, quantize
 from echoembed.model import backbone
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.pooling import gather_spans, pad, pool_each, unpad
-from echoembed.model.running import Running
+from echoembed.model.running import PROBE_TEXTS, Running
 from echoembed.model.saved import CONFIG, read_first
 from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
@@ -194,10 +194,12 @@ class EchoTransformer(Transformer):
 
     def _to_int8(self) -> None:
         self.selector.choice(self.model)  # its proof is exact in floating point only
-        if not quantize(self.model):
+        probes = replace(self.reader, overflow="ignore").render(PROBE_TEXTS)
+        if not quantize(self.model, probes):
             raise errors.model_bad_option(
                 "dtype", "int8", "float32 or bfloat16 for this model: no layer is an nn.Linear"
             )
+        self.selector.try_bits_again(self.model)
 
     # The library's interface.
 
