@@ -17,9 +17,9 @@ from echoembed.experiments import copies, cost, figure2, figure3, figure4, inter
 from echoembed.experiments.experiment import Bench, Plan, Setting
 from echoembed.experiments.interval import difference
 from echoembed.experiments.paper import paper_table
-from echoembed.experiments.progress import Progress, shown_time
 from echoembed.experiments.report import write_report
 from echoembed.experiments.results import read_rows
+from echoembed.progress import Work, shown_time
 
 NOT_RUN = {"figure5", "figure13"}
 
@@ -228,8 +228,8 @@ def test_an_unknown_experiment_is_an_error_line(tmp_path):
 def test_progress_says_what_is_left(monkeypatch):
     said = []
     now = [0.0]
-    monkeypatch.setattr("echoembed.experiments.progress.time.monotonic", lambda: now[0])
-    progress = Progress(said.append)
+    monkeypatch.setattr("echoembed.progress.time.monotonic", lambda: now[0])
+    progress = Work(said.append)
     progress.expect(10)
     now[0] = 60.0
     progress.done(5, "half")

@@ -12,7 +12,7 @@ from echoembed.cli import options as opt
 from echoembed.cli import output as out
 from echoembed.cli import session
 from echoembed.cli.groups import ModelOptions
-from echoembed.cli.progress import Progress
+from echoembed.progress import Progress
 
 if TYPE_CHECKING:
     from echoembed.corpus.work import Engine, Report

@@ -10,7 +10,7 @@ import typer
 from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.cli.progress import Progress
+from echoembed.progress import Progress
 
 if TYPE_CHECKING:
     from echoembed.texts import Embedder, RemoteEmbedder

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from echoembed.cli.output import note
+from echoembed.progress import bar
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
+    from rich.progress import Progress as Bar
 
     from echoembed.evaluation.store import Score
     from echoembed.evaluation.task import Task
@@ -36,7 +37,7 @@ class EvalProgress:
         self._begun = 0
         self._done = 0
         self._now = 0
-        self._bar: RichProgress | None = _bar() if shown and sys.stderr.isatty() else None
+        self._bar: Bar | None = _bar() if shown and sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -90,25 +91,8 @@ def _work(task: Task) -> int:
     return max(task.characters, 10_000)
 
 
-def _bar() -> RichProgress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def _bar() -> Bar:
+    from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        speed_estimate_period=600,
-    )
+    times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    return bar(TaskProgressColumn(), *times, speed_estimate_period=600)

@@ -163,7 +163,10 @@ def check_texts(reader: TextReader, *, quiet: bool) -> None:
         FileError: If a file is broken.
         TextError: If a text cannot be embedded.
     """
-    reader.check()
+    from echoembed.progress import Progress
+
+    with Progress(what="reading", shown=not quiet) as progress:
+        reader.check(progress)
 
 
 def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:

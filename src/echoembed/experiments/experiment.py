@@ -16,10 +16,10 @@ from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import Task
 from echoembed.experiments import selection
-from echoembed.experiments.progress import Progress
 from echoembed.experiments.results import Row
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import Models
+from echoembed.progress import Work
 from echoembed.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Bench:
         )
         self.cache = VectorCache(together=MEAN_AND_LAST)
         self.store = Store(setting.out / "scores")
-        self.progress = Progress(say)
+        self.progress = Work(say)
 
     @property
     def model_name(self) -> str | None:

@@ -38,6 +38,8 @@ RECIPES = (
 )
 METHODS = ("classical mean", "classical last", "echo mean")
 _PER_STRUCTURE = 300
+_AT_ONCE = 50
+"""Triples between two words on how far the work is."""
 _SHORT = {
     STRUCTURES[0]: "early",
     STRUCTURES[1]: "late",
@@ -59,17 +61,27 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     if bench.setting.toy:
         triples["file"] = read_triples(bench.setting.toy)
     rows: list[Row] = []
+    bench.progress.expect(sum(_work(recipe, own) for recipe in plan.recipes for own in triples.values()))
     for recipe in plan.recipes:
         model = bench.models.get(bench.model_name, recipe)
         for source, own in triples.items():
-            rows += _measure(model, recipe.name, source, own, bench.setting.batch_size)
-            bench.progress.done(0, f"{recipe.name} on toy triples")
+            for start in range(0, len(own), _AT_ONCE):
+                part = own[start : start + _AT_ONCE]
+                rows += _measure(model, recipe.name, source, part, start, bench.setting.batch_size)
+                bench.progress.done(_work(recipe, part), f"{recipe.name} on toy triples")
     return rows
 
 
+def _work(recipe: Recipe, triples: Sequence[Triple]) -> float:
+    """About how much the triples cost: characters read."""
+    characters = sum(len(text) for triple in triples for text in (triple.query, triple.positive, triple.negative))
+    return float(characters * recipe.template("query").copies)
+
+
 def _measure(
-    model: SentenceTransformer, recipe: str, source: str, triples: Sequence[Triple], batch_size: int
+    model: SentenceTransformer, recipe: str, source: str, triples: Sequence[Triple], start: int, batch_size: int
 ) -> list[Row]:
+    """Rows of triples, which are numbered from ``start``."""
     texts = [text for triple in triples for text in (triple.query, triple.positive, triple.negative)]
     firsts = [first for triple in triples for first in (triple.firsts or ("", "", ""))]
     vectors = token_vectors(model, texts, firsts, batch_size)
@@ -88,7 +100,7 @@ def _measure(
                     "method": f"{recipe} {pooling}",
                     "source": source,
                     "structure": triple.structure,
-                    "triple": number,
+                    "triple": start + number,
                     "positive": float(positive[number]),
                     "negative": float(negative[number]),
                     "positive_first": float(positive_first[number]) if known else None,

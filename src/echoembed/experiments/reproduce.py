@@ -29,8 +29,8 @@ from echoembed.experiments import (
     table4,
 )
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Setting, Summary, planned_work
-from echoembed.experiments.progress import shown_time
 from echoembed.experiments.results import Row, read_rows, write_rows
+from echoembed.progress import shown_time
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment

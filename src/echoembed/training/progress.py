@@ -10,10 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import Progress as Bar
+from rich.progress import TaskProgressColumn, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from echoembed.progress import bar
 from echoembed.training.rows import Reading
 
 RECENT = 20
@@ -59,7 +60,7 @@ class Progress(TrainerCallback):
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
-        self._bar: RichProgress | None = None
+        self._bar: Bar | None = None
 
     def on_train_begin(
         self,
@@ -72,9 +73,8 @@ class Progress(TrainerCallback):
         self._recent.clear()
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
-        columns = (TextColumn("training"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[words]}"))
-        self._bar = RichProgress(*columns, console=self.console, transient=True)
-        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, words="")
+        self._bar = bar(TaskProgressColumn(), TextColumn("{task.fields[words]}"), console=self.console)
+        self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, words="")
         self._bar.start()
 
     def on_log(
