@@ -5,7 +5,7 @@
     python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning --report docs/finetuning.md
 
 Arms: echo, echo compute-matched, classical, and classical without its causal mask; mean and last pooling; three seeds.
-Each is one ``echoembed train`` run in a folder of its own; a finished one is not run again, a stopped one goes on.
+Each is one ``echoembed train`` run in a folder of its own; a finished one is not run again, a stopped one resumes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is embedded: real texts where they are at hand, made ones of equal lengths.
+"""What is embedded: real texts where they are installed, made-up ones of equal lengths.
 
     shared/data/sts/*/*.jsonl.gz             sentences, about 15 tokens each
     shared/data/retrieval/*/corpus.jsonl.gz  abstracts and paragraphs, about 300 tokens each

@@ -2,7 +2,7 @@
 
 A sequence is either plain, a stretch of the corpus as it stands, or made of repeated spans: a few tokens of ordinary
 text, a span, a few other tokens, the same span again. Both are drawn from a generator that is seeded with the run's
-seed and the step, so that a run that goes on later sees what it would have seen.
+seed and the step, so that a resumed run sees what it would have seen.
 
 Shapes: B sequences of a step, T tokens of each, one more as the last target.
 """

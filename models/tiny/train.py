@@ -1,8 +1,8 @@
 """Pretrain the bundled model: ``python models/tiny/train.py models/tiny/two-cores.toml --corpus ../shared/corpus``.
 
 A Llama of transformers' own, on a corpus of JSON lines, with Muon for its matrices and AdamW for the rest; in
-bfloat16 and compiled on a GPU, in float32 on a CPU. It writes a checkpoint every few minutes and when it is told to
-stop, and goes on from there when it is called again.
+bfloat16 and compiled on a GPU, in float32 on a CPU. It writes a checkpoint every few minutes and when it is stopped,
+and resumes there when it is called again.
 
 Shapes: B sequences of a step, T tokens of each.
 """
@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 
 
 def build(config: dict[str, Any], tokenizer: Tokenizer) -> LlamaForCausalLM:
-    """The model to begin with: new, or one to go on from."""
+    """The model to begin with: a new one, or that of a checkpoint."""
     if start := config["model"].get("start"):
         return LlamaForCausalLM.from_pretrained(Path(start), dtype=torch.float32)
     shape = {key: value for key, value in config["model"].items() if key not in ("start", "tokenizer", "vocabulary")}
@@ -110,7 +110,7 @@ def write(target: Path, content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Train, or go on training."""
+    """Train, from the beginning or from a checkpoint."""
     options = arguments()
     config = tomllib.loads(options.config.read_text(encoding="utf-8"))
     training = config["training"]
@@ -215,7 +215,7 @@ def main() -> None:
     if step >= training["steps"]:
         finish(model, kept, options.run / "model")
     else:
-        console.print(f"Stopped at step {step} of {training['steps']}; call again to go on.")
+        console.print(f"Stopped at step {step} of {training['steps']}; call again to resume.")
 
 
 def finish(model: LlamaForCausalLM, tokenizer: Path, folder: Path) -> None:

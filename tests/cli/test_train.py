@@ -143,7 +143,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(cli, begun, tmp_path):
 
 def test_warnings_of_the_plan_are_lines_on_standard_error(cli, tmp_path):
     (tmp_path / "run.toml").write_text((tmp_path / "run.toml").read_text().replace("steps = 2", "steps = 40"))
-    assert "warning: the rows of 'rows' will be gone through 20 times" in cli("run.toml", "--dry-run").stderr
+    assert "warning: the rows of 'rows' will be trained on 20 times" in cli("run.toml", "--dry-run").stderr
 
 
 def test_every_field_can_be_printed(cli):

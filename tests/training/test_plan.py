@@ -88,7 +88,7 @@ def test_what_is_seen_too_often_and_what_is_left_out_is_said(rows):
         file.write('{"query": ""}\n')
     found = plan.make(run(rows, steps=100, data={"bad_rows": "skip"}))
     assert found.data[0].skipped == 1
-    assert any("gone through 33 times" in warning for warning in found.warnings)
+    assert any("trained on 33 times" in warning for warning in found.warnings)
     assert any("1 rows of 'rows' are left out" in warning for warning in found.warnings)
     assert plan.make(run(rows, steps=3, data={"rows": 12})).warnings == ()
 

@@ -1,4 +1,4 @@
-"""Tasks from a folder of one's own, scored by mteb's task classes without a network.
+"""Tasks from a folder of your own, scored by mteb's task classes without a network.
 
     FOLDER/sts/NAME/test.jsonl             {"sentence1", "sentence2", "score"}
     FOLDER/pair/NAME/test.jsonl            {"sentence1", "sentence2", "label"}      label 0 or 1

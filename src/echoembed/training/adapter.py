@@ -46,8 +46,8 @@ def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int 
     if end_token and transformer.pieces.eos is None:
         raise errors.adapter_end_token_missing(transformer.name)
     if end_token or config.rank == 0:
-        # Where padding is the end token too, as with Llama's kin, torch would give its embedding no gradient.
-        # Real padding gets none anyway: no token attends to it and nothing pools it.
+        # Where the end token is the padding token too, as in Llama, torch would give its embedding no gradient.
+        # Padding itself gets none anyway: no token attends to it and nothing pools it.
         embeddings: Any = transformer.model.get_input_embeddings()
         embeddings.padding_idx = None
     if config.rank == 0:
@@ -90,7 +90,7 @@ def add_lora(
     layers = _targets(model, config.targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        # peft's own word where it can be had: it is what a saved adapter then says of itself.
+        # peft's own word where it applies, for a saved adapter records it.
         model.add_adapter(
             LoraConfig(
                 r=config.rank,

@@ -158,7 +158,7 @@ class DataPart(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A field that two configurations have different values of; None where one has not got it."""
+    """A field whose value differs between two configurations; None where a configuration lacks the field."""
 
     field: str
     old: object
@@ -261,7 +261,7 @@ def _known(table: Mapping[str, Any], kind: Any, where: str) -> Mapping[str, Any]
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[Difference]:
-    """Where two configurations would train differently: a run begun under one cannot go on under the other."""
+    """Where two configurations would train differently: a run begun under one cannot resume under the other."""
     before, after = _flat(old), _flat(new)
     return [
         Difference(name, before.get(name), after.get(name))

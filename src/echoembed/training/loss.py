@@ -5,9 +5,13 @@
 with d over every positive and every hard negative of the batch, of all processes: the paper's equation 3, whose
 denominator lists the negatives only where every implementation, and we, count the positive too; τ = 1/50.
 
-The library's GradCache (Gao et al. 2021) embeds the batch in chunks twice, first without gradients: the gradient is
-the whole batch's, the memory that of one chunk. Where there is memory for the activations of the whole batch, the
-chunks are embedded once: a quarter less work, and on a CPU still as much as its caches hold at a time.
+Three ways to the same gradient, that of the whole batch:
+
+1. GradCache (Gao et al. 2021), the library's: every chunk is embedded without gradients; the loss of all vectors gives
+   the gradient of each vector; every chunk is embedded again, with gradients, and takes its vectors' gradients back
+   into the weights. The memory is that of one chunk.
+2. Chunk by chunk, once: the activations of all chunks stay in memory, which saves a quarter of the work.
+3. A batch that fits one chunk is embedded at once.
 
 Shapes: B texts of a batch, D width of the model.
 """

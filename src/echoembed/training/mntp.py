@@ -150,17 +150,21 @@ def mask_tokens(
     Raises:
         ModelError: If no token can be chosen.
     """
+    # 1. Tokens of a text that another token precedes can be chosen; all draws are made on the CPU.
     can_BT = text_BT.bool().cpu().clone()
     can_BT[:, 0] = False
     if not can_BT.any():
         raise errors.mntp_nothing_to_predict(len(ids_BT))
+    # 2. Each is chosen with the masking's rate; a batch without a chosen token would have no loss.
     chosen_BT = can_BT & (torch.rand(can_BT.shape) < masking.rate)
     if not chosen_BT.any():
         places = can_BT.nonzero()
         chosen_BT[tuple(places[int(torch.randint(len(places), ()))])] = True
+    # 3. What a chosen token becomes: below 0.8 the mask, below 0.9 a random token, else it stays.
     fate_BT = torch.rand(can_BT.shape) if masking.scheme == "80-10-10" else torch.zeros(can_BT.shape)
     random_BT = ordinary_V[torch.randint(len(ordinary_V), can_BT.shape)]
     chosen_BT, fate_BT, random_BT = (drawn.to(ids_BT.device) for drawn in (chosen_BT, fate_BT, random_BT))
+    # 4. The chosen tokens are hidden in the input, and are the labels; every other position has none.
     hidden_BT = torch.where(chosen_BT & (fate_BT < 0.8), mask_id, ids_BT)
     hidden_BT = torch.where(chosen_BT & (fate_BT >= 0.8) & (fate_BT < 0.9), random_BT, hidden_BT)
     return hidden_BT, torch.where(chosen_BT, ids_BT, IGNORED)

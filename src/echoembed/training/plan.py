@@ -1,4 +1,4 @@
-"""What a run would come to, before it is begun: batches, tokens, what is trained, memory, and what looks wrong."""
+"""What a run would cost, before it begins: batches, tokens, what is trained, memory, and what looks wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DataPlan:
         skipped: Rows left out.
         share: Share of the batches drawn from it.
         batches: Batches of it that are to be expected.
-        rounds: How often its rows will have been gone through.
+        rounds: How often the run goes through its rows.
         columns: Column → tokens of its prompts.
     """
 
@@ -64,7 +64,7 @@ class DataPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What a run would come to.
+    """What a run would cost.
 
     Attributes:
         model: Its name.
@@ -120,10 +120,10 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
         if progress is not None:
             progress(reading)
 
-    found = rows.read_all(config, progress=keep)
-    bones = footprint.build(config, recipe)
-    reader = _reader(config, recipe, bones)
-    by_source = {part.source: found[part.name] for part in config.parts}
+    data_sets = rows.read_all(config, progress=keep)
+    skeleton = footprint.build(config, recipe)
+    reader = _reader(config, recipe, skeleton)
+    by_source = {part.source: data_sets[part.name] for part in config.parts}
     parts = shares([entry.ratio for entry in config.data], [len(by_source[n]) for n in range(len(config.data))])
     data = tuple(
         _data_plan(config, number, by_source[number], readings[entry.name], parts[number], reader)
@@ -131,33 +131,33 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
     )
     steps, batch_size = config.optimiser.steps, config.optimiser.batch_size
     readings_of_a_text = 2 if config.objective == "simcse" else 1
-    per_row = sum(one.share * sum(lengths.mean for lengths in one.columns.values()) for one in data)
-    longest = max(lengths.longest for one in data for lengths in one.columns.values())
-    columns = readings_of_a_text * max(len(one.columns) for one in data)
+    per_row = sum(plan.share * sum(lengths.mean for lengths in plan.columns.values()) for plan in data)
+    longest = max(lengths.longest for plan in data for lengths in plan.columns.values())
+    columns = readings_of_a_text * max(len(plan.columns) for plan in data)
     return RunPlan(
-        model=bones.name,
+        model=skeleton.name,
         recipe=recipe.name,
         budget=recipe.budget,
         steps=steps,
         batch_size=batch_size,
         rows=steps * batch_size,
         tokens=round(steps * batch_size * per_row * readings_of_a_text),
-        parameters=bones.parameters,
-        lora=bones.lora,
-        end_token=bones.end_token,
-        memory=footprint.memory(bones, config, longest, columns=columns),
+        parameters=skeleton.parameters,
+        lora=skeleton.lora,
+        end_token=skeleton.end_token,
+        memory=footprint.memory(skeleton, config, longest, columns=columns),
         data=data,
         warnings=tuple(_warnings(data)),
     )
 
 
-def _reader(config: TrainConfig, recipe: Recipe, bones: Skeleton) -> Reader:
+def _reader(config: TrainConfig, recipe: Recipe, skeleton: Skeleton) -> Reader:
     """What will render the rows: by the recipe or, in masked prediction, as plain text."""
     if config.objective == "mntp":
         from echoembed.training.mntp import plain_recipe
 
         recipe = plain_recipe(recipe)
-    return recipe.reader(bones.pieces, context=bones.context, overflow="ignore")
+    return recipe.reader(skeleton.pieces, context=skeleton.context, overflow="ignore")
 
 
 def _data_plan(
@@ -204,16 +204,16 @@ def _lengths(texts: list[str], reader: Reader, kind: Kind, instructions: tuple[s
 
 
 def _warnings(data: tuple[DataPlan, ...]) -> Iterator[str]:
-    for one in data:
-        if one.rounds > MANY_ROUNDS:
+    for plan in data:
+        if plan.rounds > MANY_ROUNDS:
             yield (
-                f"the rows of {one.name!r} will be gone through {one.rounds:,.0f} times: lower its ratio or the steps, "
+                f"the rows of {plan.name!r} will be trained on {plan.rounds:,.0f} times: lower its ratio or the steps, "
                 "or add rows"
             )
-        if one.batches < 1:
-            yield f"{one.name!r} may never be drawn: {one.batches:.2f} batches of it are to be expected"
-        if one.skipped:
-            yield f"{one.skipped:,} rows of {one.name!r} are left out"
-        for column, lengths in one.columns.items():
+        if plan.batches < 1:
+            yield f"{plan.name!r} may never be drawn: {plan.batches:.2f} batches of it are to be expected"
+        if plan.skipped:
+            yield f"{plan.skipped:,} rows of {plan.name!r} are left out"
+        for column, lengths in plan.columns.items():
             if lengths.cut > MANY_CUT:
-                yield f"{lengths.cut:.0%} of the texts in {column!r} of {one.name!r} are over the budget: they are cut"
+                yield f"{lengths.cut:.0%} of the texts in {column!r} of {plan.name!r} are over the budget: they are cut"

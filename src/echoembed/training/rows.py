@@ -85,7 +85,7 @@ def read_all(config: TrainConfig, *, progress: Callable[[Reading], None] | None 
     for entry, rows in zip(config.data, found, strict=True):
         if len(rows) < config.optimiser.batch_size:
             raise errors.training_data_too_small(entry.name, len(rows), config.optimiser.batch_size)
-    # An object of its own for each part: the trainer hangs the part's name on it.
+    # An object of its own for each part, for the trainer writes the part's name into it.
     return DatasetDict({part.name: _held(found[part.source].data.table) for part in config.parts})
 
 

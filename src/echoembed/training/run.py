@@ -45,8 +45,8 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
 
     Args:
         config: The run.
-        resume: Go on with the run in ``config.output`` from its newest whole checkpoint, or from the beginning where
-            it has none. On a CPU, under the same number of processes, the weights end bit for bit as if the run had
+        resume: Resume the run in ``config.output`` from its newest whole checkpoint, or from the beginning where it
+            has none. On a CPU, under the same number of processes, the weights end bit for bit as if the run had
             never stopped.
         console: Where progress is shown; None for nowhere.
 
@@ -54,15 +54,15 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         The folder of the finished model, which ``echoembed.load`` takes.
 
     Raises:
-        TrainingError: If there is a run in the output folder and none is to be resumed, or it was begun otherwise; if
-            rows, adapter or batch cannot be; if the loss is not finite; if a checkpoint cannot be written. As
+        TrainingError: If the output folder holds a run that is not to be resumed, or one of other settings or data;
+            if rows, adapter or batch cannot be used; if the loss is not finite; if a checkpoint cannot be written. As
             ``TrainingStoppedError`` after Ctrl-C or SIGTERM.
         EchoembedError: If the data, the recipe or the model cannot be used.
     """
     config = config.effective()
     if config.tensorboard:
         versions.check("tensorboard", extra="tensorboard", purpose="Writing TensorBoard's files")
-    processes = PartialState(cpu=not torch.accelerator.is_available())  # which it would not find out
+    processes = PartialState(cpu=not torch.accelerator.is_available())  # accelerate itself does not look
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
     newest = _on_first(processes, partial(checkpoint_of, config, resume=resume))
@@ -95,7 +95,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
 
 
 def _on_first(processes: PartialState, work: Callable[[], T]) -> T:
-    """What the first process comes to, on all of them: its result, or its error."""
+    """Have the first process do work, and give its result, or raise its error, on all of them."""
     outcome: list[Any] = [None]
     if processes.is_main_process:
         try:
@@ -153,7 +153,7 @@ def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialSta
 
 
 def _arguments(config: TrainConfig, processes: PartialState) -> SentenceTransformerTrainingArguments:
-    """What the library's trainer is told."""
+    """The arguments of the library's trainer."""
     optimiser = config.optimiser
     recomputing: dict[str, Any] = {}
     if optimiser.gradient_checkpointing:
@@ -223,7 +223,7 @@ class _Models(TrainerCallback):
         control: TrainerControl,
         **_: Any,  # noqa: ANN401
     ) -> None:
-        """Called after the checkpoint, whose step it is of."""
+        """Save the model of the step whose checkpoint was just written."""
         if state.is_world_process_zero:
             target = step_folder(Path(self.config.output) / MODELS, state.global_step)
             export.save_model(self.model, self.config, target)

@@ -1,4 +1,4 @@
-"""Scores on the way: the model as it is, on local tasks, without the training's noticing.
+"""Scores on the way: the model as it is, on local tasks, with no effect on its training.
 
 Everything that scoring could change is put back: the random states, whether modules are in training, what the model
 reads and what it counts. A run with scores ends with the same bits as one without.

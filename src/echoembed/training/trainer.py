@@ -64,7 +64,7 @@ class Collator(SentenceTransformerDataCollator):
 
 @dataclass
 class Step:
-    """What is known of the step at hand, over all processes."""
+    """What is known of the current step, over all processes."""
 
     data_set: str = ""
     loss: float = 0.0
@@ -104,8 +104,8 @@ class EchoTrainer(SentenceTransformerTrainer):
         self._asked_to_stop = False
         self._marked = time.perf_counter()
         super().__init__(**arguments)
-        for talker in (PrinterCallback, ProgressCallback):
-            self.remove_callback(talker)
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)
         self.add_callback(_Stop(self))
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -124,16 +124,18 @@ class EchoTrainer(SentenceTransformerTrainer):
         Raises:
             TrainingError: If the loss or the gradient's norm is not finite, on whichever process.
         """
+        # 1. The library's step, and the norm of the gradient that it leaves.
         data_set, rows, tokens = str(inputs["dataset_name"]), inputs["rows"], inputs["tokens"]
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        exact = torch.float32 if loss.device.type == "mps" else torch.float64  # which that has not got
+        # 2. All processes judge by the same numbers: one that ended alone would leave the others waiting.
+        exact = torch.float32 if loss.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         numbers = [float(loss), float(norm), rows, tokens, self._asked_to_stop]
         here_G = torch.tensor(numbers, dtype=exact, device=loss.device)
         all_PG: Tensor = self.accelerator.gather(here_G[None])
-        # All processes judge by the same numbers: one that ended alone would leave the others waiting.
         self.stopped = bool(all_PG[:, 4].any())
+        # 3. What the step's line in the log says.
         now = time.perf_counter()
         self.last = Step(
             data_set=data_set,
@@ -144,6 +146,7 @@ class EchoTrainer(SentenceTransformerTrainer):
             seconds=now - self._marked,
         )
         self._marked = now
+        # 4. Numbers that are not finite end the run before the optimiser changes a weight.
         for what, column in (("loss", 0), ("gradient", 1)):
             if not torch.isfinite(all_PG[:, column]).all():
                 raise errors.training_not_finite(what, self.state.global_step + 1, data_set, str(self.newest or ""))
@@ -174,7 +177,7 @@ class EchoTrainer(SentenceTransformerTrainer):
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """While it lasts, SIGINT and SIGTERM stop after the step at hand; a second one does what it usually does."""
+        """While it lasts, SIGINT and SIGTERM stop the run after the current step; a second signal acts as usual."""
         usual: dict[signal.Signals, Any] = {}
 
         def ask(_number: int, _frame: FrameType | None) -> None:
@@ -228,11 +231,15 @@ class EchoTrainer(SentenceTransformerTrainer):
             TrainingError: As the class says; and ``TrainingStoppedError`` when a signal ended the run.
         """
         self.newest = newest
-        if self.args.process_index:  # dropout of one's own; every process begins as the first does
+        # 1. Every process begins with the weights of the first, and draws its own dropout.
+        if self.args.process_index:
             set_seed((self.args.seed + self.args.process_index) % 2**32)
+        # 2. The library restores the checkpoint (weights through `_load_from_checkpoint`, then optimiser, schedule and
+        #    random states), passes over the batches of the steps already made, and trains.
         self._marked = time.perf_counter()
         with self.stoppable():
             self.train(resume_from_checkpoint=str(newest) if newest else None)
+        # 3. A signal has ended the run before its last step: `_Stop` had the library write a checkpoint.
         if self.stopped and self.state.global_step < self.state.max_steps:
             raise errors.training_stopped(self.state.global_step, self.state.max_steps, self.newest)
 
