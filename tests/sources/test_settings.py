@@ -60,6 +60,36 @@ def test_what_is_nested_as_deep_as_allowed_is_read(tmp_path):
     assert isinstance(settings.read_json(path, list), list)
 
 
+def normalizing(tmp_path: Path, normalizer: dict[str, object]) -> Path:
+    """A model whose tokenizer has that normaliser."""
+    folder = Path(shutil.copytree(tiny_models.folder("llama"), tmp_path / "model"))
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": normalizer}))
+    return folder
+
+
+@pytest.mark.parametrize("pattern", [{"String": "a"}, {"Regex": "[a-z]"}])
+def test_a_normaliser_that_fills_the_memory_is_refused(pattern, tmp_path):
+    step = {"type": "Replace", "pattern": pattern, "content": "a" * 100}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    folder = normalizing(
+        tmp_path, {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [step] * 5}]}
+    )
+    with pytest.raises(ModelError, match="its normaliser makes 10,000,000,000 characters of one"):
+        echoembed.load(folder, device="cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+
+
+def test_a_normaliser_that_spells_a_few_characters_out_is_read(tmp_path):
+    steps = [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        {"type": "Replace", "pattern": {"String": "½"}, "content": "1/2"},
+    ]
+    folder = normalizing(tmp_path, {"type": "Sequence", "normalizers": steps})
+    assert echoembed.load(folder, device="cpu").encode("the cat sat").any()
+
+
 def test_a_configuration_of_another_library_in_the_root_leaves_a_saved_model_as_it_is(tmp_path):
     """SetFit writes its own there; where modules.json names our class, its folder is the model's."""
     model = echoembed.load(tiny_models.folder("llama"), device="cpu")

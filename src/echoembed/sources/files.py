@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from echoembed import errors
-from echoembed.sources.settings import check_size, read_json, reason
+from echoembed.sources.settings import check_normalizer, check_size, read_json, reason
 
 CONFIG = "config.json"
 MODULES = "modules.json"
+TOKENIZER = "tokenizer.json"
 OURS = "echoembed_config.json"
 """In the folder of a module that echoembed has saved."""
 _WEIGHTS = "model.safetensors"
@@ -79,7 +80,9 @@ def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
     settings = setting_files(names, modules)
     for file in settings:
         if file.endswith(".json"):
-            read_json(folder / file, dict if PurePosixPath(file).name == CONFIG else object)
+            content = read_json(folder / file, dict if PurePosixPath(file).name == CONFIG else object)
+            if PurePosixPath(file).name == TOKENIZER:
+                check_normalizer(folder / file, content)
         else:
             check_size(folder / file)
     _check_weights(folder, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ _LARGE_FILES = ("tokenizer.json", "vocab", "merges", "model.safetensors.index.js
 _LARGE_ENDINGS = (".model",)
 _TOKENIZER_CONFIG = 10 * MEGABYTE  # lists every added token with its habits
 MOST_NESTED = 100
+MOST_GROWTH = 1000
+"""How many characters a tokenizer's normaliser may make of one; five steps that make a hundred fill any memory."""
 
 
 def read_json(path: Path, kind: type[_Json]) -> _Json:
@@ -58,6 +61,32 @@ def check_bytes(path: str, size: int) -> None:
         most = _LARGE
     if size > most and not name.endswith(".safetensors"):
         raise errors.model_settings_too_large(path, size, most)
+
+
+def check_normalizer(path: Path, tokenizer: object) -> None:
+    """Refuse a tokenizer.json whose normaliser makes texts grow without measure, before anything is normalised.
+
+    Raises:
+        ModelError: If it does.
+    """
+    normalizer = tokenizer.get("normalizer") if isinstance(tokenizer, dict) else None
+    growth = 1
+    for step in _steps(normalizer):
+        if step.get("type") in ("Replace", "Prepend"):
+            made = step.get("content") or step.get("prepend") or ""
+            growth *= max(1, len(str(made)))
+    if growth > MOST_GROWTH:
+        reason_ = f"its normaliser makes {growth:,} characters of one, where {MOST_GROWTH:,} are allowed"
+        raise errors.model_json_broken(str(path), reason_)
+
+
+def _steps(normalizer: object) -> Iterator[dict[str, object]]:
+    """The steps of a normaliser, in whatever depth of sequences."""
+    if isinstance(normalizer, dict):
+        yield normalizer
+        inner = normalizer.get("normalizers")
+        for step in inner if isinstance(inner, list) else []:
+            yield from _steps(step)
 
 
 def _nested_deeper(content: object, most: int) -> bool:
