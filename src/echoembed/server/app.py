@@ -35,6 +35,7 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _OPEN = ("/health", "/ping")
+_BODY_READ = "echoembed.body_read"
 
 
 class App:
@@ -100,6 +101,8 @@ class App:
                 tei = any(one.tei for one in self._routes.get(path, {}).values()) and method != "GET"
                 body = orjson.dumps(http.error_content(failed, tei=tei))
                 headers = {"X-Request-Id": id_, **http.error_headers(failed)}
+                if method == "POST" and not request.scope.get(_BODY_READ):
+                    headers["Connection"] = "close"  # what is left of the body is no next request
                 await http.send_response(send, status, body, headers, head=method == "HEAD")
         finally:
             seconds = time.monotonic() - begun
@@ -133,6 +136,7 @@ class App:
             data: dict[str, Any] = {}
             if route.method == "POST":
                 body, taken = await http.read_body(request, self.service.limits, self.held)
+                request.scope[_BODY_READ] = True
                 large = len(body) > _LARGE
                 data = await self.service.thread(lambda: json_body.parse(body)) if large else json_body.parse(body)
             # 3. The answer, for as long as somebody waits for it.

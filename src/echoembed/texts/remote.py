@@ -86,6 +86,7 @@ class RemoteEmbedder:
             fingerprint=str(facts["fingerprint"]),
             kind=self.kind,
             instruction=str(self.instruction or own) if has_place else "",
+            numerics=str(facts.get("numerics", "")),
         )
 
     @cached_property
