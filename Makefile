@@ -55,6 +55,7 @@ bench: .venv/installed-dev  ## Time the engine against sentence-transformers; ta
 # The server, beyond what its tests try.
 
 soak: .venv/installed-dev  ## Try every promise of corpora and of the server in full, with figures; takes an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/startup.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus/kills.py --kills 200
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 

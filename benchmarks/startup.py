@@ -1,4 +1,4 @@
-"""What the first vector costs on the command line, beside importing the model's class from transformers.
+"""What help and the first vector cost on the command line, beside importing the model's class from transformers.
 
     python benchmarks/startup.py [--rounds 5] [--model tiny --model smollm2-135m]
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     models = given.model or list(LIMITS)
-    commands = {"from transformers import LlamaModel": BASELINE}
+    commands = {"from transformers import LlamaModel": BASELINE, "--help": [sys.executable, "-c", COMMAND, "--help"]}
     for model in models:
         commands[f"embed -m {model}"] = [sys.executable, "-c", COMMAND, "embed", "hello", "-q", "-m", model]
     seconds: dict[str, list[float]] = {name: [] for name in commands}

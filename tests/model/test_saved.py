@@ -1,0 +1,238 @@
+"""What is saved is what was loaded, whole or not at all, and nothing else passes for it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from transformers import AutoModel, AutoTokenizer
+
+import echoembed
+from echoembed import RecipeWarning
+from echoembed.errors import FileError, ModelError
+from echoembed.model.transformer import EchoTransformer
+from loaded import TEXTS, TWO, prompts_read, tiny
+
+
+def test_a_saved_model_is_the_same_model(saved, model, vectors):
+    again = echoembed.load(saved, device="cpu")
+    assert type(again) is SentenceTransformer
+    assert np.array_equal(again.encode(TEXTS), vectors)
+    assert again[0].recipe == model[0].recipe
+    assert [type(module) for module in again] == [type(module) for module in model]
+
+
+def test_the_library_loads_it_where_it_is_trusted(saved, vectors):
+    again = SentenceTransformer(str(saved), trust_remote_code=True, device="cpu")
+    assert isinstance(again[0], EchoTransformer)
+    assert np.array_equal(again.encode(TEXTS), vectors)
+
+
+def test_the_library_refuses_it_otherwise(saved):
+    with pytest.raises(Exception, match="trust_remote_code"):
+        SentenceTransformer(str(saved), device="cpu")
+
+
+def test_loaders_that_know_no_modules_fail(saved):
+    """In the root there is no model that they could take for the whole."""
+    assert not list(saved.glob("*.safetensors"))
+    assert not (saved / "config.json").exists()
+    with pytest.raises((OSError, ValueError)):
+        AutoModel.from_pretrained(saved)
+    with pytest.raises((OSError, ValueError)):
+        AutoTokenizer.from_pretrained(saved)
+
+
+def test_a_saved_model_says_what_it_is(saved):
+    card = (saved / "README.md").read_text()
+    assert "recipe 'echo'" in card
+    assert "echoembed.load(" in card
+    assert "{text:pool}" in card
+    assert saved.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "gpt2", "bert"])
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.filterwarnings("ignore::echoembed.RecipeWarning")
+def test_a_model_cut_at_a_layer_survives(family, layer, tmp_path):
+    model = tiny("bert-large" if family == "bert" else "classical", family, layer=layer)
+    vectors = model.encode(TEXTS)
+    folder = echoembed.save(model, tmp_path / "cut")
+    for again in (
+        echoembed.load(folder, device="cpu"),
+        SentenceTransformer(str(folder), trust_remote_code=True, device="cpu"),
+    ):
+        assert np.array_equal(again.encode(TEXTS), vectors)
+        assert again[0].layers == layer
+    twice = echoembed.load(echoembed.save(echoembed.load(folder, device="cpu"), tmp_path / "twice"), device="cpu")
+    assert np.array_equal(twice.encode(TEXTS), vectors)
+
+
+@pytest.mark.parametrize("wanted", [{"layer": 1}, {"layer": -1}, {"recipe": "echo"}])
+def test_a_cut_model_does_not_pass_for_another_layer(wanted, tmp_path):
+    """What was cut off is gone, the norm after the last layer too: another layer must not be served as asked for."""
+    folder = echoembed.save(tiny("classical", layer=2), tmp_path / "cut")
+    with pytest.raises(ModelError, match=r"Got layer = -?1\. Allowed: 2, at which .* was cut"):
+        echoembed.load(folder, device="cpu", **wanted)
+    assert echoembed.load(folder, device="cpu", layer=2)[0].layers == 2
+    echo = echoembed.load(folder, device="cpu", recipe="echo", layer=2)
+    assert np.array_equal(echo.encode(TEXTS), tiny("echo", layer=2).encode(TEXTS))
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma3", "bert", "roberta", "xlm-roberta", "bloom", "gptj"])
+@pytest.mark.filterwarnings("ignore::echoembed.RecipeWarning")
+def test_every_kind_of_tokenizer_survives(family, tmp_path):
+    recipe = "classical-bidirectional" if family not in ("bloom", "gptj") else "classical"
+    model = tiny(recipe, family)
+    again = echoembed.load(echoembed.save(model, tmp_path / "model"), device="cpu")
+    for text in TEXTS:
+        assert echoembed.render(again, text) == echoembed.render(model, text)
+    assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+@pytest.mark.filterwarnings("ignore::echoembed.RecipeWarning")
+def test_a_saved_model_can_be_read_with_another_recipe(tmp_path):
+    for made, read in (("classical-bidirectional", "echo"), ("echo", "classical-bidirectional")):
+        folder = echoembed.save(tiny(made), tmp_path / made)
+        again = echoembed.load(folder, recipe=read, device="cpu")
+        assert np.array_equal(again.encode(TEXTS), tiny(read).encode(TEXTS))
+
+
+def test_a_trained_recipe_that_is_left_says_so(tmp_path):
+    with pytest.warns(RecipeWarning):
+        model = tiny("e5-mistral-7b", "mistral")
+    folder = echoembed.save(model, tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        echoembed.load(folder, device="cpu")
+    with pytest.warns(RecipeWarning, match="saved with the recipe 'e5-mistral-7b' and is read with 'echo'"):
+        echoembed.load(folder, recipe="echo", device="cpu")
+
+
+def test_settings_of_the_library_survive(tmp_path):
+    model = tiny(TWO)
+    model.prompts = {"query": "seek", "document": "", "sts": "find the same"}
+    model.default_prompt_name = "sts"
+    model.similarity_fn_name = "dot"
+    folder = echoembed.save(model, tmp_path / "model")
+    library = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    for again in (echoembed.load(folder, device="cpu"), library):
+        assert np.array_equal(again.encode_query(TEXTS), model.encode_query(TEXTS))
+        assert prompts_read(again, lambda again=again: again.encode_query("a cat")) == ["<s> Question, seek: a cat"]
+        assert prompts_read(again, lambda again=again: again.encode("a cat")) == ["<s> Question, find the same: a cat"]
+        assert again.similarity_fn_name == "dot"
+
+
+def test_saved_settings_that_are_damaged_are_refused(saved, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    (folder / "config_sentence_transformers.json").write_text("[]")
+    with pytest.raises(ModelError):
+        echoembed.load(folder, device="cpu")
+
+
+def test_vectors_that_are_not_normalised_stay_so(tmp_path):
+    model = tiny(normalize=False)
+    again = echoembed.load(echoembed.save(model, tmp_path / "model"), device="cpu")
+    assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+def test_a_dense_module_of_the_library_is_saved_and_loaded(tmp_path):
+    base = tiny(normalize=False)
+    torch.manual_seed(0)
+    model = SentenceTransformer(modules=[*base, Dense(32, 8), Normalize()], device="cpu")
+    folder = echoembed.save(model, tmp_path / "model")
+    again = echoembed.load(folder, device="cpu")
+    assert again.encode(TEXTS).shape == (len(TEXTS), 8)
+    assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    library = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    assert np.array_equal(library.encode(TEXTS), model.encode(TEXTS))
+
+
+@pytest.mark.parametrize(
+    "type_", ["evil.Module", "1_Pooling.evil.Module", "echoembed.errors.ModelError", "echoembed.no.Such", "os.system"]
+)
+def test_a_module_from_elsewhere_is_refused_and_not_imported(type_, saved, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    rows = json.loads((folder / "modules.json").read_text())
+    rows[1]["type"] = type_
+    (folder / "modules.json").write_text(json.dumps(rows))
+    for place in (folder, folder / "1_Pooling", tmp_path):
+        (place / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModelError, match=f"holds a module of type {re.escape(repr(type_))}"):
+        echoembed.load(folder, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("damage", ["no recipe", "no JSON", "an unknown field"])
+def test_a_saved_recipe_that_is_damaged_is_refused(damage, saved, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    path = next(folder.glob("0_*")) / "echoembed_config.json"
+    fields = json.loads(path.read_text())
+    if damage == "no recipe":
+        del fields["recipe_fields"]
+    elif damage == "an unknown field":
+        fields["recipe_fields"]["colour"] = "red"
+    path.write_text("{" if damage == "no JSON" else json.dumps(fields))
+    with pytest.raises(ModelError):
+        echoembed.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
+def test_saving_leaves_the_whole_or_nothing(error, tmp_path, monkeypatch):
+    model = tiny()
+
+    def half(self, path, **_):
+        (Path(path) / "modules.json").write_text("[")
+        raise error
+
+    monkeypatch.setattr(SentenceTransformer, "save_pretrained", half)
+    with pytest.raises(FileError if isinstance(error, OSError) else KeyboardInterrupt):
+        echoembed.save(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_exists_is_kept_unless_told_otherwise(tmp_path):
+    one, other = tiny(), tiny("classical")
+    folder = echoembed.save(one, tmp_path / "model")
+    with pytest.raises(FileError, match="exists"):
+        echoembed.save(other, folder)
+    assert echoembed.load(folder, device="cpu")[0].recipe.name == "echo"
+    echoembed.save(other, folder, overwrite=True)
+    assert echoembed.load(folder, device="cpu")[0].recipe.name == "classical"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("step", ["save_pretrained", "rename"])
+def test_a_replacement_that_fails_leaves_the_old_model(step, tmp_path, monkeypatch):
+    folder = echoembed.save(tiny(), tmp_path / "model")
+    real = Path.rename
+
+    def fails(self, target):
+        if Path(target) == folder and not self.name.endswith(".before"):
+            raise OSError("the disk went away")
+        return real(self, target)
+
+    def half(self, path, **_):
+        raise OSError("no space left")
+
+    if step == "rename":
+        monkeypatch.setattr(Path, "rename", fails)
+    else:
+        monkeypatch.setattr(SentenceTransformer, "save_pretrained", half)
+    with pytest.raises(FileError):
+        echoembed.save(tiny("classical"), folder, overwrite=True)
+    monkeypatch.undo()
+    assert echoembed.load(folder, device="cpu")[0].recipe.name == "echo"
+    assert list(tmp_path.iterdir()) == [folder]
