@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import math
 import re
 import zlib
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from echoembed import errors
+from echoembed.texts.lines import decoded_lines
+from echoembed.texts.rows import json_object, opened, unpacked
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -63,12 +64,7 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
     rows = []
     for number, line in lines(path):
         where = f"line {number} of {path}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise errors.json_malformed(where, str(error)) from error
-        if not isinstance(row, dict):
-            raise errors.json_malformed(where, f"it is {errors.quoted(row)}")
+        row = json_object(where, line)
         for name in fields:
             if name not in row and name not in optional:
                 raise errors.data_field_missing(where, name, row)
@@ -130,14 +126,12 @@ def lines(path: str | Path) -> Iterator[tuple[int, str]]:
         FileError: If the file cannot be read.
         TextError: If a line is not UTF-8.
     """
-    for number, raw in enumerate(content(path).split(b"\n"), start=1):
-        try:
-            line = raw.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            where = f"line {number} of {path}"
-            raise errors.text_not_utf8(where, error.start + 1, raw[error.start]) from error
-        if line:
-            yield number, line
+    with opened(path) as handle:
+        for number, (_, line) in enumerate(decoded_lines(unpacked(handle, str(path)), str(path)), start=1):
+            if isinstance(line, errors.TextError):
+                raise line
+            if line.strip():
+                yield number, line.strip()
 
 
 def content(path: str | Path) -> bytes:

@@ -22,8 +22,8 @@ SUFFIXES = (*(f".{kind}{packed}" for packed in ("", ".gz") for kind in FORMATS[:
 BATCH_ROWS = 256
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
-Record = tuple[str, Mapping[str, object] | errors.TextError]
-"""A row's place, and its columns by name; in place of a row that is no text at all, the error that says so."""
+Record = tuple[str, Mapping[str, object] | errors.TextError | None]
+"""A row's place, and its columns by name; None for a blank line, and an error for one that is no text at all."""
 
 
 class Columns(NamedTuple):
@@ -124,7 +124,7 @@ def rows_of(kind: str, handle: BinaryIO, name: str, columns: Columns, *, delimit
     for where, record in records(kind, handle, name, list(filter(None, wanted)), check, delimiter=delimiter):
         if isinstance(record, errors.TextError):
             yield Row(where, record)
-        elif not record:  # a blank line
+        elif record is None:
             yield Row(where, "")
         else:
             yield Row(where, record[wanted.text], record[wanted.id] if wanted.id else None)
@@ -151,7 +151,7 @@ def records(
         delimiter: What separates the columns of CSV and TSV; None for what is usual.
 
     Yields:
-        Place and columns of each row, none for a blank line. A line of text is the column ``text``.
+        Place and columns of each row. A line of text is the column ``text``.
 
     Raises:
         FileError: If the file is broken.
@@ -169,7 +169,7 @@ def records(
         elif kind == "txt":
             yield where, {"text": line.removesuffix("\n").removesuffix("\r")}
         elif not line.strip():
-            yield where, {}
+            yield where, None
         else:
             record = json_object(where, line)
             check(list(record), where)
@@ -228,7 +228,7 @@ def _csv(
         elif cells and len(cells) != len(header):
             raise errors.csv_malformed(where, f"{len(cells)} cells under {len(header)} columns")
         else:
-            yield where, dict(zip(header, cells, strict=False))
+            yield where, dict(zip(header, cells, strict=True)) if cells else None
 
 
 def _check_delimiter(name: str, header: list[str], wanted: Sequence[str], delimiter: str, *, said: bool) -> None:

@@ -9,19 +9,17 @@ keys are passed over. The authors' own training data has this form: one file of 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import uuid
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 from echoembed import errors, versions
 from echoembed.prompts.text import check_text
+from echoembed.texts.rows import format_of, opened, records
 from echoembed.training.config import Objective, TrainConfig
 from echoembed.training.tables import ENDINGS, DataConfig
 
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 CHUNK = 10_000
 EXAMPLES = 3
-LINE_LIMIT = 64 * 2**20
+_COLUMNS = ("text", "query", "positive", "negative", "negatives")
 _TEXT_ENDINGS = (".txt", ".txt.gz")
 
 Record = tuple[str, Mapping[str, Any]]
@@ -237,65 +235,14 @@ def _once(texts: Iterator[str]) -> Iterator[Texts]:
 
 
 def _records(data: DataConfig, objective: Objective) -> Iterator[Record]:
+    """The rows of a data set that are not blank, each with its place."""
     for file in files(data, objective):
-        try:
-            with file.open("rb") as handle:
-                yield from _records_of(handle, str(file))
-        except errors.EchoembedError:
-            raise
-        except (OSError, EOFError, zlib.error) as error:  # the last two from compressed files
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise errors.file_unreadable(str(file), reason.rstrip(".")) from error
-
-
-def _records_of(handle: BinaryIO, name: str) -> Iterator[Record]:
-    lowered = name.lower()
-    if lowered.endswith(".parquet"):
-        yield from _parquet(handle, name)
-        return
-    unpacked = cast(BinaryIO, gzip.GzipFile(fileobj=handle)) if lowered.endswith(".gz") else handle
-    for where, line in _lines(unpacked, name):
-        yield where, {"text": line} if lowered.endswith(_TEXT_ENDINGS) else _json(where, line)
-
-
-def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each with its place."""
-    number = 0
-    while raw := handle.readline(LINE_LIMIT + 1):
-        number += 1
-        where = f"line {number} of {name}"
-        if len(raw) > LINE_LIMIT:
-            raise errors.line_too_long(where, LINE_LIMIT)
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
-        except UnicodeDecodeError as error:
-            raise errors.text_not_utf8(where, error.start + 1, raw[error.start]) from error
-        if line.strip():
-            yield where, line
-
-
-def _json(where: str, line: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise errors.json_malformed(where, str(error).replace("line 1 column", "column")) from error
-    if not isinstance(row, dict):
-        raise errors.json_malformed(where, f"it is {errors.quoted(row)}")
-    return row
-
-
-def _parquet(handle: BinaryIO, name: str) -> Iterator[Record]:
-    import pyarrow
-    import pyarrow.parquet
-
-    known = ("text", "query", "positive", "negative", "negatives")
-    try:
-        file = pyarrow.parquet.ParquetFile(handle)
-        wanted = [column for column in file.schema_arrow.names if column in known]
-        number = 0
-        for batch in file.iter_batches(1024, columns=wanted):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number} of {name}", row
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise errors.file_unreadable(name, str(error).splitlines()[0].rstrip(". ")) from error
+        kind = format_of(file.name) or "jsonl"
+        with opened(file) as handle:
+            for where, record in records(kind, handle, str(file), _COLUMNS):
+                for value in (record, *(record.values() if isinstance(record, Mapping) else ())):
+                    if isinstance(value, errors.TextError):
+                        raise value
+                blank = kind == "txt" and isinstance(record, Mapping) and not str(record["text"]).strip()
+                if isinstance(record, Mapping) and not blank:
+                    yield where, record
