@@ -214,6 +214,14 @@ def model_adapter_unusable(name: str, adapter: str, reason: str) -> ModelError:
     )
 
 
+def adapter_merged_already(key: str) -> ModelError:
+    """A checkpoint of merged weights, to go on training an adapter from."""
+    return ModelError(
+        f"The checkpoint has merged weights and no {quoted(key, 100)}: the adapter in training cannot be told from it. "
+        "Choose a checkpoint that was saved while this adapter was trained, with the same layers and rank."
+    )
+
+
 def model_adapter_vocabulary(name: str, adapter: str, wanted: int, known: int) -> ModelError:
     """An adapter of a model with other tokens."""
     return ModelError(

@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig
 
 from echoembed import errors
 from echoembed.engine import Selector, quantize
-from echoembed.model import backbone
+from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.pooling import gather_spans, pad, pool_each, unpad
 from echoembed.model.running import PROBE_TEXTS, Running
@@ -128,6 +128,7 @@ class EchoTransformer(Transformer):
             wanted=self.running.engine,
             deterministic=self.running.deterministic,
         )
+        self.register_load_state_dict_pre_hook(live.receive)  # type: ignore[no-untyped-call]
         if self.running.int8:
             self._to_int8()
         probe = replace(self.reader, overflow="ignore")
@@ -310,6 +311,7 @@ class EchoTransformer(Transformer):
         if self.int8:
             raise errors.model_bad_option("dtype", "int8", "float32, bfloat16 or float16 for saving")
         to_save(self.model).save_pretrained(output_path)
+        live.write(self.model, Path(output_path))
         self.processor.save_pretrained(output_path)
         self.save_config(output_path)
 
@@ -333,7 +335,7 @@ class EchoTransformer(Transformer):
         local = bool(kwargs.get("local_files_only", False))
         source = resolve(model_name_or_path, revision=revision, local_files_only=local)
         dtype = (kwargs.get("model_kwargs") or {}).get("dtype", torch.float32)
-        return cls.from_saved(source, subfolder, running=Running(dtype=dtype))
+        return live.carry(cls.from_saved(source, subfolder, running=Running(dtype=dtype)), source.folder / subfolder)
 
     @classmethod
     def from_saved(

@@ -1,0 +1,73 @@
+"""Adapters in training: kept beside the merged weights of a checkpoint, so that a run can go on from it.
+
+A saved model holds merged weights, which any loader reads. From these the adapter cannot be told again, so a model
+that is saved with an adapter still apart (as a trainer saves its checkpoints) has the adapter's own numbers in a file
+beside them. A trainer that goes on, or goes back to its best checkpoint, loads the checkpoint as a model and copies
+its state into the one in training; the two hooks here carry the numbers across.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from echoembed import errors
+
+if TYPE_CHECKING:
+    from echoembed.model.transformer import EchoTransformer
+
+FILE = "adapter_in_training.safetensors"
+_MARK = "adapter_in_training."
+
+
+def is_live(model: nn.Module) -> bool:
+    """Whether a model has an adapter that is not merged."""
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def write(model: nn.Module, folder: Path) -> None:
+    """Write all numbers that training an adapter changes, by their names in the model; nothing where there is none."""
+    if not is_live(model):
+        return
+    from safetensors.torch import save_file
+
+    trained = {key: weight.requires_grad for key, weight in model.named_parameters()}
+    state = {key: value for key, value in model.state_dict().items() if trained.get(key) or ".default" in key}
+    save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / FILE)
+
+
+def carry(module: EchoTransformer, folder: Path) -> EchoTransformer:
+    """Have the state of a module that was loaded from a checkpoint hold the adapter's numbers, too."""
+    if not (folder / FILE).is_file():
+        return module
+    from safetensors.torch import load_file
+
+    numbers = load_file(folder / FILE)
+
+    def add(_: nn.Module, state: dict[str, Any], prefix: str, __: object) -> None:
+        state.update({f"{prefix}{_MARK}{key}": value for key, value in numbers.items()})
+
+    module.register_state_dict_post_hook(add)  # type: ignore[no-untyped-call]
+    return module
+
+
+def receive(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Before a state is loaded: an adapter takes its numbers, and the frozen weights below it stay.
+
+    Raises:
+        ModelError: If the state is of merged weights, from which the adapter cannot be told.
+    """
+    numbers: dict[str, Tensor] = {}
+    for key in [key for key in state if key.startswith(f"{prefix}{_MARK}")]:
+        numbers[key.removeprefix(f"{prefix}{_MARK}")] = state.pop(key)
+    model: Any = module.model
+    own = model.state_dict()
+    if not is_live(model) or f"{prefix}model.{next(key for key in own if '.default' in key)}" in state:
+        return
+    if missing := [key for key in own if ".default" in key and key not in numbers]:
+        raise errors.adapter_merged_already(missing[0])
+    for key in [key for key in state if key.startswith(f"{prefix}model.")]:
+        del state[key]
+    state.update({f"{prefix}model.{key}": numbers.get(key, value) for key, value in own.items()})
