@@ -152,6 +152,18 @@ def test_the_imports_were_found():
     assert any(not entry.top for path in MODULES.values() for entry in imports_of(path))
 
 
+def test_one_class_of_a_name_among_the_rooms_below_the_servers():
+    """A reader who meets a class knows which; rooms at the top translate for others and may borrow their words."""
+    top = {"corpus", "server", "integrations", "cli"}
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        if room_of(module) not in top:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef) and node.name not in ("Row",):  # a tensor's, and a file's
+                    places.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def test_files_are_neither_long_nor_fragments():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()}
     long = [f"{path.relative_to(ROOT)}: {count}" for path, count in lines.items() if count > LONGEST]

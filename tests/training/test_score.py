@@ -21,7 +21,7 @@ from echoembed.training import curves
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import AdapterConfig, MaskingConfig, ScoreConfig
 from echoembed.training.mntp import MntpLoss, plain_text
-from echoembed.training.progress import Progress
+from echoembed.training.progress import TrainingProgress
 from echoembed.training.score import Scores, undisturbed
 from echoembed.training.simcse import prepare
 
@@ -187,7 +187,7 @@ def steps_of(progress, count, console, *, main=True):
 
 def test_without_a_terminal_there_is_a_line_now_and_then():
     console = Console(file=io.StringIO(), width=40)
-    lines = steps_of(Progress(console), 1000, console).splitlines()
+    lines = steps_of(TrainingProgress(console), 1000, console).splitlines()
     assert len(lines) == 20
     assert lines[0] == "step 50 of 1,000, loss 0.0200, 5.0 rows/s, 200 tokens/s, 0:31:40 left"
     assert lines[-1] == "step 1,000 of 1,000, loss 0.0010, 5.0 rows/s, 200 tokens/s, 0:00:00 left"
@@ -195,7 +195,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then():
 
 def test_a_terminal_has_a_bar_which_goes_when_the_run_ends():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    shown = steps_of(Progress(console), 10, console)
+    shown = steps_of(TrainingProgress(console), 10, console)
     assert "step 5 of 10, loss 0.2000, 5.0 rows/s, 200 tokens/s, 0:00:10 left" in shown
     assert "50%" in shown
     assert "\x1b[2K" in shown[-40:]  # the line is erased
@@ -204,7 +204,7 @@ def test_a_terminal_has_a_bar_which_goes_when_the_run_ends():
 @pytest.mark.parametrize("terminal", [True, False])
 def test_other_processes_are_silent(terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal)
-    assert steps_of(Progress(console), 30, console, main=False) == ""
+    assert steps_of(TrainingProgress(console), 30, console, main=False) == ""
 
 
 # Curves

@@ -7,22 +7,16 @@ import hashlib
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from echoembed import errors
+from echoembed.checks import Check
 from echoembed.texts.lines import decoded_lines
 from echoembed.texts.rows import json_object, opened, unpacked
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class Check(NamedTuple):
-    """What a field must be."""
-
-    passes: Callable[[Any], bool]
-    allowed: str
 
 
 def _is_number(value: object) -> bool:

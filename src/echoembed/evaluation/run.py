@@ -28,7 +28,7 @@ METRICS_VERSION = 1
 _LIBRARIES = ("echoembed", "mteb", "sentence-transformers", "transformers", "torch", "scikit-learn", "numpy", "scipy")
 
 
-class Progress(Protocol):
+class Listener(Protocol):
     """What wants to know how far an evaluation is."""
 
     def start(self, task: Task) -> None:
@@ -48,7 +48,7 @@ def evaluate(
     store: Store | None = None,
     batch_size: int = 32,
     cache: VectorCache | None = None,
-    progress: Progress | None = None,
+    progress: Listener | None = None,
 ) -> list[Score]:
     """Score a model on tasks.
 

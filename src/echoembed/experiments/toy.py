@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from echoembed.checks import Check
 from echoembed.evaluation import rows
 
 STRUCTURES = ("early_discriminatory", "late_discriminatory", "late_discriminatory_shared_prefix")
@@ -152,7 +153,7 @@ def read_triples(path: str | Path) -> list[Triple]:
         FileError: If the file cannot be read.
         DataError: If a line lacks a field, or names no known structure.
     """
-    structure = rows.Check(lambda value: value in STRUCTURES, f"one of {', '.join(STRUCTURES)}")
+    structure = Check(lambda value: value in STRUCTURES, f"one of {', '.join(STRUCTURES)}")
     fields = {"structure": structure, "query": rows.TEXT, "positive": rows.TEXT, "negative": rows.TEXT}
     found = []
     for row in rows.read_rows(path, fields):

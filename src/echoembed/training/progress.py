@@ -50,7 +50,7 @@ def reading_rows(console: Console | None) -> Iterator[Callable[[Reading], None]]
             status.stop()
 
 
-class Progress(TrainerCallback):
+class TrainingProgress(TrainerCallback):
     """Shows step, loss, rows and tokens a second, and the time left; on the first process alone.
 
     Args:

@@ -24,7 +24,7 @@ from echoembed.training import export, mntp, rows, simcse
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.loss import contrastive_loss
-from echoembed.training.progress import Progress, reading_rows
+from echoembed.training.progress import TrainingProgress, reading_rows
 from echoembed.training.resume import begin_run, checkpoint_of, record_of
 from echoembed.training.run_folder import MODELS, TENSORBOARD, step_folder
 from echoembed.training.sampler import RatioSampler
@@ -87,7 +87,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         trainer.train_from(newest)
     finally:
         for callback in callbacks:
-            if isinstance(callback, Progress):
+            if isinstance(callback, TrainingProgress):
                 callback.close()
     model.eval()
     counts = {part.data.name: len(data[part.name]) for part in config.parts}
@@ -205,7 +205,7 @@ def _callbacks(model: SentenceTransformer, config: TrainConfig, console: Console
 
         callbacks.append(TensorBoardCallback(SummaryWriter(str(run / TENSORBOARD))))  # type: ignore[no-untyped-call]
     if console is not None:
-        callbacks.append(Progress(console))
+        callbacks.append(TrainingProgress(console))
     return callbacks
 
 
