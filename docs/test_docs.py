@@ -57,6 +57,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(1800)  # pages score a real model
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_does_what_it_shows(page: Path, workplace: Path) -> None:
     blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
