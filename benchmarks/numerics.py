@@ -1,0 +1,97 @@
+"""What a dtype costs and what it gives: vectors, scores and processor time beside float32's.
+
+    python benchmarks/numerics.py smollm2-135m path/to/gemma.gguf
+
+Texts are the 336 pairs of examples/data, read under echo. For each dtype: the least and the mean cosine of a text's
+vector to that in float32; the least cosine of a text embedded alone to the same text in a batch; the STS score; and
+the processor time of one thread as a share of float32's, in turns, the median with its least and greatest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+import echoembed
+
+ROOT = Path(__file__).resolve().parents[1]
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+def main() -> None:
+    """Measure the models named, and print a table of each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["smollm2-135m"])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=64, help="sentences timed in a turn")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = (ROOT / "examples/data/sts/everyday/test.jsonl").read_text(encoding="utf-8").splitlines()
+    pairs = [json.loads(line) for line in lines]
+    results = {
+        Path(name).name: measure(name, pairs, turns=arguments.turns, texts=arguments.texts) for name in arguments.models
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    record = {"machine": machine(), "torch": torch.__version__, "models": results}
+    (arguments.out / "numerics.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def measure(name: str, pairs: list[dict[str, str]], *, turns: int, texts: int) -> dict[str, dict[str, float]]:
+    """One model: dtype → what was found."""
+    models = {dtype: echoembed.load(name, device="cpu", dtype=dtype) for dtype in DTYPES}
+    left, right = ([pair[key] for pair in pairs] for key in ("sentence1", "sentence2"))
+    gold = [float(pair["score"]) for pair in pairs]
+    exact_ND = models["float32"].encode([*left, *right])
+    rows: dict[str, dict[str, float]] = {}
+    for dtype, model in models.items():
+        vectors_ND = model.encode([*left, *right])
+        alone_ND = np.stack([model.encode(text) for text in left[:texts]])
+        cosines_N = (vectors_ND * exact_ND).sum(axis=1)
+        score = spearmanr((vectors_ND[: len(left)] * vectors_ND[len(left) :]).sum(axis=1), gold).statistic
+        rows[dtype] = {
+            "least cosine": float(cosines_N.min()),
+            "mean cosine": float(cosines_N.mean()),
+            "least cosine, alone": float((alone_ND * vectors_ND[:texts]).sum(axis=1).min()),
+            "STS": 100 * float(score),
+        }
+    shares: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
+    for _ in range(turns):
+        seconds = {}
+        for dtype, model in models.items():
+            started = time.process_time()
+            model.encode(left[:texts])
+            seconds[dtype] = time.process_time() - started
+        for dtype in DTYPES:
+            shares[dtype].append(seconds[dtype] / seconds["float32"])
+    print(f"{name} on {machine()}")
+    for dtype, row in rows.items():
+        low, high = min(shares[dtype]), max(shares[dtype])
+        row |= {"time": statistics.median(shares[dtype]), "time, least": low, "time, greatest": high}
+        print(f"  {dtype:9}", *(f"{key} {value:.5g};" for key, value in row.items()), flush=True)
+    return rows
+
+
+def machine() -> str:
+    """The processor's name, and what it multiplies fast."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    fast = [flag for flag in ("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8") if flag in flags]
+    return f"{name or platform.processor()} ({', '.join(fast) or 'none of VNNI, AMX'})"
+
+
+if __name__ == "__main__":
+    main()
