@@ -267,7 +267,7 @@ def test_settings_of_a_loaded_model_are_checked_too():
 
 # Folders: id, what is done to a whole model's folder, item, remedy
 
-FETCH = "fetch it again or choose another"
+FETCH = "Fix what the reason names, or choose another"
 ANOTHER_KIND = "Choose a language model such as a Llama"
 NAN, LAYER = float("nan"), "model.layers.3.mlp.up_proj.weight"
 FOLDERS = [

@@ -161,6 +161,35 @@ def test_the_librarys_trainer_gives_each_column_its_template(loss, tmp_path, mon
     assert any((one != other).any() for one, other in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("loss", ["AdaptiveLayerLoss", "Matryoshka2dLoss"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_the_librarys_layer_losses_see_the_pooled_states_of_every_layer(loss, pooling):
+    from sentence_transformers import losses
+
+    recipe = echoembed.Recipe(name="two", query_template="{bos}Once {text} again {text:pool}", pooling=pooling)
+    model = echoembed.load(tiny_models.folder("llama"), recipe=recipe, engine="padded", device="cpu")
+    base = losses.MultipleNegativesRankingLoss(model)
+    settings = {"matryoshka_dims": [32, 16]} if loss == "Matryoshka2dLoss" else {}
+    wrapped = getattr(losses, loss)(model, base, **settings)
+    model.train()
+    columns = [["the cat sat", "rain fell over the old town"], ["a mat", "the river"]]
+    value = wrapped([model.preprocess(column) for column in columns], None)
+    value.backward()
+    assert torch.isfinite(value)
+    assert any(weight.grad is not None and weight.grad.abs().max() > 0 for weight in model.parameters())
+
+    transformer = model[0].eval()  # each layer's states are those of the model cut at that layer
+    features = transformer.preprocess(columns[0])
+    transformer.model.config.output_hidden_states = True
+    with torch.no_grad():
+        layers = transformer(features)["all_layer_embeddings"]
+    transformer.model.config.output_hidden_states = False
+    cut = echoembed.load(tiny_models.folder("llama"), recipe=recipe, layer=2, engine="padded", device="cpu")
+    with torch.no_grad():
+        wanted = cut[0](cut[0].preprocess(columns[0]))["token_embeddings"]
+    assert torch.allclose(layers[2], wanted, atol=1e-5)
+
+
 def test_a_giant_dimension_does_not_hide_that_the_others_differ():
     torch.manual_seed(0)
     states, others = torch.randn(2, 5, 32), torch.randn(2, 5, 32)

@@ -43,7 +43,8 @@ def model_unreadable(name: str, reason: str) -> ModelError:
     """A model that transformers refuses."""
     return ModelError(
         f"{name} cannot be loaded: {quoted(reason, 200)}. "
-        "A model is a folder with config.json, a tokenizer and safetensors weights; fetch it again or choose another."
+        "A model is a folder with config.json, a tokenizer and safetensors weights. Fix what the reason names, or "
+        "choose another model."
     )
 
 

@@ -6,15 +6,19 @@ Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the long
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 from torch import Tensor
 
+from echoembed import errors
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Pooling
 
+# Between these a vector can be scaled to length 1 in float32: squares neither vanish nor run over.
+_SMALLEST, _LARGEST = 1e-12, 1e17
 # What sentence-transformers calls the poolings. Its module works on the pooled span alone (see ``gather_spans``),
 # so "last" is the last pooled token and "weighted-mean" counts positions from the beginning of the span.
 LIBRARY_MODE: dict[Pooling, str] = {
@@ -109,3 +113,41 @@ def pool_each(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
             weighted_SD = own_SD if weight_S is None else own_SD * weight_S[:, None]
             rows.append(weighted_SD.sum(dim=0) / (count if weight_S is None else weight_S.sum()))
     return torch.stack(rows)[:, None]
+
+
+def check_states(states_BSD: Tensor, name: str) -> None:
+    """Refuse states of which no vector with a direction comes, now or when it is scaled to length 1.
+
+    Raises:
+        ModelError: If a state is not finite, or all states of a text are zero or too large to square.
+    """
+    if not torch.isfinite(states_BSD).all():
+        raise errors.model_states_not_finite(name)
+    largest_B = states_BSD.abs().amax(dim=(1, 2))
+    if ((largest_B < _SMALLEST) | (largest_B > _LARGEST)).any():
+        raise errors.model_states_zero(name)
+
+
+def keep_layers(features: dict[str, Any], states: Sequence[Tensor], mask_BT: Tensor, span_BT: Tensor) -> dict[str, Any]:
+    """Put the pooled states of every layer into the caller's features, where the library's layer losses look.
+
+    ``AdaptiveLayerLoss`` embeds the same features again from one of these layers, without another forward; the mask
+    they carry is then that of the pooled tokens.
+
+    Args:
+        features: The caller's; changed.
+        states: ``_BTD`` of the embeddings and of each layer.
+        mask_BT: 1 for a token of the prompt, 0 for padding.
+        span_BT: 1 for a pooled token.
+
+    Returns:
+        What was put there.
+    """
+    pooled = [gather_spans(states_BTD, span_BT) for states_BTD in states]
+    kept = {
+        "all_layer_embeddings": tuple(states_BSD for states_BSD, _ in pooled),
+        "attention_mask": pooled[0][1],
+        "prompt_mask": mask_BT,
+    }
+    features.update(kept)
+    return kept

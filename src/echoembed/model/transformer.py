@@ -18,14 +18,13 @@ from typing import Any, get_args
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from echoembed import errors
 from echoembed.engine import Selector, quantize
 from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
-from echoembed.model.pooling import gather_spans, pad, pool_each, unpad
+from echoembed.model.pooling import check_states, gather_spans, keep_layers, pad, pool_each, unpad
 from echoembed.model.running import PROBE_TEXTS, Running
 from echoembed.model.saved import CONFIG, read_first
 from echoembed.model.trust import nothing_asked
@@ -36,9 +35,6 @@ from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
 from echoembed.sources.resolve import Source, joint_revision, resolve
-
-# Between these a vector can be scaled to length 1 in float32: squares neither vanish nor run over.
-_SMALLEST, _LARGEST = 1e-12, 1e17
 
 
 class EchoTransformer(Transformer):
@@ -266,15 +262,18 @@ class EchoTransformer(Transformer):
         """
         if self.training and self.int8:
             raise errors.model_bad_option("dtype", "int8", "float32, bfloat16 or float16 for training")
-        features = dict(features)
+        caller, features = features, dict(features)
         prompts = features.pop("prompts", None)
-        ids_BT, mask_BT, span_BT = (features[name] for name in ("input_ids", "attention_mask", "span_mask"))
+        ids_BT, span_BT = features["input_ids"], features["span_mask"]
+        mask_BT = features.get("prompt_mask", features["attention_mask"])
         # 1. In training, and where the model did not pass the engine's proof: the plain padded forward.
         outside_training = not (self.training or torch.is_grad_enabled())
         engine = self.selector.choice(self.model).engine if outside_training else None
         if engine is None:
             output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
             states_BSD, mask_BS = gather_spans(output.last_hidden_state, span_BT)
+            if output.get("hidden_states") is not None:
+                features |= keep_layers(caller, output.hidden_states, mask_BT, span_BT)
         # 2. Else the engine, which takes prompts as the reader made them.
         else:
             if prompts is None or len(prompts) != len(ids_BT):
@@ -284,16 +283,8 @@ class EchoTransformer(Transformer):
         if engine is not None and self.selector.deterministic:
             states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:
-            self._check_states(states_BSD)
+            check_states(states_BSD, self.name)
         return {**features, "token_embeddings": states_BSD, "attention_mask": mask_BS}
-
-    def _check_states(self, states_BSD: Tensor) -> None:
-        """Refuse states of which no vector with a direction comes, now or when it is scaled to length 1."""
-        if not torch.isfinite(states_BSD).all():
-            raise errors.model_states_not_finite(self.name)
-        largest_B = states_BSD.abs().amax(dim=(1, 2))
-        if ((largest_B < _SMALLEST) | (largest_B > _LARGEST)).any():
-            raise errors.model_states_zero(self.name)
 
     # Saving and loading.
 
