@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from scipy.stats import spearmanr
 
 import echoembed
 from echoembed.model.transformer import transformer_of
@@ -137,3 +138,12 @@ def test_a_description_names_the_file_and_the_folder(model):
     assert facts["file_sha256"] == hashlib.sha256(Path(facts["file"]).read_bytes()).hexdigest() == SHA256
     assert facts["file"].endswith("SmolLM2-135M-Instruct.Q4_1.gguf")
     assert Path(facts["converted_into"]) == resolve().folder
+
+
+def test_the_example_pairs_score_as_stated(model):
+    """Echo ranks every third pair of examples/data as it did where the README's scores were made: 66.2."""
+    lines = (Path(__file__).parents[2] / "examples/data/sts/everyday/test.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in lines.splitlines()][::3]
+    left, right = (model.encode([row[key] for row in rows]) for key in ("sentence1", "sentence2"))
+    score = 100 * spearmanr((left * right).sum(axis=1), [row["score"] for row in rows]).statistic
+    assert score == pytest.approx(66.2, abs=1.0)

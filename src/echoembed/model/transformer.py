@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from transformers import PreTrainedConfig
 
-from echoembed import errors
+from echoembed import errors, versions
 from echoembed.engine import Selector, quantize
 from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
@@ -34,6 +34,7 @@ from echoembed.prompts.reader import Overflow
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
+from echoembed.sources.files import ADAPTER_CONFIG
 from echoembed.sources.resolve import Source, joint_revision, resolve
 
 
@@ -172,6 +173,8 @@ class EchoTransformer(Transformer):
         return backbone.read_config(self.weights_folder, self.name, self.recipe.attention), False
 
     def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]  # noqa: ANN401
+        if (self.weights_folder / ADAPTER_CONFIG).is_file():  # transformers adds it, or ignores it without peft
+            versions.check("peft", extra="peft", purpose=f"Loading the adapter in {self.name}")
         model = backbone.load_model(self.weights_folder, self.name, config, self.running.dtype, cut=self._cut)
         return merge_adapters(model, self.name, self._adapters)
 
