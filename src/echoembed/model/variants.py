@@ -98,4 +98,6 @@ def under(model: SentenceTransformer, recipe: Recipe, *, overflow: Overflow | No
         device=str(model.device),
     )
     other.truncate_dim = model.truncate_dim
+    other.prompts, other.default_prompt_name = model.prompts, model.default_prompt_name
+    other.similarity_fn_name = model.similarity_fn_name
     return other

@@ -20,6 +20,7 @@ from echoembed import errors
 from echoembed.model.backbone import quiet
 from echoembed.model.save import CARD, whole_folder
 from echoembed.model.transformer import EchoTransformer, transformer_of
+from echoembed.model.variants import under
 from echoembed.recipe import Recipe
 from echoembed.sources import adapters
 from echoembed.sources.files import ADAPTER_CONFIG
@@ -88,17 +89,12 @@ def save_model(
     transformer = transformer_of(model)
     if not all(bool(torch.isfinite(weight).all()) for weight in transformer.model.parameters() if weight.requires_grad):
         raise errors.trained_weights_not_finite(transformer.name)
-    own = transformer.recipe
-    recipe = trained_recipe(own, config)
+    recipe = trained_recipe(transformer.recipe, config)
     with whole_folder(target, overwrite=True) as unfinished, quiet(bar=False):
         if config.save == "adapter":
             _write_adapter(model, recipe, unfinished)
         else:
-            transformer.recipe = recipe
-            try:
-                model.save_pretrained(str(unfinished), create_model_card=False)
-            finally:
-                transformer.recipe = own
+            under(model, recipe).save_pretrained(str(unfinished), create_model_card=False)
         for picture in pictures or []:
             shutil.copyfile(picture, unfinished / picture.name)
         shown = [picture.name for picture in pictures or []]
