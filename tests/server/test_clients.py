@@ -132,9 +132,10 @@ def test_chroma(address, expected):
 # TEI's.
 
 
-def test_huggingface_hub(address, expected):
-    from huggingface_hub import InferenceClient
+def test_huggingface_hub(address, expected, monkeypatch):
+    from huggingface_hub import InferenceClient, constants
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # other tests of this process may be offline
     for client in (InferenceClient(model=address), InferenceClient(base_url=address)):
         assert close(client.feature_extraction(TEXTS[0]), expected["query"][:1])
         asked = {"prompt_name": "document", "truncate": True, "truncation_direction": "right", "normalize": True}
