@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EvalProgress:
-    """Told by ``evaluate`` what happens; time is reckoned by the text that is still to be embedded.
+    """Shows how far ``evaluate`` is; time left is estimated from the text that is still to be embedded.
 
     Args:
         tasks: Those of every recipe.
