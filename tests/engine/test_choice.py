@@ -75,3 +75,19 @@ def test_bundled_model():
     packed, padded = (echoembed.load("tiny", engine=engine, overflow="ignore") for engine in ("packed", "padded"))
     texts = [" ".join(["A text about rivers and boats."] * count) for count in (1, 2, 3, 5, 9, 20, 300)]
     assert np.abs(packed.encode(texts) - padded.encode(texts)).max() < 1e-6
+
+
+@torch.inference_mode()
+def test_features_changed_after_preprocessing_are_what_is_read():
+    packed, padded = (
+        echoembed.load(tiny_models.folder("llama"), engine=engine, device="cpu") for engine in ("packed", "padded")
+    )
+    texts = ["the cat sat on a mat", "rain fell"]
+    plain = packed(packed.preprocess(texts))["sentence_embedding"]
+    results = []
+    for model in (packed, padded):
+        features = model.preprocess(texts)
+        features["input_ids"][0, -2] = features["input_ids"][0, 1]
+        results.append(model(features)["sentence_embedding"])
+    assert (results[0] - results[1]).abs().max() < 1e-5
+    assert (results[0][0] - plain[0]).abs().max() > 1e-3  # else the change was not seen

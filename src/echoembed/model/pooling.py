@@ -59,6 +59,17 @@ def pad(prompts: Sequence[Rendered], pad_id: int) -> dict[str, Tensor]:
     }
 
 
+def are_padded(prompts: Sequence[Rendered], ids_BT: Tensor, mask_BT: Tensor, span_BT: Tensor) -> bool:
+    """Whether tensors are still these prompts, as ``pad`` gives them: a caller may have sliced or changed them."""
+    again = pad(prompts, 0)
+    pairs = [
+        (ids_BT * mask_BT, again["input_ids"]),
+        (mask_BT, again["attention_mask"]),
+        (span_BT, again["span_mask"]),
+    ]
+    return all(torch.equal(given.cpu(), wanted) for given, wanted in pairs)
+
+
 def unpad(ids_BT: Tensor, mask_BT: Tensor, span_BT: Tensor) -> list[Rendered]:
     """The prompts without their padding, on whichever side it is; ids and spans only."""
     first_B = mask_BT.argmax(dim=1)

@@ -24,7 +24,7 @@ from echoembed import errors, versions
 from echoembed.engine import Selector, quantize
 from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
-from echoembed.model.pooling import check_states, gather_spans, keep_layers, pad, pool_each, unpad
+from echoembed.model.pooling import are_padded, check_states, gather_spans, keep_layers, pad, pool_each, unpad
 from echoembed.model.running import PROBE_TEXTS, Running
 from echoembed.model.saved import CONFIG, read_first
 from echoembed.model.trust import nothing_asked
@@ -279,7 +279,7 @@ class EchoTransformer(Transformer):
                 features |= keep_layers(caller, output.hidden_states, mask_BT, span_BT)
         # 2. Else the engine, which takes prompts as the reader made them.
         else:
-            if prompts is None or len(prompts) != len(ids_BT):
+            if prompts is None or not are_padded(prompts, ids_BT, mask_BT, span_BT):
                 prompts = unpad(ids_BT, mask_BT, span_BT)
             states_BSD, mask_BS = engine.states(self.model, prompts)
         # 3. Sums over a padded dimension are grouped by its length: for equal bits each text is pooled by itself.
