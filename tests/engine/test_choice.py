@@ -80,7 +80,8 @@ def test_bundled_model():
 @torch.inference_mode()
 def test_features_changed_after_preprocessing_are_what_is_read():
     packed, padded = (
-        echoembed.load(tiny_models.folder("llama"), engine=engine, device="cpu") for engine in ("packed", "padded")
+        echoembed.load(tiny_models.folder("llama"), engine=engine, device="cpu").eval()
+        for engine in ("packed", "padded")
     )
     texts = ["the cat sat on a mat", "rain fell"]
     plain = packed(packed.preprocess(texts))["sentence_embedding"]
