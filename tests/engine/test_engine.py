@@ -29,6 +29,28 @@ def test_family_is_packed_and_gives_the_padded_states(family, attention):
         assert_equal(choice.engine.states(model, batch), padded(model, batch))
 
 
+@pytest.mark.parametrize("family", [*PACKED, "smollm3", "cohere", "mixtral", "bert"])
+def test_every_layers_states_are_those_of_transformers(family):
+    """``output_hidden_states`` of each prompt alone is the oracle, the last layer after the norm."""
+    attention = "bidirectional" if family == "bert" else "causal"
+    model = load(family, attention)
+    engine = choose(model, causal=attention == "causal").engine
+    vocabulary = min(400, model.config.vocab_size)
+    batch = prompts(LENGTHS, spans_of("middle", LENGTHS), vocabulary=vocabulary)
+    batch.append(batch[0])  # equal prompts share one forward
+    states_LBSD, mask_BS = engine.states(model, batch, layers=True)
+    assert len(states_LBSD) == model.config.num_hidden_layers + 1
+    assert torch.equal(states_LBSD[-1], engine.states(model, batch)[0])
+    for row, prompt in enumerate(batch):
+        with torch.no_grad():
+            output = model(input_ids=torch.tensor([prompt.ids]), output_hidden_states=True, use_cache=False)
+        wanted_LSD = torch.stack(output.hidden_states)[:, 0, slice(*prompt.span)]
+        count = wanted_LSD.shape[1]
+        assert int(mask_BS[row].sum()) == count
+        assert (states_LBSD[:, row, :count] - wanted_LSD).abs().max() <= 1e-5 * wanted_LSD.abs().max()
+        assert not states_LBSD[:, row, count:].any()
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(("family", "window"), WINDOWS)
 def test_texts_longer_than_the_sliding_window(family, window, attention):

@@ -2,11 +2,12 @@
 
     engine = PackedEngine(causal=True)
     states_BSD, mask_BS = engine.states(model, prompts)
+    states_LBSD, mask_BS = engine.states(model, prompts, layers=True)
 
 Equal prompts are computed once. While a pack runs, some of the model's modules have other forwards (``patches.py``);
 they are put back after it, and one pack runs at a time.
 
-Shapes: B prompts, S tokens of the longest span, P pooled tokens of a pack, D width of the model.
+Shapes: B prompts, S tokens of the longest span, P pooled tokens of a pack, D width of the model, L layers and one.
 """
 
 from __future__ import annotations
@@ -58,38 +59,44 @@ class PackedEngine:
     tokens: int | None = None
     solo: bool = False
 
-    def states(self, model: PreTrainedModel, prompts: Sequence[Rendered]) -> tuple[Tensor, Tensor]:
+    def states(
+        self, model: PreTrainedModel, prompts: Sequence[Rendered], *, layers: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """The pooled states of prompts.
 
         Args:
             model: The language model, without its head.
             prompts: B prompts; equal ones are computed once.
+            layers: Whether the states of every layer are given, from the same forward: as transformers'
+                ``output_hidden_states``, first the token embeddings, then each layer's, the last after the norm.
 
         Returns:
-            ``states_BSD`` in float32, on the left and zeros after them, and ``mask_BS`` in int64.
+            ``states_BSD`` (``states_LBSD`` of every layer) in float32, on the left and zeros after them, and
+            ``mask_BS`` in int64.
         """
         unique = {(prompt.ids, prompt.span): prompt for prompt in prompts}
         number = {key: index for index, key in enumerate(unique)}
         distinct = list(unique.values())
         pooled = [prompt.span[1] - prompt.span[0] for prompt in distinct]
-        out_BSD: Tensor | None = None
-        for order, states_PD in self.run(model, distinct):
-            if out_BSD is None:
-                out_BSD = states_PD.new_zeros(len(distinct), max(pooled), states_PD.shape[-1], dtype=torch.float32)
+        out: Tensor | None = None  # ``_BSD`` or ``_LBSD``
+        for order, states in self.run(model, distinct, layers=layers):
+            if out is None:
+                shape = (*states.shape[:-2], len(distinct), max(pooled), states.shape[-1])
+                out = states.new_zeros(shape, dtype=torch.float32)
             start = 0
             for index in order:
-                out_BSD[index, : pooled[index]] = states_PD[start : start + pooled[index]]
+                out[..., index, : pooled[index], :] = states[..., start : start + pooled[index], :]
                 start += pooled[index]
-        assert out_BSD is not None
+        assert out is not None
         rows_B = torch.tensor([number[prompt.ids, prompt.span] for prompt in prompts])
         slot_S = torch.arange(max(pooled))
-        mask_BS = (slot_S < torch.tensor(pooled)[rows_B, None]).long().to(out_BSD.device)
+        mask_BS = (slot_S < torch.tensor(pooled)[rows_B, None]).long().to(out.device)
         if len(distinct) < len(prompts):
-            out_BSD = out_BSD[rows_B.to(out_BSD.device)]
-        return out_BSD, mask_BS
+            out = out.index_select(-3, rows_B.to(out.device))
+        return out, mask_BS
 
     def run(
-        self, model: PreTrainedModel, prompts: Sequence[Rendered], *, verify: bool = False
+        self, model: PreTrainedModel, prompts: Sequence[Rendered], *, verify: bool = False, layers: bool = False
     ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """Run the model over prompts, pack by pack.
 
@@ -97,15 +104,17 @@ class PackedEngine:
             model: The language model, without its head.
             prompts: The prompts, best without equal ones.
             verify: Whether the model's masks are compared with what is assumed of them.
+            layers: As for ``states``.
 
         Yields:
-            Numbers of prompts, and the states of their pooled tokens in that order, ``_PD`` in the model's dtype.
+            Numbers of prompts, and the states of their pooled tokens in that order, ``_PD`` (``_LPD`` of every layer)
+            in the model's dtype.
         """
         prefix = self._prefix(prompts)
         budget = 1 if self.solo else self.tokens or tokens_in_flight(model)
         for group in _by_rotary(model, prompts, prefix, budget):
             layout = lay_out(prompts, group, prefix)
-            yield layout.order, self._forward(model, layout, verify=verify)
+            yield layout.order, self._forward(model, layout, verify=verify, layers=layers)
 
     def _prefix(self, prompts: Sequence[Rendered]) -> int:
         """Tokens that are computed once a pack: the template's constant ones, none of them pooled.
@@ -118,7 +127,7 @@ class PackedEngine:
         return count if len({prompt.ids[:count] for prompt in prompts}) == 1 else 0
 
     @torch.no_grad()
-    def _forward(self, model: PreTrainedModel, layout: Layout, *, verify: bool) -> Tensor:
+    def _forward(self, model: PreTrainedModel, layout: Layout, *, verify: bool, layers: bool) -> Tensor:
         layout = layout.to(model.device)
         active = attention.Pass(layout, self.causal, verify)
         with self._prepared(model, active):
@@ -127,9 +136,12 @@ class PackedEngine:
                 attention_mask=torch.ones_like(layout.ids)[None],  # given: transformers looks for packing else
                 position_ids=layout.positions[None],
                 use_cache=False,
+                output_hidden_states=layers,
             )
         if not active.called:
             raise attention.UnsupportedError("it ignores the attention it is given")
+        if layers:  # trimming widens the last layer's states again, so that every layer's are of all tokens
+            return torch.stack([states_1TD[0].index_select(0, layout.pooled) for states_1TD in output.hidden_states])
         states_PD: Tensor = output.last_hidden_state[0].index_select(0, layout.pooled)
         return states_PD
 

@@ -1,0 +1,53 @@
+"""The pooled states of every layer, from one forward: what a choice of layer, or of several, is made from.
+
+Shapes: B prompts, T tokens of the longest prompt, S tokens of the longest span, D width of the model, L layers and one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
+from torch import Tensor
+
+from echoembed.model.pooling import check_states, gather_spans
+from echoembed.model.transformer import transformer_of
+from echoembed.prompts.template import Rendered
+
+
+@torch.inference_mode()
+def layer_states(model: SentenceTransformer, prompts: Sequence[Rendered]) -> tuple[Tensor, Tensor]:
+    """The pooled states of every layer, by the forward that the model runs: packed where that passed its proof.
+
+    All of them are in memory at once; give as many prompts as one forward should take.
+
+    Args:
+        model: From ``load``.
+        prompts: B prompts from the model's reader.
+
+    Returns:
+        ``states_LBSD`` in float32: the token embeddings, then each layer's states, the last after the norm; on the
+        left and zeros after them. And ``mask_BS`` in int64, 1 where a state is a pooled one.
+
+    Raises:
+        ModelError: If a state is not finite.
+    """
+    transformer = transformer_of(model)
+    model.eval()
+    engine = transformer.selector.choice(transformer.model).engine
+    if engine is not None:
+        states_LBSD, mask_BS = engine.states(transformer.model, prompts, layers=True)
+    else:
+        features = batch_to_device(transformer.features(prompts), model.device)
+        output = transformer.model(
+            input_ids=features["input_ids"],
+            attention_mask=features["attention_mask"],
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        pooled = [gather_spans(states_BTD, features["span_mask"]) for states_BTD in output.hidden_states]
+        states_LBSD, mask_BS = torch.stack([states_BSD for states_BSD, _ in pooled]), pooled[0][1]
+    check_states(states_LBSD[-1], transformer.name)
+    return states_LBSD, mask_BS
