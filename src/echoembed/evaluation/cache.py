@@ -52,8 +52,8 @@ class VectorCache:
     ) -> Vectors:
         """What ``encode_prompts`` gives: ``vectors_ND``, float32, in order."""
         pooling = transformer_of(model).recipe.pooling
-        weights = _weights(model)
-        keys = [_digest(weights, prompt) for prompt in prompts]
+        weights = weights_key(model) + after_pooling(model)
+        keys = [prompt_key(weights, prompt) for prompt in prompts]
         # 1. Prompts that are new, each once.
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if (key, pooling) not in self._kept}
         self.computed += len(new)
@@ -105,15 +105,21 @@ def _pooled(model: SentenceTransformer, prompts: list[Rendered], poolings: Seque
     return vectors_BD
 
 
-def _weights(model: SentenceTransformer) -> bytes:
-    """What decides a vector beside prompt and pooling."""
+def weights_key(model: SentenceTransformer) -> bytes:
+    """What decides the states of a prompt: the weights, up to which layer they run, how, and in which dtype."""
     transformer = transformer_of(model)
-    parts = [transformer.name, transformer.revision, transformer.recipe.attention, str(transformer.layers)]
-    parts += [str(sketch(transformer.model)), numerics(model), str(model.truncate_dim)]
-    parts += [module_identity(module) for module in list(model)[2:]]
+    parts = [transformer.revision, transformer.recipe.attention, str(transformer.layers)]
+    parts += [str(sketch(transformer.model)), numerics(model)]
     return "\n".join(parts).encode()
 
 
-def _digest(weights: bytes, prompt: Rendered) -> bytes:
+def after_pooling(model: SentenceTransformer) -> bytes:
+    """What decides a vector after its states are pooled."""
+    parts = ["", str(model.truncate_dim), *(module_identity(module) for module in list(model)[2:])]
+    return "\n".join(parts).encode()
+
+
+def prompt_key(weights: bytes, prompt: Rendered) -> bytes:
+    """16 bytes that name a prompt, as it is read and pooled, under some weights."""
     read = np.asarray([*prompt.ids, *prompt.span], dtype=np.int64).tobytes()
     return hashlib.blake2b(weights + b"\0" + read, digest_size=16).digest()
