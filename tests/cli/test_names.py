@@ -100,7 +100,7 @@ def test_every_verb_that_loads_a_model_takes_every_way_to_compute(verb):
     for option in (
         "--device",
         "--dtype",
-        "float32|bfloat16|float16|int8",
+        "auto|float32|bfloat16|float16|int8",
         "--engine",
         "packed|padded",
         "--deterministic",

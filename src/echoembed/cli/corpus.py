@@ -22,7 +22,7 @@ REJECTED = "rejected.jsonl"
 _TEXTS = "Reading texts"
 _STORE = "Storing vectors"
 EPILOG = opt.examples(
-    "echoembed corpus build notes/ --out notes-corpus",
+    "echoembed corpus build notes/ --out notes-corpus --dtype auto",
     "echoembed corpus build dump.jsonl.zst --column body --id-column key --keep year:int --out dump",
     "echoembed corpus info dump",
 ) + (

@@ -19,6 +19,7 @@ EPILOG = opt.examples(
     'echoembed embed "The cat sat on the mat."',
     "echoembed embed notes.txt -o notes.npy",
     "echoembed embed docs.jsonl --column body --id-column key --kind document -o docs.parquet",
+    "echoembed embed dump.jsonl -o dump.parquet --dtype auto",
     "zcat dump.jsonl.gz | echoembed embed - --format jsonl -o dump.parquet",
     'echoembed embed "The cat sat on the mat." --server http://127.0.0.1:8080',
 )

@@ -101,10 +101,10 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16", "int8"] | None,
+    Literal["auto", "float32", "bfloat16", "float16", "int8"] | None,
     typer.Option(
-        help="Of the weights; int8, on a CPU, is about twice as fast and a little off. Default: float32 on a CPU, else "
-        "as saved.",
+        help="Of the weights. Best for many texts on a CPU: auto, the fastest whose vectors are checked to be close "
+        "to float32's. Default: float32 on a CPU, else as saved.",
         rich_help_panel=_COMPUTING,
         show_default=False,
     ),

@@ -11,7 +11,7 @@ from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 
 EPILOG = opt.examples(
-    "echoembed serve",
+    "echoembed serve --dtype auto",
     "echoembed serve Qwen/Qwen3-0.6B -r echo-last --port 9000",
     "echoembed serve --host 0.0.0.0 --api-key-file keys.txt",
 )

@@ -8,6 +8,7 @@
 - ``fused.py``: norms, gates and rotations in fewer passes over memory
 - ``patches.py``: the modules' other forwards, prepared once for each model
 - ``int8.py``: linear layers in eight bits
+- ``processor.py``: what this processor multiplies fast
 - ``engine.py``: the engine: prompts in, pooled states out
 - ``proof.py``: proof, at load, that it gives the padded forward's states
 - ``determinism.py``: whether neighbours change a prompt's bits
@@ -18,7 +19,18 @@ Knows prompts as ids and spans; knows nothing of texts, templates or recipes.
 
 from echoembed.engine.choice import Engine, Selector
 from echoembed.engine.engine import PackedEngine, tokens_in_flight
-from echoembed.engine.int8 import quantize
+from echoembed.engine.int8 import float_layers, quantize
+from echoembed.engine.processor import Processor
 from echoembed.engine.proof import Choice, choose
 
-__all__ = ["Choice", "Engine", "PackedEngine", "Selector", "choose", "quantize", "tokens_in_flight"]
+__all__ = [
+    "Choice",
+    "Engine",
+    "PackedEngine",
+    "Processor",
+    "Selector",
+    "choose",
+    "float_layers",
+    "quantize",
+    "tokens_in_flight",
+]

@@ -191,6 +191,16 @@ def _columns_of(weight_NK: Tensor, outlier_J: Tensor) -> nn.Linear:
     return linear
 
 
+def float_layers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """The linear layers that can be put into eight bits, each with the module that holds it and its name there."""
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear
+    ]
+
+
 @torch.no_grad()
 def quantize(model: nn.Module, prompts: Sequence[Rendered] = ()) -> int:
     """Put the model's linear layers into eight bits, in place.
@@ -205,12 +215,7 @@ def quantize(model: nn.Module, prompts: Sequence[Rendered] = ()) -> int:
     # 1. What the probe prompts show of the model in floating point: its vectors, and the columns of its states.
     vectors_PD = _vectors(model, prompts)
     largest = _largest_columns(model, prompts)
-    layers = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear
-    ]
+    layers = float_layers(model)
     # 2. Eight bits, with as few columns in floating point as bring the probe prompts' vectors close enough.
     for threshold in STANDS_OUT:
         rounded = _Rounded()

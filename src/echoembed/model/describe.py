@@ -112,6 +112,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "architecture": config.model_type,
         "parameters": sum(weight.numel() for weight in transformer.model.parameters()),
         "dtype": _dtype(transformer).removeprefix("torch."),
+        "dtype_reason": transformer.running.dtype_reason,
         "device": str(model.device),
         "recipe": recipe.name,
         "source": recipe.source,

@@ -11,16 +11,6 @@ from echoembed import errors
 from echoembed.engine import Engine
 from echoembed.prompts.reader import Overflow
 
-PROBE_TEXTS = (
-    "The committee will publish its report on Monday, after months of delay.",
-    "A cat sleeps on the warm windowsill.",
-    "How do I change the password of my account?",
-    "def add(a, b):\n    return a + b",
-    "In 1969, two men walked on the moon while a third waited in orbit; 600 million people watched.",
-    "Cheap flights to Lisbon, from 49 euros!",
-)
-"""Ordinary texts of several kinds, by which settings of the arithmetic are found when a model is loaded."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
@@ -29,6 +19,7 @@ class Running:
     Attributes:
         dtype: Type of the weights in memory.
         int8: Whether the linear layers are put into eight bits, once the engine has passed its proof in ``dtype``.
+        dtype_reason: Why it is this dtype.
         engine: Which forward runs outside training; None for the packed one where it passes the proof.
         deterministic: Whether a text's vector has the same bits in any company.
         overflow: What becomes of a text over the budget (see ``Reader``).
@@ -39,6 +30,7 @@ class Running:
 
     dtype: torch.dtype = torch.float32
     int8: bool = False
+    dtype_reason: str = "asked for"
     engine: Engine | None = None
     deterministic: bool = False
     overflow: Overflow = "warn"

@@ -25,7 +25,8 @@ from echoembed.engine import Selector, quantize
 from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.pooling import are_padded, check_states, gather_spans, keep_layers, pad, pool_each, unpad
-from echoembed.model.running import PROBE_TEXTS, Running
+from echoembed.model.probes import PROBE_TEXTS
+from echoembed.model.running import Running
 from echoembed.model.saved import CONFIG, read_first
 from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
@@ -127,7 +128,7 @@ class EchoTransformer(Transformer):
         )
         self.register_load_state_dict_pre_hook(live.receive)  # type: ignore[no-untyped-call]
         if self.running.int8:
-            self._to_int8()
+            self.to_int8()
         probe = replace(self.reader, overflow="ignore")
         for kind in get_args(Kind):
             self._check_special_tokens(probe.render(["a b"], task=kind)[0], kind)
@@ -192,7 +193,12 @@ class EchoTransformer(Transformer):
         """Whether the linear layers are in eight bits."""
         return self.running.int8
 
-    def _to_int8(self) -> None:
+    def to_int8(self) -> None:
+        """Put the linear layers into eight bits, in place.
+
+        Raises:
+            ModelError: If there are none.
+        """
         self.selector.choice(self.model)  # its proof is exact in floating point only
         probes = replace(self.reader, overflow="ignore").render(PROBE_TEXTS)
         if not quantize(self.model, probes):

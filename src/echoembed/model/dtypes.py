@@ -1,0 +1,121 @@
+"""``dtype="auto"``: the dtype that a loaded model runs in, and why.
+
+It is the fastest dtype that this processor has instructions for and whose vectors are close enough to
+float32's. Speed is read off the processor's features; closeness is measured on probe texts, on the vectors that the
+whole pipeline gives, calibration included. A dtype that is not close enough is undone.
+
+Shapes: N probe texts, D width of the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from echoembed import errors
+from echoembed.engine import Processor, float_layers
+from echoembed.model.encode import encode_prompts
+from echoembed.model.probes import BOUND_TEXTS
+from echoembed.model.transformer import EchoTransformer, transformer_of
+from echoembed.model.weights import sketch
+from echoembed.numerics import LEAST_COSINE
+from echoembed.prompts.template import Rendered
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def settle(model: SentenceTransformer, processor: Processor | None = None) -> None:
+    """Let a model that was loaded in float32 on a CPU run in the dtype that suits the processor, as ``auto`` means it.
+
+    What was chosen and why stands in ``transformer_of(model).running``, and in ``describe``.
+
+    Args:
+        model: From ``load``; changed in place.
+        processor: What is fast; None for what this machine's processor has.
+    """
+    processor = processor or Processor.here()
+    transformer = transformer_of(model)
+    prompts = _prompts(transformer, BOUND_TEXTS)
+    found: list[str] = []
+    exact_ND = _unit(encode_prompts(model, prompts)) if processor.fast else None
+    for dtype in processor.fast:
+        undo = _convert(transformer, dtype)
+        if undo is None:
+            found.append(f"{dtype} refused: no layer is an nn.Linear")
+            continue
+        assert exact_ND is not None
+        cosine_N = (_unit(encode_prompts(model, prompts)) * exact_ND).sum(axis=1)
+        bound, least, mean = LEAST_COSINE[dtype], float(cosine_N.min()), float(cosine_N.mean())
+        passed = least >= bound
+        word = "cosine to float32" if passed else "refused: cosine to float32"
+        found.append(
+            f"{dtype} {word} {least:.5f} at least, {mean:.5f} on average, of {len(prompts)} texts (bound {bound})"
+        )
+        if passed:
+            _record(transformer, dtype, processor, found)
+            return
+        undo()
+    _record(transformer, "float32", processor, found)
+
+
+def _record(transformer: EchoTransformer, dtype: str, processor: Processor, found: list[str]) -> None:
+    why = "; ".join([f"auto, on {processor}", *found])
+    transformer.running = replace(
+        transformer.running,
+        dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32,
+        int8=dtype == "int8",
+        dtype_reason=why,
+    )
+    transformer.sketch = sketch(transformer.model)
+
+
+def _convert(transformer: EchoTransformer, dtype: str) -> Callable[[], None] | None:
+    """Convert a float32 model in place; gives what undoes it, or None if it cannot be converted.
+
+    What is undone costs no second conversion: the float32 weights stay in memory until the dtype has passed.
+    """
+    model = transformer.model
+    if dtype == "int8":
+        layers = float_layers(model)
+        if not layers:
+            return None
+        transformer.to_int8()
+
+        def undo() -> None:
+            for parent, name, linear in layers:
+                setattr(parent, name, linear)
+    else:
+        # What a file holds, no more: frequencies of rotary positions stay in float32, as in a model loaded so.
+        kept = [(weight, weight.data) for weight in model.state_dict(keep_vars=True).values()]
+        for weight, data in kept:
+            weight.data = data.to(torch.bfloat16) if data.is_floating_point() else data
+
+        def undo() -> None:
+            for weight, data in kept:
+                weight.data = data
+
+    return undo
+
+
+def _prompts(transformer: EchoTransformer, texts: tuple[str, ...]) -> list[Rendered]:
+    """The texts as the model reads them; those that its tokenizer cannot read are left out."""
+    reader = replace(transformer.reader, overflow="ignore")
+    prompts: list[Rendered] = []
+    for text in texts:
+        try:
+            prompts += reader.render([text])
+        except errors.TextError:
+            continue
+    return prompts
+
+
+def _unit(vectors_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+    exact_ND = vectors_ND.astype(np.float64)
+    unit_ND: NDArray[np.float64] = exact_ND / np.linalg.norm(exact_ND, axis=1, keepdims=True)
+    return unit_ND
