@@ -19,7 +19,15 @@ from sentence_transformers import SentenceTransformer
 
 import echoembed
 from echoembed import Recipe
-from echoembed.errors import EchoembedError, FileError, ModelError, RecipeError, TemplateError, TextError
+from echoembed.errors import (
+    EchoembedError,
+    FileError,
+    ModelError,
+    OverBudgetError,
+    RecipeError,
+    TemplateError,
+    TextError,
+)
 from echoembed.model.transformer import EchoTransformer
 
 TINY = Path(echoembed.__file__).parent / "tiny"
@@ -201,7 +209,7 @@ LOAD = [
     ),
     ("dtype", {"dtype": "float8"}, ModelError, "Got dtype = 'float8'", "Allowed: float32, bfloat16, float16"),
     ("dtype int8", {"dtype": torch.int8}, ModelError, "Got dtype = torch.int8", "Allowed: float32"),
-    ("dtype number", {"dtype": 16}, ModelError, "Got dtype = 16", "Change that argument"),
+    ("dtype number", {"dtype": 16}, ModelError, "Got dtype = 16", "Change it"),
     ("device", {"device": "gpu"}, ModelError, "Got device = 'gpu'", "None for the best there is"),
     ("device absent", {"device": "cuda:99"}, ModelError, "Got device = 'cuda:99'", "such as cpu"),
     ("device number", {"device": 5.5}, ModelError, "Got device = 5.5", "such as cpu"),
@@ -212,7 +220,7 @@ LOAD = [
     ("budget 0", {"budget": 0}, RecipeError, "budget = 0", "a whole number of tokens above 0"),
     ("budget -1", {"budget": -1}, RecipeError, "budget = -1", "a whole number of tokens above 0"),
     ("budget word", {"budget": "x"}, RecipeError, "budget = 'x'", "or None for the model's context"),
-    ("revision", {"revision": "v1"}, ModelError, "Got revision 'v1' for the folder 'tiny'", "Leave it out"),
+    ("revision", {"revision": "v1"}, ModelError, "Got revision 'v1' for 'tiny'", "Leave it out"),
     ("no model's name", {"model": 5}, ModelError, "5 is not a model's name", "Correct the name"),
     ("empty name", {"model": ""}, ModelError, "'' is not a model's name", "Correct the name"),
     ("list of names", {"model": ["a"]}, ModelError, "['a'] is not a model's name", "Correct the name"),
@@ -278,7 +286,7 @@ FOLDERS = [
     ("config unknown", lambda d: configured(d, model_type="frobnicator"), "model type `frobnicator`", FETCH),
     ("config of a wrong type", lambda d: configured(d, hidden_size="big"), "expected int, got str", FETCH),
     ("config that contradicts", lambda d: configured(d, num_attention_heads=3), "not a multiple", FETCH),
-    ("config of another size", lambda d: configured(d, hidden_size=128), "would be of shape", "use the config.json"),
+    ("config of another size", lambda d: configured(d, hidden_size=128), "would be of shape", "Use the config.json"),
     (
         "config with more layers",
         lambda d: configured(d, num_hidden_layers=7),
@@ -330,7 +338,7 @@ FOLDERS = [
         "a tensor misshapen",
         lambda d: weighted(d, **{LAYER: torch.zeros(3, 3)}),
         "of shape (3, 3)",
-        "use the config.json",
+        "Use the config.json",
     ),
     (
         "a tensor not finite",
@@ -427,7 +435,7 @@ def test_a_saved_recipe_that_cannot_be_is_refused(saved, tmp_path):
 
 def test_an_existing_folder_is_not_written_over(saved):
     before = sorted(path.stat().st_mtime_ns for path in saved.rglob("*"))
-    refused(lambda: echoembed.save(model(), saved), FileError, f"{saved} exists already", "or pass overwrite=True")
+    refused(lambda: echoembed.save(model(), saved), FileError, f"{saved}' exists already", "(overwrite=True)")
     assert sorted(path.stat().st_mtime_ns for path in saved.rglob("*")) == before
 
 
@@ -443,7 +451,7 @@ def test_a_full_disk_leaves_nothing_behind_and_what_was_there_as_it_was(overwrit
         (tmp_path / "model" / "kept").touch()
     before = sorted(tmp_path.rglob("*"))
     call = lambda: echoembed.save(model(), tmp_path / "model", overwrite=overwrite)  # noqa: E731
-    refused(call, FileError, "No space left on device", "Nothing was left there")
+    refused(call, FileError, "No space left on device", "Nothing of it was left")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -462,7 +470,10 @@ def test_weights_that_the_disk_does_not_take_leave_nothing_behind(tmp_path):
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     refused(
-        lambda: echoembed.save(model(), tmp_path / "file" / "model"), FileError, "cannot be saved", "or choose another"
+        lambda: echoembed.save(model(), tmp_path / "file" / "model"),
+        FileError,
+        "cannot be written",
+        "or choose another",
     )
     refused(lambda: echoembed.save(None, tmp_path / "none"), ModelError, "Got model = None", "echoembed.load")
     assert not (tmp_path / "none").exists()
@@ -533,7 +544,7 @@ def test_a_megabyte_of_one_word_is_cut_with_a_warning_and_soon_done():
 
 def test_a_text_over_the_budget_is_refused_where_that_was_asked():
     own = echoembed.load("tiny", device="cpu", budget=4, overflow="error")
-    refused(lambda: own.encode(TEXT * 3), TextError, "tokens over the 4 that are read", "raise the budget")
+    refused(lambda: own.encode(TEXT * 3), OverBudgetError, "tokens over the 4 that are read", "raise the budget")
 
 
 def test_states_that_are_not_finite_make_no_vector(monkeypatch):

@@ -17,11 +17,11 @@ from echoembed.model import backbone, sizes
 
 HUGE = 10**9
 CONTRADICTIONS = [
-    ("llama", {"num_hidden_layers": HUGE}, "num_hidden_layers = 1000000000 in its config.json. Its weights allow 30"),
+    ("llama", {"num_hidden_layers": HUGE}, "num_hidden_layers = 1000000000; in the weights, 30 is the most"),
     ("llama", {"num_hidden_layers": -1}, "27 weights that its config.json has no place for"),
     ("llama", {"num_hidden_layers": 0}, "27 weights that its config.json has no place for"),
     ("llama", {"num_hidden_layers": "3"}, "expected int, got str"),
-    ("llama", {"hidden_size": HUGE}, r"shape \(596, 1000000000\), and weights in which it is of shape \(596, 32\)"),
+    ("llama", {"hidden_size": HUGE}, r"shape \(596, 1000000000\); in the weights, it is of shape \(596, 32\)"),
     ("llama", {"hidden_size": 0}, r"shape \(596, 0\)"),
     ("llama", {"hidden_size": -32}, "negative dimension"),
     ("llama", {"vocab_size": HUGE}, r"embed_tokens.weight would be of shape \(1000000000, 32\)"),
@@ -33,7 +33,7 @@ CONTRADICTIONS = [
     ("gpt2", {"n_layer": HUGE}, "n_layer = 1000000000"),
     ("gpt2", {"n_positions": HUGE}, r"wpe.weight would be of shape \(1000000000, 32\)"),
     ("gpt2", {"n_inner": HUGE}, r"mlp.c_fc.weight would be of shape"),
-    ("gptj", {"n_positions": HUGE}, "4,000,000,000 numbers|larger|has a config.json of a model with"),
+    ("gptj", {"n_positions": HUGE}, "the model would have [0-9,]+ numbers; in the weights, there are"),
     ("mixtral", {"num_local_experts": HUGE}, "num_local_experts = 1000000000"),
     ("bloom", {"n_head": HUGE}, "n_head = 1000000000"),
     ("gemma3", {"layer_types": ["full_attention"] * 10_000}, "layer_types"),

@@ -34,7 +34,7 @@ class Chunker:
 
     def __post_init__(self) -> None:
         if self.tokens < SMALLEST:
-            raise errors.corpus_bad_option("--chunk-tokens", self.tokens, f"a whole number from {SMALLEST}")
+            raise errors.CorpusError.bad_value("--chunk-tokens", self.tokens, f"a whole number from {SMALLEST}")
 
     def chunks(self, text: str, *, markdown: bool = False) -> Iterator[tuple[int, str]]:
         """The chunks of a text with the place of their first character; blanks between chunks belong to none."""

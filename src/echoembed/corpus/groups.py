@@ -39,11 +39,11 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.shard_rows < 1:
-            raise errors.corpus_bad_option("--shard-rows", self.shard_rows, "a whole number above 0")
+            raise errors.CorpusError.bad_value("--shard-rows", self.shard_rows, "a whole number above 0")
         names = [keep.name for keep in self.keep]
         for name in names:
             if names.count(name) > 1:
-                raise errors.corpus_bad_option("--keep", name, "every column once")
+                raise errors.CorpusError.bad_value("--keep", name, "every column once")
 
 
 class Group(NamedTuple):
@@ -129,7 +129,7 @@ class Groups:
             keep.read(_usable(value), row.where) for keep, value in zip(self.reading.keep, row.kept, strict=True)
         )
         if not self.seen.add(id_):
-            raise errors.corpus_record_twice(id_, row.where)
+            raise errors.id_twice(id_, row.where, "an earlier row")
         chunked = file.format == "document" if self.reading.chunk is None else self.reading.chunk
         if not chunked:
             yield Record.of(id_, text, row.where, kept)

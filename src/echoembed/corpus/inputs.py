@@ -57,9 +57,9 @@ class Inputs:
         self, paths: Sequence[str | Path], *, format: str | None = None, leave_out: Path | None = None
     ) -> None:
         if not paths:
-            raise errors.corpus_bad_option("INPUT", "nothing", "files and folders, at least one")
+            raise errors.CorpusError.bad_value("INPUT", "nothing", "files and folders, at least one")
         if format not in (None, *FORMATS):
-            raise errors.format_unknown(format, FORMATS)
+            raise errors.FileError.unknown_name("format", format, FORMATS)
         self.ignored = 0
         self._format = format
         self._leave_out = leave_out
@@ -149,7 +149,7 @@ def _check_input(path: Path, format_: str | None) -> None:
     if not path.is_file():
         raise errors.file_unreadable(name, "it is neither a file nor a folder")
     if format_ is None and kind_of(path.name)[0] is None:
-        raise errors.corpus_input_unknown(name, (*SUFFIXES, ".jsonl.gz", ".jsonl.zst"))
+        raise errors.format_untold(name, (*SUFFIXES, ".jsonl.gz", ".jsonl.zst"), "Rename it, or say --format")
 
 
 def _utf8(name: str) -> str:

@@ -68,7 +68,7 @@ def build(
         FileError: If an input is missing, or the disk is full: what is finished stays, and the same call goes on.
     """
     if precision not in shard.PRECISIONS:
-        raise errors.corpus_bad_option("--precision", precision, ", ".join(shard.PRECISIONS))
+        raise errors.CorpusError.bad_value("--precision", precision, ", ".join(shard.PRECISIONS))
     target = Path(out).expanduser()
     files = Inputs(inputs, format=format, leave_out=target)
     manifest = Manifest(
@@ -190,7 +190,7 @@ def _chunker(encoder: Encoder, work: Work) -> Chunker:
     tokens = work.reading.chunk_tokens or min(DEFAULT_TOKENS, room or DEFAULT_TOKENS)
     if room is not None and tokens > room:
         allowed = f"at most {room}, the tokens that are read of a text"
-        raise errors.corpus_bad_option("--chunk-tokens", tokens, allowed)
+        raise errors.CorpusError.bad_value("--chunk-tokens", tokens, allowed)
     return Chunker(count=encoder.tokens, tokens=tokens)
 
 

@@ -166,7 +166,7 @@ def load_model(manifest: Manifest) -> SentenceTransformer:
     import echoembed
 
     if manifest.load is None:
-        raise errors.corpus_bad_option("model", None, "a model from echoembed.load, for the manifest names none")
+        raise errors.CorpusError.bad_value("model", None, "a model from echoembed.load, for the manifest names none")
     given: dict[str, Any] = dict(manifest.load)
     if isinstance(given.get("recipe"), dict):
         given["recipe"] = Recipe(**given["recipe"])

@@ -30,9 +30,11 @@ class Keep(NamedTuple):
         """
         name, _, type_ = written.partition(":")
         if name.lower() in RESERVED or not name.strip():
-            raise errors.corpus_bad_option("--keep", written, f"a column other than {', '.join(RESERVED)}")
+            raise errors.CorpusError.bad_value("--keep", written, f"a column other than {', '.join(RESERVED)}")
         if type_ not in ("", *TYPES):
-            raise errors.corpus_bad_option("--keep", written, f"NAME or NAME:TYPE, with TYPE one of {', '.join(TYPES)}")
+            raise errors.CorpusError.bad_value(
+                "--keep", written, f"NAME or NAME:TYPE, with TYPE one of {', '.join(TYPES)}"
+            )
         return cls(name, type_ or "text")
 
     def read(self, value: object, where: str) -> Value:

@@ -160,7 +160,7 @@ class Corpus:
             CorpusError: If the model's vectors must not be compared with these, or the filter cannot be used.
         """
         if k < 1:
-            raise errors.corpus_bad_option("k", k, "a whole number above 0")
+            raise errors.CorpusError.bad_value("k", k, "a whole number above 0")
         vector_D = self.model.encode_query([query], prompt=instruction, show_progress_bar=False)[0]
         return self.search_vector(vector_D, k, where=where, words=query if hybrid else None, exact=exact)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
 
 class EchoembedError(Exception):
@@ -13,6 +13,19 @@ class EchoembedError(Exception):
 
     def __str__(self) -> str:
         return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: ascii(m[0])[1:-1], super().__str__())
+
+    @classmethod
+    def bad_value(cls, name: str, value: object, allowed: str) -> Self:
+        """An argument, an option, a setting or a field whose value cannot be used."""
+        return cls(f"Got {name} = {quoted(value, 100)}. Allowed: {allowed}. Change it.")
+
+    @classmethod
+    def unknown_name(cls, kind: str, name: object, known: Iterable[str]) -> Self:
+        """A name of something that does not exist, such as a format or an experiment."""
+        names = list(known)
+        return cls(
+            f"Got {kind} {quoted(name)}. Allowed: {', '.join(names)}. Choose one of these.{near(str(name), names)}"
+        )
 
 
 class TemplateError(EchoembedError, ValueError):

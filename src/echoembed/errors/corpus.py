@@ -76,23 +76,11 @@ def corpus_stdin() -> FileError:
     return FileError("A corpus cannot be built from standard input: a job that resumes reads again. Give a file.")
 
 
-def corpus_bad_option(option: str, value: object, allowed: str) -> CorpusError:
-    """An option of a build or a search that cannot be used."""
-    return CorpusError(f"Got {option} = {quoted(value, 200)}. Allowed: {allowed}. Change it.")
-
-
 def corpus_bad_column(where: str, column: str, value: object, type_: str) -> FileError:
     """A cell that is not of the type that was asked for."""
     return FileError(
         f"{where} has {quoted(value)} in the column {quoted(column)}, which cannot be read as {type_}. Correct it, or "
         f"keep the column as text: --keep {column}."
-    )
-
-
-def corpus_record_twice(id_: str, where: str) -> FileError:
-    """An id that an earlier row has."""
-    return FileError(
-        f"{where} has the id {quoted(id_)}, which an earlier row has. Ids must differ: correct one of them."
     )
 
 
@@ -113,14 +101,6 @@ def corpus_filter(filter_: str, reason: str, columns: Iterable[str]) -> CorpusEr
 def corpus_input_missing(name: str) -> FileError:
     """An input that is not there."""
     return FileError(f"There is no {quoted(name, 200)}. Give files and folders that exist.")
-
-
-def corpus_input_unknown(name: str, allowed: Iterable[str]) -> FileError:
-    """An input whose name does not say how to read it."""
-    return FileError(
-        f"The name {quoted(name, 200)} does not tell a format. Allowed: {', '.join(allowed)}. Rename it, or say "
-        "--format."
-    )
 
 
 def remote_states(url: str, reason: str) -> ModelError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from echoembed.errors.base import DataError, EvaluationError, ExperimentError, near, quoted
+from echoembed.errors.base import DataError, EvaluationError, near, quoted
 
 # Evaluation
 
@@ -78,11 +78,6 @@ def evaluation_not_sampled(name: str) -> EvaluationError:
     )
 
 
-def evaluation_option(option: str, value: object, allowed: str) -> EvaluationError:
-    """An argument of an evaluation that cannot be."""
-    return EvaluationError(f"Got {option} = {quoted(value)}. Allowed: {allowed}. Change that argument.")
-
-
 def evaluation_not_a_number(task: str, metric: str, value: object) -> EvaluationError:
     """A score that is no number."""
     return EvaluationError(
@@ -99,15 +94,4 @@ def evaluation_failed(scores: Sequence[object], failures: Mapping[str, BaseExcep
         "correct these and run again.",
         scores,
         failures,
-    )
-
-
-# Experiments
-
-
-def experiment_unknown(name: str, known: Iterable[str]) -> ExperimentError:
-    """A figure or table that the project does not have."""
-    names = list(known)
-    return ExperimentError(
-        f"Got experiment {quoted(name)}. Allowed: {', '.join(names)}. Choose one of these.{near(name, names)}"
     )

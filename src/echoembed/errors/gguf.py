@@ -32,11 +32,6 @@ def gguf_version(path: str, version: str) -> ModelError:
     )
 
 
-def gguf_cut_off(path: str, reason: str) -> ModelError:
-    """A GGUF file that ends too early."""
-    return ModelError(f"{quoted(path, 200)} is cut off: {reason}. Copy or download it again.")
-
-
 def gguf_broken(path: str, reason: str) -> ModelError:
     """A GGUF file that contradicts itself."""
     return ModelError(
@@ -85,27 +80,11 @@ def gguf_tensors_unused(path: str, unused: Iterable[str]) -> ModelError:
     )
 
 
-def gguf_tensor_shape(path: str, tensor: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> ModelError:
-    """A tensor that is not as large as the file's settings say."""
-    return ModelError(
-        f"The tensor {quoted(tensor, 80)} of {quoted(path, 200)} has the shape {shape}. Its settings ask for "
-        f"{expected}. Copy or download it again."
-    )
-
-
 def gguf_tensor_type(path: str, tensor: str, kind: str) -> ModelError:
     """A tensor in a type that the gguf package cannot dequantise."""
     return ModelError(
         f"The tensor {quoted(tensor, 80)} of {quoted(path, 200)} is of the type {quoted(kind)}, which the installed "
         "gguf package cannot read. Update it (pip install -U gguf), or take a file in another type, such as Q8_0."
-    )
-
-
-def gguf_not_finite(path: str, tensor: str) -> ModelError:
-    """A tensor with weights that are not numbers."""
-    return ModelError(
-        f"The tensor {quoted(tensor, 80)} of {quoted(path, 200)} holds weights that are not finite. "
-        "Copy or download it again."
     )
 
 
@@ -140,14 +119,6 @@ def gguf_in_folder(folder: str, file: str) -> ModelError:
     return ModelError(
         f"{quoted(folder, 200)} has no config.json, and a GGUF file. A model is such a folder with config.json, or a "
         f"file: give the file itself, {quoted(file, 200)}."
-    )
-
-
-def revision_of_file(name: str, revision: str) -> ModelError:
-    """A revision asked of a file or a package, which has but one."""
-    return ModelError(
-        f"Got revision {quoted(revision, 80)} for {quoted(name, 200)}. Only a model on the hub has revisions; this "
-        "one's is the hash of its file. Leave it out."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from echoembed.errors.base import FileError, ModelError, quoted
+from echoembed.errors.base import ModelError, quoted
 
 
 def tokenizer_unsupported(kind: str) -> ModelError:
@@ -56,27 +56,11 @@ def model_needs_code(name: str, file: str, code: str) -> ModelError:
     )
 
 
-def model_sizes_differ(name: str, tensor: str, expected: object, found: object) -> ModelError:
-    """A configuration of another size than the weights."""
+def model_config_misfit(name: str, configured: str, weights: str) -> ModelError:
+    """A configuration of a model that the weights beside it are not of."""
     return ModelError(
-        f"{name} has a config.json under which {tensor} would be of shape {expected}, and weights in which it is of "
-        f"shape {found}. Both must be of one model: use the config.json that the weights were saved with."
-    )
-
-
-def model_count_too_large(name: str, field: str, count: int, most: int) -> ModelError:
-    """A configuration with more of something than the weights have room for."""
-    return ModelError(
-        f"{name} has {field} = {count} in its config.json. Its weights allow {most} at most. Use the config.json that "
-        "the weights were saved with."
-    )
-
-
-def model_larger_than_weights(name: str, wanted: int, there: int) -> ModelError:
-    """A configuration of a model far larger than the weights beside it."""
-    return ModelError(
-        f"{name} has a config.json of a model with {wanted:,} numbers, and weights with {there:,}. Both must be of one "
-        "model: use the config.json that the weights were saved with."
+        f"{name} has a config.json and weights of different models: by config.json, {configured}; in the weights, "
+        f"{weights}. Use the config.json that the weights were saved with."
     )
 
 
@@ -170,11 +154,6 @@ def vector_zero(dimensions: int) -> ModelError:
     )
 
 
-def model_bad_option(option: str, value: object, allowed: str) -> ModelError:
-    """An argument of ``load`` that cannot be."""
-    return ModelError(f"Got {option} = {quoted(value)}. Allowed: {allowed}. Change that argument.")
-
-
 def model_is_sentence_transformer(name: str) -> ModelError:
     """A model with a pipeline of its own."""
     return ModelError(
@@ -195,15 +174,6 @@ def model_saved_unreadable(name: str, reason: str) -> ModelError:
     """A saved model whose own description is broken."""
     return ModelError(
         f"{name} has an unreadable {reason}. It must be as echoembed.save wrote it: save the model again."
-    )
-
-
-def model_adapter_misfit(name: str, adapter: str, keys: Iterable[str]) -> ModelError:
-    """An adapter for another model."""
-    listed = list(keys)
-    return ModelError(
-        f"The adapter {adapter} does not fit {name}: {len(listed)} weights have no place ({', '.join(listed[:2])}). "
-        "Merge it into the model that its adapter_config.json names."
     )
 
 
@@ -236,19 +206,4 @@ def model_engine_unsupported(name: str, reason: str) -> ModelError:
     return ModelError(
         f"{name} cannot run on the packed engine: {reason}. Allowed for it: engine=None or engine='padded', "
         "without deterministic=True. Leave the argument out."
-    )
-
-
-def model_exists(path: object) -> FileError:
-    """A folder that is there already."""
-    return FileError(
-        f"{path} exists already. A model is saved to a new folder: choose another, or pass overwrite=True."
-    )
-
-
-def model_not_saved(path: object, reason: str) -> FileError:
-    """A folder that cannot be written."""
-    return FileError(
-        f"The model cannot be saved to {path}: {quoted(reason, 120)}. Nothing was left there. It needs a folder that "
-        "can be written and room for the weights: free some, or choose another."
     )

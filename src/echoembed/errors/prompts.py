@@ -157,14 +157,6 @@ def no_room_for_text(fixed: int, context: int) -> TextError:
     )
 
 
-def text_over_budget(text: str, dropped: int, room: int) -> TextError:
-    """A text over the budget, where that is refused."""
-    return TextError(
-        f"The text {quoted(text)} is {dropped} tokens over the {room} that are read of a text. "
-        "Shorten it, raise the budget, or allow it to be cut (overflow='warn')."
-    )
-
-
 def instruction_unused(recipe: str, kind: str, instruction: str) -> TextError:
     """An instruction given to a template that has no place for it."""
     return TextError(

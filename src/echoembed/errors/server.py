@@ -309,11 +309,6 @@ def server_fault(request_id: str) -> RequestError:
 # Starting.
 
 
-def server_option(option: str, value: object, allowed: str) -> ServerError:
-    """A setting that cannot be."""
-    return ServerError(f"Got {option} = {quoted(value)}. Allowed: {allowed}. Change that setting.")
-
-
 def server_open_to_all(host: str) -> ServerError:
     """An address that others reach, without a key."""
     return ServerError(

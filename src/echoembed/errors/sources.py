@@ -31,14 +31,6 @@ def model_folder_is_file(name: str) -> ModelError:
     )
 
 
-def model_folder_unreadable(name: str, reason: str) -> FileError:
-    """A model's folder or file that the system will not let us read."""
-    return FileError(
-        f"The files of {quoted(name, 200)} cannot be read: {reason}. All of them must be readable. "
-        "Check their permissions and the disk."
-    )
-
-
 def revision_not_exact(revision: object) -> ModelError:
     """A revision that could mean other bytes tomorrow."""
     return ModelError(
@@ -47,11 +39,11 @@ def revision_not_exact(revision: object) -> ModelError:
     )
 
 
-def revision_of_folder(name: str, revision: str) -> ModelError:
-    """A revision asked of a folder, which has but one."""
+def revision_unused(name: str, revision: str) -> ModelError:
+    """A revision asked of a folder, a file or a package, which has but one."""
     return ModelError(
-        f"Got revision {quoted(revision, 80)} for the folder {quoted(name, 200)}. Only a model on the hub has "
-        "revisions; a folder's is the hash of its content. Leave it out, or give the model's name on the hub."
+        f"Got revision {quoted(revision, 80)} for {quoted(name, 200)}. Only a model on the hub has revisions; that of "
+        "a folder or a file is the hash of its content. Leave it out, or give the model's name on the hub."
     )
 
 

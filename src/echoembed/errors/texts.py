@@ -20,20 +20,9 @@ def file_unreadable(name: str, reason: str) -> FileError:
     return FileError(f"{quoted(name, 200)} cannot be read: {reason}. Check that it is whole, and that you may read it.")
 
 
-def file_format_unknown(name: str, allowed: Iterable[str]) -> FileError:
+def format_untold(name: str, allowed: Iterable[str], remedy: str) -> FileError:
     """An input whose name does not say how to read it."""
-    return FileError(
-        f"The name {quoted(name, 200)} does not tell a format. Allowed: {', '.join(allowed)}. "
-        "Say --format, or if these are words to embed, give them as --text."
-    )
-
-
-def format_unknown(format_: object, allowed: Iterable[str]) -> FileError:
-    """A format asked for by name that is none."""
-    known = list(allowed)
-    return FileError(
-        f"Got format {quoted(format_)}. Allowed: {', '.join(known)}. Choose one of these.{near(str(format_), known)}"
-    )
+    return FileError(f"The name {quoted(name, 200)} does not tell a format. Allowed: {', '.join(allowed)}. {remedy}.")
 
 
 def format_needs_file(format_: str) -> FileError:
@@ -141,8 +130,8 @@ def text_unusable(where: str, reason: str) -> TextError:
 def text_too_long(where: str, dropped: int, room: int) -> OverBudgetError:
     """A text over the budget, with its place."""
     return OverBudgetError(
-        f"{where} is {dropped:,} tokens over the {room:,} that are read of a text. Shorten it, raise --budget, or "
-        "allow it to be cut with --on-overflow warn."
+        f"{where} is {dropped:,} tokens over the {room:,} that are read of a text. Shorten it, raise the budget, or "
+        "allow it to be cut (overflow='warn'; --on-overflow warn)."
     )
 
 
@@ -172,7 +161,9 @@ def output_unknown(path: object, allowed: Iterable[str]) -> FileError:
 
 def output_exists(path: object) -> FileError:
     """An output that would replace a file."""
-    return FileError(f"{quoted(str(path), 200)} exists already. Choose another name, or allow it with --overwrite.")
+    return FileError(
+        f"{quoted(str(path), 200)} exists already. Choose another name, or allow it with --overwrite (overwrite=True)."
+    )
 
 
 def output_is_input(path: object, name: str) -> FileError:

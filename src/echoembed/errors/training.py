@@ -7,11 +7,6 @@ from collections.abc import Iterable
 from echoembed.errors.base import FileError, ModelError, TrainingError, near, quoted
 
 
-def training_bad_field(field: str, value: object, allowed: str) -> TrainingError:
-    """A field of the configuration that cannot be."""
-    return TrainingError(f"Got {field} = {quoted(value, 100)}. Allowed: {allowed}. Correct the configuration.")
-
-
 def training_field_unknown(field: str, table: str, known: Iterable[str]) -> TrainingError:
     """A key that no table of the configuration has."""
     names = list(known)
@@ -137,13 +132,6 @@ def training_run_exists(folder: object) -> TrainingError:
     )
 
 
-def training_folder_unwritable(folder: object, reason: str) -> TrainingError:
-    """An output folder that nothing can be written to."""
-    return TrainingError(
-        f"Nothing can be written to {folder}: {quoted(reason, 200)}. Name an output folder with room that is yours."
-    )
-
-
 def training_run_differs(folder: object, differences: Iterable[str]) -> TrainingError:
     """A run that cannot be resumed, because it would end as neither of two."""
     return TrainingError(
@@ -215,14 +203,6 @@ def mntp_nothing_to_predict(count: int) -> ModelError:
     )
 
 
-def dropout_bad(dropout: object) -> ModelError:
-    """A dropout under which SimCSE has nothing to tell apart, or nothing left."""
-    return ModelError(
-        f"Got dropout = {quoted(dropout)}. Allowed: a number between 0 and 1, both excluded: SimCSE compares two "
-        "readings of a text that differ by dropout alone. Try 0.3, as LLM2Vec's paper has."
-    )
-
-
 def dropout_without_effect(name: str) -> ModelError:
     """A model whose attention knows no dropout."""
     return ModelError(
@@ -232,7 +212,7 @@ def dropout_without_effect(name: str) -> ModelError:
 
 
 def training_output_unwritable(path: object, reason: str) -> FileError:
-    """A file of a run that cannot be written or read."""
+    """A file or folder of a run that cannot be written."""
     return FileError(
-        f"{path} cannot be used: {quoted(reason, 120)}. The run's folder must be writable: free some room."
+        f"Nothing can be written to {path}: {quoted(reason, 200)}. Name an output folder of your own, with room."
     )

@@ -111,7 +111,7 @@ def local_tasks(
         DataError: If a data set is not there, or lacks a file.
     """
     if max_texts is not None and max_texts < 1:
-        raise errors.evaluation_option("max_texts", max_texts, "a whole number above 0, or None for all texts")
+        raise errors.EvaluationError.bad_value("max_texts", max_texts, "a whole number above 0, or None for all texts")
     sets = data_sets(folder)
     wanted: list[str] = []
     for name in names if names is not None else list(sets):

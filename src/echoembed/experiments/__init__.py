@@ -25,4 +25,4 @@ def check_names(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in NAMES:
-            raise errors.experiment_unknown(name, NAMES)
+            raise errors.ExperimentError.unknown_name("experiment", name, NAMES)

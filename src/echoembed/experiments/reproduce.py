@@ -81,7 +81,7 @@ def find_experiments(names: Sequence[str]) -> list[Experiment]:
     by_name = {alias: experiment for experiment in EXPERIMENTS.values() for alias in experiment.aliases} | EXPERIMENTS
     for name in names:
         if name not in by_name:
-            raise errors.experiment_unknown(name, ["all", *by_name])
+            raise errors.ExperimentError.unknown_name("experiment", name, ["all", *by_name])
     return list({by_name[name].name: by_name[name] for name in names}.values())
 
 

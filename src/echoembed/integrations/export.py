@@ -82,7 +82,7 @@ def export_self_contained(
         try:
             _add_code(unfinished)
         except OSError as error:
-            raise errors.model_not_saved(folder, str(error)) from error
+            raise errors.output_unwritable(folder, str(error)) from error
     return Path(folder).expanduser()
 
 

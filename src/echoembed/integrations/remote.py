@@ -115,7 +115,7 @@ class RemoteModel:
         self._states = states
         self._batch_size = batch_size
         if transformer.cut:
-            raise errors.model_bad_option(
+            raise errors.ModelError.bad_value(
                 "layer", transformer.recipe.layer, "-1: a server gives the last layer's states"
             )
         here_D = model.encode_document([PROBE], show_progress_bar=False)[0]

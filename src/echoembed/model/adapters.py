@@ -108,7 +108,9 @@ def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
     missing = [key for key in result.missing_keys if key.replace(f".{_NAME}", "") in wanted]
     missing += [key for key in wanted if key.endswith(".bias") and key not in weights]
     if result.unexpected_keys or missing:
-        raise errors.model_adapter_misfit(name, str(folder), [*result.unexpected_keys, *missing])
+        keys = [*result.unexpected_keys, *missing]
+        reason = f"{len(keys)} weights have no place ({', '.join(keys[:2])})"
+        raise errors.model_adapter_unusable(name, str(folder), reason)
 
     # Merge it, and hold the states before and after against each other.
     adapted.train(False)

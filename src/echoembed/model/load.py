@@ -105,7 +105,9 @@ def load(
         source, chosen = _named(model, chosen, revision=revision, local_files_only=local_files_only)
         adapters = []
     if dtype == "int8" and target.type != "cpu":
-        raise errors.model_bad_option("dtype", "int8", "int8 on a CPU (device='cpu'); float16 or bfloat16 elsewhere")
+        raise errors.ModelError.bad_value(
+            "dtype", "int8", "int8 on a CPU (device='cpu'); float16 or bfloat16 elsewhere"
+        )
     running = Running(
         dtype=_dtype(dtype, target, source),
         int8=dtype == "int8",
@@ -165,7 +167,7 @@ def _named(
     name: str | os.PathLike[str] | None = model
     if recipe and (model is None or str(model).lower() in map(str.lower, recipe.adapters)):
         if model is not None and revision is not None:
-            raise errors.model_bad_option("revision", revision, f"None for the adapter {model}, which has a base")
+            raise errors.ModelError.bad_value("revision", revision, f"None for the adapter {model}, which has a base")
         name = recipe.checkpoint or None
     return resolve(name, revision=revision, local_files_only=local_files_only), recipe
 
@@ -180,7 +182,9 @@ def _base_of(
     """
     base = trained.base
     if model is None and revision is not None:
-        raise errors.model_bad_option("revision", revision, f"None: the adapter {trained.source.name} names its base")
+        raise errors.ModelError.bad_value(
+            "revision", revision, f"None: the adapter {trained.source.name} names its base"
+        )
     if revision is None and base.origin == "hub" and (model is None or os.fspath(model) == base.model):
         revision = base.revision  # not what is newest there today
     try:
@@ -272,7 +276,7 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.device(device)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         allowed = "a device that torch has on this machine, such as cpu; None for the best there is"
-        raise errors.model_bad_option("device", device, allowed) from error
+        raise errors.ModelError.bad_value("device", device, allowed) from error
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source) -> torch.dtype:
@@ -283,7 +287,7 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source
     if dtype == "int8":
         return torch.float32
     if dtype not in (None, "auto"):
-        raise errors.model_bad_option("dtype", dtype, f"{', '.join(DTYPES)}, int8, auto, or None")
+        raise errors.ModelError.bad_value("dtype", dtype, f"{', '.join(DTYPES)}, int8, auto, or None")
     if device.type == "cpu":
         return torch.float32
     inner = next((row["path"] for row in saved.read_modules(source) if row["type"] == saved.OURS), "")

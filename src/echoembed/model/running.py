@@ -37,4 +37,4 @@ class Running:
 
     def __post_init__(self) -> None:
         if self.engine not in (None, *get_args(Engine)):
-            raise errors.model_bad_option("engine", self.engine, f"{', '.join(get_args(Engine))}, or None")
+            raise errors.ModelError.bad_value("engine", self.engine, f"{', '.join(get_args(Engine))}, or None")

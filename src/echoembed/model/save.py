@@ -36,7 +36,7 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
         ModelError: If the model is not from ``load``.
     """
     if transformer_of(model).int8:
-        raise errors.model_bad_option("model", "a model in int8", "float32, bfloat16 or float16 to save it")
+        raise errors.ModelError.bad_value("model", "a model in int8", "float32, bfloat16 or float16 to save it")
     with whole_folder(folder, overwrite=overwrite) as unfinished:
         model.save_pretrained(str(unfinished), create_model_card=False)
         (unfinished / CARD).write_text(_card(model), encoding="utf-8")
@@ -45,7 +45,7 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
 
 @contextmanager
 def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """``files.whole_folder`` for a model, with errors that speak of models.
+    """``files.whole_folder`` for a model, whose weights safetensors writes.
 
     Args:
         folder: What it is called in the end; must not exist unless ``overwrite``.
@@ -57,16 +57,13 @@ def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
     Raises:
         FileError: If the folder exists, or cannot be written.
     """
-    target = Path(folder).expanduser()
-    if target.exists() and not overwrite:
-        raise errors.model_exists(target)
     try:
-        with files.whole_folder(target, overwrite=overwrite) as unfinished:
+        with files.whole_folder(folder, overwrite=overwrite) as unfinished:
             yield unfinished
     except errors.EchoembedError:
         raise
     except (OSError, SafetensorError) as error:
-        raise errors.model_not_saved(target, str(error)) from error
+        raise errors.output_unwritable(folder, str(error)) from error
 
 
 def _card(model: SentenceTransformer) -> str:

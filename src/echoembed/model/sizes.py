@@ -58,13 +58,17 @@ def check_sizes(folder: Path, name: str, config: PreTrainedConfig) -> None:
     for key, shape in expected.items():
         found = held.get(key, held.get(prefix + key))
         if found is not None and found != shape:
-            raise errors.model_sizes_differ(name, key, shape, found)
+            raise errors.model_config_misfit(name, f"{key} would be of shape {shape}", f"it is of shape {found}")
     wanted, there = sum(map(prod, expected.values())), sum(map(prod, held.values()))
     if wanted > _HEADS * there:
-        raise errors.model_larger_than_weights(name, wanted, there)
+        raise _too_large(name, wanted, there)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
     if buffers > max(_MOST_BUFFERS, _HEADS * there):
-        raise errors.model_larger_than_weights(name, buffers, there)
+        raise _too_large(name, buffers, there)
+
+
+def _too_large(name: str, wanted: int, there: int) -> errors.ModelError:
+    return errors.model_config_misfit(name, f"the model would have {wanted:,} numbers", f"there are {there:,}")
 
 
 def _check_counts(name: str, config: PreTrainedConfig, held: Shapes) -> None:
@@ -73,7 +77,7 @@ def _check_counts(name: str, config: PreTrainedConfig, held: Shapes) -> None:
     for key, count in _numbers(config.to_dict()):
         most = len(held) if _LAYER_COUNTS.search(key) else max(len(held), widest)
         if _COUNTS.search(key) and count > most:
-            raise errors.model_count_too_large(name, key, count, most)
+            raise errors.model_config_misfit(name, f"{key} = {count}", f"{most} is the most there can be")
 
 
 def _numbers(settings: dict[str, Any]) -> Iterator[tuple[str, int]]:

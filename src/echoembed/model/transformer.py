@@ -141,7 +141,7 @@ class EchoTransformer(Transformer):
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         if value is not None and (type(value) is not int or value < 1):
-            raise errors.model_bad_option("max_seq_length", value, "a whole number of tokens above 0, or None")
+            raise errors.ModelError.bad_value("max_seq_length", value, "a whole number of tokens above 0, or None")
         self._most = value
         self.context = min((limit for limit in (self._own_context(), value) if limit is not None), default=None)
         self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.reader.overflow)
@@ -202,7 +202,7 @@ class EchoTransformer(Transformer):
         self.selector.choice(self.model)  # its proof is exact in floating point only
         probes = replace(self.reader, overflow="ignore").render(PROBE_TEXTS)
         if not quantize(self.model, probes):
-            raise errors.model_bad_option(
+            raise errors.ModelError.bad_value(
                 "dtype", "int8", "float32 or bfloat16 for this model: no layer is an nn.Linear"
             )
         self.selector.try_bits_again(self.model)
@@ -235,7 +235,9 @@ class EchoTransformer(Transformer):
             ModelError: If ``processing_kwargs`` are given.
         """
         if processing_kwargs:
-            raise errors.model_bad_option("processing_kwargs", processing_kwargs, "None; a recipe says what is read")
+            raise errors.ModelError.bad_value(
+                "processing_kwargs", processing_kwargs, "None; a recipe says what is read"
+            )
         prompts = self.reader.render(inputs, task=task, instruction=prompt)
         self.reader.warn_of_cuts(prompts)
         return self.features(prompts)
@@ -270,7 +272,7 @@ class EchoTransformer(Transformer):
             ModelError: If a state is not finite (checked outside training).
         """
         if self.training and self.int8:
-            raise errors.model_bad_option("dtype", "int8", "float32, bfloat16 or float16 for training")
+            raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16 for training")
         caller, features = features, dict(features)
         prompts = features.pop("prompts", None)
         ids_BT, span_BT = features["input_ids"], features["span_mask"]
@@ -309,7 +311,7 @@ class EchoTransformer(Transformer):
             ModelError: If the model is in eight bits, of which no exact weights are left.
         """
         if self.int8:
-            raise errors.model_bad_option("dtype", "int8", "float32, bfloat16 or float16 for saving")
+            raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16 for saving")
         to_save(self.model).save_pretrained(output_path)
         live.write(self.model, Path(output_path))
         self.processor.save_pretrained(output_path)
@@ -377,7 +379,7 @@ class EchoTransformer(Transformer):
         )
         if saved.cut and module.recipe.layer not in (saved.recipe.layer, module.layers):
             allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
-            raise errors.model_bad_option("layer", module.recipe.layer, allowed)
+            raise errors.ModelError.bad_value("layer", module.recipe.layer, allowed)
         if saved.max_seq_length is not None:
             module.max_seq_length = saved.max_seq_length
         return module
@@ -394,5 +396,5 @@ def transformer_of(model: SentenceTransformer) -> EchoTransformer:
     """
     transformer = model[0] if isinstance(model, SentenceTransformer) and len(model) else None
     if not isinstance(transformer, EchoTransformer):
-        raise errors.model_bad_option("model", model, "a model from echoembed.load")
+        raise errors.ModelError.bad_value("model", model, "a model from echoembed.load")
     return transformer

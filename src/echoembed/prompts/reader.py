@@ -50,7 +50,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         if self.overflow not in get_args(Overflow):
-            raise errors.model_bad_option("overflow", self.overflow, ", ".join(get_args(Overflow)))
+            raise errors.ModelError.bad_value("overflow", self.overflow, ", ".join(get_args(Overflow)))
 
     @classmethod
     def of(
@@ -107,7 +107,9 @@ class Reader:
         if self.overflow == "error":
             for text, prompt in zip(texts, prompts, strict=True):
                 if prompt.dropped:
-                    raise errors.text_over_budget(text, prompt.dropped, renderer.room(wording) or 0)
+                    raise errors.text_too_long(
+                        f"The text {errors.quoted(text)}", prompt.dropped, renderer.room(wording) or 0
+                    )
         return prompts
 
     def room(self, *, task: str | None = None, instruction: str | None = None) -> int | None:

@@ -47,7 +47,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not value > 0:
-                raise errors.server_option(name, value, "a number above 0")
+                raise errors.ServerError.bad_value(name, value, "a number above 0")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 2**16:
-            raise errors.server_option("port", self.port, "0 (any that is free) to 65535")
+            raise errors.ServerError.bad_value("port", self.port, "0 (any that is free) to 65535")
         if not self.keys and not is_loopback(self.host):
             raise errors.server_open_to_all(self.host)
 

@@ -138,12 +138,12 @@ def _from_folder(
 ) -> Source:
     """The source for a folder: checked, its revision the hash of what decides the vectors."""
     if revision is not None:
-        raise errors.revision_of_folder(name, revision)
+        raise errors.revision_unused(name, revision)
     try:
         files = checked_files(folder, adapter=adapter)
         digests = [f"{file}\0{_sha1(folder / file)}\n" for file in files]
     except OSError as error:
-        raise errors.model_folder_unreadable(str(folder), reason(error)) from error
+        raise errors.file_unreadable(str(folder), reason(error)) from error
     exact = hashlib.sha1("".join(digests).encode(), usedforsecurity=False).hexdigest()
     return Source(name=name, folder=folder, revision=exact, origin=origin)
 
@@ -153,7 +153,7 @@ def _from_gguf(name: str, file: Path, revision: str | None, origin: Literal["ggu
     from echoembed.sources.gguf.cache import converted
 
     if revision is not None:
-        raise errors.revision_of_file(name, revision)
+        raise errors.revision_unused(name, revision)
     made = converted(file, check=lambda sha256: check_file(name, file, sha256) if origin == "package" else None)
     return Source(name=name, folder=made.folder, revision=made.revision, origin=origin, file=made.file)
 

@@ -90,7 +90,7 @@ class TextReader:
         on_bad_text: Literal["error", "skip"] = "error",
     ) -> None:
         if format not in (None, *FORMATS):
-            raise errors.format_unknown(format, FORMATS)
+            raise errors.FileError.unknown_name("format", format, FORMATS)
         self._columns = Columns(column, id_column)
         self._skips = on_bad_text == "skip"
         self._sources = [_source(given, number, format) for number, given in enumerate(inputs, start=1)]
@@ -269,5 +269,5 @@ def _source(given: str | Path, number: int, format_: str | None) -> _Source:
     if path.is_dir():
         raise errors.file_unreadable(name, "it is a folder (a word to embed is given as --text)")
     if told is None:
-        raise errors.file_format_unknown(name, SUFFIXES)
+        raise errors.format_untold(name, SUFFIXES, "Say --format, or if these are words to embed, give them as --text")
     return _Source(name, told, path=path)

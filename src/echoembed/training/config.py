@@ -87,33 +87,39 @@ class TrainConfig(Table):
         self._check_mixture()
         if self.optimiser.compute_matched and (self.budget or find_recipe(self.recipe).budget or 0) < 2:
             allowed = "a whole number of at least 2, here or in the recipe, where compute_matched halves it"
-            raise errors.training_bad_field("budget", self.budget, allowed)
+            raise errors.TrainingError.bad_value("budget", self.budget, allowed)
         self._check_recipe()
         if self.adapter.rank == 0 and self.save == "adapter":
-            raise errors.training_bad_field("save", self.save, "merged where adapter.rank is 0: there is no adapter")
+            raise errors.TrainingError.bad_value(
+                "save", self.save, "merged where adapter.rank is 0: there is no adapter"
+            )
         if self.objective != "mntp" and self.optimiser.batch_size < 2:
             allowed = f"at least 2 under the objective {self.objective}, which tells a batch's rows apart"
-            raise errors.training_bad_field("optimiser.batch_size", self.optimiser.batch_size, allowed)
+            raise errors.TrainingError.bad_value("optimiser.batch_size", self.optimiser.batch_size, allowed)
 
     def _check_mixture(self) -> None:
         for name, count in Counter(entry.name for entry in self.data).items():
             if count > 1:
-                raise errors.training_bad_field("data.name", name, f"a name for each data set; {count} have this one")
+                raise errors.TrainingError.bad_value(
+                    "data.name", name, f"a name for each data set; {count} have this one"
+                )
             if "#" in name:
-                raise errors.training_bad_field("data.name", name, "a name without #, which numbers instructions")
+                raise errors.TrainingError.bad_value("data.name", name, "a name without #, which numbers instructions")
         if 0 in (ratios := [entry.ratio for entry in self.data]) and any(ratios):
-            raise errors.training_bad_field("data.ratio", ratios, "a number above 0 for every data set, or for none")
+            raise errors.TrainingError.bad_value(
+                "data.ratio", ratios, "a number above 0 for every data set, or for none"
+            )
 
     def _check_recipe(self) -> None:
         recipe = recipe_of(self)
         if self.objective == "mntp" and recipe.attention != "bidirectional":
             allowed = "bidirectional, here or in the recipe, under the objective mntp"
-            raise errors.training_bad_field("attention", recipe.attention, allowed)
+            raise errors.TrainingError.bad_value("attention", recipe.attention, allowed)
         has_place = recipe.template("query").has("instruction")
         for entry in self.data:
             if self.objective == "mntp" and entry.instructions:
                 allowed = "none under the objective mntp, which reads plain text"
-                raise errors.training_bad_field("data.instruction", entry.instruction, allowed)
+                raise errors.TrainingError.bad_value("data.instruction", entry.instruction, allowed)
             if entry.instructions and not has_place:
                 raise errors.training_instruction_unused(entry.name, recipe.name, entry.instructions[0])
             if self.objective == "contrastive" and has_place and not entry.instructions:
@@ -240,7 +246,7 @@ def from_dict(tables: Mapping[str, Any]) -> TrainConfig:
         kind = inner[name]
         if name == "data":
             if not isinstance(value, Sequence) or not all(isinstance(entry, Mapping) for entry in value):
-                raise errors.training_bad_field("data", value, "an array of tables, each headed [[data]]")
+                raise errors.TrainingError.bad_value("data", value, "an array of tables, each headed [[data]]")
             fields[name] = tuple(DataConfig(**_known(entry, DataConfig, "[[data]]")) for entry in value)
         elif isinstance(kind, type) and isinstance(value, Mapping):
             fields[name] = kind(**_known(value, kind, f"[{name}]"))

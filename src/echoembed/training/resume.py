@@ -76,7 +76,7 @@ def begin_run(config: TrainConfig, record: Mapping[str, Any], newest: Path | Non
         for name in (LOG, SCORES):
             _cut(folder / name, step_of(newest) if newest else -1)
     except OSError as error:
-        raise errors.training_folder_unwritable(folder, error.strerror or str(error)) from error
+        raise errors.training_output_unwritable(folder, error.strerror or str(error)) from error
 
 
 def _cut(path: Path, step: int) -> None:

@@ -30,7 +30,8 @@ def prepare(model: SentenceTransformer, dropout: float) -> None:
         ModelError: If dropout is not between 0 and 1, or the model's attention has none.
     """
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 < dropout < 1:
-        raise errors.dropout_bad(dropout)
+        allowed = "a number between 0 and 1, both excluded: SimCSE compares two readings that differ by dropout alone"
+        raise errors.ModelError.bad_value("dropout", dropout, allowed)
     transformer = transformer_of(model)
     for module in list(transformer.model.modules()):
         if "attention" in type(module).__name__.lower():

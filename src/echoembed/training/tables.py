@@ -56,7 +56,7 @@ class Table:
     @classmethod
     def refuse(cls, field: str, value: object, allowed: str) -> errors.TrainingError:
         """The error for a value that a field cannot have."""
-        return errors.training_bad_field(f"{cls.table}.{field}".lstrip("."), value, allowed)
+        return errors.TrainingError.bad_value(f"{cls.table}.{field}".lstrip("."), value, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ def converted(file: Path, *, check: Callable[[str], None] = lambda _: None) -> C
         if isinstance(error, errors.FileError):
             raise
         if error.filename is not None and Path(str(error.filename)) == file:
-            raise errors.model_folder_unreadable(str(file), error.strerror or str(error)) from error
+            raise errors.file_unreadable(str(file), error.strerror or str(error)) from error
         raise errors.gguf_cache_unwritable(str(file), str(home()), error.strerror or str(error)) from error
     return Converted(file=file, sha256=sha256, revision=revision, folder=folder)
 

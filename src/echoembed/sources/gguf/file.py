@@ -73,7 +73,9 @@ def read(path: Path) -> GgufFile:
             try:
                 return _Cursor(memory).head(path)
             except struct.error as error:
-                raise errors.gguf_cut_off(str(path), f"it ends at byte {len(memory):,}, within its head") from error
+                raise errors.gguf_broken(
+                    str(path), f"it is cut off: it ends at byte {len(memory):,}, within its head"
+                ) from error
             except (ValueError, OverflowError) as error:  # UnicodeDecodeError is one
                 if isinstance(error, errors.ModelError):
                     raise

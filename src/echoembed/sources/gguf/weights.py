@@ -75,7 +75,8 @@ def plan(file: GgufFile, shape: Shape) -> tuple[list[Row], dict[str, bool]]:
         tensor = file.tensors[source]
         expected = tuple(shape.sides[letter] for letter in weight.shape)
         if tensor.shape != expected:
-            raise errors.gguf_tensor_shape(where, source, tensor.shape, expected)
+            reason = f"its tensor {source} has the shape {tensor.shape}, and its settings ask for {expected}"
+            raise errors.gguf_broken(where, reason)
         _check_bytes(file, source, tensor)
         heads = shape.sides[weight.shape[0]] // shape.sides["D"]
         turned = expected[::-1] if weight.change == "turned" else expected
@@ -113,8 +114,8 @@ def _check_bytes(file: GgufFile, name: str, tensor: Tensor) -> None:
         )
     end = file.data + tensor.offset + prod(tensor.shape) // block * size
     if end > file.size:
-        raise errors.gguf_cut_off(
-            str(file.path), f"it ends at byte {file.size:,}, and its tensor {name} at byte {end:,}"
+        raise errors.gguf_broken(
+            str(file.path), f"it is cut off: it ends at byte {file.size:,}, and its tensor {name} at byte {end:,}"
         )
 
 
@@ -146,7 +147,7 @@ def write(file: GgufFile, rows: list[Row], target: Path, *, done: Callable[[int]
         for row in rows:
             weights = _undone(dequantised(data, file, row.tensor), row)
             if not np.isfinite(weights).all():
-                raise errors.gguf_not_finite(str(file.path), row.source)
+                raise errors.gguf_broken(str(file.path), f"its tensor {row.source} holds weights that are not finite")
             out.write(np.ascontiguousarray(weights, dtype="<f4").data)
             done(weights.size)
 
