@@ -26,7 +26,7 @@ from starlette.testclient import TestClient
 
 from echoembed.recipe import Recipe
 from echoembed.server.app import App
-from echoembed.server.encoder import Encoder
+from echoembed.server.encoder import ServedModel
 from echoembed.server.listen import Server, bind
 from echoembed.server.service import Service
 from echoembed.server.settings import Limits, Settings
@@ -48,7 +48,7 @@ def model(**options: Any):
     return echoembed.load(TINY, **options)
 
 
-class HeldEncoder(Encoder):
+class HeldEncoder(ServedModel):
     """Waits before each pack until it is let go, and says when one is waiting."""
 
     def __init__(self, loaded) -> None:
@@ -77,8 +77,8 @@ class HeldEncoder(Encoder):
         assert self.begun.acquire(timeout=LONG)
 
 
-def service(encoder: Encoder | None = None, settings: Settings | None = None, **limits: Any) -> Service:
-    return Service(encoder or Encoder(model()), settings or Settings(limits=Limits(**limits)))
+def service(encoder: ServedModel | None = None, settings: Settings | None = None, **limits: Any) -> Service:
+    return Service(encoder or ServedModel(model()), settings or Settings(limits=Limits(**limits)))
 
 
 @contextmanager
@@ -132,7 +132,7 @@ class Running:
 
 
 @contextmanager
-def running(encoder_class: type[Encoder] = Encoder, settings: Settings | None = None, loaded: Any = None):
+def running(encoder_class: type[ServedModel] = ServedModel, settings: Settings | None = None, loaded: Any = None):
     """A real server, which ends with the block."""
     settings = settings or Settings(port=0)
     server = Server(loaded or model(), settings, encoder_class=encoder_class)

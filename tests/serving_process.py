@@ -18,7 +18,7 @@ import serving
 END, SLOWLY = "the end", "slowly"
 
 
-class Obedient(serving.Encoder):
+class Obedient(serving.ServedModel):
     def vectors(self, prompts, lane=""):
         if any(END in prompt.text for prompt in prompts):
             raise SystemExit(9)

@@ -460,7 +460,7 @@ def test_weights_that_the_disk_does_not_take_leave_nothing_behind(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        message = refused(lambda: echoembed.save(model(), tmp_path / "model"), FileError, "File too large", "room for")
+        message = refused(lambda: echoembed.save(model(), tmp_path / "model"), FileError, "File too large", "with room")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(tmp_path / "model") in message

@@ -6,6 +6,7 @@ All imports are read from the source, those inside functions too, so that nothin
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
 from functools import cache
@@ -32,6 +33,8 @@ FLOORS = (
 """The rooms from the bottom up. A room imports those below its floor; rooms of one floor do not import each other."""
 LONGEST = 400
 """Most lines of a file."""
+USUAL = 150
+"""Most lines of the median file."""
 SHORTEST = 30
 """Fewest lines of a file other than ``__init__`` and ``__main__``."""
 LATE = (
@@ -152,16 +155,25 @@ def test_the_imports_were_found():
     assert any(not entry.top for path in MODULES.values() for entry in imports_of(path))
 
 
-def test_one_class_of_a_name_among_the_rooms_below_the_servers():
-    """A reader who meets a class knows which; rooms at the top translate for others and may borrow their words."""
-    top = {"corpus", "server", "integrations", "cli"}
+def test_no_two_classes_have_one_name():
+    """A reader who meets a class knows which."""
     places: dict[str, list[str]] = {}
     for module, path in MODULES.items():
-        if room_of(module) not in top:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ClassDef) and node.name not in ("Row",):  # a tensor's, and a file's
-                    places.setdefault(node.name, []).append(module)
-    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
+
+
+def test_no_star_is_imported():
+    """A reader could not tell where a name comes from. (That no name hides one of Python's own, ruff checks.)"""
+    stars = [
+        place(path, node.lineno)
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+    ]
+    assert stars == []
 
 
 def test_files_are_neither_long_nor_fragments():
@@ -173,6 +185,7 @@ def test_files_are_neither_long_nor_fragments():
         if count < SHORTEST and not path.stem.startswith("__")
     ]
     assert (long, fragments) == ([], [])
+    assert statistics.median(lines.values()) <= USUAL
 
 
 def test_extras_and_slow_libraries_are_imported_where_they_are_used():

@@ -6,7 +6,7 @@ import pytest
 
 import echoembed
 from echoembed.evaluation.benchmarks import MINI, MTEB, benchmark_tasks
-from echoembed.evaluation.encoder import PLACEHOLDER, Encoder
+from echoembed.evaluation.encoder import PLACEHOLDER, MtebEncoder
 from echoembed.evaluation.instructions import instruction_for
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
@@ -67,7 +67,7 @@ def test_instruction_goes_where_the_template_has_a_slot(made, monkeypatch):
 
 
 def test_instruction_ends_as_the_recipes_own():
-    encoder = Encoder(instructed("Retrieve text:"))
+    encoder = MtebEncoder(instructed("Retrieve text:"))
     assert encoder.instruction("STS12", "STS", "query") == "Retrieve semantically similar text:"
     assert encoder.instruction("STS12", "STS", "document") == ""
 
@@ -120,7 +120,7 @@ def test_text_without_tokens_is_embedded_as_the_placeholder(model, made, monkeyp
             raise errors.text_without_tokens("A cat.")
         return render(reader, texts, **settings)
 
-    encoder = Encoder(model)
+    encoder = MtebEncoder(model)
     monkeypatch.setattr(Reader, "render", picky)
     task = SimpleNamespace(name="animals", type="STS")
     vectors = encoder.encode([{"text": ["A cat.", "A dog.", PLACEHOLDER]}], task_metadata=task)

@@ -13,7 +13,7 @@ import pytest
 
 import serving
 from echoembed import errors
-from echoembed.server.encoder import Encoder, Vectors
+from echoembed.server.encoder import ServedModel, Vectors
 from echoembed.server.service import Ask
 from echoembed.server.settings import Limits, Settings
 
@@ -231,14 +231,14 @@ def test_a_stopping_service_finishes_what_it_has():
 
 
 def test_one_text_that_poisons_the_model_fails_alone_over_http(monkeypatch):
-    real = Encoder.vectors
+    real = ServedModel.vectors
 
     def poisoned(self, prompts, lane=""):
         if any("poison" in prompt.text for prompt in prompts):
             raise errors.model_states_not_finite("tiny")
         return real(self, prompts, lane)
 
-    monkeypatch.setattr(Encoder, "vectors", poisoned)
+    monkeypatch.setattr(ServedModel, "vectors", poisoned)
     with serving.running() as server, ThreadPoolExecutor(12) as pool:
         bodies = [{"input": "poison" if number == 5 else f"a cat {number}"} for number in range(12)]
         statuses = [status for status, _ in pool.map(lambda body: server.post(E, body), bodies)]

@@ -10,7 +10,7 @@ import pytest
 import echoembed
 import serving
 from echoembed.recipe import Recipe
-from echoembed.server.encoder import Encoder
+from echoembed.server.encoder import ServedModel
 
 TEXTS = ["A cat sat on the mat.", "The rain fell\nover the old town.", "Nobody waits."]
 INSTRUCTED = Recipe(name="told", query_template="{bos}{instruction} {text} {text:pool}", instruction="Find:")
@@ -24,7 +24,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def client(model):
-    with serving.client(serving.service(Encoder(model))) as one:
+    with serving.client(serving.service(ServedModel(model))) as one:
         yield one
 
 
@@ -258,7 +258,7 @@ def test_info_describes_the_model_that_answers(client, model):
 
 def test_an_instruction_stands_in_its_place_or_is_refused(client):
     told = echoembed.load(serving.TINY, recipe=INSTRUCTED)
-    with serving.client(serving.service(Encoder(told))) as one:
+    with serving.client(serving.service(ServedModel(told))) as one:
         rows = [row["embedding"] for row in post(one, "/v1/embeddings", input=TEXTS, instruction="Say:")["data"]]
         assert close(rows, told.encode(TEXTS, prompt="Say:"))
         rows = [row["embedding"] for row in post(one, "/v1/embeddings", input=TEXTS)["data"]]

@@ -11,7 +11,7 @@ import torch
 import serving
 from echoembed import errors
 from echoembed.model.transformer import transformer_of
-from echoembed.server.encoder import Encoder
+from echoembed.server.encoder import ServedModel
 from echoembed.server.metrics import Metrics
 from echoembed.server.queue import Job, Queue
 from echoembed.server.worker import Worker
@@ -28,7 +28,7 @@ def poisoned():
     ids = set(marked.ids) - set(plain.ids)
     with torch.no_grad():
         transformer.model.get_input_embeddings().weight[list(ids)] = float("nan")
-    return Encoder(loaded)
+    return ServedModel(loaded)
 
 
 def job(encoder, *texts, **settings):
@@ -63,7 +63,7 @@ def test_a_poisoned_text_fails_only_its_own_request(poisoned):
     assert np.allclose(together, alone, atol=1e-5)
 
 
-class Failing(Encoder):
+class Failing(ServedModel):
     """Raises what it is told to for one text, and breaks for good if it is told so."""
 
     def __init__(self, loaded, error, *, broken=False):
@@ -115,7 +115,7 @@ def test_a_model_that_gives_other_vectors_after_a_fault_is_not_used_further():
 
 
 def test_what_was_asked_raw_is_the_vector_before_its_scaling():
-    encoder = Encoder(serving.model())
+    encoder = ServedModel(serving.model())
     raw, scaled = job(encoder, "a cat", raw=True), job(encoder, "a cat")
     Ran(encoder, raw, scaled)
     raw_D, scaled_D = raw.future.result()[0], scaled.future.result()[0]
@@ -124,7 +124,7 @@ def test_what_was_asked_raw_is_the_vector_before_its_scaling():
 
 
 def test_packs_are_counted():
-    encoder = Encoder(serving.model())
+    encoder = ServedModel(serving.model())
     one = job(encoder, "a cat", "the rain fell")
     ran = Ran(encoder, one)
     read = sum(len(prompt.ids) for prompt in one.prompts)

@@ -97,7 +97,7 @@ def test_an_output_that_is_an_input_is_refused_by_whatever_name(tmp_path, monkey
 def test_files_beside_an_array_are_outputs_too(tmp_path, name):
     (tmp_path / name).write_text('{"text": "one"}\n')
     with pytest.raises(FileError, match="is the input"):
-        TextReader([tmp_path / name], format="jsonl").refuse_as_output(*output_files(tmp_path / "v.npy"))
+        TextReader([tmp_path / name], file_format="jsonl").refuse_as_output(*output_files(tmp_path / "v.npy"))
 
 
 def test_standard_input_from_a_file_is_an_input(tmp_path, monkeypatch):

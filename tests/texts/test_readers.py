@@ -80,7 +80,7 @@ def test_inputs_are_read_one_after_the_other_under_running_numbers(tmp_path):
 def test_standard_input_is_read_as_lines_unless_a_format_is_said(tmp_path, monkeypatch, format_):
     data = write(tmp_path / f"x.{format_ or 'txt'}").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    reader = TextReader(["-"], format=format_)
+    reader = TextReader(["-"], file_format=format_)
     items = list(reader)
     assert [item.text for item in items] == TEXTS
     assert "of standard input" in items[0].where
@@ -110,11 +110,11 @@ def test_a_file_of_unknown_format_is_refused_until_the_format_is_said(tmp_path):
     path.write_text("one\n")
     with pytest.raises(FileError, match=r"does not tell a format\. Allowed: \.txt, \.jsonl"):
         TextReader([str(path)])
-    assert read(path, format="txt") == [("0", "one")]
+    assert read(path, file_format="txt") == [("0", "one")]
     with pytest.raises(
         FileError, match=r"Got format 'cvs'\. Allowed: txt, jsonl, csv, tsv, parquet\. .*Did you mean 'csv'\?"
     ):
-        TextReader([str(path)], format="cvs")
+        TextReader([str(path)], file_format="cvs")
     with pytest.raises(FileError, match="is a folder"):
         TextReader([str(tmp_path)])
 

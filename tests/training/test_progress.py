@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from echoembed.training import progress
-from echoembed.training.rows import Reading
+from echoembed.training.rows import ReadRows
 
 
 def terminal(*, is_terminal=True):
@@ -21,7 +21,7 @@ def terminal(*, is_terminal=True):
 def test_a_long_reading_is_spoken_of_on_a_terminal(monkeypatch, console, patience, wanted):
     monkeypatch.setattr(progress, "PATIENCE_SECONDS", patience)
     with progress.reading_rows(console) as report:
-        report(Reading(name="quora", rows=12_345))
+        report(ReadRows(name="quora", rows=12_345))
     assert ("reading quora: 12,345 rows" in console.file.getvalue()) == wanted
     with console.status("another"):  # which rich refuses while one is up
         pass
@@ -29,4 +29,4 @@ def test_a_long_reading_is_spoken_of_on_a_terminal(monkeypatch, console, patienc
 
 def test_nowhere_is_a_place_too():
     with progress.reading_rows(None) as report:
-        report(Reading(name="quora", rows=1))
+        report(ReadRows(name="quora", rows=1))

@@ -20,7 +20,6 @@ from echoembed.cli import (
     compare,
     corpus,
     embed,
-    eval,
     export,
     info,
     recipes,
@@ -29,6 +28,9 @@ from echoembed.cli import (
     serve,
     similarity,
     train,
+)
+from echoembed.cli import (
+    eval as evaluate,
 )
 from echoembed.cli.groups import with_options
 from echoembed.cli.options import examples
@@ -119,7 +121,7 @@ for _name, _verb, _needs_input in (
     ("embed", embed.embed, True),
     ("similarity", similarity.similarity, True),
     ("compare", compare.compare, True),
-    ("eval", eval.evaluate, False),
+    ("eval", evaluate.evaluate, False),
     ("train", train.train, True),
     ("reproduce", reproduce.reproduce, True),
     ("serve", serve.serve, False),

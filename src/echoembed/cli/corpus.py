@@ -58,9 +58,11 @@ def build(
         ),
     ],
     out_: Annotated[Path, typer.Option("--out", "-o", help="The folder of the corpus.", show_default=False)],
-    format: Annotated[
+    file_format: Annotated[
         Literal["jsonl", "csv", "tsv", "parquet", "lines", "document"] | None,
-        typer.Option(help="Of every file named. Default: by suffix.", rich_help_panel=_TEXTS, show_default=False),
+        typer.Option(
+            "--format", help="Of every file named. Default: by suffix.", rich_help_panel=_TEXTS, show_default=False
+        ),
     ] = None,
     column: opt.Column = "text",
     id_column: Annotated[
@@ -120,7 +122,7 @@ def build(
     reading = corpus.Reading(
         text=column, id=id_column, keep=kept, chunk=chunk, chunk_tokens=chunk_tokens, shard_rows=shard_rows
     )
-    Inputs(inputs, format=format, leave_out=out_)  # a missing file is said before a model is loaded
+    Inputs(inputs, file_format=file_format, leave_out=out_)  # a missing file is said before a model is loaded
     on_ray = options.engine == "ray"
     options = replace(options, engine=None if on_ray else options.engine)
     session.check_names(options, [recipe])
@@ -128,14 +130,14 @@ def build(
     given["recipe"] = session.recipe_named(recipe, given.pop("recipes_file"))
     loaded = session.load(options, recipe)
     how: dict[str, Any] = {"instruction": instruction, "batch_size": batch_size}
-    last = corpus.Progress(0, 0, 0)
+    last = corpus.BuildProgress(0, 0, 0)
 
     def remaining() -> int:
         return last.embedded + max(last.expected - last.done, 0)
 
     with Progress(remaining, shown=not quiet) as progress:
 
-        def tell(now: corpus.Progress) -> None:
+        def tell(now: corpus.BuildProgress) -> None:
             nonlocal last
             last = now
             if now.embedded:
@@ -145,7 +147,7 @@ def build(
             inputs,
             out_,
             corpus.ModelEncoder(loaded, **how),
-            format=format,
+            file_format=file_format,
             reading=reading,
             precision=precision,
             refuse_cut=on_overflow == "reject",

@@ -56,7 +56,7 @@ class TextOptions:
 
     inputs: opt.Inputs = None
     text: opt.Texts = None
-    format: opt.Format = None
+    file_format: opt.Format = None
     delimiter: opt.Delimiter = None
     column: opt.Column = "text"
     on_bad_text: opt.OnBadText = "error"
@@ -73,7 +73,7 @@ class TextOptions:
         return TextReader(
             self.inputs or [],
             texts=self.text or [],
-            format=self.format,
+            file_format=self.file_format,
             delimiter=self.delimiter,
             column=self.column,
             id_column=id_column,

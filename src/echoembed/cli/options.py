@@ -158,6 +158,7 @@ OnOverflow = Annotated[
 Format = Annotated[
     Literal["txt", "jsonl", "csv", "tsv", "parquet"] | None,
     typer.Option(
+        "--format",
         help="Of every input, whatever its name. Default: by suffix; standard input as txt, a text a line.",
         rich_help_panel=_READING,
         show_default=False,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from echoembed.corpus.manifest import plain_load
     from echoembed.corpus.records import Keep
     from echoembed.corpus.search import Corpus, open_corpus
-    from echoembed.corpus.work import Progress, Report
+    from echoembed.corpus.work import BuildProgress, Report
 
 _HOMES = {
     "Corpus": "search",
@@ -25,18 +25,18 @@ _HOMES = {
     "ModelEncoder": "encoder",
     "Reading": "groups",
     "Report": "work",
-    "Progress": "work",
+    "BuildProgress": "work",
     "build": "job",
     "open_corpus": "search",
     "plain_load": "manifest",
 }
 __all__ = [
+    "BuildProgress",
     "Corpus",
     "Encoder",
     "Identity",
     "Keep",
     "ModelEncoder",
-    "Progress",
     "Reading",
     "Report",
     "build",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from echoembed import errors
 from echoembed.corpus.encoder import Encoder, Prompt
 from echoembed.corpus.records import Record, Rejected
-from echoembed.corpus.shard import Embedded, Precision, Stored
+from echoembed.corpus.shard import EmbeddedRecords, Precision, Stored
 
 SLICE = 512
 UNIT_TOLERANCE = 1e-4
@@ -36,7 +36,7 @@ def embed_records(
     precision: Precision,
     refuse_cut: bool = False,
     progress: Callable[[int], None] = lambda _: None,
-) -> Embedded:
+) -> EmbeddedRecords:
     """Embed the records of a shard.
 
     Args:
@@ -75,7 +75,7 @@ def embed_records(
     values_ND = np.stack([row.values_D for row in rows]) if rows else np.empty((0, encoder.dimension), dtype)
     stored = Stored(values_ND, np.array([row.scale for row in rows], np.float32))
     aside = [record for record in records if record.hash in reasons]
-    return Embedded(
+    return EmbeddedRecords(
         good,
         stored,
         [row.dropped for row in rows],

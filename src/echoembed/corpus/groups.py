@@ -9,10 +9,11 @@ from typing import NamedTuple
 from echoembed import errors
 from echoembed.corpus.chunks import Chunker
 from echoembed.corpus.inputs import SUFFIXES, InputFile, Inputs
-from echoembed.corpus.readers import Columns, Raw, rows_of
+from echoembed.corpus.readers import Raw, rows_of
 from echoembed.corpus.records import Keep, Record, Rejected
 from echoembed.corpus.scratch import Seen
 from echoembed.prompts.text import check_text
+from echoembed.texts.rows import Columns
 
 GROUP_BYTES = 32 * 2**20
 

@@ -43,7 +43,7 @@ class Inputs:
 
     Args:
         paths: Files and folders.
-        format: One of ``FORMATS`` for every file that is named, whatever its suffix; None to go by the suffix.
+        file_format: One of ``FORMATS`` for every file that is named, whatever its suffix; None to go by the suffix.
         leave_out: A folder that is not walked: that of the corpus itself.
 
     Attributes:
@@ -54,18 +54,18 @@ class Inputs:
     """
 
     def __init__(
-        self, paths: Sequence[str | Path], *, format: str | None = None, leave_out: Path | None = None
+        self, paths: Sequence[str | Path], *, file_format: str | None = None, leave_out: Path | None = None
     ) -> None:
         if not paths:
             raise errors.CorpusError.bad_value("INPUT", "nothing", "files and folders, at least one")
-        if format not in (None, *FORMATS):
-            raise errors.FileError.unknown_name("format", format, FORMATS)
+        if file_format not in (None, *FORMATS):
+            raise errors.FileError.unknown_name("format", file_format, FORMATS)
         self.ignored = 0
-        self._format = format
+        self._format = file_format
         self._leave_out = leave_out
         self._paths = [Path(path).expanduser() for path in dict.fromkeys(os.fspath(path) for path in paths)]
         for path in self._paths:
-            _check_input(path, format)
+            _check_input(path, file_format)
         self._base = os.path.commonpath([path.absolute().parent for path in self._paths])
 
     def __iter__(self) -> Iterator[InputFile | Rejected]:

@@ -27,7 +27,7 @@ from echoembed.corpus.pool import Pool
 from echoembed.corpus.records import Rejected, key_of
 from echoembed.corpus.scratch import Places, Seen
 from echoembed.corpus.shard import Entry, Precision
-from echoembed.corpus.work import Engine, Here, Progress, Report, Task, Work
+from echoembed.corpus.work import BuildProgress, Engine, Here, Report, ShardTask, ShardWork
 from echoembed.files import WholeFile, reason_of
 
 
@@ -36,14 +36,14 @@ def build(
     out: str | Path,
     encoder: Encoder,
     *,
-    format: str | None = None,
+    file_format: str | None = None,
     reading: Reading | None = None,
     precision: Precision = "float32",
     refuse_cut: bool = False,
     kind: str = "document",
     load: Mapping[str, object] | None = None,
     engine: Engine | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[BuildProgress], None] = lambda _: None,
 ) -> Report:
     """Build a corpus, go on with one, repair it, or bring it up to date.
 
@@ -51,7 +51,7 @@ def build(
         inputs: Files (JSONL, CSV, TSV, also as .gz and .zst; Parquet; Markdown, text) and folders of these.
         out: The folder of the corpus.
         encoder: The model, such as ``ModelEncoder(echoembed.load())``.
-        format: Of every file that is named, whatever its suffix; None to go by the suffix.
+        file_format: Of every file that is named, whatever its suffix; None to go by the suffix.
         reading: Columns, chunks, size of the shards.
         precision: In which vectors are stored: ``float32``, ``float16`` or ``int8``.
         refuse_cut: Whether a text over the budget is set aside rather than cut.
@@ -70,7 +70,7 @@ def build(
     if precision not in shard.PRECISIONS:
         raise errors.CorpusError.bad_value("--precision", precision, ", ".join(shard.PRECISIONS))
     target = Path(out).expanduser()
-    files = Inputs(inputs, format=format, leave_out=target)
+    files = Inputs(inputs, file_format=file_format, leave_out=target)
     manifest = Manifest(
         state="building",
         identity=encoder.identity(),
@@ -81,7 +81,7 @@ def build(
         load=load,
         inputs=files.names(),
     )
-    work = Work(
+    work = ShardWork(
         folder=target / SHARDS,
         reading=reading or Reading(),
         precision=precision,
@@ -102,10 +102,10 @@ def build(
 class _Job:
     folder: Path
     inputs: Inputs
-    work: Work
+    work: ShardWork
     manifest: Manifest
     engine: Engine
-    progress: Callable[[Progress], None]
+    progress: Callable[[BuildProgress], None]
     embedded: int = 0
     done: int = 0
     kept: int = 0
@@ -158,7 +158,7 @@ class _Job:
         def tell(count: int) -> None:
             self.embedded += count
             read = max(groups.bytes_read, 1)
-            self.progress(Progress(self.embedded, self.done, round(self.done * max(total, read) / read)))
+            self.progress(BuildProgress(self.embedded, self.done, round(self.done * max(total, read) / read)))
 
         for group in groups:
             key = self._key(group)
@@ -172,7 +172,7 @@ class _Job:
             if pool is None and before.has_changed(group.number, key):  # any text may have its vector already
                 pool = Pool(before.usable(), places)
             known = {} if pool is None else pool.find([record.hash for record in group.records])
-            made = self.engine.submit(Task(group.number, key, group.records, known), self.work, tell)
+            made = self.engine.submit(ShardTask(group.number, key, group.records, known), self.work, tell)
             if made is not None:
                 entries[group.number] = made
         entries |= {entry.number: entry for entry in self.engine.finish(self.work, tell)}
@@ -185,7 +185,7 @@ class _Job:
         return key_of(group.records, map(repr, settings))
 
 
-def _chunker(encoder: Encoder, work: Work) -> Chunker:
+def _chunker(encoder: Encoder, work: ShardWork) -> Chunker:
     room = encoder.room()
     tokens = work.reading.chunk_tokens or min(DEFAULT_TOKENS, room or DEFAULT_TOKENS)
     if room is not None and tokens > room:

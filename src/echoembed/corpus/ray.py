@@ -17,7 +17,7 @@ from echoembed import errors, versions
 from echoembed.corpus import shard
 from echoembed.corpus.encoder import Encoder, ModelEncoder
 from echoembed.corpus.shard import Entry
-from echoembed.corpus.work import Engine, Task, Work
+from echoembed.corpus.work import Engine, ShardTask, ShardWork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class OnRay(Engine):
     gpus: float = 0
     _tasks: list[Any] = field(default_factory=list, repr=False)
 
-    def submit(self, task: Task, work: Work, progress: Callable[[int], None]) -> None:
+    def submit(self, task: ShardTask, work: ShardWork, progress: Callable[[int], None]) -> None:
         """Hand the texts of a shard to Ray's store, which moves to disk what memory does not hold."""
         with versions.needed("ray", extra="ray", purpose="A job on Ray"):
             import ray
@@ -67,7 +67,7 @@ class OnRay(Engine):
             ray.init(address=self.address, include_dashboard=False, log_to_driver=False)
         self._tasks.append(ray.put(task))
 
-    def finish(self, work: Work, progress: Callable[[int], None]) -> list[Entry]:
+    def finish(self, work: ShardWork, progress: Callable[[int], None]) -> list[Entry]:
         """Embed everything that was handed over.
 
         Raises:
@@ -103,7 +103,7 @@ class OnRay(Engine):
 class _Actor:
     """A model that makes shards."""
 
-    def __init__(self, make_encoder: Callable[[], Encoder], work: Work, tasks: Sequence[Any]) -> None:
+    def __init__(self, make_encoder: Callable[[], Encoder], work: ShardWork, tasks: Sequence[Any]) -> None:
         self._encoder = make_encoder()
         self._work = work
         self._tasks = tasks

@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple, cast
 from echoembed import errors
 from echoembed.corpus.inputs import InputFile
 from echoembed.corpus.records import Rejected
+from echoembed.texts.rows import Columns
 
 LINE_LIMIT = 64 * 2**20
 BATCH_ROWS = 256
@@ -28,26 +29,6 @@ class Raw(NamedTuple):
     text: object
     id: object = None
     kept: Sequence[object] = ()
-
-
-class Columns(NamedTuple):
-    """The columns to read; rows without an ``id`` column are called by their place."""
-
-    text: str = "text"
-    id: str | None = None
-    kept: tuple[str, ...] = ()
-
-    def wanted(self) -> list[str]:
-        """All that must be there."""
-        return [self.text, *([self.id] if self.id else []), *self.kept]
-
-    def check(self, known: Sequence[str], where: str) -> None:
-        """Refuse columns that are not there, or there twice."""
-        for column in self.wanted():
-            if column not in known:
-                raise errors.column_missing(where, column, known)
-            if known.count(column) > 1:
-                raise errors.column_twice(where, column)
 
 
 Read = Iterator[Raw | Rejected]

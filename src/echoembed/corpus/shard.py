@@ -86,7 +86,7 @@ class Stored(NamedTuple):
         return np.asarray(vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True), np.float32)
 
 
-class Embedded(NamedTuple):
+class EmbeddedRecords(NamedTuple):
     """The records of a shard that have a vector, and those set aside by the model."""
 
     records: Sequence[Record]
@@ -117,7 +117,7 @@ def schema(dimension: int, precision: Precision, keep: Sequence[Keep]) -> pa.Sch
     return pa.schema([*required, *(pa.field(kept.name, types[kept.type]) for kept in keep)])
 
 
-def table_of(embedded: Embedded, dimension: int, precision: Precision, keep: Sequence[Keep]) -> pa.Table:
+def table_of(embedded: EmbeddedRecords, dimension: int, precision: Precision, keep: Sequence[Keep]) -> pa.Table:
     """The rows of a shard."""
     import pyarrow as pa
 

@@ -16,7 +16,7 @@ from echoembed.corpus.records import Record
 from echoembed.corpus.shard import Entry, Precision
 
 
-class Task(NamedTuple):
+class ShardTask(NamedTuple):
     """A shard to make."""
 
     number: int
@@ -26,7 +26,7 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class ShardWork:
     """What every shard of a build has in common.
 
     Attributes:
@@ -45,7 +45,7 @@ class Work:
     refuse_cut: bool
     about: Mapping[str, object]
 
-    def make(self, task: Task, encoder: Encoder, progress: Callable[[int], None] = lambda _: None) -> shard.Packed:
+    def make(self, task: ShardTask, encoder: Encoder, progress: Callable[[int], None] = lambda _: None) -> shard.Packed:
         """Embed the texts of a shard."""
         embedded = embed_records(
             encoder,
@@ -62,10 +62,10 @@ class Work:
 class Engine(Protocol):
     """Who makes the shards."""
 
-    def submit(self, task: Task, work: Work, progress: Callable[[int], None]) -> Entry | None:
+    def submit(self, task: ShardTask, work: ShardWork, progress: Callable[[int], None]) -> Entry | None:
         """Make a shard now, or take note of it."""
 
-    def finish(self, work: Work, progress: Callable[[int], None]) -> list[Entry]:
+    def finish(self, work: ShardWork, progress: Callable[[int], None]) -> list[Entry]:
         """Make what was taken note of."""
 
 
@@ -75,11 +75,11 @@ class Here(Engine):
 
     encoder: Encoder
 
-    def submit(self, task: Task, work: Work, progress: Callable[[int], None]) -> Entry:
+    def submit(self, task: ShardTask, work: ShardWork, progress: Callable[[int], None]) -> Entry:
         """Make a shard now."""
         return shard.write(work.folder, work.make(task, self.encoder, progress))
 
-    def finish(self, work: Work, progress: Callable[[int], None]) -> list[Entry]:
+    def finish(self, work: ShardWork, progress: Callable[[int], None]) -> list[Entry]:
         """Nothing is left to make."""
         return []
 
@@ -112,7 +112,7 @@ class Report:
         return self.manifest.rows - self.embedded
 
 
-class Progress(NamedTuple):
+class BuildProgress(NamedTuple):
     """How far a build is.
 
     Attributes:

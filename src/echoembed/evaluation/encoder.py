@@ -34,7 +34,7 @@ PLACEHOLDER = "(no text)"
 CHUNK = 1024
 
 
-class Encoder(AbsEncoder):
+class MtebEncoder(AbsEncoder):
     """An encoder for mteb.
 
     Args:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from echoembed.evaluation.cache import VectorCache
-    from echoembed.evaluation.encoder import Encoder
+    from echoembed.evaluation.encoder import MtebEncoder
 
 METRICS_VERSION = 1
 """Raised when our own part of a score changes: what is sampled, how texts are cleaned, which templates are used."""
@@ -96,7 +96,7 @@ def evaluate(
     return scores
 
 
-def identity(encoder: Encoder, task: Task) -> dict[str, Any]:
+def identity(encoder: MtebEncoder, task: Task) -> dict[str, Any]:
     """Everything that decides a score: where it differs, the score is made again. The encoder has begun the task."""
     mteb_version = importlib.metadata.version("mteb").split(".")
     return {
@@ -113,14 +113,14 @@ def identity(encoder: Encoder, task: Task) -> dict[str, Any]:
     }
 
 
-def _encoder(model: SentenceTransformer, batch_size: int, cache: VectorCache | None) -> Encoder:
+def _encoder(model: SentenceTransformer, batch_size: int, cache: VectorCache | None) -> MtebEncoder:
     transformer_of(model)
     with versions.needed("mteb", extra="eval", purpose="An evaluation"):
-        from echoembed.evaluation.encoder import Encoder
-    return Encoder(model, batch_size=batch_size, cache=cache)
+        from echoembed.evaluation.encoder import MtebEncoder
+    return MtebEncoder(model, batch_size=batch_size, cache=cache)
 
 
-def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
+def _run(encoder: MtebEncoder, task: Task, decided: dict[str, Any]) -> Score:
     import mteb
 
     transformer = encoder.transformer
@@ -164,7 +164,7 @@ def _run(encoder: Encoder, task: Task, decided: dict[str, Any]) -> Score:
 
 
 @contextmanager
-def _quiet(encoder: Encoder) -> Iterator[None]:
+def _quiet(encoder: MtebEncoder) -> Iterator[None]:
     """Nobody needs the bars and warnings of the libraries; texts that are cut are counted instead."""
     import datasets
     from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning

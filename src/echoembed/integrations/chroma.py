@@ -33,11 +33,11 @@ class EchoFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
 
         return echoembed.load(self._config["model"], recipe=self._config["recipe"])
 
-    def __call__(self, input: Documents) -> list[Any]:
+    def __call__(self, input: Documents) -> list[Any]:  # noqa: A002 (the name is Chroma's)
         """Vectors of documents."""
         return list(self._model.encode_document(list(input), show_progress_bar=False))
 
-    def embed_query(self, input: Documents) -> list[Any]:
+    def embed_query(self, input: Documents) -> list[Any]:  # noqa: A002
         """Vectors of queries."""
         return list(self._model.encode_query(list(input), show_progress_bar=False))
 

@@ -13,7 +13,7 @@ from pydantic import PrivateAttr
 
 
 @register("echoembed")  # type: ignore[no-untyped-call]
-class EchoFunction(TextEmbeddingFunction):
+class EchoTextFunction(TextEmbeddingFunction):
     """A model for LanceDB, named by fields alone: a table makes the function again from them.
 
     Attributes:

@@ -48,7 +48,7 @@ class Token(NamedTuple):
     special: bool
 
 
-class Encoder:
+class ServedModel:
     """A model under its recipe, and under those that the page shows beside it.
 
     Args:

@@ -23,7 +23,7 @@ from echoembed import errors
 from echoembed.server import logs
 from echoembed.server.app import App
 from echoembed.server.connection import Connection
-from echoembed.server.encoder import Encoder
+from echoembed.server.encoder import ServedModel
 from echoembed.server.service import Service
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, model: SentenceTransformer, settings: Settings, *, encoder_class: type[Encoder] = Encoder
+        self, model: SentenceTransformer, settings: Settings, *, encoder_class: type[ServedModel] = ServedModel
     ) -> None:
         limits = settings.limits
         self.service = Service(encoder_class(model), settings, on_death=self.died)

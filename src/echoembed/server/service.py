@@ -18,7 +18,7 @@ import numpy as np
 
 from echoembed import errors
 from echoembed.prompts.text import check_text
-from echoembed.server.encoder import KINDS, Encoder
+from echoembed.server.encoder import KINDS, ServedModel
 from echoembed.server.metrics import Metrics
 from echoembed.server.queue import Job, Queue
 from echoembed.server.settings import Settings
@@ -94,7 +94,7 @@ class Service:
     """
 
     def __init__(
-        self, encoder: Encoder, settings: Settings, on_death: Callable[[BaseException], None] = lambda _: None
+        self, encoder: ServedModel, settings: Settings, on_death: Callable[[BaseException], None] = lambda _: None
     ) -> None:
         self.encoder = encoder
         self.settings = settings

@@ -19,7 +19,7 @@ from echoembed import errors
 from echoembed.server.queue import Pack, Queue
 
 if TYPE_CHECKING:
-    from echoembed.server.encoder import Encoder
+    from echoembed.server.encoder import ServedModel
     from echoembed.server.metrics import Metrics
 
 _KNOWN_TEXT = "The same text has the same vector."
@@ -45,7 +45,7 @@ class Worker:
     """
 
     def __init__(
-        self, encoder: Encoder, queue: Queue, metrics: Metrics, on_death: Callable[[BaseException], None]
+        self, encoder: ServedModel, queue: Queue, metrics: Metrics, on_death: Callable[[BaseException], None]
     ) -> None:
         self._encoder = encoder
         self._queue = queue

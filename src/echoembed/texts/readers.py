@@ -60,7 +60,7 @@ class TextReader:
     Args:
         inputs: Files, ``-``, and texts.
         texts: Texts, whatever they look like.
-        format: One of ``FORMATS``, for every input whatever its name says; None to go by the suffix
+        file_format: One of ``FORMATS``, for every input whatever its name says; None to go by the suffix
             and to read standard input as lines of text.
         delimiter: What separates the columns of CSV and TSV: a character, or ``tab``; None for comma and tab.
         column: The column (in JSONL the key) that holds the text.
@@ -83,17 +83,17 @@ class TextReader:
         inputs: Sequence[str | Path],
         *,
         texts: Sequence[str] = (),
-        format: str | None = None,
+        file_format: str | None = None,
         delimiter: str | None = None,
         column: str = "text",
         id_column: str | None = None,
         on_bad_text: Literal["error", "skip"] = "error",
     ) -> None:
-        if format not in (None, *FORMATS):
-            raise errors.FileError.unknown_name("format", format, FORMATS)
+        if file_format not in (None, *FORMATS):
+            raise errors.FileError.unknown_name("format", file_format, FORMATS)
         self._columns = Columns(column, id_column)
         self._skips = on_bad_text == "skip"
-        self._sources = [_source(given, number, format) for number, given in enumerate(inputs, start=1)]
+        self._sources = [_source(given, number, file_format) for number, given in enumerate(inputs, start=1)]
         self._sources += [_Source(f"--text {number}", literal=text) for number, text in enumerate(texts, start=1)]
         self._delimiter = _delimiter(delimiter)
         if delimiter is not None:

@@ -27,14 +27,19 @@ Record = tuple[str, Mapping[str, object] | errors.TextError | None]
 
 
 class Columns(NamedTuple):
-    """The columns to read; ``id`` None means that texts are numbered."""
+    """The columns to read; without an ``id`` column, rows are numbered or called by their place."""
 
     text: str = "text"
     id: str | None = None
+    kept: tuple[str, ...] = ()
+
+    def wanted(self) -> list[str]:
+        """All that must be there."""
+        return [self.text, *([self.id] if self.id else []), *self.kept]
 
     def check(self, known: Sequence[str], where: str) -> None:
         """Refuse columns that are not there, or there twice."""
-        for column in filter(None, self):
+        for column in self.wanted():
             if column not in known:
                 raise errors.column_missing(where, column, known)
             if known.count(column) > 1:
@@ -121,7 +126,7 @@ def rows_of(kind: str, handle: BinaryIO, name: str, columns: Columns, *, delimit
     def check(known: Sequence[str], where: str) -> None:
         wanted.check(known, where)
 
-    for where, record in records(kind, handle, name, list(filter(None, wanted)), check, delimiter=delimiter):
+    for where, record in records(kind, handle, name, wanted.wanted(), check, delimiter=delimiter):
         if isinstance(record, errors.TextError):
             yield Row(where, record)
         elif record is None:

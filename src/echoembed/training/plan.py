@@ -13,7 +13,7 @@ from echoembed.recipe import Kind, Recipe
 from echoembed.training import footprint, rows
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.footprint import MemoryUse, Skeleton
-from echoembed.training.rows import Reading
+from echoembed.training.rows import ReadRows
 from echoembed.training.sampler import shares
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class RunPlan:
         return asdict(self)
 
 
-def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = None) -> RunPlan:
+def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = None) -> RunPlan:
     """Read the data and look at the model as a run would, and start nothing. Weights are not loaded.
 
     Args:
@@ -113,9 +113,9 @@ def make(config: TrainConfig, *, progress: Callable[[Reading], None] | None = No
     """
     config = config.effective()
     recipe = recipe_of(config)
-    readings: dict[str, Reading] = {}
+    readings: dict[str, ReadRows] = {}
 
-    def keep(reading: Reading) -> None:
+    def keep(reading: ReadRows) -> None:
         readings[reading.name] = reading
         if progress is not None:
             progress(reading)
@@ -164,7 +164,7 @@ def _data_plan(
     config: TrainConfig,
     number: int,
     found: Dataset,
-    reading: Reading,
+    reading: ReadRows,
     share: float,
     reader: Reader,
 ) -> DataPlan:

@@ -15,7 +15,7 @@ from rich.progress import TaskProgressColumn, TextColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from echoembed.progress import bar
-from echoembed.training.rows import Reading
+from echoembed.training.rows import ReadRows
 
 RECENT = 20
 """Steps over which rates are averaged."""
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 2.0
 
 
 @contextmanager
-def reading_rows(console: Console | None) -> Iterator[Callable[[Reading], None]]:
+def reading_rows(console: Console | None) -> Iterator[Callable[[ReadRows], None]]:
     """Says, on a terminal and once it has taken a while, how many rows have been read.
 
     Args:
@@ -38,7 +38,7 @@ def reading_rows(console: Console | None) -> Iterator[Callable[[Reading], None]]
     started = time.monotonic()
     status = console.status("reading rows") if console is not None and console.is_terminal else None
 
-    def report(reading: Reading) -> None:
+    def report(reading: ReadRows) -> None:
         if status is not None and time.monotonic() - started > PATIENCE_SECONDS:
             status.start()
             status.update(f"reading {reading.name}: {reading.rows:,} rows")

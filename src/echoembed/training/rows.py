@@ -38,7 +38,7 @@ Texts = list[str]
 
 
 @dataclass
-class Reading:
+class ReadRows:
     """What became of a data set's rows while they were read.
 
     Attributes:
@@ -60,7 +60,7 @@ class Reading:
             self.examples.append(str(error))
 
 
-def read_all(config: TrainConfig, *, progress: Callable[[Reading], None] | None = None) -> DatasetDict:
+def read_all(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = None) -> DatasetDict:
     """Every data set of a run, checked.
 
     Args:
@@ -87,14 +87,14 @@ def read_all(config: TrainConfig, *, progress: Callable[[Reading], None] | None 
     return DatasetDict({part.name: _held(found[part.source].data.table) for part in config.parts})
 
 
-def read(data: DataConfig, objective: Objective, *, progress: Callable[[Reading], None] | None = None) -> Dataset:
+def read(data: DataConfig, objective: Objective, *, progress: Callable[[ReadRows], None] | None = None) -> Dataset:
     """One data set, checked; see ``read_all``."""
     import pyarrow
 
     contrastive = objective == "contrastive"
     names = ["query", "positive", *(f"negative_{number + 1}" for number in range(data.negatives))]
     schema = pyarrow.schema([(name, pyarrow.large_string()) for name in (names if contrastive else ["text"])])
-    reading = Reading(data.name)
+    reading = ReadRows(data.name)
     found = _triplets(data, reading) if contrastive else _once(_plain_texts(data, reading))
     batches = []
     while chunk := list(islice(found, CHUNK)):
@@ -149,7 +149,7 @@ def _digest(file: Path) -> str:
         raise errors.file_unreadable(str(file), error.strerror or str(error)) from error
 
 
-def _triplets(data: DataConfig, reading: Reading) -> Iterator[Texts]:
+def _triplets(data: DataConfig, reading: ReadRows) -> Iterator[Texts]:
     """Query, positive and negatives of each row."""
     for record in islice(_records(data, "contrastive"), data.rows):
         try:
@@ -196,7 +196,7 @@ def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _plain_texts(data: DataConfig, reading: Reading) -> Iterator[str]:
+def _plain_texts(data: DataConfig, reading: ReadRows) -> Iterator[str]:
     """The texts of each row."""
     for record in islice(_records(data, "simcse"), data.rows):
         try:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 import numpy as np
 
 from echoembed import errors
-from echoembed.server.protocols.fields import Answer, Reading, Texts, answer_of, as_texts, texts_of, written
+from echoembed.server.protocols.fields import Answer, KindTexts, Texts, answer_of, as_texts, texts_of, written
 from echoembed.server.service import Embedded, Service
 
 NOTE = "Scores are cosines of separate vectors of query and document (a bi-encoder), not a cross-encoder's."
 
 
-class EmbedBody(Reading):
+class CohereEmbedBody(KindTexts):
     """``POST /v2/embed``."""
 
     input_type: str
@@ -25,7 +25,7 @@ class EmbedBody(Reading):
     priority: int | None = None
 
 
-async def embed(service: Service, body: EmbedBody) -> Answer:
+async def embed(service: Service, body: CohereEmbedBody) -> Answer:
     """Vectors of texts, in Cohere's form."""
     ask = body.ask(
         service,

@@ -106,7 +106,7 @@ class Texts(Body):
         return Ask(texts=as_texts(value, param), param=param, many=not isinstance(value, str), **settings)
 
 
-class Reading(Texts):
+class KindTexts(Texts):
     """The same, with the fields in which services say whether texts are queries or documents."""
 
     kind_fields: ClassVar[tuple[str, ...]] = ("task", "input_type", "prompt_name")

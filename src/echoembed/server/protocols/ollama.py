@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from echoembed import errors
-from echoembed.server.protocols.fields import Answer, Reading, answer_of, texts_of, written
+from echoembed.server.protocols.fields import Answer, KindTexts, answer_of, texts_of, written
 from echoembed.server.service import Service
 
 
-class EmbedBody(Reading):
+class OllamaEmbedBody(KindTexts):
     """``POST /api/embed``."""
 
     input: texts_of("input")  # type: ignore[valid-type]
@@ -19,7 +19,7 @@ class EmbedBody(Reading):
     """Nothing may stand in it: an option of Ollama's might change vectors."""
 
 
-async def embed(service: Service, body: EmbedBody) -> Answer:
+async def embed(service: Service, body: OllamaEmbedBody) -> Answer:
     """Vectors of texts, in Ollama's form; times in nanoseconds."""
     if body.options:
         raise errors.request_field("options", body.options, "an empty object: a model here has no options")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from echoembed.server.protocols.fields import Answer, Encoding, Reading, answer_of, texts_of, written
+from echoembed.server.protocols.fields import Answer, Encoding, KindTexts, answer_of, texts_of, written
 from echoembed.server.service import Service
 
 
-class EmbeddingsBody(Reading):
+class EmbeddingsBody(KindTexts):
     """``POST /v1/embeddings``."""
 
     input: texts_of("input")  # type: ignore[valid-type]

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from echoembed import __version__
 from echoembed.server.encoder import KINDS
-from echoembed.server.protocols.fields import Answer, Body, Encoding, Reading, answer_of, read, texts_of, written
+from echoembed.server.protocols.fields import Answer, Body, Encoding, KindTexts, answer_of, read, texts_of, written
 from echoembed.server.service import Service
 
 Right = Literal["right", "Right"]
 
 
-class EmbedBody(Reading):
+class TeiEmbedBody(KindTexts):
     """``POST /embed``."""
 
     inputs: texts_of("inputs")  # type: ignore[valid-type]
@@ -38,21 +38,21 @@ class Parameters(Body):
     prompt_name: str | None = None
 
 
-class SimilarityBody(Reading):
+class SimilarityBody(KindTexts):
     """``POST /similarity``."""
 
     inputs: Sentences
     parameters: Parameters = Field(default_factory=Parameters)
 
 
-class TokenizeBody(Reading):
+class TokenizeBody(KindTexts):
     """``POST /tokenize``."""
 
     inputs: texts_of("inputs")  # type: ignore[valid-type]
     add_special_tokens: Literal[True] = True
 
 
-async def embed(service: Service, body: EmbedBody) -> Answer:
+async def embed(service: Service, body: TeiEmbedBody) -> Answer:
     """Vectors of texts: a list of lists of numbers."""
     [answer] = await service.embed(body.ask(service, body.inputs, "inputs", normalize=body.normalize))
     return answer_of(service, written(answer.vectors, body.encoding_format), answer)
@@ -62,7 +62,7 @@ async def root(service: Service, data: dict[str, Any]) -> Answer:
     """What ``InferenceClient`` posts to the bare address: ``/embed``, or ``/similarity`` by the form of ``inputs``."""
     if isinstance(data.get("inputs"), dict):
         return await similarity(service, read(SimilarityBody, data))
-    return await embed(service, read(EmbedBody, data))
+    return await embed(service, read(TeiEmbedBody, data))
 
 
 async def similarity(service: Service, body: SimilarityBody) -> Answer:

@@ -27,7 +27,7 @@ _AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorRow:
     """One tensor on its way.
 
     Attributes:
@@ -47,12 +47,12 @@ class Row:
     heads: int
 
 
-def count(row: Row) -> int:
+def count(row: TensorRow) -> int:
     """How many weights a tensor has."""
     return prod(row.shape)
 
 
-def plan(file: GgufFile, shape: Shape) -> tuple[list[Row], dict[str, bool]]:
+def plan(file: GgufFile, shape: Shape) -> tuple[list[TensorRow], dict[str, bool]]:
     """What becomes of each tensor, and the settings of config.json that depend on which there are.
 
     Raises:
@@ -80,7 +80,7 @@ def plan(file: GgufFile, shape: Shape) -> tuple[list[Row], dict[str, bool]]:
         _check_bytes(file, source, tensor)
         heads = shape.sides[weight.shape[0]] // shape.sides["D"]
         turned = expected[::-1] if weight.change == "turned" else expected
-        rows.append(Row(source, tensor, weight.name, turned, weight.change, heads))
+        rows.append(TensorRow(source, tensor, weight.name, turned, weight.change, heads))
     return rows, present
 
 
@@ -119,7 +119,7 @@ def _check_bytes(file: GgufFile, name: str, tensor: Tensor) -> None:
         )
 
 
-def write(file: GgufFile, rows: list[Row], target: Path, *, done: Callable[[int], Any]) -> None:
+def write(file: GgufFile, rows: list[TensorRow], target: Path, *, done: Callable[[int], Any]) -> None:
     """Write the tensors as one safetensors file, with no more than one of them in memory.
 
     Args:
@@ -170,7 +170,7 @@ def dequantised(data: NDArray[np.uint8], file: GgufFile, tensor: Tensor) -> NDAr
     return weights.reshape(tensor.shape)
 
 
-def _undone(weights: NDArray[np.float32], row: Row) -> NDArray[np.float32]:
+def _undone(weights: NDArray[np.float32], row: TensorRow) -> NDArray[np.float32]:
     """The weights as transformers wants them."""
     if row.change == "one less":
         return weights - np.float32(1)
