@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData, metadata_load
+from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from sentence_transformers import SentenceTransformer
 
 from echoembed.model.transformer import EchoTransformer, transformer_of
@@ -23,6 +24,7 @@ _OBJECTIVES = {
     "mntp": "masked next-token prediction (LLM2Vec)",
     "simcse": "unsupervised SimCSE",
 }
+_TEMPLATE = Path(__file__).with_name("card.md")
 _LAST = 0.1
 """Share of the steps, from the end, over which the loss is averaged."""
 
@@ -46,39 +48,31 @@ def card(
         rows: Rows of each data set, where known.
         pictures: Names of the pictures beside the card.
     """
-    log = read_lines(run / LOG)
     transformer = transformer_of(model)
-    base = _called(transformer)
-    licence = _licence(transformer.weights_folder)
-    title = f"{base}, trained to embed with the recipe {recipe.name!r}"
-    parts = [
-        f"# {title}",
-        f"A text embedder made with echoembed: {_OBJECTIVES[config.objective]} of {base}.",
-        _loading(config),
-        "## Weights",
-        _table(
-            ["", ""],
-            [
-                ["base", base],
-                ["its revision", f"`{transformer.revision}`"],
-                ["its licence", licence or "not stated in its files: see where it was published"],
-                ["saved as", "adapter, beside its base" if config.save == "adapter" else "merged, whole"],
-            ],
-        ),
-        "## Recipe",
-        _table(["", ""], _recipe_rows(recipe)),
-        "## Training",
-        _table(["", ""], _training_rows(config, log)),
-        "## Data",
-        _table(["data set", "rows", "ratio", "rows trained on", "SHA-256"], _data_rows(config, run, log, rows)),
-        *_scores(read_lines(run / SCORES)),
-        *(f"![{Path(name).stem}]({name})" for name in pictures),
-        "## Settings",
-        f"```json\n{json.dumps(_settings(config), indent=2, ensure_ascii=False)}\n```",
-        "## Libraries",
-        ", ".join(f"{name} {version}" for name, version in _versions().items()),
-    ]
-    return f"---\n{_header(model, config, licence)}\n---\n\n" + "\n\n".join(parts) + "\n"
+    log = read_lines(run / LOG)
+    before, after, scores = _scores(read_lines(run / SCORES))
+    filled = ModelCard.from_template(
+        _header(transformer, config),
+        template_path=str(_TEMPLATE),
+        row=_row,
+        base=_called(transformer),
+        revision=transformer.revision,
+        adapter=config.save == "adapter",
+        objective=_OBJECTIVES[config.objective],
+        recipe=recipe,
+        config=config,
+        log=log,
+        last=log[-max(1, round(_LAST * len(log))) :],
+        time=timedelta(seconds=round(sum(line["seconds"] for line in log))),
+        data_sets=_data_sets(config, run, log, rows),
+        before=before,
+        after=after,
+        scores=scores,
+        pictures=pictures,
+        settings=json.dumps(_settings(config), indent=2, ensure_ascii=False),
+        libraries=", ".join(f"{name} {version}" for name, version in _versions().items()),
+    )
+    return f"{filled}\n"
 
 
 def _called(transformer: EchoTransformer) -> str:
@@ -89,61 +83,21 @@ def _called(transformer: EchoTransformer) -> str:
     return " + ".join("/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name for name in names)
 
 
-def _header(model: SentenceTransformer, config: TrainConfig, licence: str | None) -> str:
-    transformer = transformer_of(model)
+def _header(transformer: EchoTransformer, config: TrainConfig) -> ModelCardData:
     on_hub = transformer.base is not None and transformer.base.origin == "hub"
     adapter = config.save == "adapter"
-    header = ModelCardData(
+    return ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "echoembed", config.objective, *["lora"] * adapter],
         base_model=transformer.base.model if transformer.base and on_hub else None,
         base_model_relation=("adapter" if adapter else "finetune") if on_hub else None,
-        license=licence,
+        license=_licence(transformer.weights_folder),
     )
-    return header.to_yaml()
 
 
-def _loading(config: TrainConfig) -> str:
-    if config.save == "adapter":
-        call = "echoembed.load(adapter='path/to/this/folder')  # and the base, which it names"
-    else:
-        call = "echoembed.load('path/to/this/folder')"
-    return f"```python\nimport echoembed\n\nmodel = {call}\nvectors = model.encode(['a text', 'another'])\n```"
-
-
-def _recipe_rows(recipe: Recipe) -> list[list[str]]:
-    return [
-        ["name", recipe.name],
-        ["query template", f"`{recipe.query_template!r}`"],
-        ["document template", f"`{recipe.document_template!r}`"],
-        ["pooling", recipe.pooling],
-        ["attention", recipe.attention],
-        ["layer", str(recipe.layer)],
-        ["budget, tokens of text", "the context" if recipe.budget is None else f"{recipe.budget:,}"],
-        ["fingerprint", f"`{recipe.fingerprint()}`"],
-    ]
-
-
-def _training_rows(config: TrainConfig, log: list[dict[str, Any]]) -> list[list[str]]:
-    """What was done, as far as the log goes."""
-    steps = log[-1]["step"] if log else 0
-    rows = [
-        ["objective", _OBJECTIVES[config.objective]],
-        ["steps", f"{steps:,} of {config.optimiser.steps:,}"],
-        ["rows per step", f"{config.optimiser.batch_size:,}"],
-        ["tokens", f"{sum(line['tokens'] for line in log):,}"],
-        ["time", str(timedelta(seconds=round(sum(line["seconds"] for line in log))))],
-    ]
-    if log:
-        last = [line["loss"] for line in log[-max(1, round(_LAST * len(log))) :]]
-        rows.append(
-            ["loss", f"{log[0]['loss']:.4f} at first, {sum(last) / len(last):.4f} over the last {len(last)} steps"]
-        )
-    return rows
-
-
-def _data_rows(config: TrainConfig, run: Path, log: list[dict[str, Any]], rows: Mapping[str, int]) -> list[list[str]]:
+def _data_sets(config: TrainConfig, run: Path, log: list[dict[str, Any]], rows: Mapping[str, int]) -> list[list[str]]:
+    """A row for each data set: its name, rows and ratio, what was trained on, and its files with their hashes."""
     begun = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).is_file() else {}
     digests: Mapping[str, Mapping[str, str]] = begun.get("data", {})
     table = []
@@ -157,20 +111,15 @@ def _data_rows(config: TrainConfig, run: Path, log: list[dict[str, Any]], rows: 
     return table
 
 
-def _scores(scores: list[dict[str, Any]]) -> list[str]:
-    """Scores before and after, × 100; nothing where none were made."""
-    steps = sorted({line["step"] for line in scores})
-    if not steps:
-        return []
-    before, after = steps[0], steps[-1]
-    values = {(line["step"], line["task"]): 100 * line["score"] for line in scores}
+def _scores(scores: list[dict[str, Any]]) -> tuple[int, int, list[list[str]]]:
+    """The first and the last step that was scored, and a row for each task: its scores × 100 at both."""
+    if not scores:
+        return 0, 0, []
+    steps = [line["step"] for line in scores]
+    before, after = min(steps), max(steps)
+    values = {(line["step"], line["task"]): f"{100 * line['score']:.2f}" for line in scores}
     tasks = [task for task in dict.fromkeys(line["task"] for line in scores) if (after, task) in values]
-    table = []
-    for task in tasks:
-        old, new = values.get((before, task)), values[after, task]
-        table.append([task, "" if old is None else f"{old:.2f}", f"{new:.2f}"])
-    note = "On samples of local data sets: they compare these steps, and are no scores of whole benchmarks."
-    return ["## Scores", _table(["task", f"step {before:,}", f"step {after:,}"], table), note]
+    return before, after, [[task, values.get((before, task), ""), values[after, task]] for task in tasks]
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -184,13 +133,11 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _licence(folder: Path) -> str | None:
@@ -204,6 +151,6 @@ def _licence(folder: Path) -> str | None:
     return None
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _row(*cells: object) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
