@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple, cast
@@ -14,10 +12,9 @@ from typing import BinaryIO, NamedTuple, cast
 from echoembed import errors
 from echoembed.corpus.inputs import InputFile
 from echoembed.corpus.records import Rejected
-from echoembed.texts.rows import Columns
+from echoembed.texts.lines import LINE_LIMIT
+from echoembed.texts.rows import BATCH_ROWS, Columns, cell_value, json_object, readable
 
-LINE_LIMIT = 64 * 2**20
-BATCH_ROWS = 256
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -43,7 +40,7 @@ def rows_of(file: InputFile, columns: Columns, *, at: Callable[[int], None] = la
         at: Called now and then with the bytes read so far, for estimates.
     """
     try:
-        with file.path.open("rb") as raw:
+        with readable(file.name), file.path.open("rb") as raw:
             before = _state(raw)
             reader = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv, "tsv": _csv}.get(file.format, _plain)
             handle = raw if file.format == "parquet" else _unpacked(raw, file.packed)
@@ -55,9 +52,6 @@ def rows_of(file: InputFile, columns: Columns, *, at: Callable[[int], None] = la
                 yield Rejected(file.name, str(errors.corpus_file_changed(file.name)))
     except errors.EchoembedError as error:
         yield Rejected(file.name, str(error))
-    except (OSError, EOFError, zlib.error) as error:  # the last two from packed files
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        yield Rejected(file.name, str(errors.file_unreadable(file.name, reason.rstrip("."))))
 
 
 def _state(handle: BinaryIO) -> tuple[int, int]:
@@ -127,19 +121,12 @@ def _jsonl(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
         if not line.strip():
             continue
         text = _decoded(where, line)
-        if not isinstance(text, str):
-            yield Rejected(where, str(text))
-            continue
         try:
-            record = json.loads(text)
-            if not isinstance(record, dict):
-                raise ValueError(f"it holds {errors.quoted(record)}")
-        except RecursionError:
-            yield Rejected(where, str(errors.json_malformed(where, "it is nested too deeply")))
-            continue
-        except ValueError as error:
-            reason = str(error).replace("line 1 column", "column")
-            yield Rejected(where, str(errors.json_malformed(where, reason)))
+            if isinstance(text, errors.TextError):
+                raise text
+            record = json_object(where, text)
+        except errors.EchoembedError as error:
+            yield Rejected(where, str(error))
             continue
         needed = [columns.text, *([columns.id] if columns.id else [])]
         missing = next((column for column in needed if column not in record), None)
@@ -233,15 +220,8 @@ def _parquet(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
             for row in range(batch.num_rows):
                 number += 1
                 where = f"row {number} of {file.name}"
-                cells = [_value(batch.column(column)[row], where) for column in wanted]
+                cells = [cell_value(batch.column(column)[row], where) for column in wanted]
                 id_ = cells[1] if columns.id else None
                 yield Raw(where, number, cells[0], id_, cells[len(cells) - len(columns.kept) :])
     except pyarrow.ArrowException as error:
         raise errors.file_unreadable(file.name, str(error).splitlines()[0].rstrip(". ")) from error
-
-
-def _value(scalar: object, where: str) -> object:
-    try:
-        return scalar.as_py()  # type: ignore[attr-defined]
-    except UnicodeDecodeError as error:
-        return errors.text_not_utf8(where, error.start + 1, error.object[error.start])

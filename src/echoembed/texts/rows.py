@@ -97,7 +97,7 @@ def readable(name: str) -> Iterator[None]:
     except errors.EchoembedError:
         raise
     except (OSError, EOFError, zlib.error) as error:  # the last two from compressed files
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         raise errors.file_unreadable(name, reason.rstrip(".")) from error
 
 
@@ -264,12 +264,13 @@ def _parquet(
             for row in range(batch.num_rows):
                 number += 1
                 where = f"row {number} of {name}"
-                yield where, {column: _value(batch.column(column)[row], where) for column in columns}
+                yield where, {column: cell_value(batch.column(column)[row], where) for column in columns}
     except pyarrow.ArrowException as error:
         raise errors.file_unreadable(name, str(error).splitlines()[0].rstrip(". ")) from error
 
 
-def _value(cell: object, where: str) -> object:
+def cell_value(cell: object, where: str) -> object:
+    """The value of a cell of a Parquet file, or the error that says why it is no text."""
     try:
         return cell.as_py()  # type: ignore[attr-defined]
     except UnicodeDecodeError as error:
