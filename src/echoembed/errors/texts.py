@@ -131,7 +131,7 @@ def text_too_long(where: str, dropped: int, room: int) -> OverBudgetError:
     """A text over the budget, with its place."""
     return OverBudgetError(
         f"{where} is {dropped:,} tokens over the {room:,} that are read of a text. Shorten it, raise the budget, or "
-        "allow it to be cut (overflow='warn'; --on-overflow warn)."
+        "allow it to be cut with overflow='warn' (--on-overflow warn)."
     )
 
 

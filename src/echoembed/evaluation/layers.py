@@ -79,7 +79,9 @@ class LayerStore:
         """
         transformer = transformer_of(model)
         if transformer.cut:
-            raise errors.ModelError.bad_value("recipe", transformer.recipe.name, "one that names no layer: all are kept")
+            raise errors.ModelError.bad_value(
+                "recipe", transformer.recipe.name, "one that names no layer: all are kept"
+            )
         name, weights = _folder_name(model), weights_key(model)
         known = self._index(name)
         missing = {prompt_key(weights, prompt): prompt for prompt in prompts}
