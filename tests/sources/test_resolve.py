@@ -17,7 +17,6 @@ from safetensors.numpy import load, save
 
 import echoembed
 from echoembed import errors
-from echoembed.sources.files import check_weights
 from echoembed.sources.resolve import Source, resolve
 from fake_hub import FakeHub
 
@@ -476,9 +475,8 @@ def test_damaged_safetensors_are_refused_by_name(hub, tmp_path, damage, match):
     name = "model-00002-of-00002.safetensors"
     files[name] = damage(files[name])
     folder = write(tmp_path / "m", files)
-    for check in (check_weights, resolve):
-        with pytest.raises(errors.ModelError, match=f"{name}' is damaged: .*{match}"):
-            check(folder)
+    with pytest.raises(errors.ModelError, match=f"{name}' is damaged: .*{match}"):
+        resolve(folder)
     hub.commit(NAME, files)
     refused(f"{name}' is damaged", NAME)
 
@@ -487,12 +485,6 @@ def test_a_shard_without_the_tensors_it_should_hold_is_refused(tmp_path):
     files = sharded()
     files["model-00002-of-00002.safetensors"] = weights(2, "c")
     refused("tensor 'b' of the index is not in it", write(tmp_path / "m", files))
-
-
-def test_check_weights_asks_for_weights_only(tmp_path):
-    check_weights(write(tmp_path / "m", {"model.safetensors": weights()}))
-    with pytest.raises(errors.ModelError, match="pickled weights"):
-        check_weights(write(tmp_path / "p", {"pytorch_model.bin": b"x"}))
 
 
 # End to end

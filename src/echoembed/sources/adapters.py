@@ -48,7 +48,9 @@ class Base:
         """What was loaded; folders and files by their whole path, for what names them is read from elsewhere."""
         path = str(source.file or source.folder)
         name = {"bundled": None, "folder": path, "gguf": path}.get(source.origin, source.name)
-        below = tuple((one.name if one.origin == "hub" else str(one.folder), one.revision) for one in adapters)
+        below = tuple(
+            (adapter.name if adapter.origin == "hub" else str(adapter.folder), adapter.revision) for adapter in adapters
+        )
         return cls(model=name, origin=source.origin, revision=source.revision, adapters=below)
 
     @property
@@ -122,7 +124,9 @@ def read(source: Source, *, name: str | None = None) -> Adapter:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if saved["format"] != FORMAT:
             raise errors.adapter_file_broken(source.name, FILE, f"format {saved['format']}, not {FORMAT}")
-        base = Base(**{**saved["base"], "adapters": tuple((one, exact) for one, exact in saved["base"]["adapters"])})
+        base = Base(
+            **{**saved["base"], "adapters": tuple((adapter, exact) for adapter, exact in saved["base"]["adapters"])}
+        )
         if base.origin not in get_args(Origin) or (base.model is None) != (base.origin == "bundled"):
             raise errors.adapter_file_broken(source.name, FILE, f"the base {base.model!r} of origin {base.origin!r}")
         recipe, normalize = Recipe(**saved["recipe"]), bool(saved["normalize"])

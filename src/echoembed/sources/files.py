@@ -41,27 +41,6 @@ _UNUSED = "generation_config.json"
 _TOKENIZERS = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"vocab.txt"})
 
 
-def check_weights(folder: Path) -> None:
-    """Refuse weights that are pickled, missing or damaged.
-
-    Every safetensors file that loading would read is opened: its header must be whole, the file must be as
-    long as the header says, and each shard must hold the tensors that the index promises.
-
-    Args:
-        folder: A model folder, as ``save_pretrained`` writes it.
-
-    Raises:
-        ModelError: No safetensors, a missing shard, or a damaged file.
-    """
-    modules = module_folders(folder)
-    _check_weights(folder, weight_files(str(folder), _names(folder, modules), folder, modules))
-
-
-def _check_weights(folder: Path, files: dict[str, set[str]]) -> None:
-    for file, promised in files.items():
-        _check_tensors(folder / file, promised)
-
-
 def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
     """All files of a folder that decide the vectors, sorted; each of them is there and can be read.
 
@@ -85,7 +64,8 @@ def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
                 check_normalizer(folder / file, content)
         else:
             check_size(folder / file)
-    _check_weights(folder, weights)
+    for file, promised in weights.items():
+        _check_tensors(folder / file, promised)
     return sorted([*settings, *weights])
 
 
@@ -94,17 +74,15 @@ def _home(names: Collection[str], modules: Collection[str]) -> str:
 
     Other libraries that save a model of ours put a config.json of their own in the root.
     """
-    first = next(iter(modules), "")
-    ours = f"{first}/{OURS}" in names or CONFIG not in names
-    return f"{first}/" if ours and f"{first}/{CONFIG}" in names else ""
+    module = next(iter(modules), "")
+    ours = f"{module}/{OURS}" in names or CONFIG not in names
+    return f"{module}/" if ours and f"{module}/{CONFIG}" in names else ""
 
 
 def _names(folder: Path, modules: Collection[str]) -> set[str]:
     """Names of the files at the folder's root and below its modules; checkpoints beside them are not ours."""
-    found = [path for path in folder.iterdir() if path.is_file()]
-    for module in modules:
-        found += [path for path in (folder / module).rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix() for path in found}
+    paths = [*folder.iterdir(), *(path for module in modules for path in (folder / module).rglob("*"))]
+    return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
 
 
 def module_folders(folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
     ECHOEMBED_CACHE/gguf/files/…json          what a file's hash was when it was last read
     ECHOEMBED_CACHE/gguf/REVISION/            settings, tokenizer, safetensors, and the manifest, written last
-    ECHOEMBED_CACHE/gguf/.REVISION-…/         one that is being made
+    ECHOEMBED_CACHE/gguf/.REVISION.….part/    one that is being made
     ECHOEMBED_CACHE/gguf/.REVISION.lock       held by the process that makes it
 
 The revision is a hash of the file's bytes and of the conversion's number: it does not depend on where the file lies,
@@ -14,10 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
+from echoembed.files import reason_of, whole_folder, write_text
+from echoembed.progress import Progress
 from echoembed.sources.gguf.file import read
 
 CONVERSION = 1
@@ -32,8 +30,6 @@ CONVERSION = 1
 CACHE = "ECHOEMBED_CACHE"
 MANIFEST = "echoembed_gguf.json"
 _WEIGHTS = "model.safetensors"
-_PATIENCE = 2.0
-"""Seconds that a conversion may take without a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +80,8 @@ def converted(file: Path, *, check: Callable[[str], None] = lambda _: None) -> C
         if isinstance(error, errors.FileError):
             raise
         if error.filename is not None and Path(str(error.filename)) == file:
-            raise errors.file_unreadable(str(file), error.strerror or str(error)) from error
-        raise errors.gguf_cache_unwritable(str(file), str(home()), error.strerror or str(error)) from error
+            raise errors.file_unreadable(str(file), reason_of(error)) from error
+        raise errors.gguf_cache_unwritable(str(file), str(home()), reason_of(error)) from error
     return Converted(file=file, sha256=sha256, revision=revision, folder=folder)
 
 
@@ -105,11 +101,10 @@ def digest(file: Path) -> str:
     if {key: known.get(key) for key in seen} == seen and isinstance(known.get("sha256"), str):
         return str(known["sha256"])
     with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
     with suppress(OSError):  # the next load reads the file once more
-        note.parent.mkdir(parents=True, exist_ok=True)
-        _write(note, {**seen, "sha256": found})
-    return found
+        write_text(note, _json({**seen, "sha256": sha256}))
+    return sha256
 
 
 def facts(revision: str) -> dict[str, str]:
@@ -141,26 +136,17 @@ def _state(path: Path, *, hashed: bool) -> list[Any]:
 
 
 def _make(file: Path, sha256: str, folder: Path) -> None:
-    """Convert into a folder of another name, and rename it when all is there."""
+    """Convert the file, unless another process does so now."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if _whole(folder, sha256):  # another process has made it meanwhile
             return
-        for left in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with whole_folder(folder, overwrite=True) as new:  # one that is there is damaged, or it would be whole
             _convert(file, new)
             names = sorted(path.name for path in new.iterdir())
             states = {name: _state(new / name, hashed=name != _WEIGHTS) for name in names}
             manifest = {"conversion": CONVERSION, "file": str(file.resolve()), "sha256": sha256, "files": states}
-            _write(new / MANIFEST, manifest)
-            if folder.exists():  # damaged, or it would have been whole
-                shutil.rmtree(folder)
-            new.chmod(0o755)
-            new.replace(folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+            (new / MANIFEST).write_text(_json(manifest), encoding="utf-8")
 
 
 def _convert(file: Path, folder: Path) -> None:
@@ -173,26 +159,9 @@ def _convert(file: Path, folder: Path) -> None:
     ids = tokenizer.write(head, folder)
     config = {**shape.config, **present, **ids}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    with _bar(file, sum(weights.count(row) for row in rows)) as done:
-        weights.write(head, rows, folder / _WEIGHTS, done=done)
-
-
-@contextmanager
-def _bar(file: Path, total: int) -> Iterator[Callable[[int], Any]]:
-    """How far a conversion is, where it takes more than two seconds: a bar on a terminal, a line elsewhere."""
-    from tqdm import tqdm
-
-    title, begun, told = f"converting {file.name}, once", time.monotonic(), False
-    with tqdm(total=total, desc=title, delay=_PATIENCE, unit=" weights", unit_scale=True, disable=None) as bar:
-
-        def done(weights: int) -> None:
-            nonlocal told
-            bar.update(weights)
-            if bar.disable and not told and time.monotonic() - begun > _PATIENCE:
-                told = True
-                sys.stderr.write(f"{title} …\n")
-
-        yield done
+    total = sum(map(weights.count, rows))
+    with Progress(lambda: total, what=f"converting {file.name}, once", unit="weights") as progress:
+        weights.write(head, rows, folder / _WEIGHTS, done=progress)
 
 
 @contextmanager
@@ -213,8 +182,5 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that is whole or absent."""
-    part = path.with_name(f".{path.name}-{os.getpid()}")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=True) + "\n", encoding="utf-8")
-    part.replace(path)
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=True) + "\n"

@@ -28,7 +28,7 @@ _AT_ONCE = 2**20
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One tensor on its way.
+    """One tensor of the file, and what it becomes.
 
     Attributes:
         source: Its name in the file.
@@ -99,7 +99,7 @@ def _check_bytes(file: GgufFile, name: str, tensor: Tensor) -> None:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
-    kind = next((one for one in GGMLQuantizationType if one == tensor.type), None)
+    kind = next((kind for kind in GGMLQuantizationType if kind == tensor.type), None)
     block, size = (1, 4) if kind is None else GGML_QUANT_SIZES[kind]
     try:
         if kind is None:
@@ -126,7 +126,7 @@ def write(file: GgufFile, rows: list[TensorRow], target: Path, *, done: Callable
         file: The file.
         rows: From ``plan``.
         target: What is written.
-        done: Called with the number of weights written since the last call.
+        done: Called with the number of weights written so far.
 
     Raises:
         ModelError: If a weight is not a number.
@@ -144,12 +144,14 @@ def write(file: GgufFile, rows: list[TensorRow], target: Path, *, done: Callable
     data: NDArray[np.uint8] = np.memmap(file.path, mode="r", dtype=np.uint8)
     with target.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
+        written = 0
         for row in rows:
             weights = _undone(dequantised(data, file, row.tensor), row)
             if not np.isfinite(weights).all():
                 raise errors.gguf_broken(str(file.path), f"its tensor {row.source} holds weights that are not finite")
             out.write(np.ascontiguousarray(weights, dtype="<f4").data)
-            done(weights.size)
+            written += weights.size
+            done(written)
 
 
 def dequantised(data: NDArray[np.uint8], file: GgufFile, tensor: Tensor) -> NDArray[np.float32]:
