@@ -53,7 +53,7 @@ BAD_ROWS = [  # name, files, reading, a part of what is said, texts that remain
     ("half a pair", {"x.jsonl": jsonl('{"id": "b", "text": "\\ud800"}')}, {}, "line 2 of x.jsonl", ["first", "last"]),
     ("NUL", {"x.jsonl": jsonl('{"id": "b", "text": "a\\u0000b"}')}, {}, "U+0000", ["first", "last"]),
     ("latin-1", {"x.jsonl": jsonl(b'{"id": "b", "text": "caf\xe9"}')}, {}, "is not UTF-8: byte", ["first", "last"]),
-    ("id twice", {"x.jsonl": jsonl('{"id": "a", "text": "t"}')}, {"id": "id"}, "the id 'a', which", ["first", "last"]),
+    ("id twice", {"x.jsonl": jsonl('{"id": "a", "text": "t"}')}, {"id": "id"}, "the id 'a', as an earlier row", ["first", "last"]),
     ("id is a float", {"x.jsonl": jsonl('{"id": 1.5, "text": "t"}')}, {"id": "id"}, "1.5", ["first", "last"]),
     (
         "id is blank",
@@ -169,7 +169,7 @@ REFUSED = [  # name, files, inputs, options, a part of what is said
     ("no input", {}, [], {}, "at least one"),
     ("standard input", {}, ["-"], {}, "standard input"),
     ("unknown suffix", {"x.pdf": "text"}, ["x.pdf"], {}, "does not tell a format"),
-    ("unknown format", {"x.jsonl": GOOD}, ["x.jsonl"], {"format": "xml"}, "Got format 'xml'"),
+    ("unknown format", {"x.jsonl": GOOD}, ["x.jsonl"], {"file_format": "xml"}, "Got format 'xml'"),
     ("an empty file", {"x.jsonl": ""}, ["x.jsonl"], {}, "No text of the input can be embedded"),
     ("an empty folder", {}, ["."], {}, "No text of the input can be embedded"),
     ("only bad rows", {"x.jsonl": "bad\n"}, ["x.jsonl"], {}, "is no JSON object"),
