@@ -53,7 +53,13 @@ BAD_ROWS = [  # name, files, reading, a part of what is said, texts that remain
     ("half a pair", {"x.jsonl": jsonl('{"id": "b", "text": "\\ud800"}')}, {}, "line 2 of x.jsonl", ["first", "last"]),
     ("NUL", {"x.jsonl": jsonl('{"id": "b", "text": "a\\u0000b"}')}, {}, "U+0000", ["first", "last"]),
     ("latin-1", {"x.jsonl": jsonl(b'{"id": "b", "text": "caf\xe9"}')}, {}, "is not UTF-8: byte", ["first", "last"]),
-    ("id twice", {"x.jsonl": jsonl('{"id": "a", "text": "t"}')}, {"id": "id"}, "the id 'a', as an earlier row", ["first", "last"]),
+    (
+        "id twice",
+        {"x.jsonl": jsonl('{"id": "a", "text": "t"}')},
+        {"id": "id"},
+        "the id 'a', as an earlier row",
+        ["first", "last"],
+    ),
     ("id is a float", {"x.jsonl": jsonl('{"id": 1.5, "text": "t"}')}, {"id": "id"}, "1.5", ["first", "last"]),
     (
         "id is blank",
