@@ -18,18 +18,18 @@ LEAST_COSINE = {"bfloat16": 0.9998, "int8": 0.999}
 """Least cosine of a text's vector to float32's with which ``dtype="auto"`` takes a dtype."""
 
 
-def relative_difference(one: Tensor, other: Tensor) -> float:
+def relative_difference(states: Tensor, other: Tensor) -> float:
     """Largest difference in a dimension, relative to that dimension's largest state; of all dimensions the median.
 
     Language models have dimensions thousands of times larger than the rest, which would hide a change of the others.
 
     Args:
-        one: States, ``_ND`` or with more dimensions in front.
-        other: The states it should equal, of the same shape.
+        states: States, ``_ND`` or with more dimensions in front.
+        other: The states they should equal, of the same shape.
 
     Returns:
         0 where they are equal; NaN where a state is not a number.
     """
-    one_ND, other_ND = (states.detach().float().flatten(0, -2) for states in (one, other))
+    states_ND, other_ND = (given.detach().float().flatten(0, -2) for given in (states, other))
     scale_D = other_ND.abs().amax(dim=0).clamp_min(1e-30)
-    return float(((one_ND - other_ND).abs().amax(dim=0) / scale_D).median())
+    return float(((states_ND - other_ND).abs().amax(dim=0) / scale_D).median())

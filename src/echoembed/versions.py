@@ -113,10 +113,10 @@ def _check_peft() -> None:
     code = Path(place.origin).parent / "integrations" / "peft.py" if place and place.origin else None
     if installed is None or code is None or not code.is_file():
         return
-    found = re.search(r'^MIN_PEFT_VERSION = "([\d.]+)"', code.read_text(encoding="utf-8"), re.MULTILINE)
-    if found is None or _fits(installed, asked := SpecifierSet(f">={found[1]}")):
+    match = re.search(r'^MIN_PEFT_VERSION = "([\d.]+)"', code.read_text(encoding="utf-8"), re.MULTILINE)
+    if match is None or _fits(installed, asked := SpecifierSet(f">={match[1]}")):
         return
-    if _fits(found[1], _tested("peft")):
+    if _fits(match[1], _tested("peft")):
         mend = _command("peft", SpecifierSet(",".join([str(asked), *filter(_is_upper, map(str, _tested("peft")))])))
     else:  # a peft that nobody has tested, if it exists at all: an older transformers asks for less
         mend = _command("transformers", _tested("transformers"))

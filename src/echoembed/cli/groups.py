@@ -102,7 +102,9 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
         A function of options alone.
     """
     parameters = inspect.signature(verb, eval_str=True).parameters.values()
-    groups: dict[str, Any] = {one.name: one.annotation for one in parameters if is_dataclass(one.annotation)}
+    groups: dict[str, Any] = {
+        parameter.name: parameter.annotation for parameter in parameters if is_dataclass(parameter.annotation)
+    }
     options: list[inspect.Parameter] = []
     for parameter in parameters:
         if parameter.name in groups:

@@ -165,18 +165,18 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
     )
     cells = [
         [
-            one.name,
-            f"{one.rows:,}",
-            f"{one.share:.1%}",
-            f"{one.batches:,.1f}",
-            f"{one.rounds:.2f}",
+            entry.name,
+            f"{entry.rows:,}",
+            f"{entry.share:.1%}",
+            f"{entry.batches:,.1f}",
+            f"{entry.rounds:.2f}",
             column,
             f"{lengths.mean:,.0f}",
             f"{lengths.longest:,}",
             f"{lengths.cut:.0%}",
         ]
-        for one in plan.data
-        for column, lengths in one.columns.items()
+        for entry in plan.data
+        for column, lengths in entry.columns.items()
     ]
     titles = ["data set", "rows", "share", "batches", "rounds", "column", "tokens", "longest", "cut"]
     for line, before in reversed(list(zip(cells[1:], cells, strict=False))):
@@ -197,7 +197,7 @@ def _print_fields(*, as_json: bool) -> None:
     if as_json:
         out.print_json([field._asdict() for field in fields()])
         return
-    rows = [[one.table, one.name, one.type, one.default, one.meaning.replace("``", "")] for one in fields()]
+    rows = [[field.table, field.name, field.type, field.default, field.meaning.replace("``", "")] for field in fields()]
     for line, before in reversed(list(zip(rows[1:], rows, strict=False))):
         if line[0] == before[0]:
             line[0] = ""

@@ -78,11 +78,11 @@ class Inputs:
                     seen.add(path.absolute())
                     yield self._file(path)
                 continue
-            for found in self._walk(path, self._not_walked()):
-                if isinstance(found, Rejected):
-                    yield found
-                elif found.absolute() not in seen:  # holds the files that are named one by one, not those of folders
-                    yield self._file(found)
+            for entry in self._walk(path, self._not_walked()):
+                if isinstance(entry, Rejected):
+                    yield entry
+                elif entry.absolute() not in seen:  # holds the files that are named one by one, not those of folders
+                    yield self._file(entry)
 
     def total_bytes(self) -> int:
         """Size of all files, for estimates."""

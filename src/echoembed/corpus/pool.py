@@ -35,11 +35,11 @@ class Pool:
     def find(self, hashes: Sequence[bytes]) -> dict[bytes, Known]:
         """The vectors of the texts that are known."""
         places = self._places.find(hashes)
-        found = {}
+        known = {}
         for hash_, (number, row) in sorted(places.items(), key=lambda item: item[1]):  # a shard is read once
             stored, dropped_N = self._loaded(number)
-            found[hash_] = Known(stored.values_ND[row], float(stored.scale_N[row]), int(dropped_N[row]))
-        return found
+            known[hash_] = Known(stored.values_ND[row], float(stored.scale_N[row]), int(dropped_N[row]))
+        return known
 
     def _load(self, number: int) -> tuple[shard.Stored, NDArray[Any]]:
         table = shard.read(self._paths[number])

@@ -115,7 +115,7 @@ class Corpus:
         others = stored.other_numerics(identity)
         if not others:
             return
-        dtypes = [str(one.numerics.get("dtype")) for one in (stored, identity)]
+        dtypes = [str(side.numerics.get("dtype")) for side in (stored, identity)]
         allowed = max(BOUND.get(dtype, 0.0) for dtype in dtypes) + STORED_BOUND[self.manifest.precision]
         encoder = ModelEncoder(model, kind=self.manifest.kind, instruction=stored.instruction or None)  # type: ignore[arg-type]
         path = next(self.folder / SHARDS / entry.name for entry in self.manifest.shards if entry.rows)

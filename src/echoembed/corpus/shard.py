@@ -165,7 +165,7 @@ def pack(number: int, key: str, table: pa.Table, rejected: Sequence[Rejected], a
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    meta = {**about, "key": key, "rejected": [list(one) for one in rejected]}
+    meta = {**about, "key": key, "rejected": [list(rejection) for rejection in rejected]}
     table = table.replace_schema_metadata({META: json.dumps(meta, sort_keys=True)})
     sink = pa.BufferOutputStream()
     packing = {name: "none" if name in ("vector", "scale") else "zstd" for name in table.schema.names}

@@ -81,21 +81,21 @@ def find_tasks(
         DataError: If local data are missing.
     """
     sets = data_sets(folder) if folder is not None else {}
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     for name in names:
         if name == LOCAL and folder is None:
             raise errors.data_folder_not_given()
         if name == LOCAL or (local := chosen(sets, name)):
             assert folder is not None
-            tasks = local_tasks(folder, None if name == LOCAL else local, max_texts=max_texts, seed=seed)
+            more = local_tasks(folder, None if name == LOCAL else local, max_texts=max_texts, seed=seed)
         elif max_texts is not None:
             raise errors.evaluation_not_sampled(name)
         elif name in BENCHMARKS:
-            tasks = benchmark_tasks(name)
+            more = benchmark_tasks(name)
         else:
-            tasks = [_by_name(name, sets)]
-        found.update({task.name: task for task in tasks if task.name not in found})
-    return list(found.values())
+            more = [_by_name(name, sets)]
+        tasks.update({task.name: task for task in more if task.name not in tasks})
+    return list(tasks.values())
 
 
 def _by_name(name: str, sets: dict[str, Any]) -> Task:

@@ -77,16 +77,16 @@ def data_sets(folder: str | Path) -> dict[str, tuple[str, Path]]:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise errors.data_folder_missing(root)
-    found = [
+    sets = [
         (kind, path)
         for kind in DATA_KINDS
         for path in sorted((root / kind).glob("*"))
         if path.is_dir() and not path.name.startswith(".")
     ]
-    if not found:
+    if not sets:
         raise errors.data_sets_missing(root, DATA_KINDS)
-    names = [path.name for _, path in found]
-    return {path.name if names.count(path.name) == 1 else f"{kind}/{path.name}": (kind, path) for kind, path in found}
+    names = [path.name for _, path in sets]
+    return {path.name if names.count(path.name) == 1 else f"{kind}/{path.name}": (kind, path) for kind, path in sets}
 
 
 def chosen(sets: dict[str, tuple[str, Path]], name: str) -> list[str]:
@@ -115,10 +115,10 @@ def local_tasks(
     sets = data_sets(folder)
     wanted: list[str] = []
     for name in names if names is not None else list(sets):
-        found = chosen(sets, name)
-        if not found:
+        meant = chosen(sets, name)
+        if not meant:
             raise errors.evaluation_task_unknown(name, sets, str(folder))
-        wanted += [known for known in found if known not in wanted]
+        wanted += [known for known in meant if known not in wanted]
     return [_task(name, *sets[name], max_texts=max_texts, seed=seed) for name in wanted]
 
 

@@ -39,11 +39,11 @@ def columns(scores: Sequence[Score]) -> dict[str, list[Score]]:
     prints: dict[str, set[str]] = {}
     for score in scores:
         prints.setdefault(score.recipe, set()).add(score.fingerprint)
-    found: dict[str, list[Score]] = {}
+    groups: dict[str, list[Score]] = {}
     for score in scores:
         twice = len(prints[score.recipe]) > 1
-        found.setdefault(f"{score.recipe} {score.fingerprint[:4]}" if twice else score.recipe, []).append(score)
-    return found
+        groups.setdefault(f"{score.recipe} {score.fingerprint[:4]}" if twice else score.recipe, []).append(score)
+    return groups
 
 
 def table_rows(scores: Sequence[Score]) -> list[list[str]]:
@@ -68,8 +68,8 @@ def table_rows(scores: Sequence[Score]) -> list[list[str]]:
 
 
 def _one(task: str, kind: str, scores: Sequence[Score]) -> str:
-    found = next((score.score for score in scores if (score.task, score.kind) == (task, kind)), None)
-    return "-" if found is None else f"{100 * found:.2f}"
+    value = next((score.score for score in scores if (score.task, score.kind) == (task, kind)), None)
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _mean(values: Sequence[float], count: int, *, partial: bool = False) -> str:

@@ -65,11 +65,11 @@ class TokenStates:
             states = [np.asarray(row, np.float32) for row in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise errors.remote_states(self.url, f"what it says holds no states by token ({error})") from error
-        if [len(one) for one in states] != [len(ids) for ids in prompts] or any(one.ndim != 2 for one in states):
-            got = [one.shape for one in states][:3]
-            reason = f"it gives {got} for prompts of {[len(ids) for ids in prompts][:3]} tokens"
+        shapes, lengths = [states_TD.shape for states_TD in states], [len(ids) for ids in prompts]
+        if [shape[:-1] for shape in shapes] != [(length,) for length in lengths]:
+            reason = f"it gives {shapes[:3]} for prompts of {lengths[:3]} tokens"
             raise errors.remote_states(self.url, reason)
-        if not all(np.isfinite(one).all() for one in states):
+        if not all(np.isfinite(states_TD).all() for states_TD in states):
             raise errors.remote_states(self.url, "a state is not finite")
         return states
 

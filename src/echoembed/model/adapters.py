@@ -155,7 +155,7 @@ def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: 
             raise errors.model_adapter_unusable(name, str(folder), f"it has {key}: {reason}")
     for key in _LISTS:
         value = settings.get(key)
-        if isinstance(value, list) and not all(isinstance(one, str) and _PLAIN.fullmatch(one) for one in value):
+        if isinstance(value, list) and not all(isinstance(entry, str) and _PLAIN.fullmatch(entry) for entry in value):
             raise errors.model_adapter_unusable(name, str(folder), f"its {key} holds more than names of modules")
     layers = settings.get("layers_pattern")
     if layers and isinstance(layers, str) and not _PLAIN.fullmatch(layers):

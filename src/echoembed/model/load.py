@@ -190,16 +190,17 @@ def _base_of(
     try:
         source = resolve(base.name if model is None else model, revision=revision, local_files_only=local_files_only)
         below = [
-            resolve_adapter(one, revision=exact, local_files_only=local_files_only) for one, exact in base.adapters
+            resolve_adapter(adapter, revision=exact, local_files_only=local_files_only)
+            for adapter, exact in base.adapters
         ]
     except errors.ModelError as error:
         if model is not None:
             raise
         raise errors.adapter_base_missing(trained.source.name, str(base), str(error)) from error
     named = [(base.model or "the bundled model", base.revision), *base.adapters]
-    for (name, exact), found in zip(named, [source, *below], strict=True):
-        if found.revision != exact:
-            raise errors.adapter_other_base(trained.source.name, name, exact, found.name, found.revision)
+    for (name, exact), weights in zip(named, [source, *below], strict=True):
+        if weights.revision != exact:
+            raise errors.adapter_other_base(trained.source.name, name, exact, weights.name, weights.revision)
     return source, [*below, trained.source]
 
 

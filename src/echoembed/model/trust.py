@@ -121,10 +121,10 @@ def load_module_after(source: Source, type_: str, path: str) -> Module:
 def _import(type_: str) -> type[Module] | None:
     path, _, attribute = type_.rpartition(".")
     try:
-        found = getattr(importlib.import_module(path), attribute, None)
+        value = getattr(importlib.import_module(path), attribute, None)
     except ImportError:
         return None
-    return found if isinstance(found, type) and issubclass(found, Module) else None
+    return value if isinstance(value, type) and issubclass(value, Module) else None
 
 
 def _parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
@@ -153,8 +153,8 @@ def _named(settings: dict[str, Any]) -> str:
     """The code that ``auto_map`` names, or nothing."""
     named = settings.get("auto_map")
     values = list(named.values()) if isinstance(named, dict) else named if isinstance(named, list) else [named]
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    return ", ".join(str(one) for one in flat if one)
+    flat = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    return ", ".join(str(name) for name in flat if name)
 
 
 def _has_tokenizer(name: object) -> bool:
@@ -165,4 +165,4 @@ def _has_tokenizer(name: object) -> bool:
         return False
     plain = name.removesuffix("Fast")
     known: list[Any] = [tokenizer_class_from_name(each) for each in (plain, f"{plain}Fast")]
-    return any(isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase) for found in known)
+    return any(isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase) for kind in known)

@@ -160,13 +160,13 @@ class PieceTokenizer:
         """The original puts its blank in front of what follows an added token, too."""
         ids: list[int] = []
         ends: list[int] = []
-        found = [
+        added = [
             (start, stop, id_)
             for id_, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
             if id_ in self._splitting
         ]
         at = 0
-        for start, stop, id_ in [*found, (len(text), len(text), None)]:
+        for start, stop, id_ in [*added, (len(text), len(text), None)]:
             between = text[at:start]
             blank = at > 0 and between and (self._inner_blank == "always" or not between.startswith(" "))
             if between:
@@ -229,7 +229,7 @@ def _normalize_added(description: dict[str, Any], backend: Tokenizer) -> None:
 
 def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, LeadingBlank]:
     """Remove, in place, what puts a blank in front of a text; when it did so, and when after an added token."""
-    found: LeadingBlank = "never"
+    leading: LeadingBlank = "never"
     inner: LeadingBlank = "never"
     normalizer = description.get("normalizer")
     if normalizer is not None:
@@ -237,7 +237,7 @@ def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, Lead
         # Strip would take the blank that a piece begins with, as it takes that of a whole text.
         kept = [step for step in steps if step["type"] not in ("Prepend", "Strip")]
         if any(step["type"] == "Prepend" for step in steps):
-            found = inner = "always"
+            leading = inner = "always"
         if len(kept) < len(steps):
             description["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
     pre_tokenizer = description.get("pre_tokenizer")
@@ -245,8 +245,8 @@ def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, Lead
         for step in _continuous_steps(pre_tokenizer):
             first_only = step.get("prepend_scheme") == "first"
             if _drop_prefix(step):
-                found, inner = "missing", inner if first_only else "missing"
-    return found, inner
+                leading, inner = "missing", inner if first_only else "missing"
+    return leading, inner
 
 
 def _continuous_steps(pre_tokenizer: dict[str, Any]) -> Iterable[dict[str, Any]]:

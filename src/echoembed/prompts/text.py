@@ -25,8 +25,8 @@ def check_text(text: object, where: str = "The text") -> str:
         raise errors.text_not_str(text, where)
     if not text.strip():
         raise errors.text_blank(text, where)
-    if found := _NO_TEXT.search(text):
-        raise errors.text_with_character(text, found.start(), where)
+    if match := _NO_TEXT.search(text):
+        raise errors.text_with_character(text, match.start(), where)
     return text
 
 

@@ -98,7 +98,7 @@ class App:
             fault = None if failed is error else error
             status = failed.status
             if not started:
-                tei = any(one.tei for one in self._routes.get(path, {}).values()) and method != "GET"
+                tei = any(route.tei for route in self._routes.get(path, {}).values()) and method != "GET"
                 body = orjson.dumps(http.error_content(failed, tei=tei))
                 headers = {"X-Request-Id": id_, **http.error_headers(failed)}
                 if method == "POST" and not request.scope.get(_BODY_READ):

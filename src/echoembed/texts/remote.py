@@ -63,9 +63,9 @@ class RemoteEmbedder:
     def faults(self, items: list[Item]) -> list[errors.TextError | None]:
         """What keeps each text from being embedded, asked one by one; an error that names the place, or None."""
         before = replace(self.cuts)  # what is asked here is asked again
-        found = [self._fault(item) for item in items]
+        faults = [self._fault(item) for item in items]
         self.cuts = before
-        return found
+        return faults
 
     def _fault(self, item: Item) -> errors.TextError | None:
         try:

@@ -87,13 +87,13 @@ def encode_items(
     try:
         return items, encode([item.text for item in items])
     except errors.TextError:
-        found = [_fault(item, encode) for item in items] if faults is None else faults(items)
-        if not any(found):
+        reasons = [_fault(item, encode) for item in items] if faults is None else faults(items)
+        if not any(reasons):
             raise
-    for error in found:
+    for error in reasons:
         if error is not None:
             leave_out(error)
-    good = [item for item, error in zip(items, found, strict=True) if error is None]
+    good = [item for item, error in zip(items, reasons, strict=True) if error is None]
     return good, encode([item.text for item in good]) if good else np.empty((0, 0), np.float32)
 
 

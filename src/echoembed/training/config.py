@@ -281,9 +281,9 @@ def _flat(config: TrainConfig) -> dict[str, object]:
     flat: dict[str, object] = {"data": [entry.name for entry in config.data]}
     for name, value in config.as_dict().items():
         if name == "data":
-            flat |= {f"data.{entry['name']}.{key}": one for entry in value for key, one in entry.items()}
+            flat |= {f"data.{entry['name']}.{key}": inner for entry in value for key, inner in entry.items()}
         elif isinstance(value, dict):
-            flat |= {f"{name}.{key}": one for key, one in value.items()}
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
     return flat
@@ -291,5 +291,5 @@ def _flat(config: TrainConfig) -> dict[str, object]:
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
-    return {key: _plain(one) for key, one in vars(value).items()} if dataclasses.is_dataclass(value) else value
+        return [_plain(inner) for inner in value]
+    return {key: _plain(inner) for key, inner in vars(value).items()} if dataclasses.is_dataclass(value) else value

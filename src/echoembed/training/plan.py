@@ -163,7 +163,7 @@ def _reader(config: TrainConfig, recipe: Recipe, skeleton: Skeleton) -> Reader:
 def _data_plan(
     config: TrainConfig,
     number: int,
-    found: Dataset,
+    rows: Dataset,
     reading: ReadRows,
     share: float,
     reader: Reader,
@@ -171,19 +171,19 @@ def _data_plan(
     from echoembed.training.trainer import kinds_of
 
     entry = config.data[number]
-    kinds = kinds_of(found.column_names, symmetric=entry.symmetric)
-    sample = found.select(np.linspace(0, len(found) - 1, min(len(found), SAMPLE)).astype(int))
+    kinds = kinds_of(rows.column_names, symmetric=entry.symmetric)
+    sample = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int))
     batches = config.optimiser.steps * share
     return DataPlan(
         name=entry.name,
-        rows=len(found),
+        rows=len(rows),
         skipped=reading.skipped,
         share=share,
         batches=batches,
-        rounds=batches * config.optimiser.batch_size / len(found),
+        rounds=batches * config.optimiser.batch_size / len(rows),
         columns={
             column: _lengths(list(sample[column]), reader, kinds[column], entry.instructions)
-            for column in found.column_names
+            for column in rows.column_names
         },
     )
 

@@ -122,13 +122,13 @@ def files(data: DataConfig, objective: Objective) -> list[Path]:
         TrainingError: If there is none that the objective can read.
     """
     path = Path(data.path).expanduser()
-    endings = tuple(one for one in ENDINGS if objective != "contrastive" or one not in _TEXT_ENDINGS)
+    endings = tuple(ending for ending in ENDINGS if objective != "contrastive" or ending not in _TEXT_ENDINGS)
     candidates = sorted(path.iterdir()) if path.is_dir() else [path]
-    found = [file for file in candidates if file.is_file() and file.name.lower().endswith(endings)]
-    found = [file for file in found if not (path.is_dir() and file.name.startswith("."))]
-    if not found:
+    kept = [file for file in candidates if file.is_file() and file.name.lower().endswith(endings)]
+    kept = [file for file in kept if not (path.is_dir() and file.name.startswith("."))]
+    if not kept:
         raise errors.training_data_missing(data.path, endings)
-    return found
+    return kept
 
 
 def digests(config: TrainConfig) -> dict[str, dict[str, str]]:

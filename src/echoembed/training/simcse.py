@@ -46,8 +46,8 @@ def prepare(model: SentenceTransformer, dropout: float) -> None:
 
 def _drop_attention(module: nn.Module, dropout: float) -> None:
     """Families keep the probability as a number, under some name with "dropout", or as a module."""
-    found = [*vars(module).items(), *module.named_children()]
-    for name, value in found:
+    parts = [*vars(module).items(), *module.named_children()]
+    for name, value in parts:
         if any(other in name for other in ("resid", "hidden", "output")):  # of what attention gives, not of its weights
             continue
         if isinstance(value, nn.Dropout):
@@ -68,11 +68,11 @@ def _acts(model: nn.Module) -> bool:
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            one, two = (model(input_ids=ids, attention_mask=mask, use_cache=False)[0] for _ in range(2))
+            first_BTD, second_BTD = (model(input_ids=ids, attention_mask=mask, use_cache=False)[0] for _ in range(2))
     finally:
         for module, training in modes.items():
             module.training = training
-    return not torch.equal(one, two)
+    return not torch.equal(first_BTD, second_BTD)
 
 
 class SimcseLoss(nn.Module):

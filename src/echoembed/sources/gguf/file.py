@@ -95,23 +95,23 @@ class _Cursor:
             swapped = int.from_bytes(int(version).to_bytes(4, "little"), "big") in _VERSIONS
             raise errors.gguf_version(str(path), "big-endian" if swapped else str(version))
         tensors, settings = int(self._number("Q")), int(self._number("Q"))
-        found: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         for _ in range(settings):
             key = self._string()
-            if key in found:
+            if key in values:
                 raise ValueError(f"it says {key} twice")
-            found[key] = self._value(int(self._number("I")))
+            values[key] = self._value(int(self._number("I")))
         table: dict[str, Tensor] = {}
         for _ in range(tensors):
             name = self._string()
             if name in table:
                 raise ValueError(f"it holds {name} twice")
             table[name] = self._tensor(name)
-        alignment = found.get("general.alignment", _USUAL_ALIGNMENT)
+        alignment = values.get("general.alignment", _USUAL_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
             raise ValueError(f"its general.alignment is {alignment}")
         data = -(-self._at // alignment) * alignment
-        return GgufFile(path=path, settings=found, tensors=table, data=data, size=len(self._memory))
+        return GgufFile(path=path, settings=values, tensors=table, data=data, size=len(self._memory))
 
     def _number(self, kind: str) -> bool | int | float:
         (value,) = struct.unpack_from(f"<{kind}", self._memory, self._at)

@@ -58,7 +58,7 @@ class _Settings:
     def take(self, key: str, kind: type[_Kind], usual: _Kind | None = None) -> _Kind:
         """A value of this kind; one for each layer counts as one where all are equal."""
         value = self.left.pop(key, usual)
-        if isinstance(value, list) and value and all(one == value[0] for one in value):
+        if isinstance(value, list) and value and all(entry == value[0] for entry in value):
             value = value[0]
         if value is None:
             raise errors.gguf_broken(self._where, f"it has no {self._prefix}{key}")
@@ -170,7 +170,7 @@ def _gemma3(
     window = config["sliding_window"]
     pattern = settings.left.pop("attention.sliding_window_pattern", 6)
     if isinstance(pattern, list):
-        sliding = [bool(one) for one in pattern]
+        sliding = [bool(layer) for layer in pattern]
     else:
         every = pattern if isinstance(pattern, int) and pattern > 0 else 1
         sliding = [(layer + 1) % every != 0 for layer in range(layers)]

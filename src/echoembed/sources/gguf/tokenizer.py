@@ -239,14 +239,14 @@ class _Vocabulary:
 def _mark(tokenizer: Tokenizer, settings: _Vocabulary, ids: dict[str, int]) -> None:
     """Tell the tokenizer which tokens are no text, and which are found in a text before all else."""
     special = set(ids.values())
-    control, found = [], []
+    control, ordinary = [], []
     for id_, (token, kind) in enumerate(zip(settings.tokens, settings.types, strict=True)):
         if kind in {_CONTROL, _UNKNOWN} or id_ in special or (kind == _USER_DEFINED and token in _NO_TEXT):
             control.append(AddedToken(token, normalized=False, special=True))
         elif kind == _USER_DEFINED:
-            found.append(AddedToken(token, normalized=False, special=False))
+            ordinary.append(AddedToken(token, normalized=False, special=False))
     tokenizer.add_special_tokens(control)
-    tokenizer.add_tokens(found)
+    tokenizer.add_tokens(ordinary)
     if tokenizer.get_vocab_size() != len(settings.tokens):
         raise errors.gguf_broken(settings.where, "its special tokens are not in its vocabulary")
 
