@@ -139,7 +139,7 @@ def config_of(arm: str, pooling: str, seed: int, options: argparse.Namespace) ->
     )
 
 
-def sts(model: Any, data: Path) -> dict[str, float]:  # noqa: ANN401
+def sts(model: Any, data: Path) -> dict[str, float]:
     """Spearman correlation by set, at most 200 pairs of each."""
     return {score.task: score.score for score in evaluate(model, local_tasks(data, ["sts"], max_texts=400))}
 

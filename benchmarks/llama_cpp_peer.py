@@ -49,7 +49,7 @@ CANDIDATES = (
 )
 
 
-def write_gguf(model: Any, path: Path) -> None:  # noqa: ANN401
+def write_gguf(model: Any, path: Path) -> None:
     """Write a Llama's weights in float32."""
     import gguf
 

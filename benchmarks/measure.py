@@ -143,7 +143,7 @@ class Work:
     needed: float
 
 
-def work(model: Any, texts: Sequence[str]) -> Work:  # noqa: ANN401
+def work(model: Any, texts: Sequence[str]) -> Work:
     """Count tokens and operations of texts under a model's recipe."""
     first = model[0]
     config = first.model.config

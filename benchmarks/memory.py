@@ -138,7 +138,7 @@ def _flat(folder: Path, count: int) -> dict[str, Any]:
     }
 
 
-def _load(folder: Path, **settings: Any) -> Any:  # noqa: ANN401
+def _load(folder: Path, **settings: Any) -> Any:
     import torch
 
     import echoembed

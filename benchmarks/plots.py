@@ -30,7 +30,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _bars(axes: Any, name: str, cell: dict[str, Any]) -> None:  # noqa: ANN401
+def _bars(axes: Any, name: str, cell: dict[str, Any]) -> None:
     rows = cell["systems"]
     low = [row["ratio"]["median"] - row["ratio"]["least"] for row in rows.values()]
     high = [row["ratio"]["greatest"] - row["ratio"]["median"] for row in rows.values()]
@@ -46,7 +46,7 @@ def _bars(axes: Any, name: str, cell: dict[str, Any]) -> None:  # noqa: ANN401
     axes.invert_yaxis()
 
 
-def _lines(axes: Any, cells: list[dict[str, Any]], kind: str, label: str) -> None:  # noqa: ANN401
+def _lines(axes: Any, cells: list[dict[str, Any]], kind: str, label: str) -> None:
     for system in dict.fromkeys(system for cell in cells for system in cell["systems"]):
         points = [(cell[kind], cell["systems"][system]) for cell in cells if system in cell["systems"]]
         if len(points) > 1:

@@ -57,7 +57,7 @@ def load_all(
 
     loaded: list[SentenceTransformer] = []
 
-    def ours(recipe: str, **settings: Any) -> SentenceTransformer:  # noqa: ANN401
+    def ours(recipe: str, **settings: Any) -> SentenceTransformer:
         settings = {"dtype": dtype, "overflow": "ignore", **settings}
         model = echoembed.load(folder, recipe=recipe, budget=2048, device=device, **settings)
         if settings["dtype"] == dtype:  # the same weights, held once: packing leaves a model as it was
@@ -65,7 +65,7 @@ def load_all(
             loaded.append(model)
         return model
 
-    def run(model: SentenceTransformer, **settings: Any) -> Callable[[list[str]], Any]:  # noqa: ANN401
+    def run(model: SentenceTransformer, **settings: Any) -> Callable[[list[str]], Any]:
         return lambda texts: model.encode(texts, batch_size=batch_size, **settings)
 
     padded = ours("echo", engine="padded")

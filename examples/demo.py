@@ -77,7 +77,7 @@ def embed_all(settings: dict[str, Any], pairs: Pairs, search: Search, progress: 
     """Load the model under a recipe, and embed sentences, passages and queries."""
     import echoembed
 
-    def embed(encode: Any, texts: list[str]) -> Array:  # noqa: ANN401
+    def embed(encode: Any, texts: list[str]) -> Array:
         parts = []
         for start in range(0, len(texts), 64):
             parts.append(encode(texts[start : start + 64]))

@@ -87,7 +87,7 @@ def loss_of(model: torch.nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def validate(model: torch.nn.Module, ids: Any, length: int, device: str, most: int = 120_000) -> float:  # noqa: ANN401
+def validate(model: torch.nn.Module, ids: Any, length: int, device: str, most: int = 120_000) -> float:
     """Loss on the first tokens of the validation documents."""
     model.eval()
     count = min(len(ids) - 1, most) // length

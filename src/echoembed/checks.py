@@ -39,7 +39,7 @@ class _MismatchError(Exception):
     """A value that is not of its type."""
 
 
-def setting(default: Any, meaning: str, check: Check | None = None) -> Any:  # noqa: ANN401
+def setting(default: Any, meaning: str, check: Check | None = None) -> Any:
     """A field of a dataclass.
 
     Args:
@@ -86,7 +86,7 @@ def hints(kind: type) -> dict[str, Any]:
     return {entry.name: resolved[entry.name] for entry in dataclasses.fields(kind)}
 
 
-def _converted(value: object, hint: Any) -> Any:  # noqa: ANN401
+def _converted(value: object, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         for alternative in arguments:
@@ -108,7 +108,7 @@ def _converted(value: object, hint: Any) -> Any:  # noqa: ANN401
     raise _MismatchError
 
 
-def words(hint: Any) -> str:  # noqa: ANN401
+def words(hint: Any) -> str:
     """A type as messages say it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

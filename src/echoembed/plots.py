@@ -42,13 +42,7 @@ def colour(name: str) -> str:
 
 
 def figure(
-    title: str,
-    *,
-    columns: int = 1,
-    rows: int = 1,
-    width: float = 7.0,
-    height: float = 3.6,
-    **options: Any,  # noqa: ANN401
+    title: str, *, columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 3.6, **options: Any
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure and its axes, in reading order.
 

@@ -22,7 +22,7 @@ LINE_SECONDS = 30.0
 EVERY_SECONDS = 5.0
 
 
-def bar(*columns: ProgressColumn, console: Console | None = None, **options: Any) -> Bar:  # noqa: ANN401
+def bar(*columns: ProgressColumn, console: Console | None = None, **options: Any) -> Bar:
     """A bar on standard error that goes when the work ends; further columns stand behind it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn

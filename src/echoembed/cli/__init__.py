@@ -60,7 +60,7 @@ EPILOG = (
 class _Verbs(TyperGroup):
     """Turns errors into a line on standard error and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except EchoembedError as error:

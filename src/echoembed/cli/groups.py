@@ -113,7 +113,7 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
             options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(verb)
-    def flat(**given: Any) -> None:  # noqa: ANN401
+    def flat(**given: Any) -> None:
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         verb(**given)

@@ -86,7 +86,7 @@ class _Later(type):
 
     _home: _StandIn
 
-    def _real(cls) -> Any:  # noqa: ANN401
+    def _real(cls) -> Any:
         for name in UNUSED:  # a submodule's parent, too, must be the real one
             if isinstance(stand_in := sys.modules.get(name), _StandIn) and cls._home.__name__.startswith(name):
                 stand_in.make_way()

@@ -44,15 +44,15 @@ class Chunker:
                 yield start, chunk
 
     @cached_property
-    def _plain(self) -> Any:  # noqa: ANN401
+    def _plain(self) -> Any:
         return _splitters().TextSplitter.from_callback(self.count, self.tokens)
 
     @cached_property
-    def _markdown(self) -> Any:  # noqa: ANN401
+    def _markdown(self) -> Any:
         return _splitters().MarkdownSplitter.from_callback(self.count, self.tokens)
 
 
-def _splitters() -> Any:  # noqa: ANN401
+def _splitters() -> Any:
     with versions.needed("semantic-text-splitter", extra="corpus", purpose="Cutting texts into chunks"):
         import semantic_text_splitter
     return semantic_text_splitter

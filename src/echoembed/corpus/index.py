@@ -31,7 +31,7 @@ LAYOUT = 1
 LEFT_OUT = ("text_hash", "scale", "dropped_tokens")
 
 
-def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BELOW) -> Any:  # noqa: ANN401
+def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BELOW) -> Any:
     """The table of a corpus, built first where there is none or the corpus has changed since.
 
     Args:
@@ -52,7 +52,7 @@ def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BEL
     return _connect(folder / place.INDEX).open_table(TABLE)
 
 
-def _connect(folder: Path) -> Any:  # noqa: ANN401
+def _connect(folder: Path) -> Any:
     with versions.needed("lancedb", extra="corpus", purpose="Searching a corpus"):
         import lancedb
     return lancedb.connect(str(folder))
@@ -140,7 +140,7 @@ def _batches(folder: Path, manifest: Manifest, wanted: pa.Schema) -> Iterator[pa
         yield pa.record_batch(columns, schema=wanted)
 
 
-def _index(table: Any, *, vectors: bool) -> None:  # noqa: ANN401
+def _index(table: Any, *, vectors: bool) -> None:
     from lancedb.index import FTS, IvfPq
 
     with warnings.catch_warnings():

@@ -221,10 +221,10 @@ class Corpus:
             yield table.column("id").to_pylist(), shard.stored_of(table).unit()
 
     @cached_property
-    def _table(self) -> Any:  # noqa: ANN401
+    def _table(self) -> Any:
         return index.open_table(self.folder, self.manifest)
 
-    def _hits(self, rows: Any, vector_D: NDArray[np.float32], *, by_cosine: bool) -> list[Hit]:  # noqa: ANN401
+    def _hits(self, rows: Any, vector_D: NDArray[np.float32], *, by_cosine: bool) -> list[Hit]:
         if not rows.num_rows:
             return []
         values_KD = np.stack(rows.column("vector").to_pylist()).astype(np.float32)

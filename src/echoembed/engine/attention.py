@@ -104,7 +104,7 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
         config._attn_implementation = before
 
 
-def mask(mask_function: Callable[..., Any], device: torch.device, **kwargs: Any) -> Tensor | None:  # noqa: ANN401
+def mask(mask_function: Callable[..., Any], device: torch.device, **kwargs: Any) -> Tensor | None:
     """What transformers calls for a mask: gives the number of the rule, in the shape of a mask."""
     active = ACTIVE.get()
     if active is None:  # another thread's ordinary forward
@@ -136,7 +136,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
-    **kwargs: Any,  # noqa: ANN401
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls for attention: ``query``, ``key``, ``value`` are ``_1HTE``, the result ``_1THE``."""
     active = ACTIVE.get()

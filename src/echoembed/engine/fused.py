@@ -131,7 +131,7 @@ def _gate(module: nn.Module) -> Callable[[Tensor], Tensor]:
 def _rotation_like(own: Callable[..., Any]) -> Callable[..., Any]:
     """Another rotation for a family's code; a forward that is not packed goes on to the family's own."""
 
-    def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
         plain = not args and not kwargs and cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
         if ACTIVE.get() is None or torch.is_grad_enabled() or not plain or query.dtype != torch.float32:
             return own(query, key, cos, sin, *args, **kwargs)

@@ -42,7 +42,7 @@ def trimmed(layer: nn.Module, active: Pass) -> Iterator[None]:
     rows_P = active.layout.pooled
     total = len(active.layout.ids)
 
-    def forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def forward(*args: Any, **kwargs: Any) -> Any:
         active.mode = "capture"
         try:
             with _silent(layer, "q_proj"):
@@ -63,7 +63,7 @@ def trimmed(layer: nn.Module, active: Pass) -> Iterator[None]:
         yield
 
 
-def _narrow(value: Any, rows_P: Tensor, total: int) -> Any:  # noqa: ANN401
+def _narrow(value: Any, rows_P: Tensor, total: int) -> Any:
     """Keep the pooled rows of every tensor that has a row for each token."""
     if isinstance(value, Tensor):
         return value.index_select(1, rows_P) if value.ndim >= 2 and value.shape[1] == total > 1 else value

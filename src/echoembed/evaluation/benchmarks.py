@@ -115,7 +115,7 @@ def _mteb_tasks() -> dict[str, Task]:
     return {task.metadata.name: _task(task) for task in _mteb().get_benchmark(MTEB).tasks}
 
 
-def _mteb() -> Any:  # noqa: ANN401
+def _mteb() -> Any:
     with versions.needed("mteb", extra="eval", purpose="An evaluation"):
         import mteb
     return mteb

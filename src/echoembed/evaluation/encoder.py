@@ -77,12 +77,7 @@ class MtebEncoder(AbsEncoder):
         self._cache = self.cache or VectorCache()
 
     def encode(
-        self,
-        inputs: Iterable[Any],
-        *,
-        task_metadata: TaskMetadata,
-        prompt_type: PromptType | None = None,
-        **_: Any,  # noqa: ANN401
+        self, inputs: Iterable[Any], *, task_metadata: TaskMetadata, prompt_type: PromptType | None = None, **_: Any
     ) -> Vectors:
         """Embed what mteb gives.
 

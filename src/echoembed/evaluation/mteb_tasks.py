@@ -26,7 +26,7 @@ Builder = Callable[[list[Path], int | None, int], Built]
 
 def mteb_task(
     base: type[AbsTask],
-    data: Any,  # noqa: ANN401
+    data: Any,
     settings: dict[str, Any],
     *,
     name: str,

@@ -106,7 +106,7 @@ def read_qrels(path: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, 
     return judged
 
 
-def _storable(value: Any) -> Any:  # noqa: ANN401
+def _storable(value: Any) -> Any:
     """The value as Arrow can hold it: NUL for half a surrogate pair, so that the encoder cleans and counts it."""
     if isinstance(value, str):
         return _SURROGATE.sub("\0", value)

@@ -184,7 +184,7 @@ def planned_work(plan: Plan) -> float:
     return sum(work(recipe, task) for recipe in plan.recipes for task in plan.tasks) * max(len(plan.models), 1)
 
 
-def named(recipe: str | Recipe, name: str, **changes: Any) -> Recipe:  # noqa: ANN401
+def named(recipe: str | Recipe, name: str, **changes: Any) -> Recipe:
     """A row of the table with changes, under another name."""
     return replace(find_recipe(recipe), name=name, **changes)
 

@@ -130,7 +130,7 @@ def token_vectors(
     return {name: np.stack(vectors) for name, vectors in found.items()}
 
 
-def _span_ids(rendered: Any) -> tuple[int, ...]:  # noqa: ANN401
+def _span_ids(rendered: Any) -> tuple[int, ...]:
     ids: tuple[int, ...] = rendered.ids[slice(*rendered.span)]
     return ids
 

@@ -29,7 +29,7 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
     return plan
 
 
-def sts_plan(bench: Bench, recipes: Sequence[Recipe], **settings: Any) -> Plan:  # noqa: ANN401
+def sts_plan(bench: Bench, recipes: Sequence[Recipe], **settings: Any) -> Plan:
     """These recipes on the STS sets, with what else decides the result."""
     tasks = bench.kind("STS")
     needs = "" if tasks else NO_DATA

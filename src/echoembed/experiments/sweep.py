@@ -38,7 +38,7 @@ def panels(
     return drawn, axes
 
 
-def curves(axis: Axes, rows: Sequence[Row], *, by: str | None, x: str, **style: Any) -> None:  # noqa: ANN401
+def curves(axis: Axes, rows: Sequence[Row], *, by: str | None, x: str, **style: Any) -> None:
     """A curve for each value of the column ``by``, or one of all rows: the mean score at every value of ``x``."""
     for name in distinct(rows, by) if by else [None]:
         own = values(rows, **{by: name}) if by else rows

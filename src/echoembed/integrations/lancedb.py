@@ -27,7 +27,7 @@ class EchoTextFunction(TextEmbeddingFunction):
     max_retries: int = 0
     _model: Any = PrivateAttr(default=None)
 
-    def _loaded(self) -> Any:  # noqa: ANN401
+    def _loaded(self) -> Any:
         if self._model is None:
             import echoembed
 
@@ -38,10 +38,10 @@ class EchoTextFunction(TextEmbeddingFunction):
         """The dimension of the vectors."""
         return int(self._loaded().get_embedding_dimension())
 
-    def generate_embeddings(self, texts: Any, *args: Any, **kwargs: Any) -> list[Any]:  # noqa: ANN401
+    def generate_embeddings(self, texts: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Vectors of documents."""
         return list(self._loaded().encode_document(list(texts), show_progress_bar=False))
 
-    def compute_query_embeddings(self, query: str, *args: Any, **kwargs: Any) -> list[Any]:  # noqa: ANN401
+    def compute_query_embeddings(self, query: str, *args: Any, **kwargs: Any) -> list[Any]:
         """The vector of a query, in a list."""
         return list(self._loaded().encode_query([query], show_progress_bar=False))

@@ -25,7 +25,7 @@ class EchoEmbedding(BaseEmbedding):  # type: ignore[misc]
 
     _model: Any = PrivateAttr()
 
-    def __init__(self, model: SentenceTransformer, **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, model: SentenceTransformer, **options: Any) -> None:
         super().__init__(**{"model_name": "echoembed", **options})
         self._model = model
 

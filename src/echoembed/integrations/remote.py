@@ -73,7 +73,7 @@ class TokenStates:
             raise errors.remote_states(self.url, "a state is not finite")
         return states
 
-    def _ask(self, body: dict[str, Any]) -> Any:  # noqa: ANN401
+    def _ask(self, body: dict[str, Any]) -> Any:
         if not self.url.startswith(("http://", "https://")):
             raise errors.remote_states(self.url, "it is no address of the web")
         request = urllib.request.Request(  # noqa: S310 (checked above)

@@ -32,7 +32,7 @@ class EchoVectorizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.recipe = recipe
         self.kind = kind
 
-    def fit(self, X: Iterable[str], y: Any = None) -> Self:  # noqa: ANN401
+    def fit(self, X: Iterable[str], y: Any = None) -> Self:
         """Load the model; nothing is learnt."""
         import echoembed
 

@@ -133,7 +133,7 @@ class _UnderHead(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         return self._body[0].get_input_embeddings()
 
-    def forward(self, **inputs: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, **inputs: Tensor) -> Any:
         return self._body[0](**inputs)
 
 
@@ -168,7 +168,7 @@ def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: 
             raise errors.model_adapter_unusable(name, str(folder), reason)
 
 
-def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: str, folder: Path) -> Any:  # noqa: ANN401
+def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: str, folder: Path) -> Any:
     """The configuration as peft takes it, for a model without a head, its patterns written out as names."""
     from peft import PeftConfig
 
@@ -196,7 +196,7 @@ def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: s
     return PeftConfig.from_peft_type(**settings)  # type: ignore[no-untyped-call]
 
 
-def _without_heads(value: Any, names: list[str]) -> Any:  # noqa: ANN401
+def _without_heads(value: Any, names: list[str]) -> Any:
     """Names of modules, as a list or as the keys of a table, without those that only a head has."""
     if isinstance(value, (list, dict)) and all(isinstance(key, str) for key in value):
         there = [key for key in value if any(name == key or name.endswith(key) for name in names)]

@@ -260,7 +260,7 @@ def _probe(model: PreTrainedModel) -> Tensor:
     return torch.tensor([ids[:-1], [*ids[:-2], ids[-1]]], device=model.device)
 
 
-def _forward(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = None, **kwargs: object) -> Any:  # noqa: ANN401
+def _forward(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = None, **kwargs: object) -> Any:
     mask_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT
     try:
         with torch.no_grad():

@@ -173,7 +173,7 @@ class EchoTransformer(Transformer):
     def _load_config(self, *_: object, **__: object) -> tuple[Any, bool]:
         return backbone.read_config(self.weights_folder, self.name, self.recipe.attention), False
 
-    def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]  # noqa: ANN401
+    def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]
         if (self.weights_folder / ADAPTER_CONFIG).is_file():  # transformers adds it, or ignores it without peft
             versions.check("peft", extra="peft", purpose=f"Loading the adapter in {self.name}")
         model = backbone.load_model(self.weights_folder, self.name, config, self.running.dtype, cut=self._cut)
@@ -213,7 +213,7 @@ class EchoTransformer(Transformer):
         self,
         inputs: Sequence[Any],
         prompt: str | None = None,
-        processing_kwargs: Any = None,  # noqa: ANN401
+        processing_kwargs: Any = None,
         task: str | None = None,
         **_: object,
     ) -> dict[str, Any]:
@@ -324,11 +324,7 @@ class EchoTransformer(Transformer):
 
     @classmethod
     def load(  # type: ignore[override]
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        revision: str | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        cls, model_name_or_path: str, subfolder: str = "", revision: str | None = None, **kwargs: Any
     ) -> EchoTransformer:
         """Load the module of a saved model; called by the library, and by ``echoembed.load``.
 

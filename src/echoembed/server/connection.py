@@ -23,7 +23,7 @@ class Connection(H11Protocol):
     seconds = 10.0
     most = 1000
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
@@ -99,8 +99,8 @@ class Connection(H11Protocol):
             self._timers.pop(what).cancel()
 
 
-def _full(most: int) -> Any:  # noqa: ANN401 - an ASGI application
-    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+def _full(most: int) -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         error = errors.server_connections(most)
         headers = {"Connection": "close", **http.error_headers(error)}
         await http.send_response(send, error.status, orjson.dumps(http.error_content(error, tei=False)), headers)

@@ -253,7 +253,7 @@ def from_dict(tables: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig(**fields)
 
 
-def _known(table: Mapping[str, Any], kind: Any, where: str) -> Mapping[str, Any]:  # noqa: ANN401
+def _known(table: Mapping[str, Any], kind: Any, where: str) -> Mapping[str, Any]:
     """The table, if the dataclass knows all its keys and needs no other."""
     known = {entry.name: entry for entry in dataclasses.fields(kind)}
     for key in table:
@@ -289,7 +289,7 @@ def _flat(config: TrainConfig) -> dict[str, object]:
     return flat
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(inner) for inner in value]
     return {key: _plain(inner) for key, inner in vars(value).items()} if dataclasses.is_dataclass(value) else value

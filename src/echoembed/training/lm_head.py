@@ -92,7 +92,7 @@ class _Given(nn.Module):
     def decoder(self) -> _Given:  # OPT asks the body's inside
         return self
 
-    def forward(self, *_: object, **__: object) -> Any:  # noqa: ANN401
+    def forward(self, *_: object, **__: object) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.states_1ND)

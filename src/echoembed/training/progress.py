@@ -62,13 +62,7 @@ class TrainingProgress(TrainerCallback):
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=RECENT)
         self._bar: Bar | None = None
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Put up the bar, if there is a terminal."""
         self._recent.clear()
         if not state.is_world_process_zero or not self.console.is_terminal:
@@ -83,7 +77,7 @@ class TrainingProgress(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, Any] | None = None,
-        **_: Any,  # noqa: ANN401
+        **_: Any,
     ) -> None:
         """Show a step."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
@@ -104,13 +98,7 @@ class TrainingProgress(TrainerCallback):
             words.append(f"{timedelta(seconds=round(left))} left")
         return ", ".join(words)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Take the bar down."""
         self.close()
 

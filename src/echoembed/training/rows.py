@@ -108,7 +108,7 @@ def read(data: DataConfig, objective: Objective, *, progress: Callable[[ReadRows
     return _held(pyarrow.Table.from_batches(batches, schema))
 
 
-def _held(table: Any) -> Dataset:  # noqa: ANN401
+def _held(table: Any) -> Dataset:
     from datasets import Dataset
 
     # A name drawn at random, for the library would else hash every row to make one, to find cached results by.
@@ -183,7 +183,7 @@ def _text(where: str, name: str, value: object) -> str:
         raise errors.training_row_bad(where, str(error)) from error
 
 
-def _field(record: Record, name: str) -> Any:  # noqa: ANN401
+def _field(record: Record, name: str) -> Any:
     where, row = record
     if row.get(name) is None:
         raise errors.training_row_field_missing(where, name, row)

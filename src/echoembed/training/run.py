@@ -216,13 +216,7 @@ class _Models(TrainerCallback):
         self.model = model
         self.config = config
 
-    def on_save(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save the model of the step whose checkpoint was just written."""
         if state.is_world_process_zero:
             target = step_folder(Path(self.config.output) / MODELS, state.global_step)

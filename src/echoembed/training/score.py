@@ -50,24 +50,12 @@ class Scores(TrainerCallback):
         self.last: list[Score] = []
         self._done = -1
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Score the model as it was; a resumed run has done so."""
         if state.global_step == 0:
             self._score(state)
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Score the model if it is time; before the step's checkpoint, so that a resumed run need not."""
         due = self.config.every and state.global_step % self.config.every == 0
         if due or state.global_step == state.max_steps:

@@ -87,7 +87,7 @@ class SimcseLoss(nn.Module):
         self.loss = loss
 
     @property
-    def model(self) -> Any:  # noqa: ANN401
+    def model(self) -> Any:
         """The model that is trained; the trainer looks for it before it puts a wrapped one in the loss below."""
         return self.loss.model
 

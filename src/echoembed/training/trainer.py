@@ -94,7 +94,7 @@ class EchoTrainer(SentenceTransformerTrainer):
 
     data_collator_class = Collator
 
-    def __init__(self, *, run: Path, record: Mapping[str, Any], keep: int, **arguments: Any) -> None:  # noqa: ANN401
+    def __init__(self, *, run: Path, record: Mapping[str, Any], keep: int, **arguments: Any) -> None:
         self.run = run
         self.record = dict(record)
         self.keep = keep
@@ -248,23 +248,11 @@ class _Stop(TrainerCallback):
     def __init__(self, trainer: EchoTrainer) -> None:
         self.trainer = trainer
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Have checkpoints as often as this run says: a resumed state remembers how often the one before did."""
         state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,  # noqa: ANN401
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stop all processes alike, with a checkpoint."""
         if self.trainer.stopped:
             control.should_save = control.should_training_stop = True

@@ -96,7 +96,7 @@ def _ranked(
     service: Service,
     body: RerankBody,
     documents: list[str],
-    scores_N: Any,  # noqa: ANN401 - an array
+    scores_N: Any,
     order: list[int],
     answers: tuple[Embedded, ...],
 ) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def as_texts(value: object, name: str) -> list[str]:
 _TEXTS_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 
 
-def texts_of(name: str) -> Any:  # noqa: ANN401 - an annotation
+def texts_of(name: str) -> Any:
     """The type of a field that holds a text or texts."""
     return Annotated[str | list[str], BeforeValidator(lambda value: _checked(value, name)), _TEXTS_SCHEMA]
 
@@ -94,7 +94,7 @@ class Texts(Body):
     dimensions: int | None = None
     """How many leading dimensions; scaled to length 1 again."""
 
-    def ask(self, service: Service, value: str | list[str], param: str, **changes: Any) -> Ask:  # noqa: ANN401
+    def ask(self, service: Service, value: str | list[str], param: str, **changes: Any) -> Ask:
         """The texts of a field, read as the request says."""
         settings: dict[str, Any] = {
             "kind": kind_of(service, self),
@@ -141,7 +141,7 @@ def kind_of(service: Service, body: Body) -> Kind | None:
     return kind
 
 
-def read(model: type[Body], data: dict[str, Any]) -> Any:  # noqa: ANN401 - an instance of that model
+def read(model: type[Body], data: dict[str, Any]) -> Any:
     """The request as a model.
 
     Raises:

@@ -89,7 +89,7 @@ async def tokenize(service: Service, body: TokenizeBody) -> Answer:
     return Answer([{"kind": ask.kind or "query", **entry} for entry in shown])
 
 
-def show(service: Service, prompt: Any) -> dict[str, Any]:  # noqa: ANN401 - a Rendered
+def show(service: Service, prompt: Any) -> dict[str, Any]:
     """A prompt, token by token; ``copies`` says where the pooled tokens stand, each time they do."""
     start, stop = prompt.span
     pooled = prompt.ids[start:stop]
