@@ -462,6 +462,7 @@ class PanicException(BaseException):
     [
         (PanicException("index out of bounds"), "The tokenizer broke down on a text: index out of bounds"),
         (MemoryError(), "Memory ran out"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), "Memory ran out"),
         (RecursionError("too deep"), "RecursionError: too deep"),
         (OSError(28, "No space left on device"), "No space left on device"),
         (KeyboardInterrupt(), "interrupted: nothing was written"),

@@ -27,8 +27,8 @@ def two():
 # A plain SentenceTransformer
 
 
-def test_it_is_a_plain_sentence_transformer(model):
-    assert type(model) is SentenceTransformer
+def test_it_is_a_sentence_transformer(model):
+    assert isinstance(model, SentenceTransformer)
     assert [type(module) for module in model] == [EchoTransformer, Pooling, Normalize]
     assert model.get_embedding_dimension() == 256
     assert model.similarity_fn_name == "cosine"

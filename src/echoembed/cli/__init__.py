@@ -90,8 +90,9 @@ class _Verbs(TyperGroup):
 
 def _explained(error: Exception) -> str:
     """One sentence on an error that is not one of ours."""
-    if isinstance(error, MemoryError):
-        return "Memory ran out. Lower --batch-size or --budget, or use a smaller model."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # a GPU's, by torch
+        fewer = "--pack-tokens (with --engine padded, --batch-size) or --budget"
+        return f"Memory ran out. Lower {fewer}, or use a smaller model."
     return f"{type(error).__name__}: {error}. This may be a fault of echoembed: {DEBUG}=1 shows where it is."
 
 

@@ -107,7 +107,7 @@ def build(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
     recipe: opt.Recipe = None,
     instruction: opt.Instruction = None,
-    batch_size: opt.LargestBatch = None,
+    batch_size: opt.PaddedTexts = None,
 ) -> None:
     """Build a corpus, go on with one that was interrupted, or bring one up to date.
 

@@ -39,6 +39,7 @@ class ModelOptions(ComputeOptions):
     revision: opt.Revision = None
     layer: opt.Layer = None
     budget: opt.Budget = None
+    pack_tokens: opt.PackTokens = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class EncodeOptions:
 
     kind: opt.Kind = "query"
     instruction: opt.Instruction = None
-    batch_size: opt.LargestBatch = None
+    batch_size: opt.PaddedTexts = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,13 +139,31 @@ Instruction = Annotated[
         show_default=False,
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts in one pass of the model.", rich_help_panel=_COMPUTING)]
-LargestBatch = Annotated[
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Texts of a padded forward; the packed engine fills its packs whatever this says.",
+        rich_help_panel=_COMPUTING,
+    ),
+]
+PaddedTexts = Annotated[
     int | None,
     typer.Option(
         "--batch-size",
         min=1,
-        help="Most texts in one pass of the model. Default: what suits its engine.",
+        help="Texts of a padded forward; the packed engine takes what --pack-tokens hold, whatever this says. "
+        "Default: 32.",
+        rich_help_panel=_COMPUTING,
+        show_default=False,
+    ),
+]
+PackTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most tokens of a forward of the packed engine: fewer need less memory, more may be faster on a GPU. "
+        "Default: 256 to 2,048 on a CPU, by the model's width; 16,384 on a GPU.",
         rich_help_panel=_COMPUTING,
         show_default=False,
     ),

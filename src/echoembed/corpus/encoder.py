@@ -99,7 +99,7 @@ class ModelEncoder:
         model: From ``echoembed.load``.
         kind: Which template.
         instruction: What fills ``{instruction}``; None for the recipe's own.
-        batch_size: Most texts in one pass of the model; None for what suits its engine.
+        batch_size: Texts of a padded forward; None for 32. The packed engine takes what its packs hold.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ class Selector:
         context: Most tokens the model reads at once.
         wanted: What the caller wants; None for the packed one where it passes the proof.
         deterministic: Whether vectors must have the same bits in any company.
+        tokens: Most tokens of a pack; None for what suits the model and the device.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Selector:
     context: int | None
     wanted: Engine | None = None
     deterministic: bool = False
+    tokens: int | None = None
     _choices: dict[tuple[str, torch.dtype], Choice] = field(default_factory=dict)
 
     def choice(self, model: PreTrainedModel) -> Choice:
@@ -66,6 +68,8 @@ class Selector:
         choice = choose(model, causal=self.causal, context=self.context)
         if choice.engine is None and (self.wanted == "packed" or self.deterministic):
             raise errors.model_engine_unsupported(self.name, choice.reason)
+        if choice.engine is not None:
+            choice = replace(choice, engine=replace(choice.engine, tokens=self.tokens))
         if choice.engine is not None and self.deterministic:
             # Alone there is no beginning to share, and sharing it adds up in another order.
             fast = next(model.parameters()).device.type == "cpu" and available()  # MKL's bits depend on the rows

@@ -111,10 +111,14 @@ class PackedEngine:
             in the model's dtype.
         """
         prefix = self._prefix(prompts)
-        budget = 1 if self.solo else self.tokens or tokens_in_flight(model)
+        budget = 1 if self.solo else self.most_tokens(model)
         for group in _by_rotary(model, prompts, prefix, budget):
             layout = lay_out(prompts, group, prefix)
             yield layout.order, self._forward(model, layout, verify=verify, layers=layers)
+
+    def most_tokens(self, model: nn.Module) -> int:
+        """Most tokens in flight at once; a longer prompt is a pack by itself."""
+        return self.tokens or tokens_in_flight(model)
 
     def _prefix(self, prompts: Sequence[Rendered]) -> int:
         """Tokens that are computed once a pack: the template's constant ones, none of them pooled.

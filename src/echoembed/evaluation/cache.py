@@ -19,7 +19,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
 
 from echoembed.model.describe import module_identity, numerics
-from echoembed.model.encode import PADDED_TEXTS, encode_prompts
+from echoembed.model.encode import encode_prompts
+from echoembed.model.groups import PADDED_TEXTS
 from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import transformer_of
 from echoembed.model.weights import sketch

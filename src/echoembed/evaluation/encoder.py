@@ -39,7 +39,7 @@ class MtebEncoder(AbsEncoder):
 
     Args:
         model: From ``echoembed.load``.
-        batch_size: Texts in a batch.
+        batch_size: Texts of a padded forward; the packed engine takes what its packs hold.
         cache: Vectors that several evaluations share; None for those of one task.
 
     Attributes:

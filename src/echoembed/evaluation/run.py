@@ -56,7 +56,7 @@ def evaluate(
         model: From ``echoembed.load``, under the recipe that is to be scored.
         tasks: From ``local_tasks``, ``benchmark_tasks`` or ``find_tasks``.
         store: Where scores are kept; one that is there under the same identity is not made again.
-        batch_size: Texts in a batch.
+        batch_size: Texts of a padded forward; the packed engine takes what its packs hold.
         cache: Vectors that several evaluations share; None for those of one task.
         progress: Hears what happens.
 

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from echoembed import errors
+from echoembed.model.encode import EchoSentenceTransformer
 from echoembed.prompts.reader import TASK_MARKS
 
 
@@ -40,7 +41,7 @@ def assemble(
         ModelError: If the settings cannot be.
     """
     settings = settings or {}
-    model = SentenceTransformer(modules=list(modules), device=device, prompts=_prompts(name, settings))
+    model = EchoSentenceTransformer(modules=list(modules), device=device, prompts=_prompts(name, settings))
     _take_over(model, name, settings)
     own = {name: prompt for name, prompt in model.prompts.items() if prompt or name not in TASK_MARKS}
     model.prompts = Prompts(TASK_MARKS | own)

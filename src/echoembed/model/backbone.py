@@ -23,6 +23,8 @@ from echoembed import errors
 from echoembed.model.sizes import check_sizes
 from echoembed.model.trust import safe_config
 from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
+from echoembed.prompts.pieces import PieceTokenizer
+from echoembed.prompts.template import Rendered, Template
 from echoembed.recipe import Attention
 
 if TYPE_CHECKING:
@@ -273,3 +275,16 @@ def _forward(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = No
 def _states(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = None) -> Tensor:
     states_BTD: Tensor = _forward(model, ids_BT, mask_BT).last_hidden_state
     return states_BTD
+
+
+def check_special_tokens(rendered: Rendered, template: Template, pieces: PieceTokenizer) -> None:
+    """Assert, at load, that BOS and EOS are where the template puts them and nowhere else.
+
+    Raises:
+        TemplateError: If they are not.
+    """
+    ends = {"bos": pieces.bos, "eos": pieces.eos}
+    wanted = [ends[part.slot] for part in template.parts if part.slot in ends]
+    present = [id_ for id_ in rendered.ids if id_ in ends.values()]
+    if present != [id_ for id_ in wanted if id_ is not None]:
+        raise errors.template_special_tokens(template.source, rendered.text)

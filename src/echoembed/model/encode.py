@@ -1,31 +1,96 @@
-"""Prompts to vectors in one call, for callers that render first: they see what is cut, and share prompts.
+"""Many texts to vectors: how many share a forward is the engine's business, so that its packs fill.
 
-``model.encode`` is the library's, a batch of texts at a time. Here the number of prompts per forward is the engine's
-business, so that its packs fill whatever the number of texts that a caller reads at once.
+``EchoSentenceTransformer`` is the library's class, whose ``encode`` hands the first module as many texts at a time as
+packs hold; ``encode_prompts`` is for callers that render first: they see what is cut, and share prompts.
 
-Shapes: N prompts, D width of the vectors.
+Shapes: N prompts, G of them in a group, D width of the vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
+from sentence_transformers.util import batch_to_device, truncate_embeddings
 
-from echoembed.engine import tokens_in_flight
-from echoembed.model.transformer import transformer_of
+from echoembed.model.groups import PACKS, PADDED_TEXTS, in_groups
+from echoembed.model.pooling import LIBRARY_MODE
+from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.prompts.template import Rendered
+from echoembed.recipe import Kind
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
-    from sentence_transformers import SentenceTransformer
 
-PADDED_TEXTS = 32
-"""Prompts of one padded forward, as in the library."""
-PACKS = 4
-"""Packs' worth of tokens that go to the engine at once: it cuts them into packs of about equal length."""
+CHARACTERS = 4
+"""Of a token, about: how many texts fill packs is told before they are tokenised, and need not be exact."""
+_LEAST = 8
+"""Tokens that a template puts around a text, about."""
+_SPREAD = 8
+"""How far the longest texts of a call may be over the average, in packs, before fewer share a forward."""
+_SIGNATURE = inspect.signature(SentenceTransformer.encode)
+
+
+class EchoSentenceTransformer(SentenceTransformer):
+    """The library's model, which the packed engine is fed with as many texts at a time as its packs hold.
+
+    ``batch_size`` says how many texts a padded forward takes. All else is the library's: order, progress bar,
+    precisions, processes, and what it refuses.
+    """
+
+    if not TYPE_CHECKING:  # the library's overloads stay
+
+        @functools.wraps(SentenceTransformer.encode)
+        def encode(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, D102 (its docstring is the library's)
+            try:
+                call = _SIGNATURE.bind(self, *args, **kwargs)
+            except TypeError:
+                return super().encode(*args, **kwargs)  # which says what is wrong with the call
+            call.apply_defaults()
+            given = call.arguments
+            if given["output_value"] == "sentence_embedding" and not self.is_singular_input(given["inputs"]):
+                inputs, batch_size = given["inputs"], given["batch_size"]
+                if not isinstance(inputs, list):
+                    given["inputs"] = inputs = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+                if type(batch_size) is int and batch_size > 0 and all(isinstance(text, str) for text in inputs):
+                    given["batch_size"] = max(batch_size, _texts_at_once(self, inputs))
+                    if given["batch_size"] > batch_size:
+                        given["kwargs"] = {"texts_a_forward": batch_size, **given["kwargs"]}
+            return super().encode(*call.args[1:], **call.kwargs)
+
+
+# What model cards and the library's messages call the class; pickle goes by the qualified name.
+EchoSentenceTransformer.__name__ = SentenceTransformer.__name__
+
+
+def _texts_at_once(model: SentenceTransformer, texts: list[str]) -> int:
+    """How many texts fill ``PACKS`` packs; 0 where packs do not matter."""
+    transformer = model[0]
+    if not texts or not isinstance(transformer, EchoTransformer) or not _pools_as_recipe(model):
+        return 0
+    engine = transformer.selector.choice(transformer.model).engine
+    if engine is None or engine.solo:
+        return 0
+    recipe = transformer.recipe
+    copies = max(recipe.template(kind).copies for kind in get_args(Kind))
+    tokens_N = -np.sort([-min(len(text) / CHARACTERS, recipe.budget or len(text)) for text in texts]) * copies + _LEAST
+    most = PACKS * engine.most_tokens(transformer.model)
+    # The first call of the library takes the longest, the others as many of shorter ones.
+    longest = int(np.searchsorted(np.cumsum(tokens_N), _SPREAD * most))
+    return min(longest, -int(-most // tokens_N.mean()))
+
+
+def _pools_as_recipe(model: SentenceTransformer) -> bool:
+    """Whether the module after ours is the pooling that the recipe names, so that states may be pooled before it."""
+    pooling = model[1] if len(model) > 1 else None
+    mode = LIBRARY_MODE[transformer_of(model).recipe.pooling]
+    return isinstance(pooling, LibraryPooling) and pooling.pooling_mode == mode
 
 
 @torch.inference_mode()
@@ -41,8 +106,8 @@ def encode_prompts(
     Args:
         model: From ``load``.
         prompts: N prompts from the model's reader.
-        batch_size: Most prompts in one forward; None for what suits the engine.
-        progress: Called after each forward with the number of prompts it took.
+        batch_size: Prompts of a padded forward; None for the library's 32. Packs take what they hold.
+        progress: Called after each group of prompts with their number.
 
     Returns:
         ``vectors_ND``, float32, in the order of the prompts.
@@ -50,16 +115,16 @@ def encode_prompts(
     Raises:
         ModelError: If a state is not finite.
     """
-    import numpy as np
-    from sentence_transformers.util import batch_to_device, truncate_embeddings
-
     transformer = transformer_of(model)
     model.eval()
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].ids))
     vectors_ND: NDArray[np.float32] | None = None
-    for group in _groups(model, prompts, order, batch_size):
-        features = batch_to_device(transformer.features([prompts[index] for index in group]), model.device)
-        vectors_GD = model(features)["sentence_embedding"]
+    most = batch_size or PADDED_TEXTS
+    engine = transformer.selector.choice(transformer.model).engine
+    tokens = None if engine is None else PACKS * engine.most_tokens(transformer.model)
+    plain: dict[str, Any] = {"texts_a_forward": most} if _pools_as_recipe(model) else {}
+    for group in in_groups(prompts, tokens=tokens, most=most):
+        features = transformer.features([prompts[index] for index in group], padded=not plain)
+        vectors_GD = model(batch_to_device(features, model.device), **plain)["sentence_embedding"]
         if model.truncate_dim is not None:
             vectors_GD = truncate_embeddings(vectors_GD, model.truncate_dim)
         if vectors_ND is None:
@@ -70,23 +135,3 @@ def encode_prompts(
     if vectors_ND is None:
         return np.empty((0, model.get_embedding_dimension() or 0), dtype=np.float32)
     return vectors_ND
-
-
-def _groups(
-    model: SentenceTransformer, prompts: Sequence[Rendered], order: Sequence[int], batch_size: int | None
-) -> Iterator[list[int]]:
-    """Numbers of prompts, longest first, as many at a time as one forward takes."""
-    transformer = transformer_of(model)
-    packed = transformer.selector.choice(transformer.model).engine is not None
-    tokens = PACKS * tokens_in_flight(transformer.model)
-    group: list[int] = []
-    total = 0
-    for index in order:
-        full = total + len(prompts[index].ids) > tokens if packed and batch_size is None else False
-        if group and (full or len(group) >= (batch_size or (len(order) if packed else PADDED_TEXTS))):
-            yield group
-            group, total = [], 0
-        group.append(index)
-        total += len(prompts[index].ids)
-    if group:
-        yield group

@@ -51,6 +51,7 @@ def load(
     engine: Engine | None = None,
     deterministic: bool = False,
     overflow: Overflow = "warn",
+    pack_tokens: int | None = None,
     local_files_only: bool = False,
 ) -> SentenceTransformer:
     """Load a language model as a text embedder.
@@ -78,6 +79,8 @@ def load(
         deterministic: Whether a text's vector has the same bits alone, in any batch and in any order.
         overflow: What becomes of a text over the budget: ``warn`` cuts it and says so, ``ignore`` cuts it in
             silence, ``error`` refuses it.
+        pack_tokens: Most tokens that one forward of the packed engine takes; fewer need less memory. None for what
+            suits the model and the device: 256 to 2,048 on a CPU, 16,384 elsewhere.
         local_files_only: Never ask the hub; use what is in its cache.
 
     Returns:
@@ -115,6 +118,7 @@ def load(
         engine=engine,
         deterministic=deterministic,
         overflow=overflow,
+        pack_tokens=pack_tokens,
     )
 
     # 3. The modules: those that were saved, or the model itself with the recipe's pooling after it.

@@ -18,12 +18,14 @@ from typing import Any, get_args
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.util import batch_to_device
 from transformers import PreTrainedConfig
 
 from echoembed import errors, versions
 from echoembed.engine import Selector, quantize
 from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
+from echoembed.model.groups import PACKS, pool_in_groups
 from echoembed.model.pooling import are_padded, check_states, gather_spans, keep_layers, pad, pool_each, unpad
 from echoembed.model.probes import PROBE_TEXTS
 from echoembed.model.running import Running
@@ -65,6 +67,7 @@ class EchoTransformer(Transformer):
     __module__ = "echoembed.model"  # saved models name the class by this path, which must keep working
     config_file_name = CONFIG
     config_keys: list[str] = ["recipe_fields", "name", "cut"]  # noqa: RUF012 (as the base class declares it)
+    forward_kwargs: set[str] = {"texts_a_forward"}  # noqa: RUF012 (what ``encode`` may be given for this module)
     # Not in the root: a loader that ignores modules.json would find the plain model and serve other vectors.
     save_in_root = False
 
@@ -125,13 +128,14 @@ class EchoTransformer(Transformer):
             context=self.context,
             wanted=self.running.engine,
             deterministic=self.running.deterministic,
+            tokens=self.running.pack_tokens,
         )
         self.register_load_state_dict_pre_hook(live.receive)  # type: ignore[no-untyped-call]
         if self.running.int8:
             self.to_int8()
         probe = replace(self.reader, overflow="ignore")
         for kind in get_args(Kind):
-            self._check_special_tokens(probe.render(["a b"], task=kind)[0], kind)
+            backbone.check_special_tokens(probe.render(["a b"], task=kind)[0], self.recipe.template(kind), self.pieces)
 
     @property
     def max_seq_length(self) -> int | None:
@@ -179,15 +183,6 @@ class EchoTransformer(Transformer):
         model = backbone.load_model(self.weights_folder, self.name, config, self.running.dtype, cut=self._cut)
         return merge_adapters(model, self.name, self._adapters)
 
-    def _check_special_tokens(self, rendered: Rendered, kind: Kind) -> None:
-        """Assert, at load, that BOS and EOS are where the template puts them and nowhere else."""
-        template = self.recipe.template(kind)
-        ends = {"bos": self.pieces.bos, "eos": self.pieces.eos}
-        wanted = [ends[part.slot] for part in template.parts if part.slot in ends]
-        present = [id_ for id_ in rendered.ids if id_ in ends.values()]
-        if present != [id_ for id_ in wanted if id_ is not None]:
-            raise errors.template_special_tokens(template.source, rendered.text)
-
     @property
     def int8(self) -> bool:
         """Whether the linear layers are in eight bits."""
@@ -215,6 +210,7 @@ class EchoTransformer(Transformer):
         prompt: str | None = None,
         processing_kwargs: Any = None,
         task: str | None = None,
+        texts_a_forward: int | None = None,
         **_: object,
     ) -> dict[str, Any]:
         """Render texts into padded ids.
@@ -224,11 +220,13 @@ class EchoTransformer(Transformer):
             prompt: The instruction; the recipe's own where it is None or empty.
             processing_kwargs: Refused: it would change the prompt behind the recipe's back.
             task: ``query`` or ``document``; None means the query template.
+            texts_a_forward: As for ``forward``.
             _: Ignored; what the library passes to modules of other kinds.
 
         Returns:
             ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64, and ``dropped_B``, tokens
-            cut from each text; in inference mode, where ``forward`` follows at once, ``prompts`` without padding.
+            cut from each text; in inference mode, where ``forward`` follows at once, ``prompts`` without padding. With
+            ``texts_a_forward`` nothing but ``prompts`` and ``dropped_B``.
 
         Raises:
             TextError: If a text cannot be embedded, the task is unknown, or an instruction has no place.
@@ -240,28 +238,32 @@ class EchoTransformer(Transformer):
             )
         prompts = self.reader.render(inputs, task=task, instruction=prompt)
         self.reader.warn_of_cuts(prompts)
-        return self.features(prompts)
+        return self.features(prompts, padded=texts_a_forward is None)
 
-    def features(self, prompts: Sequence[Rendered]) -> dict[str, Any]:
-        """What ``forward`` takes: the prompts as padded tensors, as ``preprocess`` gives them.
+    def features(self, prompts: Sequence[Rendered], *, padded: bool = True) -> dict[str, Any]:
+        """What ``forward`` takes: the prompts as padded tensors, as ``preprocess`` gives them, or the prompts alone.
 
         Raises:
             ModelError: If the tokenizer knows a token that the model has no embedding for.
         """
-        features: dict[str, Any] = pad(prompts, self.pad_id)
         embeddings: Any = self.model.get_input_embeddings()
-        if (largest := int(features["input_ids"].max())) >= len(embeddings.weight):
+        if (largest := max(max(prompt.ids) for prompt in prompts)) >= len(embeddings.weight):
             raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
+        if not padded:
+            return {"prompts": list(prompts), "dropped": torch.tensor([prompt.dropped for prompt in prompts])}
+        features: dict[str, Any] = pad(prompts, self.pad_id)
         if torch.is_inference_mode_enabled():  # the library goes straight on to ``forward``; in training it slices
             features["prompts"] = list(prompts)
         return features
 
-    def forward(self, features: dict[str, Any], **_: object) -> dict[str, Any]:
+    def forward(self, features: dict[str, Any], *, texts_a_forward: int | None = None, **_: object) -> dict[str, Any]:
         """Run the model and hand on the pooled states.
 
         Args:
-            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``), ``prompts`` (may be missing);
+            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``), or ``prompts``, or both;
                 left as they are.
+            texts_a_forward: Given where the caller wants vectors only, and with prompts of any number: they are read
+                a group at a time and pooled as the recipe says (S is 1). Most prompts of a group, if it is padded.
             _: Ignored; the library passes further arguments to other modules' forwards.
 
         Returns:
@@ -275,22 +277,29 @@ class EchoTransformer(Transformer):
             raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16 for training")
         caller, features = features, dict(features)
         prompts = features.pop("prompts", None)
-        ids_BT, span_BT = features["input_ids"], features["span_mask"]
-        mask_BT = features.get("prompt_mask", features["attention_mask"])
-        # 1. In training, and where the model did not pass the engine's proof: the plain padded forward.
         outside_training = not (self.training or torch.is_grad_enabled())
         engine = self.selector.choice(self.model).engine if outside_training else None
+        # 1. Vectors only: prompts of any number, a group at a time, each by the steps that follow.
+        if texts_a_forward is not None and "input_ids" not in features:
+            tokens = None if engine is None else PACKS * engine.most_tokens(self.model)
+            return features | pool_in_groups(self, prompts, tokens=tokens, most=texts_a_forward)
+        # 2. In training, and where the model did not pass the engine's proof: the plain padded forward.
+        if engine is None and "input_ids" not in features:
+            features |= batch_to_device(pad(prompts, self.pad_id), self.model.device)
+        ids_BT: Any = features.get("input_ids")
+        mask_BT: Any = features.get("prompt_mask", features.get("attention_mask"))
+        span_BT: Any = features.get("span_mask")
         if engine is None:
             output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
             states_BSD, mask_BS = gather_spans(output.last_hidden_state, span_BT)
             if output.get("hidden_states") is not None:
                 features |= keep_layers(caller, output.hidden_states, mask_BT, span_BT)
-        # 2. Else the engine, which takes prompts as the reader made them.
+        # 3. Else the engine, which takes prompts as the reader made them.
         else:
-            if prompts is None or not are_padded(prompts, ids_BT, mask_BT, span_BT):
+            if ids_BT is not None and (prompts is None or not are_padded(prompts, ids_BT, mask_BT, span_BT)):
                 prompts = unpad(ids_BT, mask_BT, span_BT)
             states_BSD, mask_BS = engine.states(self.model, prompts)
-        # 3. Sums over a padded dimension are grouped by its length: for equal bits each text is pooled by itself.
+        # 4. Sums over a padded dimension are grouped by its length: for equal bits each text is pooled by itself.
         if engine is not None and self.selector.deterministic:
             states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:

@@ -49,7 +49,7 @@ class Embedder:
         model: From ``echoembed.load``.
         kind: Which of the recipe's templates reads the texts.
         instruction: What fills the template's ``{instruction}``; None for the recipe's own.
-        batch_size: Most texts in one pass of the model; None for what suits its engine.
+        batch_size: Texts of a padded forward; None for 32. The packed engine takes what its packs hold.
 
     Attributes:
         cuts: What ``encode`` has cut so far.

@@ -1,0 +1,70 @@
+"""Prompts of any number, a group at a time: the engine's packs are full, and no more than a group's states are held.
+
+Shapes: B prompts, D width of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from echoembed.model.pooling import library_pooling
+from echoembed.prompts.template import Rendered
+
+if TYPE_CHECKING:
+    from echoembed.model.transformer import EchoTransformer
+
+PADDED_TEXTS = 32
+"""Prompts of one padded forward, as in the library."""
+PACKS = 4
+"""Packs' worth of tokens that go to the engine at once: it cuts them into packs of about equal length."""
+
+
+def in_groups(prompts: Sequence[Rendered], *, tokens: int | None, most: int) -> Iterator[list[int]]:
+    """Numbers of prompts, longest first, as many at a time as one forward takes.
+
+    Args:
+        prompts: B prompts.
+        tokens: What the engine takes at once, as its states are padded: prompts times the longest one's tokens. None
+            where the forward is padded.
+        most: Prompts of a padded forward.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].ids))
+    start = 0
+    while start < len(order):
+        longest = len(prompts[order[start]].ids)
+        stop = start + (most if tokens is None else max(1, tokens // longest))
+        yield order[start:stop]
+        start = stop
+
+
+def pool_in_groups(
+    transformer: EchoTransformer, prompts: Sequence[Rendered], *, tokens: int | None, most: int
+) -> dict[str, Tensor]:
+    """The transformer's features of prompts, pooled by its recipe: no more than a group's states are held at once.
+
+    Args:
+        transformer: Gives the states of a group.
+        prompts: B prompts.
+        tokens: As for ``in_groups``.
+        most: As for ``in_groups``.
+
+    Returns:
+        ``token_embeddings``, ``_B1D``: what any of the library's poolings leaves as it is; ``attention_mask``, ``_B1``.
+    """
+    pooling = library_pooling(transformer, transformer.recipe.pooling)
+    vectors_BD: Tensor | None = None
+    for group in in_groups(prompts, tokens=tokens, most=most):
+        states = transformer({"prompts": [prompts[index] for index in group]})
+        vectors_GD = pooling(states)["sentence_embedding"]
+        if vectors_BD is None:
+            vectors_BD = vectors_GD.new_empty(len(prompts), vectors_GD.shape[-1])
+        vectors_BD[torch.tensor(group, device=vectors_GD.device)] = vectors_GD
+    assert vectors_BD is not None  # nobody asks for the vectors of no prompts
+    return {
+        "token_embeddings": vectors_BD[:, None],
+        "attention_mask": torch.ones(len(prompts), 1, dtype=torch.long, device=vectors_BD.device),
+    }

@@ -1,0 +1,174 @@
+"""However many texts a caller hands over at a time: packs are full, memory is a group's, vectors are the library's."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+import echoembed
+from echoembed.model.encode import encode_prompts
+from loaded import tiny
+
+MANY = [f"{'rain fell over the old town ' * (number % 7)}and number {number} waited" for number in range(240)]
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return echoembed.load("tiny", device="cpu", deterministic=True)
+
+
+@pytest.fixture(scope="module")
+def library(exact):
+    """The same modules in the library's own class."""
+    return of_the_library(exact)
+
+
+def of_the_library(model):
+    plain = SentenceTransformer(modules=list(model), device="cpu")
+    plain.prompts, plain.truncate_dim = model.prompts, model.truncate_dim
+    return plain
+
+
+@contextmanager
+def forwards(model):
+    """The shape of the ids of every forward of the language model, meanwhile."""
+    shapes = []
+    hook = model[0].model.register_forward_pre_hook(
+        lambda _module, _args, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_packs_are_full_whatever_the_batch_size(batch_size):
+    model = echoembed.load("tiny", device="cpu")
+    most = 2048
+    with forwards(model) as shapes:
+        model.encode(MANY, batch_size=batch_size)
+    tokens = [length for _, length in shapes]
+    assert sum(tokens) / len(tokens) > 0.75 * most
+    assert max(tokens) <= most
+
+
+def test_fewer_tokens_to_a_pack_are_more_packs_and_the_same_vectors():
+    few = echoembed.load("tiny", device="cpu", pack_tokens=300)
+    with forwards(few) as shapes:
+        vectors = few.encode(MANY)
+    assert max(length for _, length in shapes) <= 300
+    assert np.abs(vectors - echoembed.load("tiny", device="cpu").encode(MANY)).max() < 1e-6
+
+
+def test_a_padded_forward_takes_the_batch_size():
+    model = tiny(engine="padded")
+    with forwards(model) as shapes:
+        model.encode(MANY[:20], batch_size=6)
+        encode_prompts(model, model[0].reader.render(MANY[:20]), batch_size=6)
+    assert [texts for texts, _ in shapes] == 2 * [6, 6, 6, 2]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"prompt_name": "document"},
+        {"convert_to_tensor": True},
+        {"convert_to_numpy": False},
+        {"truncate_dim": 16, "normalize_embeddings": True},
+        {"precision": "int8"},
+        {"precision": "ubinary"},
+        {"output_value": "token_embeddings"},
+        {"output_value": None},
+        {"batch_size": 1000},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("verb", ["encode", "encode_query", "encode_document"])
+def test_results_are_the_librarys_to_the_bit(exact, library, verb, settings):
+    texts = MANY[:40]
+    found, wanted = (getattr(model, verb)(texts, **settings) for model in (exact, library))
+    assert type(found) is type(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        if isinstance(theirs, dict):
+            assert ours.keys() == theirs.keys()
+            ours, theirs = ours["sentence_embedding"], theirs["sentence_embedding"]
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+@pytest.mark.parametrize("given", [tuple, np.array], ids=["tuple", "array"])
+def test_texts_come_in_any_sequence(exact, given):
+    assert np.array_equal(exact.encode(given(MANY[:9])), exact.encode(MANY[:9]))
+
+
+def test_a_call_by_position_is_a_call_by_name(exact):
+    found = exact.encode(MANY[:9], "document", None, 2)
+    assert np.array_equal(found, exact.encode_document(MANY[:9]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.encode(MANY[:3], batch_size=0),
+        lambda model: model.encode(MANY[:3], precision="int3"),
+        lambda model: model.encode(MANY[:3], colour="red"),
+        lambda model: model.encode([*MANY[:3], " "]),
+        lambda model: model.encode([*MANY[:3], 7]),
+        lambda model: model.encode(MANY[:3], prompt_name="Query"),
+        lambda model: model.encode(),
+    ],
+)
+def test_what_the_library_refuses_is_refused_in_its_words(exact, library, call):
+    errors = []
+    for model in (exact, library):
+        with pytest.raises(Exception) as error:  # noqa: PT011 (whichever the library raises)
+            call(model)
+        errors.append((type(error.value), str(error.value)))
+    assert errors[0] == errors[1]
+
+
+def test_no_texts_give_what_the_library_gives(exact, library):
+    assert np.array_equal(exact.encode([]), library.encode([]))
+
+
+def test_one_long_text_among_short_ones_takes_no_more_room_than_its_group():
+    model = tiny(budget=900)
+    most = model[0].selector.choice(model[0].model).engine.most_tokens(model[0].model)
+    sizes = []
+    model[0].register_forward_hook(lambda _module, _args, output: sizes.append(output["token_embeddings"].shape))
+    model.encode([*MANY, "rain " * 900])
+    prompts = model[0].reader.render(["rain " * 900])
+    assert max(rows * states for rows, states, _ in sizes) <= max(4 * most, len(prompts[0].ids))
+    assert sum(rows for rows, states, _ in sizes if states > 1) == len(MANY) + 1
+
+
+def test_pooling_that_is_not_the_recipes_is_done_by_its_own_module():
+    model = tiny()
+    width = model.get_embedding_dimension()
+    other = type(model)(modules=[model[0], Pooling(width, pooling_mode="max"), Normalize()], device="cpu")
+    assert np.abs(other.encode(MANY[:40]) - of_the_library(other).encode(MANY[:40])).max() < 1e-6
+    prompts = model[0].reader.render(MANY[:40])
+    assert np.abs(encode_prompts(other, prompts) - other.encode(MANY[:40])).max() < 1e-6
+
+
+@pytest.mark.parametrize("recipe", ["echo", "echo-last", "classical-bidirectional"])
+@pytest.mark.parametrize("engine", ["packed", "padded"])
+def test_prompts_give_what_their_texts_give(recipe, engine):
+    model = tiny(recipe, engine=engine)
+    prompts = model[0].reader.render(MANY[:50])
+    library = of_the_library(model).encode(MANY[:50])
+    assert np.abs(encode_prompts(model, prompts, batch_size=7) - library).max() < 5e-6
+    assert np.abs(model.encode(MANY[:50], batch_size=7) - library).max() < 5e-6
+
+
+def test_a_pickled_model_goes_on_as_it_was(exact, tmp_path):
+    torch.save(exact, tmp_path / "model.pt")
+    again = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert type(again) is type(exact)
+    assert np.array_equal(again.encode(MANY[:5]), exact.encode(MANY[:5]))
