@@ -260,8 +260,7 @@ class EchoTransformer(Transformer):
         """Run the model and hand on the pooled states.
 
         Args:
-            features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``), or ``prompts``, or both;
-                left as they are.
+            features: ``input_ids``, ``attention_mask``, ``span_mask`` (``_BT``), or ``prompts``, or both; left as is.
             texts_a_forward: Given where the caller wants vectors only, and with prompts of any number: they are read
                 a group at a time and pooled as the recipe says (S is 1). Most prompts of a group, if it is padded.
             _: Ignored; the library passes further arguments to other modules' forwards.
