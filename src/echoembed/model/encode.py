@@ -47,7 +47,7 @@ class EchoSentenceTransformer(SentenceTransformer):
     if not TYPE_CHECKING:  # the library's overloads stay
 
         @functools.wraps(SentenceTransformer.encode)
-        def encode(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, D102 (its docstring is the library's)
+        def encode(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102 (its docstring is the library's)
             try:
                 call = _SIGNATURE.bind(self, *args, **kwargs)
             except TypeError:

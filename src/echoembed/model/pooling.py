@@ -5,7 +5,7 @@ Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the long
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,12 @@ def pad(prompts: Sequence[Rendered], pad_id: int) -> dict[str, Tensor]:
         "span_mask": ((position_T >= span_B2[:, :1]) & (position_T < span_B2[:, 1:])).long(),
         "dropped": torch.tensor([prompt.dropped for prompt in prompts]),
     }
+
+
+def given(features: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Ids, mask and span mask of a module's features, each ``_BT``; None where they hold prompts alone."""
+    mask_BT = features.get("prompt_mask", features.get("attention_mask"))
+    return features.get("input_ids"), mask_BT, features.get("span_mask")
 
 
 def are_padded(prompts: Sequence[Rendered], ids_BT: Tensor, mask_BT: Tensor, span_BT: Tensor) -> bool:

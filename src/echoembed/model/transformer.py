@@ -26,7 +26,7 @@ from echoembed.engine import Selector, quantize
 from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.groups import PACKS, pool_in_groups
-from echoembed.model.pooling import are_padded, check_states, gather_spans, keep_layers, pad, pool_each, unpad
+from echoembed.model.pooling import are_padded, check_states, gather_spans, given, keep_layers, pad, pool_each, unpad
 from echoembed.model.probes import PROBE_TEXTS
 from echoembed.model.running import Running
 from echoembed.model.saved import CONFIG, read_first
@@ -225,8 +225,7 @@ class EchoTransformer(Transformer):
 
         Returns:
             ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64, and ``dropped_B``, tokens
-            cut from each text; in inference mode, where ``forward`` follows at once, ``prompts`` without padding. With
-            ``texts_a_forward`` nothing but ``prompts`` and ``dropped_B``.
+            cut from each text; in inference mode ``prompts`` without padding, with ``texts_a_forward`` these alone.
 
         Raises:
             TextError: If a text cannot be embedded, the task is unknown, or an instruction has no place.
@@ -261,13 +260,12 @@ class EchoTransformer(Transformer):
 
         Args:
             features: ``input_ids``, ``attention_mask``, ``span_mask`` (``_BT``), or ``prompts``, or both; left as is.
-            texts_a_forward: Given where the caller wants vectors only, and with prompts of any number: they are read
-                a group at a time and pooled as the recipe says (S is 1). Most prompts of a group, if it is padded.
+            texts_a_forward: Most prompts of a padded forward; given for vectors only (S is 1), of however many.
             _: Ignored; the library passes further arguments to other modules' forwards.
 
         Returns:
-            The features, with ``token_embeddings`` (``_BSD``, float32) and ``attention_mask`` (``_BS``) of
-            the pooled tokens. Where vectors must be deterministic they are pooled already: S is 1.
+            The features, with ``token_embeddings`` (``_BSD``, float32) and their ``attention_mask`` (``_BS``). Where
+            vectors must be deterministic they are pooled already: S is 1.
 
         Raises:
             ModelError: If a state is not finite (checked outside training).
@@ -285,9 +283,7 @@ class EchoTransformer(Transformer):
         # 2. In training, and where the model did not pass the engine's proof: the plain padded forward.
         if engine is None and "input_ids" not in features:
             features |= batch_to_device(pad(prompts, self.pad_id), self.model.device)
-        ids_BT: Any = features.get("input_ids")
-        mask_BT: Any = features.get("prompt_mask", features.get("attention_mask"))
-        span_BT: Any = features.get("span_mask")
+        ids_BT, mask_BT, span_BT = given(features)
         if engine is None:
             output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
             states_BSD, mask_BS = gather_spans(output.last_hidden_state, span_BT)
