@@ -26,6 +26,8 @@ OTHER = {
     "pooling": "last",
     "attention": "bidirectional",
     "layer": 3,
+    "depth": 0.5,
+    "calibration": "z-score",
     "budget": 256,
     "instruction": "Retrieve",
     "markers": {"close": "]"},
@@ -52,6 +54,8 @@ BAD = [
     *(("pooling", value) for value in ("max", "Mean", "", None, ["mean"], 1)),
     *(("attention", value) for value in ("full", "", None, True)),
     *(("layer", value) for value in ("last", 1.0, None, True)),
+    *(("depth", value) for value in (0, -0.5, 1.01, float("nan"), "0.5", True)),
+    *(("calibration", value) for value in ("zscore", "", None, 5, "whiten", "whiten-0", "whiten-1.5", "spectrum-1")),
     *(("budget", value) for value in (0, -1, 1.5, "512", True, float("inf"))),
     *(("instruction", value) for value in (None, 5)),
     *(("markers", value) for value in (None, ["close"], "close", {"close": ""}, {"close": 5}, {"a b": "x"}, {1: "x"})),
@@ -78,6 +82,24 @@ def test_a_bad_value_is_refused_and_its_field_named(field, value):
 def test_every_field_has_a_bad_value_and_another_good_one():
     names = {field.name for field in fields(Recipe)}
     assert {field for field, _ in BAD} == names == set(OTHER)
+
+
+def test_a_depth_is_refused_beside_a_layer():
+    with pytest.raises(RecipeError, match=r"has depth = 0\.5\. Allowed: left out beside layer = 3"):
+        recipe(layer=3, depth=0.5)
+    assert recipe(depth=0.5).overridden(layer=3) == recipe(layer=3)
+
+
+@pytest.mark.parametrize(
+    ("depth", "count", "layer"),
+    [(0.8, 30, 24), (0.72, 18, 13), (1.0, 30, 30), (1, 6, 6), (0.5, 3, 2), (0.25, 6, 2), (0.01, 30, 0), (0.74, 18, 13)],
+)
+def test_a_depth_is_the_nearest_layer(depth, count, layer):
+    assert recipe(depth=depth).layer_of(count) == layer
+
+
+def test_a_layer_is_the_same_for_every_model():
+    assert (recipe(layer=3).layer_of(30), recipe(layer=-1).layer_of(30)) == (3, -1)
 
 
 def test_text_of_a_refusal():

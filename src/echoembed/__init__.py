@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from echoembed.model.calibrate import calibrate as calibrate
     from echoembed.model.describe import describe as describe
     from echoembed.model.describe import fingerprint as fingerprint
     from echoembed.model.describe import render as render
@@ -31,6 +32,7 @@ __version__ = "0.2.0"
 # Where each public name lives: torch and transformers are imported when a name that needs them is first used,
 # so that "echoembed --help" answers at once.
 _HOMES = {
+    "calibrate": "model.calibrate",
     "describe": "model.describe",
     "fingerprint": "model.describe",
     "render": "model.describe",

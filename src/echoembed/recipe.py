@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoembed import errors
-from echoembed.checks import Check, check_fields
+from echoembed.checks import SHARE, Check, check_fields
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.reader import Overflow, Reader
 from echoembed.prompts.template import SLOTS, Template
@@ -51,6 +53,10 @@ class Recipe:
     """Whether a token sees the tokens after it. Checked when a model is loaded."""
     layer: int = -1
     """Layer whose states are pooled: 0 the token embeddings, k the k-th layer, -1 the last after its norm."""
+    depth: float | None = None
+    """In place of ``layer``: the share of the model's layers that run, above 0 and at most 1; the nearest layer."""
+    calibration: str = "none"
+    """The affine map of pooled vectors that is fitted on texts: one of ``CALIBRATIONS`` (see ``model/moments.py``)."""
     budget: int | None = 512
     """Most tokens of text, for each reading; None for what the model's context holds."""
     instruction: str = ""
@@ -81,6 +87,8 @@ class Recipe:
             return errors.recipe_bad_field(self.name, field, given if field == "markers" else value, allowed)
 
         check_fields(self, refuse, _CHECKS)
+        if self.depth is not None and self.layer != -1:
+            raise refuse("depth", self.depth, f"left out beside layer = {self.layer}, or the layer left out")
         for kind in get_args(Kind):
             self.template(kind)
 
@@ -96,9 +104,18 @@ class Recipe:
         }
 
     def overridden(self, *, layer: int | None = None, budget: int | None = None) -> Recipe:
-        """The same recipe with another layer or budget, where one is given."""
-        changes = {key: value for key, value in (("layer", layer), ("budget", budget)) if value is not None}
+        """The same recipe with another layer or budget, where one is given; a layer takes the place of a depth."""
+        changes: dict[str, Any] = {} if layer is None else {"layer": layer, "depth": None}
+        changes |= {} if budget is None else {"budget": budget}
         return Recipe(**{**self.as_dict(), **changes}) if changes else self
+
+    def differs_in_budget_alone(self, other: Recipe) -> bool:
+        """Whether texts within both budgets have the same vectors under both recipes."""
+        return replace(self, budget=None).fingerprint() == replace(other, budget=None).fingerprint()
+
+    def layer_of(self, count: int) -> int:
+        """The layer whose states are pooled, of a model with ``count`` layers; negative ones count from the end."""
+        return self.layer if self.depth is None else math.floor(self.depth * count + 0.5)
 
     def reader(self, pieces: PieceTokenizer, *, context: int | None, overflow: Overflow = "warn") -> Reader:
         """What renders texts by this recipe for a model.
@@ -157,6 +174,20 @@ _FIRST_RELEASE = (
 """Fields that decide vectors and that recipes have had from the beginning, in no need of a default."""
 
 
+CALIBRATIONS = "none, mean, z-score, components-K, whiten-K (K a whole number above 0), spectrum-R (R above 1)"
+"""What a recipe's ``calibration`` can be."""
+
+
+def calibration_parts(name: str) -> tuple[str, int] | None:
+    """A calibration's kind and its number, 0 where it has none; None for a name that is no calibration."""
+    if name in ("none", "mean", "z-score"):
+        return name, 0
+    found = re.fullmatch(r"(components|whiten|spectrum)-([1-9][0-9]{0,5})", name)
+    if found is None or found[0] == "spectrum-1":
+        return None
+    return found[1], int(found[2])
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
@@ -175,6 +206,8 @@ _CHECKS = {
     "source": _TEXT,
     "description": _TEXT,
     "layer": Check(lambda _: True, "a whole number, -1 for the last layer"),
+    "depth": Check(lambda depth: depth is None or SHARE.passes(depth), f"{SHARE.allowed}, or left out"),
+    "calibration": Check(lambda name: calibration_parts(name) is not None, CALIBRATIONS),
     "budget": Check(
         lambda budget: budget is None or budget > 0, "a whole number of tokens above 0, or None for the model's context"
     ),

@@ -154,6 +154,57 @@ def vector_zero(dimensions: int) -> ModelError:
     )
 
 
+# Calibrations
+
+
+def calibration_not_finite() -> ModelError:
+    """Vectors or numbers of a calibration with NaN or infinity."""
+    return ModelError(
+        "A calibration was to be made of numbers that are not finite. None was made: load the model with "
+        "dtype='float32', or check its weights."
+    )
+
+
+def calibration_too_few(kind: str, count: int, least: int) -> ModelError:
+    """Too few texts to fit a calibration on."""
+    return ModelError(
+        f"The calibration {kind!r} was to be fitted on {count} texts. Allowed: {least} or more, best some hundreds. "
+        "Add texts of the kind that will be embedded; they need no labels."
+    )
+
+
+def calibration_too_many(kind: str, number: int, width: int) -> ModelError:
+    """More directions than the vectors have."""
+    return ModelError(
+        f"The calibration {kind!r} names {number} directions, and the vectors have {width} dimensions. Choose a "
+        "smaller number."
+    )
+
+
+def calibration_constant(kind: str, constant: int, width: int) -> ModelError:
+    """Vectors that are the same in a dimension, which cannot be divided by its deviation."""
+    return ModelError(
+        f"The calibration {kind!r} found {constant} of {width} dimensions in which all texts have the same number. "
+        "Add texts that differ, or choose calibration='mean'."
+    )
+
+
+def calibration_other_width(width: int, got: int) -> ModelError:
+    """A calibration of another model."""
+    return ModelError(
+        f"The calibration is of vectors with {width} dimensions, and got one with {got}. Both must be of one model and "
+        "recipe. Save the model that echoembed.calibrate gives."
+    )
+
+
+def calibration_without_head(name: str) -> ModelError:
+    """A model whose unembedding is not there."""
+    return ModelError(
+        f"{name} has no unembedding in its weights, which a calibration by its spectrum needs. Choose another "
+        "calibration, such as 'mean', or a folder with the whole model."
+    )
+
+
 def model_is_sentence_transformer(name: str) -> ModelError:
     """A model with a pipeline of its own."""
     return ModelError(

@@ -6,6 +6,7 @@ Knows prompts, sources and the engine; knows nothing of files of texts, evaluati
 from echoembed import versions
 
 with versions.base_libraries():
+    from echoembed.model.calibration import Calibration
     from echoembed.model.transformer import EchoTransformer, transformer_of
 
-__all__ = ["EchoTransformer", "transformer_of"]
+__all__ = ["Calibration", "EchoTransformer", "transformer_of"]

@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import nn
 
+from echoembed.model.calibration import Calibration
 from echoembed.model.pooling import LIBRARY_MODE
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.weights import digest, sketch
@@ -62,7 +63,9 @@ def numerics(model: SentenceTransformer) -> str:
     """
     transformer = transformer_of(model)
     parts = [_dtype(transformer).removeprefix("torch."), transformer.selector.choice(transformer.model).name]
-    return ", ".join(parts + ["deterministic"] * transformer.running.deterministic)
+    parts += ["deterministic"] * transformer.running.deterministic
+    fitted = [module.fitted.dtype for module in model if isinstance(module, Calibration)]
+    return ", ".join(parts + [f"calibrated in {dtype}" for dtype in fitted if dtype != parts[0]])
 
 
 def module_identity(module: nn.Module) -> str:
@@ -71,6 +74,8 @@ def module_identity(module: nn.Module) -> str:
         return ""  # the recipe says how states are pooled
     if isinstance(module, Normalize):
         return "normalized"
+    if isinstance(module, Calibration):
+        return module.identity()
     settings = {key: getattr(module, key, None) for key in getattr(module, "config_keys", [])}
     return f"{type(module).__name__} {settings} {digest(module)}"
 
@@ -82,6 +87,11 @@ def _dtype(transformer: EchoTransformer) -> str:
 def _engine(transformer: EchoTransformer) -> str:
     choice = transformer.selector.choice(transformer.model)
     return f"{choice.name} ({choice.reason})"
+
+
+def _calibration(model: SentenceTransformer) -> str:
+    fitted = [module for module in model if isinstance(module, Calibration)]
+    return ", ".join(f"{module.kind} (fitted on {module.fitted.texts:,} texts)" for module in fitted) or "none"
 
 
 def _file(transformer: EchoTransformer) -> dict[str, str]:
@@ -120,6 +130,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "layers": transformer.layers,
         "engine": _engine(transformer),
         "pooling": recipe.pooling,
+        "calibration": _calibration(model),
         "dimension": model.get_embedding_dimension(),
         "normalized": any(type(module).__name__ == "Normalize" for module in model),
         "context": transformer.context,

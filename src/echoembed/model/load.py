@@ -17,8 +17,9 @@ from echoembed import errors
 from echoembed.engine import Engine
 from echoembed.model import saved
 from echoembed.model.assemble import assemble
+from echoembed.model.calibrate import calibrated_modules
+from echoembed.model.calibration import Calibration
 from echoembed.model.dtypes import settle
-from echoembed.model.pooling import library_pooling
 from echoembed.model.running import Running
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.trust import load_module_after
@@ -125,7 +126,15 @@ def load(
     pipeline = saved.read_modules(source)
     if pipeline and pipeline[0]["type"] == saved.OURS:
         modules = _saved_modules(
-            source, pipeline, chosen, layer, budget, adapters=adapters, trained=trained, running=running
+            source,
+            pipeline,
+            chosen,
+            layer,
+            budget,
+            adapters=adapters,
+            trained=trained,
+            running=running,
+            device=target,
         )
         if normalize is not None:
             modules = [module for module in modules if not isinstance(module, Normalize)]
@@ -147,7 +156,7 @@ def load(
             base=Base.of(source, adapters),
             adapter="" if trained is None else trained.source.name,
         )
-        modules = [transformer, library_pooling(transformer, transformer.recipe.pooling)]
+        modules = calibrated_modules(transformer.to(target), [])
         normalize = normalize is not False
         settings = {}
     if normalize:
@@ -218,6 +227,7 @@ def _saved_modules(
     adapters: list[Source],
     trained: Adapter | None,
     running: Running,
+    device: torch.device,
 ) -> list[torch.nn.Module]:
     """The modules of a model that ``save`` or a training run wrote, under its own recipe or another."""
     subfolder = pipeline[0]["path"]
@@ -233,13 +243,17 @@ def _saved_modules(
         base=Base.of(source, adapters),
         adapter="" if trained is None else trained.source.name,
     )
-    modules: list[torch.nn.Module] = [transformer]
-    for row in pipeline[1:]:
-        module = load_module_after(source, row["type"], row["path"])
-        if isinstance(module, LibraryPooling) and recipe is not None:
-            module = library_pooling(transformer, transformer.recipe.pooling)
-        modules.append(module)
-    return modules
+    later = [load_module_after(source, row["type"], row["path"]) for row in pipeline[1:]]
+    kinds = [module.kind for module in later if isinstance(module, Calibration)]
+    if kinds != [own.calibration] * (own.calibration != "none"):
+        reason = f"modules.json (its calibrations are {kinds}, and its recipe's is {own.calibration!r})"
+        raise errors.model_saved_unreadable(source.name, reason)
+    # A calibration is of these weights under this recipe, whatever the budget.
+    if adapters or not own.differs_in_budget_alone(transformer.recipe):
+        later = [module for module in later if not isinstance(module, Calibration)]
+    if recipe is not None:
+        later = [module for module in later if not isinstance(module, LibraryPooling)]
+    return calibrated_modules(transformer.to(device), later)
 
 
 def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:

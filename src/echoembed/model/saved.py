@@ -36,6 +36,23 @@ class SavedTransformer:
     cut: bool
     max_seq_length: int | None = None
 
+    def check_layer(self, recipe: Recipe, layers: int, name: str) -> None:
+        """Refuse a recipe that pools another layer than the one at which the model was cut.
+
+        Args:
+            recipe: What the model is read with now.
+            layers: How many layers were saved.
+            name: What errors call the model.
+
+        Raises:
+            ModelError: If it does.
+        """
+        own = self.recipe
+        if self.cut and (recipe.layer, recipe.depth) not in ((own.layer, own.depth), (layers, None)):
+            field, value = ("layer", recipe.layer) if recipe.depth is None else ("depth", recipe.depth)
+            allowed = f"{'layer ' * (field == 'depth')}{layers}, at which {name} was cut when it was saved"
+            raise errors.ModelError.bad_value(field, value, allowed)
+
 
 def read_first(source: Source, subfolder: str) -> SavedTransformer:
     """What is saved of our first module.

@@ -106,7 +106,7 @@ class EchoTransformer(Transformer):
         except Exception as error:  # whatever a broken tokenizer makes transformers raise
             raise errors.model_unreadable(name, str(error)) from error
         layers = int(self.model.config.num_hidden_layers)
-        self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer)
+        self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer_of(layers))
         self.cut = cut or self.layers < layers
         backbone.check_attention(self.model, name, self.recipe.attention)
 
@@ -377,9 +377,7 @@ class EchoTransformer(Transformer):
             base=base,
             adapter=adapter,
         )
-        if saved.cut and module.recipe.layer not in (saved.recipe.layer, module.layers):
-            allowed = f"{module.layers}, at which {source.name} was cut when it was saved"
-            raise errors.ModelError.bad_value("layer", module.recipe.layer, allowed)
+        saved.check_layer(module.recipe, module.layers, source.name)
         if saved.max_seq_length is not None:
             module.max_seq_length = saved.max_seq_length
         return module

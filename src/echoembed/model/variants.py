@@ -10,13 +10,14 @@ from sentence_transformers import SentenceTransformer
 
 from echoembed.engine import Engine
 from echoembed.model.assemble import assemble
+from echoembed.model.calibrate import calibrated_modules, carry_settings, sentences
+from echoembed.model.calibration import Calibration
 from echoembed.model.load import load
-from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe, find_recipe
 
-_READING = ("attention", "layer", "checkpoint", "adapters")
+_READING = ("attention", "layer", "depth", "checkpoint", "adapters")
 """Fields of a recipe that decide which weights run, and how; the others decide what they are given."""
 
 
@@ -58,7 +59,7 @@ class Models:
                 self._bases.popitem(last=False)
             self._bases[key] = load(
                 name,
-                recipe=row,
+                recipe=replace(row, calibration="none"),  # fitted, or found, by ``under``
                 device=self._device,
                 dtype=self._dtype,
                 overflow="ignore",  # no warnings of cuts: budgets are part of the experiments
@@ -80,6 +81,7 @@ class Models:
         """What decides the vectors of a model under a recipe, told without loading it for each layer."""
         published = f"{recipe.checkpoint} {recipe.adapters}" if name is None and recipe.checkpoint else ""
         parts = [recipe.fingerprint(), published or self.identity(name)]
+        parts += sentences() if recipe.calibration != "none" else ()
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -91,13 +93,10 @@ def under(model: SentenceTransformer, recipe: Recipe, *, overflow: Overflow | No
         recipe: The other recipe.
         overflow: What becomes of a text over its budget; None for what the model does.
     """
-    transformer = transformer_of(model).under(recipe, overflow=overflow)
-    other = assemble(
-        [transformer, library_pooling(transformer, recipe.pooling), *list(model)[2:]],
-        name=transformer.name,
-        device=str(model.device),
-    )
-    other.truncate_dim = model.truncate_dim
-    other.prompts, other.default_prompt_name = model.prompts, model.default_prompt_name
-    other.similarity_fn_name = model.similarity_fn_name
-    return other
+    own = transformer_of(model)
+    transformer = own.under(recipe, overflow=overflow)
+    later = list(model)[2:]
+    if not own.recipe.differs_in_budget_alone(recipe):
+        later = [module for module in later if not isinstance(module, Calibration)]
+    modules = calibrated_modules(transformer, later)
+    return carry_settings(model, assemble(modules, name=transformer.name, device=str(model.device)))

@@ -157,4 +157,4 @@ def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:
 
 def _beside(recipe: Recipe, served: Recipe) -> Recipe:
     """A recipe to compare with, under the attention and the layer that the weights were loaded for."""
-    return replace(recipe, attention=served.attention, layer=served.layer, budget=served.budget)
+    return replace(recipe, attention=served.attention, layer=served.layer, depth=served.depth, budget=served.budget)

@@ -107,7 +107,7 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
     except Exception as error:  # transformers has no common base
         raise errors.model_unreadable(source.name, str(error)) from error
     count = int(settings.num_hidden_layers)
-    if (kept := recipe.layer % (count + 1)) < count:
+    if (kept := recipe.layer_of(count) % (count + 1)) < count:
         backbone.drop_layers(model, source.name, kept)
     copies = max(recipe.template("query").copies, recipe.template("document").copies)
     parameters = sum(weight.numel() for weight in model.parameters())

@@ -1,0 +1,224 @@
+"""Calibration: an affine map of pooled vectors, as a module between pooling and normalising.
+
+``model/moments.py`` says which maps there are and how they are fitted.
+
+Shapes: B vectors of a batch, D their width, K directions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Module
+from torch import Tensor
+
+from echoembed import errors
+from echoembed.model.moments import Moments, map_of
+from echoembed.recipe import CALIBRATIONS, calibration_parts
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a calibration was fitted on.
+
+    Attributes:
+        texts: How many texts.
+        texts_sha256: Hash of them all, in order; empty where there were none.
+        dtype: Dtype of the model that gave their vectors.
+    """
+
+    texts: int = 0
+    texts_sha256: str = ""
+    dtype: str = "float32"
+
+
+class Calibration(Module):
+    """The affine map, as a module between pooling and normalising.
+
+    Vectors become ``(v - shift) * scale``. With a matrix they are then projected on its columns (``whiten-K``,
+    ``spectrum-R``: K dimensions) or lose what they have of them (``components-K``). All of it is float32, and done row
+    by row: a vector has the same bits in any batch.
+
+    Args:
+        kind: One of ``recipe.CALIBRATIONS`` other than none.
+        shift_D: What is subtracted.
+        scale_D: What is multiplied; None for nothing.
+        matrix_DK: Columns; None for none.
+        fitted: What it was fitted on.
+
+    Raises:
+        ModelError: If the parts do not make such a map, or a number in them is not finite.
+    """
+
+    __module__ = "echoembed.model"  # saved models name the class by this path, as they do EchoTransformer
+    shift_D: Tensor
+    scale_D: Tensor | None
+    matrix_DK: Tensor | None
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        shift_D: ArrayLike | Tensor,
+        scale_D: ArrayLike | Tensor | None = None,
+        matrix_DK: ArrayLike | Tensor | None = None,
+        fitted: Fitted | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        parts = calibration_parts(kind)
+        if parts is None or kind == "none":
+            raise errors.ModelError.bad_value("calibration", kind, CALIBRATIONS.removeprefix("none, "))
+        self.kind = kind
+        self.fitted = fitted or Fitted()
+        given = {"shift_D": shift_D, "scale_D": scale_D, "matrix_DK": matrix_DK}
+        for name, value in given.items():
+            tensor = None if value is None else torch.as_tensor(np.asarray(value), dtype=torch.float32).contiguous()
+            self.register_buffer(name, tensor, persistent=False)
+        self._removes = parts[0] == "components"
+        self._check(*parts)
+        self._made_of = self.digest()
+
+    def _check(self, kind: str, count: int) -> None:
+        width = len(self.shift_D)
+        wanted: dict[str, tuple[int, ...]] = {"shift_D": (width,)}
+        wanted |= {"scale_D": (width,)} if kind == "z-score" else {}
+        if kind in ("components", "whiten", "spectrum"):
+            wanted["matrix_DK"] = (width, width // count if kind == "spectrum" else count)
+        found = {name: tuple(tensor.shape) for name, tensor in self._tensors().items()}
+        if self.shift_D.ndim != 1 or found != wanted:
+            raise errors.ModelError.bad_value("calibration", f"{self.kind} with {found}", f"{wanted}")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self._tensors().values()):
+            raise errors.calibration_not_finite()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {"shift_D": self.shift_D, "scale_D": self.scale_D, "matrix_DK": self.matrix_DK}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def get_embedding_dimension(self) -> int:
+        """Dimensions of what comes out."""
+        return len(self.shift_D) if self._removes or self.matrix_DK is None else self.matrix_DK.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Dimensions of what goes in."""
+        return len(self.shift_D)
+
+    def forward(self, features: dict[str, Any], **_: object) -> dict[str, Any]:
+        """The features with ``sentence_embedding`` calibrated, float32."""
+        return {**features, "sentence_embedding": self.calibrated(features["sentence_embedding"])}
+
+    def calibrated(self, vectors_BD: Tensor) -> Tensor:
+        """Vectors calibrated: ``_BD``, or ``_BK`` where directions are kept; float32.
+
+        Raises:
+            ModelError: If they are of another width.
+        """
+        if vectors_BD.shape[-1] != self.width:
+            raise errors.calibration_other_width(self.width, int(vectors_BD.shape[-1]))
+        moved_BD = vectors_BD.float() - self.shift_D
+        if self.scale_D is not None:
+            moved_BD = moved_BD * self.scale_D
+        if self.matrix_DK is None or not len(moved_BD):
+            return moved_BD[:, : self.get_embedding_dimension()]
+        return torch.stack([self._turned(row_D.clone(), self.matrix_DK) for row_D in moved_BD])
+
+    def _turned(self, row_D: Tensor, matrix_DK: Tensor) -> Tensor:
+        along_K = row_D @ matrix_DK
+        return row_D - matrix_DK @ along_K if self._removes else along_K
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Calibration:
+        """Move to another device, but stay in float32 whatever becomes of the language model."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            other = fn(tensor)
+            return other if other.dtype == tensor.dtype else tensor.to(other.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    @classmethod
+    def of(cls, kind: str, moments: Moments, *, fitted: Fitted | None = None) -> Calibration:
+        """The calibration that such vectors ask for.
+
+        Raises:
+            ModelError: If they are too few, or constant in a dimension that must be divided by its deviation.
+        """
+        return cls(kind, **map_of(kind, moments), fitted=fitted)
+
+    # Identity, saving and loading.
+
+    def identity(self) -> str:
+        """What vectors must have in common with others to be compared with them.
+
+        A shift and a scale are the same on every machine to rounding: what they were fitted on names them. Directions
+        are not, where two are about equally wide: their numbers name them.
+        """
+        as_fitted = self.matrix_DK is None and self.fitted.texts_sha256 and self.digest() == self._made_of
+        on = f"fitted on {self.fitted.texts} texts {self.fitted.texts_sha256}"
+        return f"{self.kind} {on if as_fitted else self.digest()}"
+
+    def digest(self) -> str:
+        """SHA-256 of its kind and numbers."""
+        total = hashlib.sha256(self.kind.encode())
+        for name, tensor in self._tensors().items():
+            total.update(f"\n{name} {tuple(tensor.shape)}\n".encode())
+            total.update(tensor.detach().cpu().numpy().astype("<f4").tobytes())
+        return total.hexdigest()
+
+    def save(self, output_path: str, *args: object, safe_serialization: bool = True, **kwargs: object) -> None:
+        """Write the numbers and what they were fitted on; the library calls it to save the module."""
+        save_file(self._tensors(), Path(output_path) / _WEIGHTS)
+        facts = {"kind": self.kind, **asdict(self.fitted), "sha256": self.digest()}
+        (Path(output_path) / self.config_file_name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **_: object,
+    ) -> Calibration:
+        """The module of a saved model; called by the library, and by ``echoembed.load``.
+
+        Raises:
+            ModelError: If its files cannot be read, or are not those that were written together.
+        """
+        where: dict[str, Any] = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_folder": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        try:
+            facts = cls.load_config(model_name_or_path, **where)
+            path = cls.load_file_path(model_name_or_path, filename=_WEIGHTS, **where)
+            if path is None:
+                raise FileNotFoundError(f"no {_WEIGHTS}")
+            fitted = Fitted(**{entry.name: facts[entry.name] for entry in fields(Fitted)})
+            tensors: dict[str, Any] = {**load_file(path)}
+            module = cls(str(facts["kind"]), **tensors, fitted=fitted)
+            if module.digest() != facts["sha256"]:
+                raise ValueError(f"{_WEIGHTS} holds other numbers than {cls.config_file_name} names")
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            reason = f"calibration in {subfolder} ({error})"
+            raise errors.model_saved_unreadable(model_name_or_path, reason) from error
+        return module

@@ -1,0 +1,159 @@
+"""What a calibration is fitted on: the mean and the scatter of vectors, taken up in one pass.
+
+A language model's pooled states share a large mean and a few dimensions far wider than the rest; cosines of them say
+little. What is subtracted, and what each direction is divided by, is learned from the vectors of ordinary texts:
+
+- ``mean``: the mean is subtracted
+- ``z-score``: then every dimension is divided by its standard deviation
+- ``components-K``: the mean and the K widest directions are removed (Mu and Viswanath 2018, "All-but-the-top")
+- ``whiten-K``: the K widest directions are kept, each divided by its deviation, the widest first (Su et al. 2021,
+  "Whitening sentence representations for better semantics and faster retrieval")
+- ``spectrum-R``: of the unembedding's right singular vectors the middle 1/R is kept, in the order of their singular
+  values; no texts ("Your UnEmbedding matrix is secretly a feature lens for text embeddings", arXiv 2606.07502)
+
+Numbers only: no model, no text. Shapes: N vectors, D their width, K directions, V words of a vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from echoembed import errors
+from echoembed.recipe import calibration_parts
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+LEAST_TEXTS = 16
+"""Fewest texts that any calibration is fitted on."""
+_ROUNDING = 1e-6
+"""Deviation, relative to the size of the vectors, that the rounding of float32 makes."""
+
+
+class Moments:
+    """Number, mean and scatter of vectors, taken up chunk by chunk in float64.
+
+    Chunks are merged around their own means (Chan, Golub and LeVeque 1983), so that a mean a thousand times as large as
+    the deviation costs no digits.
+
+    Args:
+        full: Whether directions are wanted (scatter ``_DD``), or each dimension by itself (``_D``).
+    """
+
+    def __init__(self, *, full: bool) -> None:
+        self.full = full
+        self.count = 0
+        self.mean_D: NDArray[np.float64] = np.zeros(0)
+        self.scatter: NDArray[np.float64] = np.zeros(0)
+
+    @classmethod
+    def needed_by(cls, kind: str) -> Moments:
+        """Empty moments of the sort that a calibration needs."""
+        return cls(full=kind.startswith(("components", "whiten")))
+
+    def add(self, vectors_ND: ArrayLike) -> None:
+        """Take up N more vectors.
+
+        Raises:
+            ModelError: If one is not finite.
+        """
+        chunk_ND = np.asarray(vectors_ND, dtype=np.float64)
+        added = len(chunk_ND)
+        if not added:
+            return
+        if not np.isfinite(chunk_ND).all():
+            raise errors.calibration_not_finite()
+        mean_D = chunk_ND.mean(axis=0)
+        centred_ND = chunk_ND - mean_D
+        scatter = centred_ND.T @ centred_ND if self.full else (centred_ND**2).sum(axis=0)
+        if not self.count:
+            self.count, self.mean_D, self.scatter = added, mean_D, scatter
+            return
+        apart_D = mean_D - self.mean_D
+        total = self.count + added
+        between = np.outer(apart_D, apart_D) if self.full else apart_D**2
+        self.scatter = self.scatter + scatter + between * (self.count * added / total)
+        self.mean_D = self.mean_D + apart_D * (added / total)
+        self.count = total
+
+    @property
+    def deviation(self) -> NDArray[np.float64]:
+        """Standard deviation of each dimension, ``_D``."""
+        summed_D = np.diagonal(self.scatter) if self.full else self.scatter
+        return np.asarray(np.sqrt(summed_D / self.count))
+
+    def directions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Deviations ``_D``, largest first, and the unit directions that have them, the columns of ``_DD``."""
+        variance_D, directions_DD = np.linalg.eigh(self.scatter / self.count)
+        return np.sqrt(np.maximum(variance_D[::-1], 0)), _signed(directions_DD[:, ::-1])
+
+
+def map_of(kind: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
+    """The affine map of a calibration that is fitted on texts.
+
+    Args:
+        kind: ``mean``, ``z-score``, ``components-K`` or ``whiten-K``.
+        moments: Of the vectors of ordinary texts.
+
+    Returns:
+        ``shift_D``, with ``scale_D`` or ``matrix_DK`` where the kind has one (see ``Calibration``).
+
+    Raises:
+        ModelError: If the vectors are too few, all the same, or constant where they must be divided by their deviation.
+    """
+    name, number = calibration_parts(kind) or ("", 0)
+    # 1. Enough vectors: the deviation of a few, or K directions of K vectors, are those of these few.
+    least = max(LEAST_TEXTS, number + 1)
+    if moments.count < least:
+        raise errors.calibration_too_few(kind, moments.count, least)
+    width, shift_D, deviation_D = len(moments.mean_D), moments.mean_D, moments.deviation
+    if number >= width + (name == "whiten"):
+        raise errors.calibration_too_many(kind, number, width)
+    # 2. Constant dimensions differ by rounding alone, which no division may blow up.
+    size_D = np.maximum(np.abs(shift_D), np.sqrt(np.mean(shift_D**2 + deviation_D**2)))
+    constant = int((deviation_D <= _ROUNDING * size_D).sum())
+    if constant == width or (constant and name == "z-score"):
+        raise errors.calibration_constant(kind, constant, width)
+    # 3. The map itself.
+    if name == "mean":
+        return {"shift_D": shift_D}
+    if name == "z-score":
+        return {"shift_D": shift_D, "scale_D": 1 / deviation_D}
+    along_D, directions_DD = moments.directions()
+    if name == "whiten":
+        spread = int((along_D[:number] > _ROUNDING * size_D.min()).sum())
+        if spread < number:
+            raise errors.calibration_constant(kind, number - spread, number)
+        return {"shift_D": shift_D, "matrix_DK": directions_DD[:, :number] / along_D[:number]}
+    return {"shift_D": shift_D, "matrix_DK": directions_DD[:, :number]}
+
+
+def middle_of_spectrum(unembedding: Iterable[ArrayLike], part: int) -> NDArray[np.float64]:
+    """The middle 1/``part`` of an unembedding's right singular vectors, by falling singular value.
+
+    Args:
+        unembedding: Its rows, in chunks ``_VD``.
+        part: How many times fewer they are than all.
+
+    Returns:
+        ``matrix_DK``, K = D / ``part`` rounded down.
+    """
+    product_DD: NDArray[np.float64] | None = None
+    for chunk in unembedding:
+        rows_VD = np.asarray(chunk, dtype=np.float64)
+        product_DD = rows_VD.T @ rows_VD + (0 if product_DD is None else product_DD)
+    assert product_DD is not None
+    _, vectors_DD = np.linalg.eigh(product_DD)
+    kept = len(vectors_DD) // part
+    start = (len(vectors_DD) - kept) // 2
+    return _signed(vectors_DD[:, ::-1])[:, start : start + kept]
+
+
+def _signed(directions_DK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the two signs of a direction the one under which its largest number is positive."""
+    largest_K = np.abs(directions_DK).argmax(axis=0)
+    sign_K = np.sign(directions_DK[largest_K, np.arange(directions_DK.shape[1])])
+    return np.asarray(directions_DK * sign_K)
