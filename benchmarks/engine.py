@@ -1,14 +1,16 @@
-"""What an embedding costs: echoembed beside sentence-transformers, a naive loop, llama.cpp and OpenVINO.
+"""What an embedding costs and what it is worth, beside sentence-transformers, a naive loop, llama.cpp and more.
 
-    python benchmarks/engine.py --quick                      a few minutes
+    python benchmarks/engine.py --quick                      SmolLM2-135M, a few minutes
     python benchmarks/engine.py --full                       1,000 and more texts a cell, growth to 10,000 texts
-    python benchmarks/engine.py --full --model llama-100m    random weights of that shape, same tokenizer
+    python benchmarks/engine.py --full --model llama-100m    random weights of that shape, the bundled tokenizer
     python benchmarks/engine.py --device cuda --model mistral-7b   bfloat16 on a GPU, against sentence-transformers
     python benchmarks/engine.py --texts FILE                 texts of your own, one on a line
 
-Peers are optional: ``pip install llama-cpp-python gguf openvino``; one that is absent is left out, and the results say
-so. On a CPU one thread; systems take turns on the same slices of texts (``measure.py``) and are compared by processor
-time. Results: a JSON and a PNG in --out.
+Peers are optional: ``pip install optimum[onnxruntime] optimum[openvino] openvino llama-cpp-python gguf``; one that is
+absent is left out, and the results say so. On a CPU one thread; systems take turns on the same slices of texts
+(``measure.py``) and are compared by processor time. Beside every speed stand the least cosine to float32 of the same
+reading and, on graded pairs, the STS score. Results: a JSON and a PNG in --out, named after model and processor;
+``table.py`` shows those of all processors beside one another.
 """
 
 from __future__ import annotations
@@ -37,23 +39,29 @@ import memory
 import models
 import plots
 import texts
+from echoembed.sources.packaged import packaged_file
+from scores import Kept, quality
 from systems import (
+    BFLOAT16,
     CLASSICAL,
     CLASSICAL_OURS,
+    DEPTH,
     INT8,
     LIBRARY,
     LLAMA_CPP,
+    LLAMA_CPP_FILE,
     LLAMA_CPP_Q8,
     LOOP,
+    ONNX,
     OPENVINO,
     OURS,
     System,
     load_all,
 )
 
-SHORT, DOCUMENTS = "sentences", "documents"
+PAIRS, SHORT, DOCUMENTS = "pairs", "sentences", "documents"
 SAMPLE = ("A short text.", "Another one, which is somewhat longer than the first.", "Rain fell on the old town.")
-GROWTH = (LIBRARY, CLASSICAL, OURS, INT8)
+GROWTH = (CLASSICAL, LIBRARY, OURS, BFLOAT16, INT8)
 EQUAL = (16, 25, 64, 256, 1024)
 
 
@@ -64,7 +72,9 @@ def main() -> None:
     torch.set_num_threads(1)
     dtype = torch.float32 if arguments.device == "cpu" else torch.bfloat16
     place = "" if arguments.device == "cpu" else "-gpu"
-    stem = arguments.out / f"engine-{arguments.model}{place}{'-full' if arguments.full else ''}"
+    machine = _machine(arguments.device)
+    full = "-full" if arguments.full else ""
+    stem = arguments.out / f"engine-{arguments.model}{place}{full}-{measure.slug(machine['processor'])}"
     arguments.out.mkdir(parents=True, exist_ok=True)
     begun, load_before = time.time(), os.getloadavg()
     results = _earlier(stem) if arguments.cells or arguments.systems else {"cells": {}}
@@ -77,11 +87,13 @@ def main() -> None:
             device=arguments.device,
             peers=not arguments.no_peers,
             sample=[*SAMPLE] * 8,
+            gguf=packaged_file(models.DEFAULT) if arguments.model == models.DEFAULT else None,
         )
         for name, reason in skipped.items():
             print(f"left out: {name}: {reason}")
         results["facts"] = {
-            **_machine(arguments.device),
+            **machine,
+            "command": f"python benchmarks/engine.py {' '.join(sys.argv[1:])}".strip(),
             "model": arguments.model,
             "batch size": arguments.batch_size,
             "threads": "one thread" if arguments.device == "cpu" else "one GPU",
@@ -121,20 +133,20 @@ def _arguments() -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a few hundred texts, few slices (the default)")
     size.add_argument("--full", action="store_true", help="1,000 and more texts, and growth with their number")
-    parser.add_argument("--model", choices=models.NAMES, default="bundled")
+    parser.add_argument("--model", choices=models.NAMES, default=models.DEFAULT)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--texts", type=Path, help="a file with a text on each line")
     parser.add_argument("--cells", nargs="*", help="only these, put to an earlier run's: sentences, n=25, N=1000")
     parser.add_argument("--systems", nargs="*", help="only those whose names begin so, and what they are compared with")
     parser.add_argument("--batch-size", type=int, default=32, help="sentence-transformers' own default")
     parser.add_argument("--slices", type=int, default=0, help="turns of each cell; 0 for 4 or, in full, 16")
-    parser.add_argument("--allowance", type=float, default=0, help="seconds of wall time for a system in a cell")
-    parser.add_argument("--no-peers", action="store_true", help="without llama.cpp and OpenVINO")
+    parser.add_argument("--allowance", type=float, default=0, help="seconds of processor time for a system in a cell")
+    parser.add_argument("--no-peers", action="store_true", help="without ONNX, OpenVINO and llama.cpp")
     parser.add_argument("--memory", action="store_true", help="measure memory too")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     arguments.slices = arguments.slices or (16 if arguments.full else 4)
-    arguments.allowance = arguments.allowance or (60.0 if arguments.full else 10.0)
+    arguments.allowance = arguments.allowance or (60.0 if arguments.full else 20.0)
     return arguments
 
 
@@ -144,14 +156,19 @@ def _cells(ours: System, arguments: argparse.Namespace) -> dict[str, dict[str, A
         own = [line.strip() for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
         return {arguments.texts.name: {"kind": "real", "texts": own, "source": arguments.texts.name}}
     known = texts.words(ours.counted)
-    count = 1024 if arguments.full else 192
-    short, source = texts.sentences(known, max(count, 10_000 if arguments.full else 0))
-    long, long_source = texts.documents(known, count if arguments.full else 48)
+    trained = arguments.model == models.DEFAULT
+    graded = texts.pairs(336 if arguments.full else 64)
+    sentences = list(dict.fromkeys(text for left, right, _ in graded for text in (left, right)))
     cells: dict[str, dict[str, Any]] = {
-        SHORT: {"kind": "real", "texts": short[:count], "source": source},
-        DOCUMENTS: {"kind": "real", "texts": long, "source": long_source},
+        PAIRS: {"kind": "real", "texts": sentences, "source": "graded pairs of examples/data", "pairs": graded}
     }
-    for length in EQUAL:
+    count = 1024 if arguments.full else 192
+    if arguments.full or not trained:
+        short, source = texts.sentences(known, max(count, 10_000 if arguments.full else 0))
+        long, long_source = texts.documents(known, count if arguments.full else 48)
+        cells[SHORT] = {"kind": "real", "texts": short[:count], "source": source}
+        cells[DOCUMENTS] = {"kind": "real", "texts": long, "source": long_source}
+    for length in EQUAL if arguments.full or not trained else (25, 256):
         tokens = (32768 if arguments.full else 8192) // (1 if arguments.model == "bundled" else 4)
         equal = texts.equal(known, length, max(6, tokens // length))
         cells[f"n={length}"] = {"kind": "length", "length": length, "texts": equal, "source": "made"}
@@ -167,36 +184,41 @@ def _cell(name: str, cell: dict[str, Any], systems: dict[str, System], arguments
     if cell["kind"] == "real":
         chosen = systems
     else:
-        wanted = (LIBRARY, OURS) if cell["kind"] == "number" else GROWTH
+        wanted = (CLASSICAL, LIBRARY, OURS) if cell["kind"] == "number" else GROWTH
         chosen = {key: systems[key] for key in wanted if key in systems}
     # How many texts a call has is what the cells of that kind are about: they are not cut.
     if arguments.systems:
-        chosen = {key: one for key, one in chosen.items() if key == LIBRARY or key.startswith(tuple(arguments.systems))}
+        chosen = {
+            key: one for key, one in chosen.items() if key == CLASSICAL or key.startswith(tuple(arguments.systems))
+        }
     if cell["kind"] == "number":
         turns = [cell["texts"]] * (2 if len(cell["texts"]) < 3200 else 1)
     else:
         turns = measure.slices(cell["texts"], arguments.slices, arguments.batch_size)
-    dtype = torch.float32 if arguments.device == "cpu" else torch.bfloat16
-    before = measure.ceiling(dtype, arguments.device)
-    encoders = {key: system.encode for key, system in chosen.items()}
-    for encode in encoders.values():  # what is done once is done before
-        encode(cell["texts"][:2])
+    dtypes = sorted({system.dtype for system in chosen.values()})
+    before = {dtype: measure.ceiling(getattr(torch, dtype), arguments.device) for dtype in dtypes}
+    encoders = {key: Kept(system.encode) for key, system in chosen.items()}
+    for system in chosen.values():  # what is done once is done before
+        system.encode(cell["texts"][:2])
     times = measure.take_turns(encoders, turns, allowance=arguments.allowance, device=arguments.device)
-    top = statistics.median([before, measure.ceiling(dtype, arguments.device)])
+    after = {dtype: measure.ceiling(getattr(torch, dtype), arguments.device) for dtype in dtypes}
+    top = {dtype: statistics.median([before[dtype], after[dtype]]) for dtype in dtypes}
     result: dict[str, Any] = {key: cell[key] for key in ("kind", "length", "number", "source") if key in cell}
-    result |= {"texts": len(cell["texts"]), "ceiling_gflops": round(top, 1), "load": os.getloadavg()[0], "systems": {}}
-    if arguments.device == "cpu":
-        result["int8_ceiling_gops"] = round(measure.ceiling(torch.int8), 1)
-    print(
-        f"\n{name}: {len(cell['texts'])} texts ({cell['source']}), ceiling {top:.0f} GFLOP/s, load {result['load']:.1f}"
-    )
+    result["ceiling_gops"] = {dtype: round(value, 1) for dtype, value in top.items()}
+    result |= {"texts": len(cell["texts"]), "load": os.getloadavg()[0], "systems": {}}
+    tops = ", ".join(f"{dtype} {value:.0f}" for dtype, value in top.items())
+    print(f"\n{name}: {len(cell['texts'])} texts ({cell['source']}), ceilings {tops} Gop/s, load {result['load']:.1f}")
+    worth = quality(encoders, cell.get("pairs", []), {CLASSICAL: (CLASSICAL, ONNX), OURS: (LIBRARY, LOOP, "echo, ")})
     done = {model: [measure.work(systems[model].counted, part) for part in turns] for model in chosen}
     for system, own in times.items():
-        result["systems"][system] = row = _row(own, times[LIBRARY], done[system], top, arguments.device)
+        dtype = chosen[system].dtype
+        row = _row(own, times[CLASSICAL], done[system], top[dtype], arguments.device)
+        result["systems"][system] = row = row | {"dtype": dtype, **worth[system]}
         print(
-            f"  {system:32} {row['ms_per_text']:9.2f} ms a text {row['tokens_per_s']:9.0f} tokens/s "
-            f"{row['share_of_ceiling']:5.0%} of ceiling  x{row['ratio']['median']:.2f} "
+            f"  {system:38} {row['ms_per_text']:9.2f} ms a text {row['tokens_per_s']:9.0f} tokens/s "
+            f"{row['share_of_ceiling']:5.0%} of {dtype} ceiling  x{row['ratio']['median']:.2f} "
             f"({row['ratio']['least']:.2f}-{row['ratio']['greatest']:.2f}, {row['ratio']['slices']})",
+            *(f" {key} {value:.5g}" for key, value in worth[system].items()),
             flush=True,
         )
     result["ratios"] = {
@@ -206,10 +228,13 @@ def _cell(name: str, cell: dict[str, Any], systems: dict[str, System], arguments
             (LIBRARY, INT8),
             (LLAMA_CPP, OURS),
             (LLAMA_CPP_Q8, INT8),
+            (LLAMA_CPP_FILE, INT8),
             (OPENVINO, OURS),
             (LOOP, OURS),
             (OURS, CLASSICAL),
             (OURS, CLASSICAL_OURS),
+            (DEPTH, CLASSICAL),
+            (BFLOAT16, CLASSICAL),
             (INT8, CLASSICAL),
         )
         if one in times and other in times
@@ -261,23 +286,23 @@ def _aims(cells: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
 
-    for cell, exact, small in ((SHORT, 1.4, 3.0), (DOCUMENTS, 1.15, 2.3)):
-        times(cell, LIBRARY, OURS, exact)
-        times(cell, LIBRARY, INT8, small)
+    for cell in (PAIRS, SHORT, DOCUMENTS):
+        times(cell, DEPTH, CLASSICAL, 1.0, most=True)
+        times(cell, INT8, CLASSICAL, 0.6, most=True)
+        times(cell, BFLOAT16, CLASSICAL, 0.25, most=True)
+        times(cell, LIBRARY, OURS, 1.4)
         times(cell, LLAMA_CPP, OURS, 2.5)
         times(cell, LLAMA_CPP_Q8, INT8, 5.0)
-        if cell in cells:
-            share = cells[cell]["systems"][OURS]["share_of_ceiling"]
-            aims.append(
-                {
-                    "aim": f"{cell}: share of the GEMM ceiling",
-                    "wanted": "at least 80 %",
-                    "reached": f"{share:.0%}",
-                    "met": share >= 0.8,
-                }
-            )
-    for length in (25, 64, 256):
-        times(f"n={length}", INT8, CLASSICAL, 1.0, most=True)
+        for system, least in ((INT8, 0.999), (BFLOAT16, 0.9998)):
+            row = cells.get(cell, {}).get("systems", {}).get(system, {})
+            if "cosine" in row:
+                aim = {"aim": f"{cell}: least cosine to float32 of [{system}]", "wanted": f"at least {least}"}
+                aims.append({**aim, "reached": f"{row['cosine']:.5f}", "met": row["cosine"] >= least})
+        row = cells.get(cell, {}).get("systems", {}).get(OURS)
+        if row:
+            aim = {"aim": f"{cell}: share of the float32 ceiling", "wanted": "at least 80 %"}
+            share = row["share_of_ceiling"]
+            aims.append({**aim, "reached": f"{share:.0%}", "met": share >= 0.8})
     return aims
 
 
@@ -290,7 +315,7 @@ def _machine(device: str) -> dict[str, Any]:
             continue
     if "llama-cpp-python" not in versions and sys.modules.get("llama_cpp"):  # built, not installed
         versions["llama-cpp-python"] = sys.modules["llama_cpp"].__version__
-    processor = _processor() if device == "cpu" else torch.cuda.get_device_name(device)
+    processor = measure.processor() if device == "cpu" else torch.cuda.get_device_name(device)
     return {
         "processor": processor,
         "instructions": torch.backends.cpu.get_cpu_capability() if device == "cpu" else "",
@@ -300,14 +325,6 @@ def _machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 if __name__ == "__main__":

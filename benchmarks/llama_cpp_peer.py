@@ -9,6 +9,8 @@ It is treated as well as its interface allows:
   is tried on some of the texts (``tune``), and the fastest is what is measured. All share one key-value store: with
   one for each sequence, llama.cpp cannot copy the prefix.
 - Only pooled tokens are asked for, so its last layer, too, skips the others.
+- A GGUF file of a model can be given as it is; its output head is then as wide as its vocabulary, and computed.
+- Its extra buffers are off: with them it crashes on virtual machines that have AMX.
 
 Shapes: T tokens of a batch, D width of the model.
 """
@@ -54,6 +56,7 @@ def write_gguf(model: Any, path: Path) -> None:
     import gguf
 
     config = model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_vocab_size(VOCABULARY)
     writer.add_tokenizer_model("none")
@@ -63,9 +66,9 @@ def write_gguf(model: Any, path: Path) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head)
     writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
@@ -108,31 +111,34 @@ class LlamaCpp:
         model: The embedder whose prompts, spans and weights are used; pooled by the mean.
         folder: Where the GGUF files go.
         quantized: Whether weights are in ``q8_0``.
+        file: A GGUF file of the same model, used as it is; None to write one.
 
     Raises:
         ImportError: If ``llama_cpp`` or ``gguf`` is not installed.
     """
 
-    def __init__(self, model: SentenceTransformer, folder: Path, *, quantized: bool) -> None:
+    def __init__(self, model: SentenceTransformer, folder: Path, *, quantized: bool, file: Path | None = None) -> None:
         import llama_cpp
 
         self.api = llama_cpp
         self._silent = llama_cpp.llama_log_callback(lambda *_: None)
         llama_cpp.llama_log_set(self._silent, ctypes.c_void_p(0))
         self.first = model[0]
-        path = folder / "model-f32.gguf"
+        path = file or folder / "model-f32.gguf"
         if not path.exists():
             write_gguf(self.first.model, path)
         if quantized:
             source, path = path, folder / "model-q8_0.gguf"
-            settings = llama_cpp.llama_model_quantize_default_params()
-            settings.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
+            wanted = llama_cpp.llama_model_quantize_default_params()
+            wanted.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
             if not path.exists() and llama_cpp.llama_model_quantize(
-                str(source).encode(), str(path).encode(), ctypes.byref(settings)
+                str(source).encode(), str(path).encode(), ctypes.byref(wanted)
             ):
                 raise RuntimeError("llama.cpp could not quantise the model")
         self.embeddings = self.first.model.get_input_embeddings().weight.detach().float().numpy()
-        self.weights = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        settings = llama_cpp.llama_model_default_params()
+        settings.use_extra_bufts = False
+        self.weights = llama_cpp.llama_model_load_from_file(str(path).encode(), settings)
         if not self.weights:
             raise RuntimeError(f"llama.cpp could not read {path.name}")
         self.context: Any = None

@@ -7,11 +7,14 @@ system that has used up its time sits out the later slices, and is compared on t
 
 from __future__ import annotations
 
+import platform
 import random
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,7 +64,8 @@ def take_turns(
     Args:
         systems: How each embeds texts.
         parts: The slices.
-        allowance: Seconds of wall time for each system; at least two slices are run whatever they take.
+        allowance: Seconds of processor time (on a GPU, of wall time) for each system; at least two slices are run
+            whatever they take.
         device: Where the work happens: on a GPU it is waited for.
         seed: Of the orders.
     """
@@ -71,7 +75,8 @@ def take_turns(
         for name in chance.sample(list(systems), len(systems)):
             own = times[name]
             # The next slice will take about as long as those before: stop before, not after.
-            if (number >= 2 and sum(own.wall) * (1 + 1 / len(own.wall)) > allowance) or len(own.wall) < number:
+            spent = own.cpu if device == "cpu" else own.wall
+            if (number >= 2 and sum(spent) * (1 + 1 / len(spent)) > allowance) or len(spent) < number:
                 continue
             _wait(device)
             wall, cpu = time.perf_counter(), time.process_time()
@@ -119,6 +124,21 @@ def _products(dtype: torch.dtype, device: str, size: int) -> list[Callable[[], o
     if device == "cpu" and dtype == torch.float32 and onednn.available():
         products.append(lambda: torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], ""))
     return products
+
+
+def processor() -> str:
+    """The processor's name, and what it multiplies fast in bfloat16 and int8."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    fast = [flag for flag in ("avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16") if flag in flags]
+    return f"{name or platform.processor() or 'unknown'} ({', '.join(fast) or 'neither VNNI nor AMX'})"
+
+
+def slug(name: str) -> str:
+    """A processor's name as part of a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("avx512_", "").replace("processor", "")).strip("-")
 
 
 def _wait(device: str) -> None:

@@ -1,6 +1,6 @@
-"""The models that are measured: the bundled one, and shapes of larger ones with weights drawn at random.
+"""The models that are measured: SmolLM2-135M, the bundled one, and shapes of larger ones with random weights.
 
-What an embedding costs does not depend on what the weights are.
+What an embedding costs does not depend on what the weights are; what it is worth does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 import echoembed
+from echoembed.sources.resolve import resolve
 
+DEFAULT = "smollm2-135m"
 BUNDLED = Path(echoembed.__file__).with_name("tiny")
 CONTEXT = 4096
 _SHAPES = {
@@ -43,11 +45,17 @@ _SHAPES = {
         "sliding_window": None,
     },
 }
-NAMES = ("bundled", *_SHAPES)
+NAMES = (DEFAULT, "bundled", *_SHAPES)
+
+
+def shrink(name: str) -> None:
+    """Have ``make`` draw a tiny model of the family of that shape, to see that all steps run."""
+    tiny = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    _SHAPES[name] |= {**tiny, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def make(name: str, folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Path:
-    """Write a model and the bundled tokenizer into a folder.
+    """Write a model and the bundled tokenizer into a folder; SmolLM2 has a folder of its own.
 
     Args:
         name: One of ``NAMES``.
@@ -55,6 +63,8 @@ def make(name: str, folder: Path, *, device: str = "cpu", dtype: torch.dtype = t
         device: Where random weights are drawn: seven billion take minutes on a CPU.
         dtype: Of random weights.
     """
+    if name == DEFAULT:
+        return resolve(name).folder
     folder.mkdir(parents=True, exist_ok=True)
     if name == "bundled":
         shutil.copytree(BUNDLED, folder, dirs_exist_ok=True)

@@ -61,7 +61,7 @@ class OpenVino:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of length 1, ``_ND`` in the order of the texts."""
-        rendered = self.first.render(texts)
+        rendered = self.first.reader.render(texts)
         order = sorted(range(len(texts)), key=lambda index: -len(rendered[index].ids))
         vectors: list[np.ndarray | None] = [None] * len(texts)
         for start in range(0, len(order), self.batch_size):

@@ -41,7 +41,7 @@ def _bars(axes: Any, name: str, cell: dict[str, Any]) -> None:
     medians = [row["ratio"]["median"] for row in rows.values()]
     axes.barh(list(rows), medians, xerr=[low, high], color=colors, error_kw={"linewidth": 1})
     axes.axvline(1, color="black", linewidth=0.6, linestyle=":")
-    axes.set(title=f"{name}: {cell['texts']} texts", xlabel="time, echo with sentence-transformers = 1")
+    axes.set(title=f"{name}: {cell['texts']} texts", xlabel="time, sentence-transformers' classical = 1")
     axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,26 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 import echoembed
+from echoembed import Recipe
 
-LIBRARY = "echo, sentence-transformers"
-"""Echo prompts through the library's padded forward: what the engine is measured against."""
 CLASSICAL = "classical, sentence-transformers"
+"""The bare text, read once, by the library's own modules: what everything is measured against."""
+LIBRARY = "echo, sentence-transformers"
+"""Echo prompts through the library's padded forward."""
+ONNX, OPENVINO_LIBRARY = "classical, sentence-transformers ONNX", "classical, sentence-transformers OpenVINO"
 CLASSICAL_OURS = "classical, echoembed"
 LOOP = "echo, a text at a time"
 OURS = "echo, echoembed"
-INT8 = "echo, echoembed int8"
+DEPTH = "echo at 0.8 of the depth, echoembed"
+BFLOAT16, INT8 = "echo, echoembed bfloat16", "echo, echoembed int8"
+DETERMINISTIC = "echo, echoembed deterministic"
 LLAMA_CPP, LLAMA_CPP_Q8 = "echo, llama.cpp f32", "echo, llama.cpp q8_0"
+LLAMA_CPP_FILE = "echo, llama.cpp on the GGUF file"
 OPENVINO = "echo, OpenVINO"
-_PROMPT = "Write a paragraph: "
+PEERS = (ONNX, OPENVINO_LIBRARY, LLAMA_CPP, LLAMA_CPP_Q8, LLAMA_CPP_FILE, OPENVINO)
+BARE = Recipe(name="bare", query_template="{text:pool}", document_template="{text:pool}")
+# Unpinned, the library wraps the texts of an instruct model in its chat format: other vectors, at twice the cost.
+TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
 
 
 @dataclass(frozen=True)
@@ -33,15 +43,24 @@ class System:
         encode: Texts in, vectors out.
         counted: The embedder whose prompts these are.
         note: What was chosen for it, or how close its vectors are to ours.
+        dtype: In which it multiplies.
     """
 
     encode: Callable[[list[str]], Any]
     counted: SentenceTransformer
     note: str = ""
+    dtype: str = "float32"
 
 
 def load_all(
-    folder: Path, scratch: Path, *, batch_size: int, device: str = "cpu", peers: bool = True, sample: list[str]
+    folder: Path,
+    scratch: Path,
+    *,
+    batch_size: int,
+    device: str = "cpu",
+    peers: bool = True,
+    sample: list[str],
+    gguf: Path | None = None,
 ) -> tuple[dict[str, System], dict[str, str]]:
     """Every system that runs here, and why others do not.
 
@@ -50,66 +69,95 @@ def load_all(
         scratch: Where peers put files of their own.
         batch_size: Texts of a batch.
         device: ``cpu``, or a GPU, on which bfloat16 is used and there are no peers.
-        peers: Whether llama.cpp and OpenVINO are looked for.
+        peers: Whether ONNX, OpenVINO and llama.cpp are looked for.
         sample: Texts by which peers are checked and tuned.
+        gguf: The file that the model was read from, if it was.
     """
     dtype = "float32" if device == "cpu" else "bfloat16"
+    shared: list[SentenceTransformer] = []
 
-    loaded: list[SentenceTransformer] = []
-
-    def ours(recipe: str, **settings: Any) -> SentenceTransformer:
-        settings = {"dtype": dtype, "overflow": "ignore", **settings}
-        model = echoembed.load(folder, recipe=recipe, budget=2048, device=device, **settings)
-        if settings["dtype"] == dtype:  # the same weights, held once: packing leaves a model as it was
-            model[0].model = loaded[0][0].model if loaded else model[0].model
-            loaded.append(model)
+    def ours(recipe: str | Recipe, **settings: Any) -> SentenceTransformer:
+        same = "dtype" not in settings and "layer" not in settings
+        settings = {"dtype": dtype, "overflow": "ignore", "budget": 2048, **settings}
+        model = echoembed.load(folder, recipe=recipe, device=device, **settings)
+        if same:  # the same weights, held once: packing leaves a model as it was
+            model[0].model = shared[0][0].model if shared else model[0].model
+            shared.append(model)
         return model
 
-    def run(model: SentenceTransformer, **settings: Any) -> Callable[[list[str]], Any]:
-        return lambda texts: model.encode(texts, batch_size=batch_size, **settings)
+    def run(model: SentenceTransformer) -> Callable[[list[str]], Any]:
+        return lambda texts: model.encode(texts, batch_size=batch_size)
 
-    padded = ours("echo", engine="padded")
-    packed, classical = ours("echo"), ours("classical")
-    first = Transformer(str(folder), model_kwargs={"dtype": dtype})
-    pooling = Pooling(first.get_embedding_dimension(), pooling_mode="mean", include_prompt=False)
-    stock = SentenceTransformer(modules=[first, pooling, Normalize()], device=device)
+    def engine(model: SentenceTransformer) -> str:
+        return str(echoembed.describe(model)["engine"])
+
+    padded, packed = ours("echo", engine="padded"), ours("echo")
+    classical, bare = ours("classical"), ours(BARE, engine="padded")
+    stock = _stock(folder, device=device, model_kwargs={"dtype": dtype})
     systems = {
-        LIBRARY: System(run(padded), padded),
-        CLASSICAL: System(run(stock, prompt=_PROMPT), classical, f"prompt {_PROMPT!r}"),
-        LOOP: System(lambda texts: [padded.encode(text) for text in texts], padded),
-        OURS: System(run(packed), packed, str(echoembed.describe(packed)["engine"])),
-        CLASSICAL_OURS: System(run(classical), classical),
+        CLASSICAL: System(run(stock), bare, "the bare text, pinned to text", dtype),
+        LIBRARY: System(run(padded), padded, dtype=dtype),
+        LOOP: System(lambda texts: [padded.encode(text) for text in texts], padded, dtype=dtype),
+        OURS: System(run(packed), packed, engine(packed), dtype),
+        CLASSICAL_OURS: System(run(classical), classical, dtype=dtype),
     }
-    skipped: dict[str, str] = {}
     if device != "cpu":
-        skipped = dict.fromkeys((INT8, LLAMA_CPP, LLAMA_CPP_Q8, OPENVINO), "measured on a CPU only")
-        return systems, skipped
+        return systems, dict.fromkeys((DEPTH, BFLOAT16, INT8, DETERMINISTIC, *PEERS), "measured on a CPU only")
     exact = ours("echo", deterministic=True)
-    small = ours("echo", dtype="int8")
-    cosine = float((small.encode(sample) * packed.encode(sample)).sum(axis=1).min())
-    systems["echo, echoembed deterministic"] = System(run(exact), exact, str(echoembed.describe(exact)["engine"]))
-    systems[INT8] = System(run(small), small, f"least cosine with float32 {cosine:.4f}")
-    if peers:
-        for name, load in _peers(packed, padded, scratch, batch_size).items():
-            try:
-                systems[name] = load(sample)
-            except ImportError as error:
-                skipped[name] = f"not installed ({error.name})"
-            except Exception as error:  # whatever a peer raises, the others are measured
-                skipped[name] = f"{type(error).__name__}: {error}"[:300]
+    systems[DETERMINISTIC] = System(run(exact), exact, engine(exact))
+    layers = int(packed[0].model.config.num_hidden_layers)
+    part = ours("echo", layer=max(1, round(0.8 * layers)))
+    systems[DEPTH] = System(run(part), part, f"layer {part[0].layers} of {layers}")
+    for name, type_ in ((BFLOAT16, "bfloat16"), (INT8, "int8")):
+        model = ours("echo", dtype=type_)
+        systems[name] = System(run(model), model, engine(model), type_)
+    skipped: dict[str, str] = {}
+    loaders = _peers(packed, padded, stock, bare, folder, scratch, batch_size, gguf)
+    for name, load in loaders.items() if peers else ():
+        try:
+            systems[name] = load(sample)
+        except ImportError as error:
+            skipped[name] = f"not installed ({error.name or error})"
+        except Exception as error:  # whatever a peer raises, the others are measured
+            skipped[name] = f"{type(error).__name__}: {error}"[:300]
     return systems, skipped
 
 
+def _stock(folder: Path, *, device: str, **settings: Any) -> SentenceTransformer:
+    """The library's own modules with mean pooling."""
+    first = Transformer(str(folder), modality_config=TEXT, module_output_name="token_embeddings", **settings)
+    pooling = Pooling(first.get_embedding_dimension(), pooling_mode="mean")
+    return SentenceTransformer(modules=[first, pooling, Normalize()], device=device)
+
+
 def _peers(
-    packed: SentenceTransformer, padded: SentenceTransformer, scratch: Path, batch_size: int
+    packed: SentenceTransformer,
+    padded: SentenceTransformer,
+    stock: SentenceTransformer,
+    bare: SentenceTransformer,
+    folder: Path,
+    scratch: Path,
+    batch_size: int,
+    gguf: Path | None,
 ) -> dict[str, Callable[[list[str]], System]]:
-    def llama_cpp(quantized: bool) -> Callable[[list[str]], System]:
+    def backend(name: str, module: str) -> Callable[[list[str]], System]:
+        def load(sample: list[str]) -> System:
+            importlib.import_module(module)
+            model = _stock(folder, device="cpu", backend=name)
+            cosine = _same_work(float((model.encode(sample) * stock.encode(sample)).sum(axis=1).min()))
+            encode = lambda texts: model.encode(texts, batch_size=batch_size)  # noqa: E731
+            return System(encode, bare, f"least cosine with PyTorch's {cosine:.6f}")
+
+        return load
+
+    def llama_cpp(dtype: str, file: Path | None = None) -> Callable[[list[str]], System]:
         def load(sample: list[str]) -> System:
             from llama_cpp_peer import LlamaCpp
 
-            peer = LlamaCpp(packed, scratch, quantized=quantized)
-            cosine = _same_work(peer.check(packed, sample), quantized)
-            return System(peer.encode, packed, f"{peer.tune(sample)}, least cosine with ours {cosine:.6f}")
+            peer = LlamaCpp(packed, scratch, quantized=dtype == "int8" and file is None, file=file)
+            cosine = _same_work(peer.check(packed, sample), quantized=dtype == "int8")
+            note = f"{peer.tune(sample)}, least cosine with ours {cosine:.6f}"
+            return System(peer.encode, packed, note + (f", {file.name}" if file else ""), dtype)
 
         return load
 
@@ -119,11 +167,18 @@ def _peers(
         peer = OpenVino(padded, batch_size)
         return System(peer.encode, padded, f"least cosine with ours {_same_work(peer.check(packed, sample)):.6f}")
 
-    return {LLAMA_CPP: llama_cpp(False), LLAMA_CPP_Q8: llama_cpp(True), OPENVINO: openvino}
+    peers = {
+        ONNX: backend("onnx", "optimum.onnxruntime"),
+        OPENVINO_LIBRARY: backend("openvino", "optimum.intel"),
+        LLAMA_CPP: llama_cpp("float32"),
+        LLAMA_CPP_Q8: llama_cpp("int8"),
+        OPENVINO: openvino,
+    }
+    return peers | ({} if gguf is None else {LLAMA_CPP_FILE: llama_cpp("int8", gguf)})
 
 
 def _same_work(cosine: float, quantized: bool = False) -> float:
     """A peer that gives other vectors does other work, and is no peer."""
-    if not cosine > (0.99 if quantized else 0.999):
+    if not cosine > (0.97 if quantized else 0.999):
         raise ValueError(f"its vectors are not ours: least cosine {cosine:.4f}")
     return cosine

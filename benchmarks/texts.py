@@ -19,6 +19,8 @@ from sentence_transformers import SentenceTransformer
 
 DATA = Path(os.environ.get("ECHOEMBED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
+PAIRS = Path(__file__).parents[1] / "examples" / "data" / "sts" / "everyday" / "test.jsonl"
+
 
 def words(model: SentenceTransformer) -> list[str]:
     """Words that are one token each."""
@@ -38,6 +40,13 @@ def sentences(known: list[str], count: int) -> tuple[list[str], str]:
     """Distinct short texts, and where they are from."""
     found = [row[key] for row in _rows("sts/*/*.jsonl.gz") for key in ("sentence1", "sentence2")]
     return _chosen(found, count, "STS sentences") or (_made(known, count, 2.7, 0.5), "made, of STS-like lengths")
+
+
+def pairs(count: int) -> list[tuple[str, str, float]]:
+    """Graded pairs of sentences, of the repository's own, spread over the whole file."""
+    lines = PAIRS.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines][:: max(1, len(lines) // count)][:count]
+    return [(row["sentence1"], row["sentence2"], float(row["score"])) for row in rows]
 
 
 def documents(known: list[str], count: int) -> tuple[list[str], str]:

@@ -30,7 +30,7 @@ def module(name):
 
 def test_slices_are_made_of_the_batches_of_one_call(monkeypatch):
     texts = ["x" * (7 * number % 40 + 1) + str(number) for number in range(50)]
-    model = echoembed.load(tiny_models.folder("llama"), device="cpu")
+    model = echoembed.load(tiny_models.folder("llama"), device="cpu", engine="padded")
     batches = []
     before = model[0].preprocess
     monkeypatch.setattr(
@@ -111,7 +111,7 @@ def test_random_models_load_in_every_way_a_gpu_would_run_them(name, tmp_path, mo
     monkeypatch.setattr(measure.torch.cuda, "synchronize", lambda: None)
     # What decides between the two is the name of the device alone: "cpu:0" is none of the CPU's branches.
     found, skipped = systems.load_all(folder, tmp_path, batch_size=4, device="cpu:0", sample=TEXTS)
-    assert set(skipped) == {systems.INT8, systems.LLAMA_CPP, systems.LLAMA_CPP_Q8, systems.OPENVINO}
+    assert set(skipped) == {systems.DEPTH, systems.BFLOAT16, systems.INT8, systems.DETERMINISTIC, *systems.PEERS}
     assert next(found[systems.OURS].counted.parameters()).dtype == torch.bfloat16
     times = measure.take_turns(
         {name: system.encode for name, system in found.items()}, [TEXTS], allowance=1.0, device="cpu:0"
@@ -126,7 +126,7 @@ def test_main_writes_results_and_says_what_it_left_out(tmp_path, monkeypatch):
     small = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     monkeypatch.setitem(models._SHAPES, "llama-100m", {**small, **heads})
-    for missing in ("llama_cpp", "gguf", "openvino"):
+    for missing in ("llama_cpp", "gguf", "openvino", "optimum"):
         monkeypatch.setitem(sys.modules, missing, None)
     lines = tmp_path / "texts.txt"
     lines.write_text("\n".join(TEXTS))
@@ -134,15 +134,63 @@ def test_main_writes_results_and_says_what_it_left_out(tmp_path, monkeypatch):
     arguments = ["--model", "llama-100m", "--texts", str(lines), "--out", str(tmp_path), "--slices", "2"]
     monkeypatch.setattr(sys, "argv", ["engine.py", *arguments, "--batch-size", "2"])
     engine.main()
-    results = json.loads((tmp_path / "engine-llama-100m.json").read_text())
-    assert set(results["facts"]["left out"]) == {engine.LLAMA_CPP, engine.LLAMA_CPP_Q8, engine.OPENVINO}
+    (file,) = tmp_path.glob("engine-llama-100m-*.json")
+    results = json.loads(file.read_text())
+    assert set(results["facts"]["left out"]) == set(module("systems").PEERS) - {engine.LLAMA_CPP_FILE}
+    assert results["facts"]["processor"] == module("measure").processor()
     cell = results["cells"]["texts.txt"]
     assert cell["texts"] == len(TEXTS)
-    for system in (engine.LIBRARY, engine.OURS, engine.INT8, engine.CLASSICAL):
+    for system in (engine.LIBRARY, engine.OURS, engine.INT8, engine.BFLOAT16, engine.CLASSICAL):
         assert cell["systems"][system]["tokens_per_s"] > 0
-    assert cell["systems"][engine.LIBRARY]["ratio"]["median"] == 1
+        assert cell["systems"][system]["cosine"] > 0.99
+    assert cell["systems"][engine.CLASSICAL]["ratio"]["median"] == 1
+    assert engine.LIBRARY in module("table").table(tmp_path)
     assert cell["ratios"][f"{engine.LIBRARY} / {engine.OURS}"]["slices"] == 2
-    assert (tmp_path / "engine-llama-100m.png").stat().st_size > 1000
+    assert file.with_suffix(".png").stat().st_size > 1000
+
+
+def test_the_script_for_a_gpu_runs_every_step_on_tiny_shapes(tmp_path, monkeypatch):
+    models, gpu = module("models"), module("gpu")
+    monkeypatch.setattr(models, "_SHAPES", {name: dict(shape) for name, shape in models._SHAPES.items()})
+    monkeypatch.setattr(gpu, "TESTS", tmp_path / "run elsewhere")
+    monkeypatch.setattr(gpu, "PACKS", (300, 16384))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--out", str(tmp_path)])
+    gpu.main()
+    (file,) = tmp_path.glob("gpu-tiny-*.json")
+    steps = json.loads(file.read_text())["steps"]
+    assert list(steps) == ["kernel", *gpu.SHAPES]
+    assert steps["kernel"]["least cosine to padded"] > 0.999
+    for name in gpu.SHAPES:
+        assert steps[name]["documents"]["packs of 300"]["tokens/s"] > 0
+        assert steps[name]["sentences"][gpu.CLASSICAL]["texts/s"] > 0
+
+
+def test_a_step_that_fails_or_has_no_time_is_named_and_the_others_are_done(tmp_path, monkeypatch):
+    gpu = module("gpu")
+    monkeypatch.setattr(gpu.measure, "ceiling", lambda *_, **__: 100.0)
+    run = gpu.Run(device="cpu", tiny=False, out=tmp_path, seconds=100)
+    run.step("broken", 1, lambda: 1 / 0)
+    run.step("too long", 1000, dict)
+    run.step("done", 1, lambda: {"found": 1})
+    steps = json.loads(run.path.read_text())["steps"]
+    assert steps["broken"]["failed"] == "ZeroDivisionError: division by zero"
+    assert "left, it takes 1000 s" in steps["too long"]["left out"]
+    assert steps["done"]["found"] == 1
+
+
+def test_scores_of_timed_vectors_are_those_of_a_plain_computation():
+    scores = module("scores")
+    vectors = {"a": [1.0, 0.0], "b": [0.8, 0.6], "c": [0.0, 1.0]}
+    exact, rough = scores.Kept(lambda texts: [vectors[text] for text in texts]), scores.Kept(lambda texts: [[2.0, 0.0]])
+    exact(["a", "b"])
+    exact(["c"])
+    rough(["b"])
+    pairs = [("a", "a", 3.0), ("a", "b", 2.0), ("a", "c", 1.0), ("b", "c", 1.5)] * 3
+    found = scores.quality({"float32": exact, "float32 rough": rough}, pairs, {"float32": ["float32"]})
+    assert found["float32 rough"] == {"cosine": pytest.approx(0.8)}
+    assert found["float32"]["cosine"] == pytest.approx(1)
+    assert found["float32"]["sts"] == pytest.approx(100)  # 1, 0.8, 0 and 0.6: as the grades go
+    assert found["float32"]["pairs"] == 12
 
 
 def test_rotation_of_neighbours_is_that_of_halves_with_rows_in_another_order():
