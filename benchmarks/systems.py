@@ -94,6 +94,7 @@ def load_all(
     padded, packed = ours("echo", engine="padded"), ours("echo")
     classical, bare = ours("classical"), ours(BARE, engine="padded")
     stock = _stock(folder, device=device, model_kwargs={"dtype": dtype})
+    stock[0].model = packed[0].model  # the same weights again
     systems = {
         CLASSICAL: System(run(stock), bare, "the bare text, pinned to text", dtype),
         LIBRARY: System(run(padded), padded, dtype=dtype),
