@@ -1,0 +1,111 @@
+"""Whether threads scale, alone and beside a busy neighbour: python benchmarks/threads.py.
+
+Every number of threads in turn, each in a process of its own, embeds the same sentences; the number is texts a second
+of wall time relative to one thread with no neighbour. The neighbour is a process that does nothing but compute. What
+matters is whether the cores were free: the load of the machine before and during each turn is written beside it, and
+``--wait`` waits for a load below its limit before each turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+CHILD = """
+import json, sys, time
+import torch
+torch.set_num_threads(int(sys.argv[1]))
+import echoembed, texts
+model = echoembed.load(sys.argv[2], device="cpu", dtype=sys.argv[3], overflow="ignore")
+given = [text for left, right, _ in texts.pairs(int(sys.argv[4])) for text in (left, right)]
+model.encode(given[:16])
+started, spent = time.perf_counter(), time.process_time()
+model.encode(given)
+print(json.dumps([len(given) / (time.perf_counter() - started), (time.process_time() - spent) / len(given)]))
+"""
+NEIGHBOUR = "while True: sum(range(100000))"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    import measure
+    import models
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=models.DEFAULT)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, nargs="*", help="default: 1, 2, 4 … up to the cores there are")
+    parser.add_argument("--pairs", type=int, default=64, help="of sentences, embedded in each turn")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--wait", type=float, default=0, metavar="MINUTES", help="for a load below --idle")
+    parser.add_argument("--idle", type=float, default=0.3, help="most load of a machine that counts as free")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
+    arguments = parser.parse_args()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = arguments.threads or [2**power for power in range(10) if 2**power <= cores]
+    turns = [
+        _turn(count, busy, arguments) for _ in range(arguments.turns) for busy in (False, True) for count in counts
+    ]
+    found = {
+        "processor": measure.processor(),
+        "cores": cores,
+        "command": f"python benchmarks/threads.py {' '.join(sys.argv[1:])}".strip(),
+        "model": arguments.model,
+        "dtype": arguments.dtype,
+        "speed relative to one thread": _relative(turns, counts),
+        "turns": turns,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"threads-{arguments.model}-{measure.slug(measure.processor())}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found["speed relative to one thread"], indent=1))
+
+
+def _turn(threads: int, busy: bool, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One process that embeds, beside a neighbour or not."""
+    until = time.monotonic() + 60 * arguments.wait
+    while time.monotonic() < until and os.getloadavg()[0] > arguments.idle:
+        time.sleep(5)
+    before = os.getloadavg()[0]
+    command = [sys.executable, "-c", CHILD, str(threads), arguments.model, arguments.dtype, str(arguments.pairs)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+    neighbour = subprocess.Popen([sys.executable, "-c", NEIGHBOUR]) if busy else None
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    finally:
+        if neighbour is not None:
+            neighbour.kill()
+            neighbour.wait()
+    rate, seconds = json.loads(done.stdout.splitlines()[-1])
+    turn = {"threads": threads, "neighbour": busy, "texts/s": rate, "processor seconds a text": seconds, "load": before}
+    print(json.dumps(turn), flush=True)
+    return turn
+
+
+def _relative(turns: list[dict[str, Any]], counts: list[int]) -> dict[str, float]:
+    """Median rates relative to one thread alone."""
+
+    def rate(threads: int, busy: bool) -> float:
+        return statistics.median(
+            turn["texts/s"] for turn in turns if turn["threads"] == threads and turn["neighbour"] == busy
+        )
+
+    alone = rate(counts[0], False)
+    return {
+        f"{count} threads{', a busy neighbour' if busy else ''}": round(rate(count, busy) / alone, 3)
+        for busy in (False, True)
+        for count in counts
+    }
+
+
+if __name__ == "__main__":
+    main()
