@@ -49,8 +49,9 @@ docs: .venv/installed-dev  ## Run every example in README.md and docs/, compare 
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest docs/test_docs.py
 	$(BIN)/python docs/build_site.py
 
-bench: .venv/installed-dev  ## Time the engine against sentence-transformers; takes minutes on an idle machine.
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engine.py --quick --out benchmarks/results
+bench: .venv/installed-dev  ## Time SmolLM2 by the engine, sentence-transformers and other peers; minutes, with FULL=1 hours.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engine.py $(if $(FULL),--full,--quick) --out benchmarks/results
+	$(BIN)/python benchmarks/table.py
 
 # The server, beyond what its tests try.
 

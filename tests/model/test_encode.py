@@ -157,6 +157,13 @@ def test_pooling_that_is_not_the_recipes_is_done_by_its_own_module():
     assert np.abs(encode_prompts(other, prompts) - other.encode(MANY[:40])).max() < 1e-6
 
 
+def test_the_librarys_own_class_fills_packs_where_it_is_asked_to(exact, library):
+    with forwards(exact) as shapes:
+        found = library.encode(MANY, batch_size=len(MANY), texts_a_forward=32)
+    assert np.mean([length for _, length in shapes]) > 0.75 * 2048
+    assert np.array_equal(found, exact.encode(MANY))
+
+
 @pytest.mark.parametrize("recipe", ["echo", "echo-last", "classical-bidirectional"])
 @pytest.mark.parametrize("engine", ["packed", "padded"])
 def test_prompts_give_what_their_texts_give(recipe, engine):
