@@ -13,6 +13,7 @@
 - ``proof.py``: proof, at load, that it gives the padded forward's states
 - ``determinism.py``: whether neighbours change a prompt's bits
 - ``choice.py``: which forward a model runs
+- ``gradients.py``: the packed forward in training: ``grid.py`` is its attention, ``frozen.py`` its cheaper pieces
 
 Knows prompts as ids and spans; knows nothing of texts, templates or recipes.
 """

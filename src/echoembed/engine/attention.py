@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from echoembed.engine import varlen
+from echoembed.engine.grid import Grid
 from echoembed.engine.pack import Layout, Run
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Pass:
         mode: ``all``: every token is a query. ``capture``: nothing is computed, keys and values are handed out.
             ``pooled``: only pooled tokens are queries; keys and values are those that were captured.
         called: Whether the model has called the attention.
+        grid: Where gradients are wanted: what attention runs on, as one table for all texts.
     """
 
     layout: Layout
@@ -84,6 +86,7 @@ class Pass:
     mode: Literal["all", "capture", "pooled"] = "all"
     captured: KeysAndValues | None = None
     called: bool = False
+    grid: Grid | None = None
     rules: list[Rule] = field(default_factory=list)
     masks: dict[tuple[int, Run, str], Tensor] = field(default_factory=dict)
     packings: dict[str, varlen.Packing] = field(default_factory=dict)
@@ -158,9 +161,17 @@ def attention(
         raise Captured(KeysAndValues(key, value))
     if active.mode == "pooled" and active.captured is not None:
         key, value = active.captured
-    # 3. On a GPU: the whole pack in one kernel.
+    # 3. With gradients: a table of all texts. Without, on a GPU: the whole pack in one kernel.
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if active.grid is not None:
+        number, pooled = int(attention_mask), active.mode == "pooled"
+        rule, dropout = active.rules[number], float(kwargs.get("dropout") or 0.0)
+        dtype = value.dtype
+        query, key, value = query.float(), key.float(), value.float()  # rounding of scores shows in gradients first
+        how = {"rule": rule, "causal": active.causal, "pooled": pooled, "scale": scale, "softcap": softcap}
+        states = active.grid.attend(query, key, value, number=number, dropout=dropout, **how)  # type: ignore[arg-type]
+        return states.to(dtype), None
     window = active.rules[int(attention_mask)].window
     if varlen.fits(query, value, active.layout, window=window, softcap=softcap):
         if active.mode not in active.packings:

@@ -30,7 +30,7 @@ from echoembed.prompts.template import Rendered
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LOCK = RLock()  # of all engines: they take turns in the modules' forwards
+LOCK = RLock()  # of all engines: they take turns in the modules' forwards
 MEMORY = 128 * 2**20
 """Bytes that the widest activations of a pack may take on a CPU."""
 CPU_TOKENS = 2048
@@ -152,7 +152,7 @@ class PackedEngine:
     @contextmanager
     def _prepared(self, model: PreTrainedModel, active: attention.Pass) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(_LOCK)
+            stack.enter_context(LOCK)
             attention.register()
             stack.enter_context(attention.packed(model))
             light = self.fused and model.device.type == "cpu"

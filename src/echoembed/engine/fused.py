@@ -136,7 +136,7 @@ def _rotation_like(own: Callable[..., Any]) -> Callable[..., Any]:
         if ACTIVE.get() is None or torch.is_grad_enabled() or not plain or query.dtype != torch.float32:
             return own(query, key, cos, sin, *args, **kwargs)
         cos, sin = cos[:, None], sin[:, None]
-        return _rotated(query, cos, sin), _rotated(key, cos, sin)
+        return rotated(query, cos, sin), rotated(key, cos, sin)
 
     rotation.replaces = own  # type: ignore[attr-defined]
     return rotation
@@ -150,11 +150,12 @@ def _rotates_halves(own: Callable[..., Any]) -> bool:
         wanted = own(query, key, cos, sin)
     except Exception:  # a function of another kind under the same name
         return False
-    got = (_rotated(query, cos[:, None], sin[:, None]), _rotated(key, cos[:, None], sin[:, None]))
+    got = (rotated(query, cos[:, None], sin[:, None]), rotated(key, cos[:, None], sin[:, None]))
     return all(map(_same, got, wanted))
 
 
-def _rotated(states_1HTE: Tensor, cos_11TE: Tensor, sin_11TE: Tensor) -> Tensor:
+def rotated(states_1HTE: Tensor, cos_11TE: Tensor, sin_11TE: Tensor) -> Tensor:
+    """Queries or keys turned by their positions' angles, one half of a head's width against the other."""
     half = states_1HTE.shape[-1] // 2
     out_1HTE = states_1HTE * cos_11TE
     out_1HTE[..., :half].addcmul_(states_1HTE[..., half:], sin_11TE[..., :half], value=-1)

@@ -6,7 +6,7 @@ What is replaced, and by what, is prepared once for each model and worn pack by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -49,18 +49,27 @@ def patched(model: nn.Module, *, fast_linear: bool = True, light: bool = True) -
         light: Whether norms, gates and rotations take fewer passes over memory.
     """
     patches = _prepared(model, fast_linear, light)
-    worn = [(module, forward) for module, forward in patches.forwards if "forward" not in module.__dict__]
-    own = [(home, getattr(home, fused.ROTATION)) for home, _ in patches.rotations]
+    with worn(patches.forwards, patches.rotations):
+        yield
+
+
+@contextmanager
+def worn(
+    forwards: Sequence[tuple[nn.Module, Forward]], rotations: Sequence[tuple[ModuleType, Forward]]
+) -> Iterator[None]:
+    """Let modules run with other forwards, and families' code with other rotations, for a while."""
+    forwards = [(module, forward) for module, forward in forwards if "forward" not in module.__dict__]
+    own = [(home, getattr(home, fused.ROTATION)) for home, _ in rotations]
     try:
-        for module, forward in worn:
+        for module, forward in forwards:
             module.__dict__["forward"] = forward
-        for home, rotation in patches.rotations:
+        for home, rotation in rotations:
             setattr(home, fused.ROTATION, rotation)
         yield
     finally:
         for home, rotation in own:
             setattr(home, fused.ROTATION, rotation)
-        for module, _ in worn:
+        for module, _ in forwards:
             module.__dict__.pop("forward", None)
 
 

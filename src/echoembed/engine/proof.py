@@ -58,7 +58,7 @@ def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) 
         return Choice(None, "token embeddings need no forward")
     if context is not None and context < _SHARED + max(_OWN):
         return Choice(None, f"a context of {context} tokens is too short to check it")
-    prompts = _probes(int(model.config.vocab_size))
+    prompts = probes(int(model.config.vocab_size))
     expected = _padded(model, prompts)
     reason = ""
     cpu = next(model.parameters()).device.type == "cpu"
@@ -79,7 +79,7 @@ def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) 
     return Choice(None, " ".join(reason.split())[:200])
 
 
-def _probes(vocabulary: int) -> list[Rendered]:
+def probes(vocabulary: int) -> list[Rendered]:
     """Prompts that begin alike, with spans at their end, in their middle and of one token."""
     size = min(vocabulary, 4096)
     shared = tuple((31 * place + 11) % size for place in range(_SHARED))

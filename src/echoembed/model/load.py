@@ -76,7 +76,7 @@ def load(
         normalize: Whether vectors are scaled to length 1; None for yes, and for what was saved with the model.
         engine: ``packed`` computes no padding and no state that is not pooled; ``padded`` is the plain forward.
             They agree to rounding (checked here). None for ``packed`` where the model passes, else ``padded``;
-            ``describe`` says which and why. Training always runs ``padded``.
+            ``describe`` says which and why. ``echoembed train`` chooses its own; other training runs ``padded``.
         deterministic: Whether a text's vector has the same bits alone, in any batch and in any order.
         overflow: What becomes of a text over the budget: ``warn`` cuts it and says so, ``ignore`` cuts it in
             silence, ``error`` refuses it.

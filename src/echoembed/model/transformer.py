@@ -22,7 +22,7 @@ from sentence_transformers.util import batch_to_device
 from transformers import PreTrainedConfig
 
 from echoembed import errors, versions
-from echoembed.engine import Selector, quantize
+from echoembed.engine import Selector, gradients, quantize
 from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.groups import PACKS, pool_in_groups
@@ -280,7 +280,8 @@ class EchoTransformer(Transformer):
         if texts_a_forward is not None and "input_ids" not in features:
             tokens = None if engine is None else PACKS * engine.most_tokens(self.model)
             return features | pool_in_groups(self, prompts, tokens=tokens, most=texts_a_forward)
-        # 2. In training, and where the model did not pass the engine's proof: the plain padded forward.
+        # 2. In training without an engine of its own, and where the model did not pass a proof: the padded forward.
+        engine = engine if outside_training else gradients.in_use(self.model)
         if engine is None and "input_ids" not in features:
             features |= batch_to_device(pad(prompts, self.pad_id), self.model.device)
         ids_BT, mask_BT, span_BT = given(features)
@@ -295,7 +296,7 @@ class EchoTransformer(Transformer):
                 prompts = unpad(ids_BT, mask_BT, span_BT)
             states_BSD, mask_BS = engine.states(self.model, prompts)
         # 4. Sums over a padded dimension are grouped by its length: for equal bits each text is pooled by itself.
-        if engine is not None and self.selector.deterministic:
+        if outside_training and engine is not None and self.selector.deterministic:
             states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:
             check_states(states_BSD, self.name)

@@ -18,6 +18,8 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from echoembed import errors, versions
+from echoembed.engine import gradients
+from echoembed.engine.gradients import TrainingEngine
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
 from echoembed.training import export, mntp, rows, simcse
@@ -77,7 +79,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         record=record,
         keep=config.checkpoint.keep,
         model=model,
-        args=_arguments(config, processes),
+        args=_arguments(config, processes, packed=gradients.in_use(transformer_of(model).model) is not None),
         data_collator=_collator(model, config, data),
         train_dataset=data,
         loss=_loss(model, config, processes),
@@ -117,13 +119,33 @@ def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
         revision=config.revision or None,
         dtype="float32",
         device=processes.device,
-        engine="padded",
         overflow="ignore",  # the budget is there to cut long texts
     )
     add_adapter(model, config.adapter, seed=config.seed)
     if config.objective == "simcse":
         simcse.prepare(model, config.dropout)
+    gradients.use(transformer_of(model).model, _engine(model, config))
     return model
+
+
+def _engine(model: SentenceTransformer, config: TrainConfig) -> TrainingEngine | None:
+    """The packed forward, unless the configuration or the model has none."""
+    optimiser = config.optimiser
+    if optimiser.forward == "padded" or optimiser.gradient_checkpointing:  # which runs layers again outside of the pack
+        return None
+    transformer = transformer_of(model)
+    return gradients.choose(
+        transformer.model,
+        causal=transformer.recipe.attention == "causal",
+        dtype=torch.bfloat16 if optimiser.precision == "bfloat16" and config.adapter.rank else torch.float32,
+        random=config.objective == "simcse" or config.adapter.dropout > 0 or _drops(transformer.model),
+    ).engine
+
+
+def _drops(model: nn.Module) -> bool:
+    """Whether the model has dropout of its own."""
+    settings = vars(getattr(model, "config", None) or object).items()
+    return any(value for name, value in settings if name.endswith(("dropout", "pdrop")) and isinstance(value, float))
 
 
 def _collator(model: SentenceTransformer, config: TrainConfig, data: DatasetDict) -> Collator:
@@ -152,8 +174,10 @@ def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialSta
     return simcse.SimcseLoss(loss) if config.objective == "simcse" else loss
 
 
-def _arguments(config: TrainConfig, processes: PartialState) -> SentenceTransformerTrainingArguments:
-    """The arguments of the library's trainer."""
+def _arguments(
+    config: TrainConfig, processes: PartialState, *, packed: bool = False
+) -> SentenceTransformerTrainingArguments:
+    """The arguments of the library's trainer; the packed forward chooses the dtype of its products itself."""
     optimiser = config.optimiser
     recomputing: dict[str, Any] = {}
     if optimiser.gradient_checkpointing:
@@ -176,7 +200,7 @@ def _arguments(config: TrainConfig, processes: PartialState) -> SentenceTransfor
         warmup_steps=optimiser.warmup_steps,
         weight_decay=optimiser.weight_decay,
         max_grad_norm=optimiser.max_gradient_norm,
-        bf16=optimiser.precision == "bfloat16",
+        bf16=optimiser.precision == "bfloat16" and not (packed and config.adapter.rank),
         save_strategy="steps",
         save_steps=config.checkpoint.every,
         logging_strategy="steps",

@@ -27,6 +27,7 @@ from echoembed.checks import (
 )
 from echoembed.prompts.text import check_text
 
+Forward = Literal["packed", "padded"]
 Precision = Literal["float32", "bfloat16"]
 Masking = Literal["80-10-10", "all"]
 BadRows = Literal["refuse", "skip"]
@@ -156,7 +157,15 @@ class OptimiserConfig(Table):
         "τ: cosines are divided by it before the softmax. Left out for 0.02, or SimCSE's 0.05.",
         ABOVE_ZERO_OR_NONE,
     )
-    precision: Precision = setting("float32", "Arithmetic of the forward pass; weights stay in float32.")
+    precision: Precision = setting(
+        "float32",
+        "Arithmetic of products in forward and backward pass; what is trained stays in float32. ``bfloat16`` is faster "
+        "where the processor multiplies it, and keeps the frozen weights once more in it.",
+    )
+    forward: Forward = setting(
+        "packed",
+        "``packed`` computes no padding, where the model's gradients pass the proof; ``padded`` is the model's own.",
+    )
     gradient_checkpointing: bool = setting(
         False,
         "Whether states are computed again in the backward pass rather than kept: less memory, a third more work.",

@@ -1,0 +1,283 @@
+"""The pieces of a model whose own weights are frozen, with forwards and gradients of fewer and cheaper passes.
+
+A frozen weight needs no gradient of its own, and its product may be in the dtype that the processor multiplies fastest;
+what is trained, LoRA's two small matrices, stays in float32, and so does the sum that runs through the layers. Here:
+
+- a linear layer with LoRA, as one operation: y = W x + s B (A x), all products in one dtype
+- RMSNorm, whose result leaves in the dtype of the products that follow
+- the product of a SiLU gate, which keeps its two inputs and computes the rest again
+- the rotation of queries and keys
+
+What a module is, is not read off its name: each is tried against the model's own forward, and left alone where the two
+differ. Shapes: T tokens of the pack, I inputs and O outputs of a layer, R LoRA's rank, E width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from echoembed.engine import fused, onednn
+from echoembed.engine.attention import ACTIVE
+
+Forward = Callable[..., Any]
+_ROUNDING = 1e-5  # of the largest number, in a piece that is tried in float32
+
+
+def forwards(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, Forward]]:
+    """Linear layers, norms and gates of a model, each with a forward for training.
+
+    Args:
+        model: Its own weights frozen, LoRA on some layers.
+        dtype: Of the products; frozen weights in another one are held twice.
+    """
+    pairs: list[tuple[nn.Module, Forward]] = []
+    within = [part for stack in model.modules() if isinstance(stack, nn.ModuleList) for part in stack.modules()]
+    inside = {id(module.base_layer) for module in model.modules() if _has_lora(module)}
+    for module in model.modules():
+        make: Callable[..., Forward] | None = None
+        if _has_lora(module):
+            make = _lora
+        elif type(module) is nn.Linear and id(module) not in inside and not module.weight.requires_grad:
+            make = _linear
+        elif type(module).__name__.endswith("RMSNorm") and _frozen_vector(module):
+            make = _norm
+        elif type(module).__name__.endswith("MLP") and _has_gate(module):
+            make = _gate
+        if make is None or "forward" in module.__dict__:
+            continue
+        if make in (_lora, _linear) or _agrees(module, make(module, torch.float32)):
+            inner = make is not _norm or any(module is part for part in within)  # the last norm's states are pooled
+            pairs.append((module, make(module, dtype if inner else torch.float32)))
+    return pairs
+
+
+def rotation_like(own: Forward, dtype: torch.dtype) -> Forward:
+    """Another function for a family's code that rotates queries and keys, whose results are in ``dtype``."""
+
+    def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        plain = not args and not kwargs and cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
+        if ACTIVE.get() is None or not plain:  # another thread's forward, or another kind of rotation
+            return own(query, key, cos, sin, *args, **kwargs)
+        cos, sin = cos[:, None], sin[:, None]
+        turned = [_Rotate.apply(states, cos, sin, dtype) for states in (query, key)]  # type: ignore[no-untyped-call]
+        return tuple(turned)
+
+    rotation.replaces = own  # type: ignore[attr-defined]
+    return rotation
+
+
+def _agrees(module: nn.Module, forward: Forward) -> bool:
+    """Whether a norm's or a gate's other forward does what its own does."""
+    width = len(module.weight) if _frozen_vector(module) else int(module.gate_proj.in_features)  # type: ignore[arg-type, union-attr]
+    generator = torch.Generator().manual_seed(0)
+    weight = next(module.parameters())
+    states = (torch.randn(1, 5, width, generator=generator) * 3).to(weight.device)
+    with torch.no_grad():
+        try:
+            wanted, got = module.forward(states.clone()), forward(states)
+        except Exception:  # a piece of another kind under the same name
+            return False
+    if got.shape != wanted.shape:
+        return False
+    return bool((got.float() - wanted).abs().max() <= _ROUNDING * wanted.abs().max())
+
+
+def _has_lora(module: nn.Module) -> bool:
+    """Whether this is peft's linear layer with one plain LoRA in force, on a frozen ``nn.Linear``."""
+    names = getattr(module, "active_adapters", None)
+    if not (isinstance(getattr(module, "lora_A", None), nn.ModuleDict) and isinstance(names, list) and len(names) == 1):
+        return False
+    base = getattr(module, "base_layer", None)
+    return (
+        type(base) is nn.Linear
+        and not base.weight.requires_grad
+        and names[0] in module.lora_A  # type: ignore[operator]
+        and names[0] not in getattr(module, "lora_variant", {})
+        and module.lora_B[names[0]].bias is None  # type: ignore[index, union-attr]
+        and not module.merged
+        and not module.disable_adapters
+    )
+
+
+def _frozen_vector(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 1 and not weight.requires_grad
+
+
+def _has_gate(module: nn.Module) -> bool:
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
+    return all(isinstance(part, nn.Module) for part in parts) and isinstance(
+        getattr(parts[0], "in_features", None), int
+    )
+
+
+def product(states_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A product without gradients, by oneDNN where PyTorch's own is slower."""
+    if states_TI.dtype == torch.float32 and states_TI.device.type == "cpu" and onednn.wanted():
+        fast: Tensor = torch.ops.mkldnn._linear_pointwise(states_TI, weight_OI, bias, "none", [], "")
+        return fast
+    return nn.functional.linear(states_TI, weight_OI, bias)
+
+
+def _linear(module: nn.Linear, dtype: torch.dtype) -> Forward:
+    weight_OI, bias = module.weight.detach().to(dtype), None if module.bias is None else module.bias.detach().to(dtype)
+
+    def forward(states: Tensor) -> Tensor:
+        result: Tensor = _Frozen.apply(states.to(dtype), weight_OI, bias)  # type: ignore[no-untyped-call]
+        return result
+
+    return forward
+
+
+def _lora(module: Any, dtype: torch.dtype) -> Forward:  # noqa: ANN401
+    base: nn.Linear = module.base_layer
+    name = module.active_adapters[0]
+    weight_OI, bias = base.weight.detach().to(dtype), None if base.bias is None else base.bias.detach().to(dtype)
+    dropout: nn.Module = module.lora_dropout[name]
+    a_RI, b_OR, scale = module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
+
+    def forward(states: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: ANN401
+        states = states.to(dtype)
+        if module.training and getattr(dropout, "p", 0):  # LoRA's input is another than the layer's
+            own: Tensor = _Frozen.apply(states, weight_OI, bias)  # type: ignore[no-untyped-call]
+            inner = nn.functional.linear(dropout(states), a_RI.to(dtype))
+            return own + nn.functional.linear(inner, b_OR.to(dtype)) * scale
+        result: Tensor = _Lora.apply(states, weight_OI, bias, a_RI, b_OR, scale)  # type: ignore[no-untyped-call]
+        return result
+
+    return forward
+
+
+class _Frozen(torch.autograd.Function):
+    """A linear layer whose weight gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight_OI: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(weight_OI)
+        return product(states, weight_OI, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (weight_OI,) = ctx.saved_tensors
+        return product(gradient.contiguous(), weight_OI.t()), None, None
+
+
+class _Lora(torch.autograd.Function):
+    """A frozen linear layer with LoRA beside it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        states: Tensor,
+        weight_OI: Tensor,
+        bias: Tensor | None,
+        a_RI: Tensor,
+        b_OR: Tensor,
+        scale: float,
+    ) -> Tensor:
+        dtype = states.dtype
+        states_TI = states.reshape(-1, states.shape[-1])
+        small_RI, small_OR = a_RI.to(dtype), (b_OR * scale).to(dtype)
+        inner_TR = nn.functional.linear(states_TI, small_RI)
+        out_TO = product(states_TI, weight_OI, bias).addmm_(inner_TR, small_OR.t())
+        ctx.save_for_backward(states_TI, weight_OI, small_RI, small_OR, inner_TR)
+        ctx.scale = scale
+        return out_TO.view(*states.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+        states_TI, weight_OI, small_RI, small_OR, inner_TR = ctx.saved_tensors
+        gradient_TO = gradient.reshape(-1, gradient.shape[-1])
+        inner_gradient_TR = gradient_TO @ small_OR
+        a_RI = (inner_gradient_TR.t() @ states_TI).float()
+        b_OR = (gradient_TO.t() @ inner_TR).float().mul_(ctx.scale)
+        states_gradient = None
+        if ctx.needs_input_grad[0]:
+            states_gradient = product(gradient_TO, weight_OI.t()).addmm_(inner_gradient_TR, small_RI)
+            states_gradient = states_gradient.view(*gradient.shape[:-1], -1)
+        return states_gradient, None, None, a_RI, b_OR, None
+
+
+def _norm(module: Any, dtype: torch.dtype) -> Forward:  # noqa: ANN401
+    epsilon = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
+    weight_D = module.weight.detach().float()
+    with torch.no_grad():  # Gemma's kind scales by one more than its weight
+        ones = torch.ones(1, 1, len(weight_D), device=weight_D.device)
+        scale = module.forward(ones) - weight_D
+        more = bool((scale - 1).abs().max() < scale.abs().max())
+    scale_D = weight_D + 1 if more else weight_D
+
+    def forward(states: Tensor) -> Tensor:
+        result: Tensor = _Norm.apply(states, scale_D, epsilon, dtype)  # type: ignore[no-untyped-call]
+        return result
+
+    return forward
+
+
+class _Norm(torch.autograd.Function):
+    """RMSNorm with a frozen scale: y = x / sqrt(mean(x²) + ε) × scale."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, scale_D: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:  # noqa: ANN401
+        states_float = states.float()
+        size = torch.linalg.vector_norm(states_float, dim=-1, keepdim=True)
+        inverse = size.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(states, scale_D, inverse)
+        normed: Tensor = (states_float * inverse).mul_(scale_D).to(dtype)
+        return normed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        states, scale_D, inverse = ctx.saved_tensors
+        normed = states.float() * inverse
+        scaled = gradient * scale_D  # float32, as the scale is
+        along = (scaled * normed).mean(dim=-1, keepdim=True)
+        return scaled.sub_(normed.mul_(along)).mul_(inverse).to(states.dtype), None, None, None
+
+
+def _gate(module: Any, dtype: torch.dtype) -> Forward:  # noqa: ANN401
+    def forward(states: Tensor) -> Tensor:
+        states = states.to(dtype)
+        result: Tensor = module.down_proj(_Gate.apply(module.gate_proj(states), module.up_proj(states)))  # type: ignore[no-untyped-call]
+        return result
+
+    return forward
+
+
+class _Gate(torch.autograd.Function):
+    """silu(gate) × up."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(gate, up)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        gate, up = ctx.saved_tensors
+        up_gradient = nn.functional.silu(gate).mul_(gradient)
+        gate_gradient: Tensor = torch.ops.aten.silu_backward(gradient * up, gate)
+        return gate_gradient, up_gradient
+
+
+class _Rotate(torch.autograd.Function):
+    """Queries or keys turned by their positions' angles; the gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = states.dtype
+        return fused.rotated(states.float(), cos, sin).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        cos, sin = ctx.saved_tensors
+        half = gradient.shape[-1] // 2
+        turned = gradient.float() * cos
+        turned[..., :half].addcmul_(gradient[..., half:], sin[..., half:])
+        turned[..., half:].addcmul_(gradient[..., :half], sin[..., :half], value=-1)
+        return turned.to(ctx.dtype), None, None, None

@@ -1,0 +1,156 @@
+"""The packed forward gives the gradients of the model's own padded forward, matrix by matrix.
+
+The other side is plain: prompts padded by hand, the model called as transformers has it, the pooled states averaged,
+and torch's own differentiation of the whole.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import echoembed
+import tiny_models
+from echoembed.engine import gradients, grid
+from echoembed.engine.gradients import TrainingEngine
+from echoembed.model.pooling import unpad
+from echoembed.model.transformer import transformer_of
+from echoembed.training.adapter import add_adapter
+from echoembed.training.config import AdapterConfig
+from echoembed.training.loss import contrastive_loss
+
+pytest.importorskip("peft")
+
+QUERIES = ["the cat sat on a mat", "rain fell over the old town", "a river", "boats to harbour", "two readings"]
+POSITIVES = [
+    "a cat on a mat",
+    "it rained where nobody waits over the town",
+    "its water",
+    "where the boats wait",
+    "reads",
+]
+
+
+def trained(name, recipe="echo", **settings):
+    """A model with LoRA that is not at its beginning, where half of the gradient would be 0."""
+    folder = name if name == "tiny" else tiny_models.folder(name, **settings)
+    model = echoembed.load(folder, recipe=recipe, engine="padded", device="cpu", overflow="ignore")
+    add_adapter(model, AdapterConfig(rank=4))
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:
+                weight.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(key)))
+    return model
+
+
+def engine_of(model, dtype=torch.float32, **more):
+    transformer = transformer_of(model)
+    causal = transformer.recipe.attention == "causal"
+    return TrainingEngine.of(transformer.model, causal=causal, dtype=dtype, **more)
+
+
+def info_nce(vectors):
+    vectors = torch.nn.functional.normalize(vectors)
+    half = len(vectors) // 2
+    return torch.nn.functional.cross_entropy(vectors[:half] @ vectors[half:].T / 0.05, torch.arange(half))
+
+
+def by_hand(model, texts):
+    """Vectors by the model's own code."""
+    features = model.preprocess(texts, task="query")
+    states = transformer_of(model).model(
+        input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False
+    )[0]
+    span = features["span_mask"][:, :, None]
+    return (states * span).sum(1) / span.sum(1)
+
+
+def by_engine(model, texts, engine):
+    features = model.preprocess(texts, task="query")
+    prompts = unpad(features["input_ids"], features["attention_mask"], features["span_mask"])
+    states, mask = engine.states(transformer_of(model).model, prompts)
+    return states.sum(1) / mask.sum(1, keepdim=True)
+
+
+def gradients_of(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+FAMILIES = ["tiny", "llama", "qwen3", "gemma", "gemma2", "gpt2", "gpt-neox", "opt", "phi3", "olmo2"]
+
+
+@pytest.mark.parametrize("recipe", ["echo", "classical-bidirectional"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_those_of_the_padded_forward(family, recipe):
+    model = trained(family, recipe)
+    wanted = gradients_of(model, info_nce(by_hand(model, QUERIES + POSITIVES)))
+    got = gradients_of(model, info_nce(by_engine(model, QUERIES + POSITIVES, engine_of(model))))
+    bound = {"llama": 1e-5, "tiny": 2e-5}.get(family, 1e-4)  # the random weights of some magnify rounding
+    for name, gradient in wanted.items():
+        assert float((got[name] - gradient).norm()) <= bound * float(gradient.norm()), name
+
+
+def test_gradients_of_products_in_bfloat16_point_the_same_way():
+    """Of each LoRA matrix, on products of frozen weights that were rounded; what is trained stays in float32."""
+    model = trained("tiny")
+    wanted = gradients_of(model, info_nce(by_hand(model, QUERIES + POSITIVES)))
+    got = gradients_of(model, info_nce(by_engine(model, QUERIES + POSITIVES, engine_of(model, torch.bfloat16))))
+    for key, gradient in wanted.items():
+        assert got[key].dtype == torch.float32
+        cosine = torch.nn.functional.cosine_similarity(got[key].flatten(), gradient.flatten(), dim=0)
+        assert float(cosine) >= 0.999, (key, float(cosine))
+
+
+@pytest.mark.parametrize(("family", "settings"), [("llama", {}), ("mistral", {"sliding_window": 64})])
+def test_texts_over_the_length_at_which_scores_are_kept_give_the_same_gradients(family, settings, monkeypatch):
+    """They go through PyTorch's own attention; under a window shorter than they are, too."""
+    model = trained(family, "classical", **settings)
+    texts = [
+        " ".join([text] * times)
+        for text, times in zip(QUERIES + POSITIVES, [1, 9, 2, 3, 1, 1, 8, 1, 2, 2], strict=True)
+    ]
+    wanted = gradients_of(model, info_nce(by_hand(model, texts)))
+    monkeypatch.setattr(grid, "_SHORT", 16)
+    got = gradients_of(model, info_nce(by_engine(model, texts, engine_of(model))))
+    for name, gradient in wanted.items():
+        assert float((got[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()), name
+
+
+def test_chunks_that_are_embedded_twice_give_the_gradient_of_the_batch():
+    """GradCache's first pass, without gradients, must be the same forward as its second."""
+    model = trained("llama").train()
+    gradients.use(transformer_of(model).model, engine_of(model))
+    columns = [model.preprocess(texts, task="query") for texts in (QUERIES, POSITIVES)]
+    cached = gradients_of(model, contrastive_loss(model, temperature=0.05, chunk_size=2)(columns, None))
+    wanted = gradients_of(model, info_nce(by_hand(model, QUERIES + POSITIVES)))
+    for name, gradient in wanted.items():
+        assert float((cached[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()), name
+
+
+def test_a_model_whose_gradients_differ_is_trained_through_its_own_forward(monkeypatch):
+    model = trained("llama")
+    bare = transformer_of(model).model
+    assert gradients.choose(bare, causal=True, dtype=torch.float32).engine is not None
+    forward = grid._Spread.backward
+
+    def half(ctx, gradient):
+        given, *rest = forward(ctx, gradient)
+        return (given / 2, *rest)
+
+    monkeypatch.setattr(grid._Spread, "backward", half)
+    choice = gradients.choose(bare, causal=True, dtype=torch.float32)
+    assert choice.engine is None
+    assert "differ" in choice.reason
+
+
+def test_dropout_draws_for_every_prompt():
+    """Equal prompts under dropout differ; the tokens they share are not computed once for all."""
+    model = trained("llama", attention_dropout=0.5).train()
+    engine = engine_of(model, random=True)
+    vectors = by_engine(model, ["the cat sat on a mat"] * 3, engine)
+    assert not torch.equal(vectors[0], vectors[1])
+    model.eval()
+    vectors = by_engine(model, ["the cat sat on a mat"] * 3, engine)
+    assert torch.allclose(vectors[0], vectors[1], rtol=1e-5)
