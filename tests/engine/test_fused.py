@@ -99,7 +99,7 @@ def test_another_thread_runs_the_own_rotation_meanwhile():
         calls.append(states)
         return states[0]
 
-    before, fused._rotated = fused._rotated, rotated
+    before, fused.rotated = fused.rotated, rotated
     token = attention.ACTIVE.set(object())
     try:
         with patches.patched(model, fast_linear=False):
@@ -111,7 +111,7 @@ def test_another_thread_runs_the_own_rotation_meanwhile():
             assert len(calls) == 2  # here, inside a packed forward, it is the other one
     finally:
         attention.ACTIVE.reset(token)
-        fused._rotated = before
+        fused.rotated = before
     assert torch.equal(results[0], wanted)
 
 

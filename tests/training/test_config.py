@@ -21,6 +21,7 @@ from echoembed.training.tables import (
     MaskingConfig,
     OptimiserConfig,
     ScoreConfig,
+    TeacherConfig,
 )
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "train"
@@ -29,6 +30,7 @@ TABLES = {
     "adapter": AdapterConfig,
     "optimiser": OptimiserConfig,
     "masking": MaskingConfig,
+    "teacher": TeacherConfig,
     "checkpoint": CheckpointConfig,
     "score": ScoreConfig,
 }
@@ -46,8 +48,21 @@ def leaves():
     return [("", entry.name) for entry in dataclasses.fields(TrainConfig)] + found
 
 
+def distilling(**changes):
+    """A configuration that has what distillation alone may have."""
+    return run(**{"objective": "distil", "teacher": TeacherConfig(model="teacher"), **changes})
+
+
+def of_distillation(table, name):
+    return table == "teacher" or name in ("pairs", "neighbours")
+
+
 def changed(table, name, value):
     """A configuration with one field given another value."""
+    if table == "teacher":
+        return distilling(teacher=TeacherConfig(**{**({} if name == "vectors" else {"model": "teacher"}), name: value}))
+    if name in ("pairs", "neighbours"):
+        return distilling(data=[DataConfig(**{"path": "rows.jsonl", name: value})])
     if table == "data":
         return run(data=[DataConfig(**{"path": "rows.jsonl", name: value})])
     return run(**{table: TABLES[table](**{name: value})} if table else {name: value})
@@ -294,6 +309,9 @@ OTHER = {
     ("optimiser", "precision"): "bfloat16",
     ("masking", "scheme"): "all",
     ("masking", "token"): "#",
+    ("optimiser", "forward"): "padded",
+    ("teacher", "model"): "other",
+    ("teacher", "vectors"): "vectors.jsonl",
     ("score", "data"): "elsewhere",
     ("score", "tasks"): ["pair"],
 }
@@ -309,7 +327,7 @@ FREE = {"output", "save", "finished_budget", "tensorboard", "checkpoint", "score
     ],
 )
 def test_every_field_that_changes_the_result_is_told_apart(table, name):
-    old = run()
+    old = distilling() if of_distillation(table, name) else run()
     default = getattr(old if not table else old.data[0] if table == "data" else getattr(old, table), name)
     other = OTHER.get((table, name))
     if other is None:

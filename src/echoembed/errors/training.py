@@ -140,6 +140,23 @@ def training_run_differs(folder: object, differences: Iterable[str]) -> Training
     )
 
 
+def teacher_unusable(name: object, reason: str) -> TrainingError:
+    """A teacher that cannot be loaded, or a file of vectors that cannot be read."""
+    why = " ".join(reason.split())[:300].removesuffix(".")
+    return TrainingError(
+        f"The teacher {quoted(str(name), 200)} cannot be used: {why}. Name "
+        "a SentenceTransformer with safetensors weights, or a file with the columns text and vector."
+    )
+
+
+def teacher_vector_missing(path: object, text: str) -> TrainingError:
+    """A text that the teacher's file has no vector of."""
+    return TrainingError(
+        f"{quoted(str(path), 200)} has no vector of {quoted(text)}, which a batch holds. Write the teacher's vectors "
+        "of all texts of the data sets, or name the teacher as teacher.model."
+    )
+
+
 def adapter_targets_unknown(targets: Iterable[str], known: Iterable[str]) -> TrainingError:
     """Modules to put LoRA on that the model does not have."""
     wanted, names = list(targets), list(known)

@@ -23,6 +23,7 @@ _OBJECTIVES = {
     "contrastive": "contrastive fine-tuning (InfoNCE over in-batch and hard negatives)",
     "mntp": "masked next-token prediction (LLM2Vec)",
     "simcse": "unsupervised SimCSE",
+    "distil": "distillation of a teacher's cosines within each batch",
 }
 _TEMPLATE = Path(__file__).with_name("card.md")
 _LAST = 0.1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,9 +26,10 @@ from echoembed.training.tables import (
     OptimiserConfig,
     ScoreConfig,
     Table,
+    TeacherConfig,
 )
 
-Objective = Literal["contrastive", "mntp", "simcse"]
+Objective = Literal["contrastive", "mntp", "simcse", "distil"]
 Output = Literal["adapter", "merged"]
 _SEED = Check(lambda value: 0 <= value < 2**32, "a whole number from 0 to 4,294,967,295")
 
@@ -44,7 +45,8 @@ class TrainConfig(Table):
     )
     objective: Objective = setting(
         "contrastive",
-        "``contrastive``; ``mntp``, masked next-token prediction; or ``simcse``, a text against itself under dropout.",
+        "``contrastive``; ``mntp``, masked next-token prediction; ``simcse``, a text against itself under dropout; or "
+        "``distil``, the cosines of a teacher.",
     )
     model: str = setting(
         "", "Name on the hub, folder or GGUF file, or ``tiny`` for the bundled model; empty for ``smollm2-135m``."
@@ -57,6 +59,9 @@ class TrainConfig(Table):
     document_template: str = setting("", "Template of documents in place of the recipe's.")
     pooling: Pooling | Literal[""] = setting("", "Pooling in place of the recipe's.")
     attention: Attention | Literal[""] = setting("", "Attention in place of the recipe's.")
+    layer: int | None = setting(
+        None, "Layer whose states are pooled, in place of the recipe's; those above it are left out, and cost nothing."
+    )
     budget: int | None = setting(
         None, "Most tokens of text for each reading; left out for the recipe's.", COUNT_OR_NONE
     )
@@ -77,6 +82,7 @@ class TrainConfig(Table):
     adapter: AdapterConfig = setting(AdapterConfig, "What is trained.")
     optimiser: OptimiserConfig = setting(OptimiserConfig, "How it is trained.")
     masking: MaskingConfig = setting(MaskingConfig, "What is masked; used by ``mntp`` alone.")
+    teacher: TeacherConfig = setting(TeacherConfig, "Whose cosines are learned; used by ``distil`` alone.")
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "What is kept on the way.")
     score: ScoreConfig = setting(ScoreConfig, "What is scored on the way.")
 
@@ -85,6 +91,7 @@ class TrainConfig(Table):
         if not self.data:
             raise errors.training_field_missing("[[data]]", "the configuration")
         self._check_mixture()
+        self._check_teacher()
         if self.optimiser.compute_matched and (self.budget or find_recipe(self.recipe).budget or 0) < 2:
             allowed = "a whole number of at least 2, here or in the recipe, where compute_matched halves it"
             raise errors.TrainingError.bad_value("budget", self.budget, allowed)
@@ -110,6 +117,26 @@ class TrainConfig(Table):
                 "data.ratio", ratios, "a number above 0 for every data set, or for none"
             )
 
+    def _check_teacher(self) -> None:
+        distils = self.objective == "distil"
+        named = [name for name in ("model", "vectors") if getattr(self.teacher, name)]
+        if distils and len(named) != 1:
+            raise errors.training_bad_field("teacher", named, "one of model and vectors, under the objective distil")
+        if named and not distils:
+            raise errors.training_bad_field("teacher." + named[0], getattr(self.teacher, named[0]), "distil's alone")
+        for entry in self.data:
+            for name, usual in (("pairs", False), ("neighbours", 1)):
+                if getattr(entry, name) != usual and not distils:
+                    allowed = f"{str(usual).lower()} under the objective {self.objective}"
+                    raise errors.training_bad_field(f"data.{name}", getattr(entry, name), allowed)
+            if self.optimiser.batch_size % entry.neighbours or (entry.pairs and entry.neighbours > 1):
+                allowed = f"1 for pairs; for texts a number that divides the batch size, {self.optimiser.batch_size}"
+                raise errors.training_bad_field("data.neighbours", entry.neighbours, allowed)
+
+    def objective_of(self, entry: DataConfig) -> Objective:
+        """How a data set's rows are read and trained on: pairs are contrastive in any company."""
+        return "contrastive" if entry.pairs else self.objective
+
     def _check_recipe(self) -> None:
         recipe = recipe_of(self)
         if self.objective == "mntp" and recipe.attention != "bidirectional":
@@ -122,7 +149,7 @@ class TrainConfig(Table):
                 raise errors.TrainingError.bad_value("data.instruction", entry.instruction, allowed)
             if entry.instructions and not has_place:
                 raise errors.training_instruction_unused(entry.name, recipe.name, entry.instructions[0])
-            if self.objective == "contrastive" and has_place and not entry.instructions:
+            if self.objective_of(entry) == "contrastive" and has_place and not entry.instructions:
                 raise errors.training_instruction_missing(entry.name, recipe.name)
 
     @property
@@ -194,6 +221,7 @@ def recipe_of(config: TrainConfig) -> Recipe:
         "document_template": config.document_template or follows,
         "pooling": config.pooling or row.pooling,
         "attention": config.attention or row.attention,
+        "layer": row.layer if config.layer is None else config.layer,
         "budget": budget // 2 if budget and config.optimiser.compute_matched else budget,
         "checkpoint": "",
         "adapters": (),
@@ -231,7 +259,14 @@ def resolved(config: TrainConfig, base: Path) -> TrainConfig:
         model=absolute(config.model) if is_path else config.model,
         data=tuple(replace(entry, path=absolute(entry.path)) for entry in config.data),
         score=replace(config.score, data=absolute(config.score.data)) if config.score.data else config.score,
+        teacher=_resolved_teacher(config.teacher, base, absolute),
     )
+
+
+def _resolved_teacher(teacher: TeacherConfig, base: Path, absolute: Callable[[str], str]) -> TeacherConfig:
+    is_path = teacher.model.startswith((".", "~", "/")) or bool(teacher.model and (base / teacher.model).exists())
+    model = absolute(teacher.model) if is_path else teacher.model
+    return replace(teacher, model=model, vectors=absolute(teacher.vectors) if teacher.vectors else "")
 
 
 def from_dict(tables: Mapping[str, Any]) -> TrainConfig:

@@ -4,7 +4,8 @@ Files are JSONL (also gzipped), Parquet or, for the objectives that read plain t
 for the files in it. A row of the contrastive objective has a ``query``, a ``positive`` (of a list, the first is used)
 and hard negatives: a ``negative`` and a list of ``negatives``, each a string or a list, taken in that order. Other
 keys are passed over. The authors' own training data has this form: one file of ``query``, ``positive`` and
-``negative`` per data set. The other objectives read a ``text``, else every text of such a row; each text once.
+``negative`` per data set. The other objectives read a ``text``, else every text of a list ``texts`` or of such a row;
+each text once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 CHUNK = 10_000
 EXAMPLES = 3
-_COLUMNS = ("text", "query", "positive", "negative", "negatives")
+_COLUMNS = ("text", "texts", "query", "positive", "negative", "negatives")
 _TEXT_ENDINGS = (".txt", ".txt.gz")
 
 Record = tuple[str, Mapping[str, Any]]
@@ -79,7 +80,7 @@ def read_all(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None
     with versions.needed("datasets", extra="train", purpose="Training"):
         from datasets import DatasetDict
 
-    found = [read(entry, config.objective, progress=progress) for entry in config.data]
+    found = [read(entry, config.objective_of(entry), progress=progress) for entry in config.data]
     for entry, rows in zip(config.data, found, strict=True):
         if len(rows) < config.optimiser.batch_size:
             raise errors.training_data_too_small(entry.name, len(rows), config.optimiser.batch_size)
@@ -95,7 +96,7 @@ def read(data: DataConfig, objective: Objective, *, progress: Callable[[ReadRows
     names = ["query", "positive", *(f"negative_{number + 1}" for number in range(data.negatives))]
     schema = pyarrow.schema([(name, pyarrow.large_string()) for name in (names if contrastive else ["text"])])
     reading = ReadRows(data.name)
-    found = _triplets(data, reading) if contrastive else _once(_plain_texts(data, reading))
+    found = _triplets(data, reading) if contrastive else _once(_plain_texts(data, reading), data.neighbours)
     batches = []
     while chunk := list(islice(found, CHUNK)):
         columns = [pyarrow.array(column, pyarrow.large_string()) for column in zip(*chunk, strict=True)]
@@ -138,7 +139,12 @@ def digests(config: TrainConfig) -> dict[str, dict[str, str]]:
         TrainingError: If there is no file.
         FileError: If one cannot be read.
     """
-    return {data.name: {file.name: _digest(file) for file in files(data, config.objective)} for data in config.data}
+    found = {
+        data.name: {file.name: _digest(file) for file in files(data, config.objective_of(data))} for data in config.data
+    }
+    if config.teacher.vectors:
+        found["teacher.vectors"] = {Path(config.teacher.vectors).name: _digest(Path(config.teacher.vectors))}
+    return found
 
 
 def _digest(file: Path) -> str:
@@ -196,7 +202,7 @@ def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _plain_texts(data: DataConfig, reading: ReadRows) -> Iterator[str]:
+def _plain_texts(data: DataConfig, reading: ReadRows) -> Iterator[Texts]:
     """The texts of each row."""
     for record in islice(_records(data, "simcse"), data.rows):
         try:
@@ -206,29 +212,35 @@ def _plain_texts(data: DataConfig, reading: ReadRows) -> Iterator[str]:
                 raise
             reading.leave_out(error)
         else:
-            yield from texts
+            yield texts
 
 
 def _texts_of(record: Record) -> Iterator[tuple[str, Any]]:
-    """The ``text`` of a row, else its query, positives and negatives: each with its name."""
+    """The ``text`` of a row, else its list ``texts``, query, positives and negatives: each with its name."""
     where, row = record
     if row.get("text") is not None:
         yield "text", row["text"]
         return
-    names = [name for name in ("query", "positive", "negative", "negatives") if row.get(name) is not None]
+    names = [name for name in ("texts", "query", "positive", "negative", "negatives") if row.get(name) is not None]
     if not names:
         raise errors.training_row_field_missing(where, "text", row)
     for name in names:
         yield from ((name, text) for text in _listed(row[name]))
 
 
-def _once(texts: Iterator[str]) -> Iterator[Texts]:
-    """Each text the first time it comes: a batch with a text twice would ask to tell it from itself."""
+def _once(groups: Iterator[Texts], neighbours: int) -> Iterator[Texts]:
+    """Each text the first time it comes: a batch with a text twice would ask to tell it from itself.
+
+    Texts that are to stay together come in groups of their number, or not at all.
+    """
     seen: set[int] = set()
-    for text in texts:
-        if (key := hash(text)) not in seen:
-            seen.add(key)
-            yield [text]
+    for texts in groups:
+        for start in range(0, len(texts), neighbours):
+            group = texts[start : start + neighbours]
+            keys = {hash(text) for text in group}
+            if len(keys) == neighbours and not keys & seen:
+                seen |= keys
+                yield from ([text] for text in group)
 
 
 # Files.

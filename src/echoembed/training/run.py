@@ -25,12 +25,14 @@ from echoembed.model.transformer import transformer_of
 from echoembed.training import export, mntp, rows, simcse
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import TrainConfig, recipe_of
+from echoembed.training.distil import DistilLoss
 from echoembed.training.loss import contrastive_loss
 from echoembed.training.progress import TrainingProgress, reading_rows
 from echoembed.training.resume import begin_run, checkpoint_of, record_of
 from echoembed.training.run_folder import MODELS, TENSORBOARD, step_folder
 from echoembed.training.sampler import RatioSampler
 from echoembed.training.score import Scores
+from echoembed.training.teacher import Teacher
 from echoembed.training.trainer import Collator, EchoTrainer, kinds_of, prompts_of
 
 if TYPE_CHECKING:
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
-TEMPERATURE: dict[str, float] = {"contrastive": 0.02, "simcse": 0.05}
-"""τ by objective where a configuration leaves it out: the paper's, and SimCSE's."""
+TEMPERATURE: dict[str, float] = {"contrastive": 0.02, "simcse": 0.05, "distil": 0.05}
+"""τ by objective where a configuration leaves it out: the paper's, and SimCSE's; ``distil``'s is that of its pairs."""
 
 
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -152,11 +154,14 @@ def _collator(model: SentenceTransformer, config: TrainConfig, data: DatasetDict
     """What makes batches of rows: every column under its own template and its data set's instruction."""
     recipe = transformer_of(model).recipe
     kinds = {part.name: kinds_of(data[part.name].column_names, symmetric=part.data.symmetric) for part in config.parts}
-    return Collator(
+    collator = Collator(
         preprocess_fn=(mntp.plain_text(model) if config.objective == "mntp" else model).preprocess,
         router_mapping=cast(dict[str, dict[str, str]], kinds),
         prompts={part.name: prompts_of(kinds[part.name], part.instruction, recipe) for part in config.parts},
     )
+    if config.objective == "distil":
+        collator.teacher = Teacher(config.teacher, Path(config.output))
+    return collator
 
 
 def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialState) -> nn.Module:
@@ -171,6 +176,9 @@ def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialSta
         gather=processes.num_processes > 1,
         gradient_cache=optimiser.gradient_cache,
     )
+    if config.objective == "distil":
+        chunk = optimiser.chunk_size if optimiser.gradient_cache else None
+        return DistilLoss(model, config.teacher, chunk_size=chunk, pairs=loss)
     return simcse.SimcseLoss(loss) if config.objective == "simcse" else loss
 
 

@@ -6,6 +6,7 @@
 - ``models/step-N/``: to load; where ``checkpoint.models`` asks for them
 - ``log.jsonl``: a line per step
 - ``scores.jsonl``: a line per score on the way
+- ``teacher.sqlite``: a teacher's vectors, by the hash of their text; under ``distil``
 - ``logs/``: TensorBoard's files, where asked for
 - ``model/``: the finished model; beside it, its curves
 """

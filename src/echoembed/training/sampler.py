@@ -69,6 +69,7 @@ class RatioSampler(MultiDatasetDefaultBatchSampler):
             for number in range(len(config.data))
         ]
         """For each data set, where the rows under each of its instructions begin."""
+        self.neighbours = [entry.neighbours for entry in config.data]
         self.shares = shares([entry.ratio for entry in config.data], self.rows)
         for entry, rows in zip(config.data, self.rows, strict=True):
             if rows < self.batch_size:
@@ -95,15 +96,16 @@ class RatioSampler(MultiDatasetDefaultBatchSampler):
     def _rounds(self, number: int) -> Iterator[NDArray[np.int64]]:
         """The batches of one data set, without end: round after round, no row twice in a batch."""
         random = self._random(_ROUNDS, number)
-        size = self.batch_size
-        rest = random.permutation(self.rows[number])
+        together = self.neighbours[number]  # rows that are drawn as one
+        size, groups = self.batch_size // together, self.rows[number] // together
+        rest = random.permutation(groups)
         while True:
             # 2. Whole batches of this round.
             while len(rest) >= size:
-                yield rest[:size]
+                yield (rest[:size, None] * together + np.arange(together)).flatten()
                 rest = rest[size:]
             # 3. The rows that are left begin the next batch; the new round completes it with others.
-            new_round = random.permutation(self.rows[number])
+            new_round = random.permutation(groups)
             rest = np.concatenate([rest, _put_off(new_round, rest, size - len(rest))])
 
 

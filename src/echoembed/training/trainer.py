@@ -36,6 +36,7 @@ from echoembed import errors
 from echoembed.recipe import Kind, Recipe
 from echoembed.training import checkpoint
 from echoembed.training.run_folder import LOG, append_lines
+from echoembed.training.teacher import Teacher
 
 
 def kinds_of(columns: Iterable[str], *, symmetric: bool) -> dict[str, Kind]:
@@ -51,14 +52,19 @@ def prompts_of(kinds: Mapping[str, Kind], instruction: str, recipe: Recipe) -> d
 class Collator(SentenceTransformerDataCollator):
     """Puts rows of like length beside each other, and counts ``rows`` of a batch and ``tokens`` that are read.
 
-    The losses do not look at the order of rows, and a chunk of like rows is padded less.
+    The losses do not look at the order of rows, and a chunk of like rows is padded less. Batches of plain texts get the
+    vectors of ``teacher``, where there is one, as their ``label``.
     """
+
+    teacher: Teacher | None = None
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Render rows, as the library does: each column by its data set's ``router_mapping`` and ``prompts``."""
         features = sorted(features, key=lambda row: sum(len(text) for text in row.values() if isinstance(text, str)))
         batch: dict[str, Any] = super().__call__(features)
         masks = [value for key, value in batch.items() if key.endswith("_attention_mask")]
+        if self.teacher is not None and "text" in features[0]:
+            batch["label"] = self.teacher.vectors([row["text"] for row in features])
         return {**batch, "rows": len(features), "tokens": int(sum(mask.sum() for mask in masks))}
 
 

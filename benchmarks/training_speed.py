@@ -1,0 +1,139 @@
+"""How fast a step of fine-tuning is, through the model's own padded forward and through the packed one.
+
+    python benchmarks/training_speed.py --data ../shared/data --model smollm2-135m --turns 5
+
+The ways take turns on the same batches, one thread, in an order drawn anew. Counted is processor time of forward and
+backward pass, in tokens that are read, padding not among them. Beside it: how far each way's gradients are from
+those of the padded forward in float32, the worst of all LoRA matrices. ``--report PAGE`` writes the table into a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+import echoembed
+from echoembed.engine import gradients
+from echoembed.engine.gradients import TrainingEngine
+from echoembed.model.transformer import transformer_of
+from echoembed.training.adapter import add_adapter
+from echoembed.training.config import AdapterConfig
+from echoembed.training.loss import contrastive_loss
+
+WAYS = {
+    "padded, float32": (None, torch.float32),
+    "padded, bfloat16 (autocast)": (None, torch.bfloat16),
+    "packed, float32": ("packed", torch.float32),
+    "packed, bfloat16": ("packed", torch.bfloat16),
+}
+SETS = ("snli_devtest", "squad_question_sentence", "medquad")
+MARKS = ("<!-- speed: begin -->", "<!-- speed: end -->")
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--recipe", default="echo")
+    parser.add_argument("--rows", type=int, default=16, help="pairs of a batch")
+    parser.add_argument("--budget", type=int, default=32, help="tokens of text, for each reading")
+    parser.add_argument("--turns", type=int, default=5, help="batches; each way takes each")
+    parser.add_argument("--report", type=Path, help="write the table into this page")
+    return parser.parse_args()
+
+
+def batches(options: argparse.Namespace) -> list[list[list[str]]]:
+    """Of each turn, queries and positives of one data set."""
+    found = []
+    for turn in range(options.turns):
+        path = options.data / "train" / SETS[turn % len(SETS)] / "train.jsonl.gz"
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line, _ in zip(lines, range(2000), strict=False)]
+        drawn = random.Random(turn).sample(rows, options.rows)
+        found.append([[row["query"] for row in drawn], [row["positive"] for row in drawn]])
+    return found
+
+
+def step(model: Any, features: list[dict[str, Any]], way: str, engines: dict[str, TrainingEngine]) -> dict[str, Any]:  # noqa: ANN401
+    """One forward and backward pass: processor seconds, and the gradient of each matrix."""
+    packed, dtype = WAYS[way]
+    gradients.use(transformer_of(model).model, engines[way] if packed else None)
+    loss = contrastive_loss(model, temperature=0.05, chunk_size=len(features[0]["input_ids"]), gradient_cache=False)
+    model.zero_grad()
+    begun = time.process_time()
+    with torch.autocast("cpu", torch.bfloat16, enabled=not packed and dtype == torch.bfloat16):
+        value = loss([dict(column) for column in features], None)
+    value.backward()
+    seconds = time.process_time() - begun
+    return {
+        "seconds": seconds,
+        "gradients": {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None},
+    }
+
+
+def main() -> None:
+    """Take turns, and print the table."""
+    options = arguments()
+    torch.set_num_threads(1)
+    model = echoembed.load(
+        options.model, recipe=options.recipe, budget=options.budget, engine="padded", device="cpu", overflow="ignore"
+    )
+    add_adapter(model, AdapterConfig())
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:  # 0 at the beginning: half of the gradient would be too
+                weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(len(name)))
+    transformer = transformer_of(model)
+    causal = transformer.recipe.attention == "causal"
+    engines = {
+        way: TrainingEngine.of(transformer.model, causal=causal, dtype=dtype)
+        for way, (packed, dtype) in WAYS.items()
+        if packed
+    }
+    model.train()
+    speeds: dict[str, list[float]] = {way: [] for way in WAYS}
+    cosines: dict[str, list[float]] = {way: [] for way in WAYS}
+    distances: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn, columns in enumerate(batches(options)):
+        features = [model.preprocess(texts, task="query") for texts in columns]
+        tokens = int(sum(column["attention_mask"].sum() for column in features))
+        order = random.Random(turn).sample(list(WAYS), len(WAYS))
+        done = {way: step(model, features, way, engines) for way in order}
+        wanted = done["padded, float32"]["gradients"]
+        for way, result in done.items():
+            speeds[way].append(tokens / result["seconds"])
+            pairs = [(result["gradients"][name].flatten(), wanted[name].flatten()) for name in wanted]
+            cosines[way].append(min(float(torch.cosine_similarity(one, other, 0)) for one, other in pairs))
+            distances[way].append(max(float((one - other).norm() / other.norm()) for one, other in pairs))
+    lines = ["| | tokens/s | × padded, the same dtype | gradients: least cosine | largest distance |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for way, (_, dtype) in WAYS.items():
+        base = next(name for name, (packed, other) in WAYS.items() if not packed and other == dtype)
+        ratio = statistics.median(one / other for one, other in zip(speeds[way], speeds[base], strict=True))
+        lines.append(
+            f"| {way} | {statistics.median(speeds[way]):,.0f} | {ratio:.1f} | {min(cosines[way]):.5f} | "
+            f"{max(distances[way]):.1e} |"
+        )
+    table = "\n".join(lines)
+    print(table)
+    if options.report:
+        page = options.report.read_text(encoding="utf-8")
+        (start, rest), end = page.split(MARKS[0]), page.split(MARKS[1])[1]
+        options.report.write_text(f"{start}{MARKS[0]}\n{table}\n{MARKS[1]}{end}", encoding="utf-8")
+        del rest
+
+
+if __name__ == "__main__":
+    main()

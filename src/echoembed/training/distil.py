@@ -1,0 +1,100 @@
+"""Distillation: the cosines among a batch's texts are to be the teacher's.
+
+For each text of a batch, the teacher's cosines to the other texts, divided by a temperature, are a distribution over
+these, and so are the student's; the text's own cosine, always 1, is left out:
+
+    loss = mean over texts i of  Σ_j p_ij (log p_ij - log q_ij),   p_i = softmax_j≠i(cos_teacher(i, j) / τ_teacher)
+                                                                   q_i = softmax_j≠i(cos_student(i, j) / τ_student)
+
+Cosines alone are compared, so the two may have vectors of any widths, and no text needs a label. What is to be learned
+about a text is said by its neighbours in the batch: some should be close to it. Data sets of pairs can be mixed in; a
+batch of theirs has the contrastive loss. (Relational distillation: Park et al. 2019; with softened rows: Fang et al.
+2021, SEED.)
+
+Shapes: B texts of a batch, D width of the student, W width of the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from echoembed.training.tables import TeacherConfig
+
+
+def cosine_divergence(
+    student_BD: Tensor, teacher_BW: Tensor, *, student_temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Mean over texts of the divergence of the student's row of cosines from the teacher's, in nats, a scalar."""
+    rows = []
+    for vectors, temperature in ((student_BD, student_temperature), (teacher_BW, teacher_temperature)):
+        unit = nn.functional.normalize(vectors.float(), dim=-1)
+        cosine_BB = (unit @ unit.T) / temperature
+        itself_BB = torch.eye(len(cosine_BB), dtype=torch.bool, device=cosine_BB.device)
+        others = cosine_BB[~itself_BB].view(len(cosine_BB), -1)
+        rows.append(nn.functional.log_softmax(others, dim=-1))
+    student, teacher = rows
+    return nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+class DistilLoss(nn.Module):
+    """The divergence of a batch of texts; of a batch of pairs, the contrastive loss.
+
+    Args:
+        model: From ``echoembed.load``.
+        config: The temperatures.
+        chunk_size: Texts in memory at a time, computed again in the backward pass; None for all, computed once.
+        pairs: The loss of batches without a teacher's vectors; None where there are none.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: TeacherConfig, *, chunk_size: int | None = None, pairs: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.chunk_size = chunk_size
+        self.pairs = pairs
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
+        """The loss of a batch, a scalar in float32.
+
+        Args:
+            sentence_features: The columns of a batch, as the model's ``preprocess`` gives them: one of texts, or those
+                of pairs.
+            labels: The teacher's vectors of the texts, ``_BW``; None for a batch of pairs.
+        """
+        columns = list(sentence_features)
+        if labels is None:
+            assert self.pairs is not None
+            loss: Tensor = self.pairs(columns, None)
+            return loss
+        [features] = columns
+        return cosine_divergence(
+            self._vectors(features),
+            labels,
+            student_temperature=self.config.student_temperature,
+            teacher_temperature=self.config.temperature,
+        )
+
+    def _vectors(self, features: dict[str, Any]) -> Tensor:
+        texts = len(features["input_ids"])
+        size = self.chunk_size or texts
+        if size >= texts:
+            return self._embedded(features)
+        by_text = {name: value for name, value in features.items() if isinstance(value, Tensor) and len(value) == texts}
+        vectors = []
+        for start in range(0, texts, size):
+            chunk = {name: value[start : start + size] for name, value in by_text.items()}
+            stop = int(chunk["attention_mask"].any(dim=0).nonzero()[-1]) + 1
+            chunk = {name: value[:, :stop] if value.ndim == 2 else value for name, value in chunk.items()}
+            vectors.append(checkpoint(self._embedded, {**features, **chunk}, use_reentrant=False))
+        return torch.cat(vectors)
+
+    def _embedded(self, features: dict[str, Any]) -> Tensor:
+        vectors: Tensor = self.model(dict(features))["sentence_embedding"]
+        return vectors

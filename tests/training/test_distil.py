@@ -1,0 +1,255 @@
+"""Distillation: the loss against one written out, and what becomes of a teacher's vectors."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import tiny_models
+import training_runs as runs
+from echoembed import errors
+from echoembed.training import curves, rows, run
+from echoembed.training.config import CheckpointConfig, DataConfig, OptimiserConfig, TrainConfig
+from echoembed.training.distil import DistilLoss, cosine_divergence
+from echoembed.training.tables import TeacherConfig
+from echoembed.training.teacher import STORE, Teacher
+
+pytest.importorskip("peft")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw", lambda _folder: [])
+        yield
+
+
+def cosine(one, other):
+    return sum(a * b for a, b in zip(one, other, strict=True)) / math.hypot(*one) / math.hypot(*other)
+
+
+def divergence(student, teacher, student_temperature, teacher_temperature):
+    """The formula, number by number."""
+    total = 0.0
+    for i in range(len(student)):
+        others = [j for j in range(len(student)) if j != i]
+        p = [math.exp(cosine(teacher[i], teacher[j]) / teacher_temperature) for j in others]
+        q = [math.exp(cosine(student[i], student[j]) / student_temperature) for j in others]
+        total += sum(a / sum(p) * math.log(a / sum(p) * sum(q) / b) for a, b in zip(p, q, strict=True))
+    return total / len(student)
+
+
+def drawn(count, width, seed):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_loss_is_the_formula():
+    student, teacher = drawn(6, 5, 1), drawn(6, 9, 2)
+    got = cosine_divergence(student, teacher, student_temperature=0.3, teacher_temperature=0.2)
+    assert float(got) == pytest.approx(divergence(student.tolist(), teacher.tolist(), 0.3, 0.2), rel=1e-4)
+
+
+def test_a_student_with_the_teachers_cosines_has_no_loss_and_no_gradient():
+    """Whatever its width and the lengths of its vectors."""
+    teacher = drawn(5, 4, 3)
+    turned = torch.linalg.qr(drawn(7, 7, 4))[0][:4]  # to another width, angles kept
+    student = (teacher @ turned * torch.tensor([[1.0], [2.0], [0.5], [3.0], [1.0]])).requires_grad_()
+    loss = cosine_divergence(student, teacher, student_temperature=0.05, teacher_temperature=0.05)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
+    assert float(student.grad.abs().max()) < 1e-4
+
+
+def vectors_of(texts, width=6):
+    """A teacher's vectors, any: a function of the text alone."""
+    return [drawn(1, width, sum(map(ord, text)) + len(text))[0].tolist() for text in texts]
+
+
+def distilling(folder, *, pairs=False, **changes):
+    """A run of 6 steps of 4 texts, two neighbours in each group, under a file of vectors."""
+    config = runs.small(folder)
+    groups = [[f"the river carried boat {n}", f"boats of the river {n}"] for n in range(9)]
+    file = folder / "data" / "groups.jsonl"
+    file.write_text("".join(json.dumps({"texts": group}) + "\n" for group in groups))
+    vectors = folder / "vectors.jsonl"
+    texts = [text for group in groups for text in group]
+    lines = [{"text": text, "vector": vector} for text, vector in zip(texts, vectors_of(texts), strict=True)]
+    vectors.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = [DataConfig(path=str(file), neighbours=2, ratio=1.0)]
+    if pairs:
+        data.append(DataConfig(path=str(folder / "data" / "asked.jsonl"), pairs=True, ratio=1.0))
+    settings = {
+        "objective": "distil",
+        "query_template": "{bos}Rewrite : {text} again : {text:pool}",
+        "document_template": "{bos}Document : {text} again : {text:pool}",
+        "pooling": "mean",
+        "data": tuple(data),
+        "teacher": TeacherConfig(vectors=str(vectors)),
+    }
+    return replace(config, **{**settings, **changes})
+
+
+def test_a_run_lowers_the_divergence_on_its_texts(tmp_path):
+    config = distilling(tmp_path)
+    config = replace(config, optimiser=OptimiserConfig(steps=25, batch_size=18, learning_rate=0.02, warmup_steps=1))
+    run.train(config)
+    losses = [line["loss"] for line in runs.log(tmp_path / "run")]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_each_batch_holds_whole_groups_and_the_loss_is_of_its_texts(tmp_path, monkeypatch):
+    seen = []
+    usual = DistilLoss.forward
+
+    def forward(self, features, labels=None):
+        loss = usual(self, features, labels)
+        seen.append((labels, float(loss)))
+        return loss
+
+    monkeypatch.setattr(DistilLoss, "forward", forward)
+    run.train(distilling(tmp_path, pairs=True))
+    logged = [line["loss"] for line in runs.log(tmp_path / "run")]
+    assert [loss for _, loss in seen] == pytest.approx(logged, rel=1e-5)
+    groups = [[f"the river carried boat {n}", f"boats of the river {n}"] for n in range(9)]
+    known = [frozenset(tuple(np.float32(v).tolist()) for v in vectors_of(group)) for group in groups]
+    taught = [labels for labels, _ in seen if labels is not None]
+    assert 0 < len(taught) < len(seen)  # pairs came too
+    for labels in taught:
+        rows_of = {tuple(row.tolist()) for row in labels}
+        assert sum(group <= rows_of for group in known) == 2
+
+
+def test_a_killed_run_resumes_with_the_same_end(tmp_path):
+    """It ends with the weights of a run that never stopped, and computes no teacher's vector twice."""
+    folder = tmp_path / "whole"
+    whole = distilling(folder, pairs=True)
+    run.train(whole)
+    again = distilling(tmp_path / "cut", pairs=True)
+    again = replace(again, checkpoint=CheckpointConfig(every=2, keep=9))
+    run.train(again)
+    for step in (5, 6):
+        for path in (tmp_path / "cut/run/checkpoints").glob(f"step-{step}"):
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+    (tmp_path / "cut/run/model/README.md").unlink()
+    run.train(again, resume=True)
+    one, other = runs.weights(folder / "run"), runs.weights(tmp_path / "cut/run")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Encoder:
+    """Stands in for a SentenceTransformer."""
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+        self.asked = []
+
+    def encode(self, texts, **_):
+        self.asked += texts
+        return self.scale * np.array(vectors_of(texts), np.float32)
+
+    def state_dict(self):
+        return {"scale": torch.tensor([self.scale])}
+
+
+def test_a_teachers_vectors_are_computed_once_and_kept(tmp_path, monkeypatch):
+    encoder = Encoder()
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: encoder)
+    config = TeacherConfig(model="any")
+    texts = ["a river", "the town", "a river"]
+    first = Teacher(config, tmp_path).vectors(texts)
+    second = Teacher(config, tmp_path).vectors(["the town", "a mat"])
+    assert encoder.asked == ["a river", "the town", "a mat"]
+    assert first.tolist() == np.float32(vectors_of(texts)).tolist()
+    assert torch.equal(first[1], second[0])
+    with sqlite3.connect(tmp_path / STORE) as store:
+        assert store.execute("SELECT COUNT(*) FROM vectors").fetchone() == (4,)  # and whose they are
+
+
+def test_another_teachers_vectors_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder())
+    Teacher(TeacherConfig(model="any"), tmp_path)
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder(2.0))
+    with pytest.raises(errors.TrainingError, match="teacher's weights"):
+        Teacher(TeacherConfig(model="any"), tmp_path)
+
+
+def test_a_sentence_transformer_in_a_folder_teaches(tmp_path):
+    """The library's own encode is the oracle; a folder that is not there is refused."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    part = Transformer(str(tiny_models.folder("llama")))
+    model = SentenceTransformer(modules=[part, Pooling(part.get_embedding_dimension())], device="cpu")
+    model.save_pretrained(str(tmp_path / "plain"))
+    texts = ["the cat sat", "a river"]
+    got = Teacher(TeacherConfig(model=str(tmp_path / "plain"))).vectors(texts)
+    assert np.allclose(got.numpy(), model.encode(texts), atol=1e-5)
+    with pytest.raises(errors.TrainingError, match="cannot be used"):
+        Teacher(TeacherConfig(model=str(tmp_path / "nothing")))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [{"text": "a"}, {"vector": [1.0]}, {"text": "a", "vector": [float("nan")]}, {"text": "a", "vector": []}],
+)
+def test_a_file_without_vectors_is_refused(tmp_path, line):
+    path = tmp_path / "v.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(errors.TrainingError, match="cannot be used"):
+        Teacher(TeacherConfig(vectors=str(path)))
+
+
+def test_vectors_of_two_widths_are_refused_and_a_missing_text_is_named(tmp_path):
+    path = tmp_path / "v.jsonl"
+    path.write_text('{"text": "a", "vector": [1.0, 2.0]}\n{"text": "b", "vector": [1.0]}\n')
+    with pytest.raises(errors.TrainingError, match="1 numbers"):
+        Teacher(TeacherConfig(vectors=str(path)))
+    path.write_text('{"text": "a", "vector": [1.0, 2.0]}\n')
+    with pytest.raises(errors.TrainingError, match="a mat"):
+        Teacher(TeacherConfig(vectors=str(path))).vectors(["a", "a mat"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"teacher": TeacherConfig()}, "teacher"),
+        ({"teacher": TeacherConfig(model="a", vectors="b")}, "teacher"),
+        ({"objective": "simcse"}, "teacher"),
+        ({"optimiser": OptimiserConfig(steps=6, batch_size=5, warmup_steps=1)}, "neighbours"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, changes, field):
+    with pytest.raises(errors.TrainingError, match=field):
+        distilling(tmp_path, **changes)
+
+
+def test_pairs_and_neighbours_are_for_distillation_alone(tmp_path):
+    config = runs.small(tmp_path)
+    for change in ({"pairs": True}, {"neighbours": 2}):
+        with pytest.raises(errors.TrainingError, match=next(iter(change))):
+            replace(config, data=(replace(config.data[0], **change),))
+
+
+def test_groups_are_whole_and_hold_no_text_twice(tmp_path):
+    path = tmp_path / "g.jsonl"
+    lines = [["a", "b", "c", "d", "e"], ["a", "f"], ["g", "g"], ["h", "i"]]
+    path.write_text("".join(json.dumps({"texts": texts}) + "\n" for texts in lines))
+    found = rows.read(DataConfig(path=str(path), neighbours=2), "distil")
+    assert list(found["text"]) == ["a", "b", "c", "d", "h", "i"]
+
+
+def test_a_configuration_comes_back_from_its_record(tmp_path):
+    from echoembed.training.config import from_dict
+
+    config = distilling(tmp_path, layer=2)
+    assert isinstance(config, TrainConfig)
+    assert from_dict(json.loads(json.dumps(config.as_dict()))) == config
