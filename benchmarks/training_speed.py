@@ -66,7 +66,7 @@ def batches(options: argparse.Namespace) -> list[list[list[str]]]:
     return found
 
 
-def step(model: Any, features: list[dict[str, Any]], way: str, engines: dict[str, TrainingEngine]) -> dict[str, Any]:  # noqa: ANN401
+def step(model: Any, features: list[dict[str, Any]], way: str, engines: dict[str, TrainingEngine]) -> dict[str, Any]:
     """One forward and backward pass: processor seconds, and the gradient of each matrix."""
     packed, dtype = WAYS[way]
     gradients.use(transformer_of(model).model, engines[way] if packed else None)

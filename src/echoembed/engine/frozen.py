@@ -58,7 +58,7 @@ def forwards(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, Forw
 def rotation_like(own: Forward, dtype: torch.dtype) -> Forward:
     """Another function for a family's code that rotates queries and keys, whose results are in ``dtype``."""
 
-    def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
         plain = not args and not kwargs and cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
         if ACTIVE.get() is None or not plain:  # another thread's forward, or another kind of rotation
             return own(query, key, cos, sin, *args, **kwargs)
@@ -133,14 +133,14 @@ def _linear(module: nn.Linear, dtype: torch.dtype) -> Forward:
     return forward
 
 
-def _lora(module: Any, dtype: torch.dtype) -> Forward:  # noqa: ANN401
+def _lora(module: Any, dtype: torch.dtype) -> Forward:
     base: nn.Linear = module.base_layer
     name = module.active_adapters[0]
     weight_OI, bias = base.weight.detach().to(dtype), None if base.bias is None else base.bias.detach().to(dtype)
     dropout: nn.Module = module.lora_dropout[name]
     a_RI, b_OR, scale = module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
 
-    def forward(states: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: ANN401
+    def forward(states: Tensor, *_: Any, **__: Any) -> Tensor:
         states = states.to(dtype)
         if module.training and getattr(dropout, "p", 0):  # LoRA's input is another than the layer's
             own: Tensor = _Frozen.apply(states, weight_OI, bias)  # type: ignore[no-untyped-call]
@@ -156,12 +156,12 @@ class _Frozen(torch.autograd.Function):
     """A linear layer whose weight gets no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight_OI: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, states: Tensor, weight_OI: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight_OI)
         return product(states, weight_OI, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight_OI,) = ctx.saved_tensors
         return product(gradient.contiguous(), weight_OI.t()), None, None
 
@@ -171,7 +171,7 @@ class _Lora(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         states: Tensor,
         weight_OI: Tensor,
         bias: Tensor | None,
@@ -189,7 +189,7 @@ class _Lora(torch.autograd.Function):
         return out_TO.view(*states.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         states_TI, weight_OI, small_RI, small_OR, inner_TR = ctx.saved_tensors
         gradient_TO = gradient.reshape(-1, gradient.shape[-1])
         inner_gradient_TR = gradient_TO @ small_OR
@@ -202,7 +202,7 @@ class _Lora(torch.autograd.Function):
         return states_gradient, None, None, a_RI, b_OR, None
 
 
-def _norm(module: Any, dtype: torch.dtype) -> Forward:  # noqa: ANN401
+def _norm(module: Any, dtype: torch.dtype) -> Forward:
     epsilon = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
     weight_D = module.weight.detach().float()
     with torch.no_grad():  # Gemma's kind scales by one more than its weight
@@ -222,7 +222,7 @@ class _Norm(torch.autograd.Function):
     """RMSNorm with a frozen scale: y = x / sqrt(mean(x²) + ε) × scale."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, scale_D: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, states: Tensor, scale_D: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
         states_float = states.float()
         size = torch.linalg.vector_norm(states_float, dim=-1, keepdim=True)
         inverse = size.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()
@@ -231,7 +231,7 @@ class _Norm(torch.autograd.Function):
         return normed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         states, scale_D, inverse = ctx.saved_tensors
         normed = states.float() * inverse
         scaled = gradient * scale_D  # float32, as the scale is
@@ -239,7 +239,7 @@ class _Norm(torch.autograd.Function):
         return scaled.sub_(normed.mul_(along)).mul_(inverse).to(states.dtype), None, None, None
 
 
-def _gate(module: Any, dtype: torch.dtype) -> Forward:  # noqa: ANN401
+def _gate(module: Any, dtype: torch.dtype) -> Forward:
     def forward(states: Tensor) -> Tensor:
         states = states.to(dtype)
         result: Tensor = module.down_proj(_Gate.apply(module.gate_proj(states), module.up_proj(states)))  # type: ignore[no-untyped-call]
@@ -252,12 +252,12 @@ class _Gate(torch.autograd.Function):
     """silu(gate) × up."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         return nn.functional.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         up_gradient = nn.functional.silu(gate).mul_(gradient)
         gate_gradient: Tensor = torch.ops.aten.silu_backward(gradient * up, gate)
@@ -268,13 +268,13 @@ class _Rotate(torch.autograd.Function):
     """Queries or keys turned by their positions' angles; the gradient is turned back."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.dtype = states.dtype
         return fused.rotated(states.float(), cos, sin).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
         half = gradient.shape[-1] // 2
         turned = gradient.float() * cos

@@ -24,7 +24,7 @@ _SHORT = 256  # tokens of the longest text up to which scores are kept rather th
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class GridPlaces:
     """Where the tokens of a pack stand in the table.
 
     Attributes:
@@ -52,7 +52,7 @@ class Grid:
         self.masks: dict[tuple[int, bool], Tensor] = {}
 
     @cached_property
-    def all(self) -> Places:
+    def all(self) -> GridPlaces:
         """Every token as a query or a key."""
         runs = [run for run in self.layout.runs if run.pooled]
         prefix = runs[0].prefix
@@ -65,10 +65,10 @@ class Grid:
             first = longest * torch.arange(row, row + run.count)[:, None] + prefix
             places.append((first + torch.arange(run.length)).flatten())
             row += run.count
-        return Places(torch.cat(rows).to(self.device), torch.cat(places).to(self.device), prefix)
+        return GridPlaces(torch.cat(rows).to(self.device), torch.cat(places).to(self.device), prefix)
 
     @cached_property
-    def pooled(self) -> Places:
+    def pooled(self) -> GridPlaces:
         """The pooled tokens as queries, numbered as ``Layout.pooled`` has them."""
         runs = [run for run in self.layout.runs if run.pooled]
         longest = max(run.pooled for run in runs)
@@ -79,9 +79,9 @@ class Grid:
             first = longest * torch.arange(row, row + run.count)[:, None]
             places.append((first + torch.arange(run.pooled)).flatten())
             row += run.count
-        return Places(torch.cat(rows).to(self.device), torch.cat(places).to(self.device), 0)
+        return GridPlaces(torch.cat(rows).to(self.device), torch.cat(places).to(self.device), 0)
 
-    def allowed(self, rule: Any, causal: bool, pooled: bool) -> Tensor:  # noqa: ANN401
+    def allowed(self, rule: Any, causal: bool, pooled: bool) -> Tensor:
         """Which keys each query may see, ``_C1QL``; a query that is padding may see something, or its row were NaN."""
         runs = [run for run in self.layout.runs if run.pooled]
         longest = self.all.token_CQ.shape[1]
@@ -107,7 +107,7 @@ class Grid:
         value: Tensor,
         *,
         number: int,
-        rule: Any,  # noqa: ANN401
+        rule: Any,
         causal: bool,
         pooled: bool,
         scale: float,
@@ -182,7 +182,7 @@ def _written_out(
     return out_CGQE.view(texts, heads, queries, -1)
 
 
-def _spread(states_1HTE: Tensor, places: Places) -> Tensor:
+def _spread(states_1HTE: Tensor, places: GridPlaces) -> Tensor:
     """Put tokens in their places of the table: ``_CHQE``."""
     _, heads, tokens, width = states_1HTE.shape
     states_TF = states_1HTE.transpose(1, 2).reshape(tokens, heads * width)
@@ -194,13 +194,13 @@ class _Spread(torch.autograd.Function):
     """Rows by their numbers. The gradient is gathered too, which is faster than adding up what was scattered."""
 
     @staticmethod
-    def forward(ctx: Any, states_TF: Tensor, token_CQ: Tensor, place_N: Tensor, shared: int) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, states_TF: Tensor, token_CQ: Tensor, place_N: Tensor, shared: int) -> Tensor:
         ctx.shape, ctx.shared = token_CQ.shape, shared
         ctx.save_for_backward(place_N)
         return states_TF.index_select(0, token_CQ.flatten())
 
     @staticmethod
-    def backward(ctx: Any, gradient_XF: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient_XF: Tensor) -> tuple[Tensor, None, None, None]:
         (place_N,) = ctx.saved_tensors
         own_NF = gradient_XF.index_select(0, place_N)
         if ctx.shared:
@@ -213,13 +213,13 @@ class _Collect(torch.autograd.Function):
     """The rows at some places, none of them twice."""
 
     @staticmethod
-    def forward(ctx: Any, table_XF: Tensor, place_N: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, table_XF: Tensor, place_N: Tensor) -> Tensor:
         ctx.rows = len(table_XF)
         ctx.save_for_backward(place_N)
         return table_XF.index_select(0, place_N)
 
     @staticmethod
-    def backward(ctx: Any, gradient_NF: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, gradient_NF: Tensor) -> tuple[Tensor, None]:
         (place_N,) = ctx.saved_tensors
         table_XF = gradient_NF.new_zeros(ctx.rows, gradient_NF.shape[1])
         return table_XF.index_copy_(0, place_N, gradient_NF), None

@@ -22,7 +22,8 @@ from sentence_transformers.util import batch_to_device
 from transformers import PreTrainedConfig
 
 from echoembed import errors, versions
-from echoembed.engine import Selector, gradients, quantize
+from echoembed.engine import PackedEngine, Selector, gradients, quantize
+from echoembed.engine.gradients import TrainingEngine
 from echoembed.model import backbone, live
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.groups import PACKS, pool_in_groups
@@ -275,13 +276,13 @@ class EchoTransformer(Transformer):
         caller, features = features, dict(features)
         prompts = features.pop("prompts", None)
         outside_training = not (self.training or torch.is_grad_enabled())
-        engine = self.selector.choice(self.model).engine if outside_training else None
+        own = self.selector.choice(self.model).engine if outside_training else None
         # 1. Vectors only: prompts of any number, a group at a time, each by the steps that follow.
         if texts_a_forward is not None and "input_ids" not in features:
-            tokens = None if engine is None else PACKS * engine.most_tokens(self.model)
+            tokens = None if own is None else PACKS * own.most_tokens(self.model)
             return features | pool_in_groups(self, prompts, tokens=tokens, most=texts_a_forward)
         # 2. In training without an engine of its own, and where the model did not pass a proof: the padded forward.
-        engine = engine if outside_training else gradients.in_use(self.model)
+        engine: PackedEngine | TrainingEngine | None = own if outside_training else gradients.in_use(self.model)
         if engine is None and "input_ids" not in features:
             features |= batch_to_device(pad(prompts, self.pad_id), self.model.device)
         ids_BT, mask_BT, span_BT = given(features)

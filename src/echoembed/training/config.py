@@ -121,17 +121,21 @@ class TrainConfig(Table):
         distils = self.objective == "distil"
         named = [name for name in ("model", "vectors") if getattr(self.teacher, name)]
         if distils and len(named) != 1:
-            raise errors.training_bad_field("teacher", named, "one of model and vectors, under the objective distil")
+            raise errors.TrainingError.bad_value(
+                "teacher", named, "one of model and vectors, under the objective distil"
+            )
         if named and not distils:
-            raise errors.training_bad_field("teacher." + named[0], getattr(self.teacher, named[0]), "distil's alone")
+            raise errors.TrainingError.bad_value(
+                "teacher." + named[0], getattr(self.teacher, named[0]), "distil's alone"
+            )
         for entry in self.data:
             for name, usual in (("pairs", False), ("neighbours", 1)):
                 if getattr(entry, name) != usual and not distils:
                     allowed = f"{str(usual).lower()} under the objective {self.objective}"
-                    raise errors.training_bad_field(f"data.{name}", getattr(entry, name), allowed)
+                    raise errors.TrainingError.bad_value(f"data.{name}", getattr(entry, name), allowed)
             if self.optimiser.batch_size % entry.neighbours or (entry.pairs and entry.neighbours > 1):
                 allowed = f"1 for pairs; for texts a number that divides the batch size, {self.optimiser.batch_size}"
-                raise errors.training_bad_field("data.neighbours", entry.neighbours, allowed)
+                raise errors.TrainingError.bad_value("data.neighbours", entry.neighbours, allowed)
 
     def objective_of(self, entry: DataConfig) -> Objective:
         """How a data set's rows are read and trained on: pairs are contrastive in any company."""

@@ -95,7 +95,7 @@ def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _load(name: str) -> Any:  # noqa: ANN401
+def _load(name: str) -> Any:
     """A SentenceTransformer: of a folder, an installed package that carries one, or the hub; safe files alone."""
     from sentence_transformers import SentenceTransformer
 
@@ -115,7 +115,7 @@ def _load(name: str) -> Any:  # noqa: ANN401
     return model.eval()
 
 
-def _identity(model: Any) -> bytes:  # noqa: ANN401
+def _identity(model: Any) -> bytes:
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
