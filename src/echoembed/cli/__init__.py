@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from echoembed import __version__
 from echoembed.cli import (
+    calibrate,
     compare,
     corpus,
     embed,
@@ -123,6 +124,7 @@ for _name, _verb, _needs_input in (
     ("similarity", similarity.similarity, True),
     ("compare", compare.compare, True),
     ("eval", evaluate.evaluate, False),
+    ("calibrate", calibrate.calibrate, True),
     ("train", train.train, True),
     ("reproduce", reproduce.reproduce, True),
     ("serve", serve.serve, False),

@@ -1,0 +1,106 @@
+"""``echoembed calibrate``: a model and texts without labels to the model calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoembed.cli import groups, session
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+from echoembed.cli.groups import ModelOptions, with_model
+from echoembed.progress import Progress
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from echoembed.texts import TextReader
+
+EPILOG = opt.examples(
+    "echoembed calibrate smollm2-135m notes.txt -o smollm2-notes",
+    "echoembed calibrate Qwen/Qwen3-0.6B docs.jsonl --column body --calibration mean -o qwen-docs",
+    "echoembed embed more-notes.txt -m smollm2-notes -o more-notes.npy",
+)
+
+
+def calibrate(
+    options: ModelOptions,
+    model_name: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Name on the Hugging Face hub, folder, GGUF file, or tiny.", show_default=False
+        ),
+    ],
+    texts: groups.TextOptions,
+    folder: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to; must not exist.", show_default=False)
+    ],
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="mean, z-score, components-K, whiten-K, or spectrum-R, which needs no texts. Default: the recipe's, "
+            "else z-score.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: opt.Overwrite = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
+    recipe: opt.Recipe = None,
+) -> None:
+    """Fit a calibration of the model's vectors on texts, and save the model with it.
+
+    Some hundreds of texts of the kind that will be embedded are enough; they need no labels. Do not use texts on which
+    the result is evaluated. The folder is read by --model and by echoembed.load.
+    """
+    from echoembed import errors, save
+    from echoembed.files import check_free
+    from echoembed.model.calibrate import calibrate as fit
+    from echoembed.model.transformer import transformer_of
+
+    options = with_model(options, model_name)
+    # 1. Everything that can be wrong is told before the model reads the first text.
+    if folder.exists() and not overwrite:
+        raise errors.output_exists(folder)
+    if not folder.exists():
+        check_free(folder, overwrite=overwrite)
+    session.check_names(options, [recipe])
+    reader = texts.reader() if texts.inputs or texts.text or not _needs_none(calibration) else None
+    if reader is not None:
+        session.check_texts(reader, quiet=quiet)
+    model = session.load(options, recipe, on_overflow=texts.on_overflow)
+    if transformer_of(model).int8:
+        raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
+    # 2. One pass over the texts.
+    expected = reader.expected if reader is not None else (lambda: None)
+    with Progress(expected, what="calibrating", shown=not quiet) as progress:
+        calibrated = fit(model, _readable(reader, model), calibration, progress=progress)
+    # 3. The model with what was fitted.
+    save(calibrated, folder, overwrite=overwrite)
+    if reader is not None:
+        session.report_skipped(reader)
+    if not quiet:
+        kind = transformer_of(calibrated).recipe.calibration
+        read = 0 if reader is None else reader.count - reader.skipped
+        out.note(f"calibrated ({kind}) on {read:,} texts in {progress.seconds:.1f} s → {folder}")
+
+
+def _needs_none(calibration: str | None) -> bool:
+    return (calibration or "").startswith("spectrum-")
+
+
+def _readable(reader: TextReader | None, model: SentenceTransformer) -> Iterator[str]:
+    """The texts, one by one, without those that this model cannot read, if the reader may leave them out."""
+    from echoembed import errors
+    from echoembed.model.transformer import transformer_of
+
+    for item in reader or ():
+        try:
+            transformer_of(model).reader.render([item.text])
+        except errors.TextError as error:
+            assert reader is not None
+            reader.leave_out(error)
+        else:
+            yield item.text
