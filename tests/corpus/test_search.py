@@ -8,7 +8,7 @@ import pytest
 
 import echoembed
 from echoembed import errors
-from echoembed.corpus import Keep, ModelEncoder, Reading, build, index, open_corpus
+from echoembed.corpus import Keep, ModelEncoder, Reading, build, open_corpus
 from echoembed.corpus import manifest as notes
 
 TINY = Path(echoembed.__file__).parent / "tiny"
@@ -143,16 +143,14 @@ def test_an_unfinished_corpus_and_no_corpus_are_told_apart(tmp_path, built):
         open_corpus(tmp_path)
 
 
-def test_an_index_finds_nearly_all_that_comparing_with_all_finds(tmp_path, monkeypatch):
+def test_an_index_finds_nearly_all_that_comparing_with_all_finds(tmp_path):
     from fake_encoder import FakeEncoder
 
-    monkeypatch.setattr(index, "EXACT_BELOW", 1000)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": f"text number {n}"}) + "\n" for n in range(2000)))
     encoder = FakeEncoder(dimension=32)
     build([tmp_path / "rows.jsonl"], tmp_path / "out", encoder)
-    corpus = open_corpus(tmp_path / "out")
-    corpus._table = index.open_table(corpus.folder, corpus.manifest, exact_below=1000)
-    assert {one.index_type for one in corpus._table.list_indices()} == {"FTS", "IvfPq"}
+    corpus = open_corpus(tmp_path / "out", exact_below=1000)
+    assert {built.index_type for built in corpus.table.list_indices()} == {"FTS", "IvfPq"}
     shared = []
     for number in range(20):
         vector_D = encoder.vector(f"query {number}")

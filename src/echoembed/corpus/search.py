@@ -69,6 +69,7 @@ class Corpus:
     Args:
         folder: Of the corpus.
         model: Embeds queries; None to load the one that the manifest names.
+        exact_below: From so many texts on, an index proposes what a search compares; below, it compares with all.
 
     Attributes:
         manifest: What the corpus holds.
@@ -78,13 +79,20 @@ class Corpus:
         CorpusError: If the folder is no corpus, or its first build has not ended.
     """
 
-    def __init__(self, folder: str | Path, model: SentenceTransformer | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        model: SentenceTransformer | None = None,
+        *,
+        exact_below: int = index.EXACT_BELOW,
+    ) -> None:
         self.folder = Path(folder).expanduser()
         self.manifest: Manifest = notes.read(self.folder)
         if self.manifest.state != "complete":
             raise errors.corpus_unfinished(self.folder)
         self.remarks: list[str] = []
         self._given = model
+        self._exact_below = exact_below
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -187,13 +195,13 @@ class Corpus:
         """
         vector_D = np.asarray(vector_D, np.float32) / np.linalg.norm(vector_D)
         if words is None:
-            request = self._table.search(vector_D, vector_column_name="vector").distance_type("cosine")
+            request = self.table.search(vector_D, vector_column_name="vector").distance_type("cosine")
         else:
-            request = self._table.search(query_type="hybrid", vector_column_name="vector")
+            request = self.table.search(query_type="hybrid", vector_column_name="vector")
             request = request.vector(vector_D).text(words).distance_type("cosine")
         if exact:
             request = request.bypass_vector_index()
-        elif self.manifest.rows >= index.EXACT_BELOW:
+        elif self.manifest.rows >= self._exact_below:
             request = request.nprobes(PROBED).refine_factor(REFINED)
         if where is not None:
             request = request.where(where, prefilter=True) if words is None else request.where(where)
@@ -221,8 +229,9 @@ class Corpus:
             yield table.column("id").to_pylist(), shard.stored_of(table).unit()
 
     @cached_property
-    def _table(self) -> Any:
-        return index.open_table(self.folder, self.manifest)
+    def table(self) -> Any:
+        """LanceDB's table of the corpus, built now if it is not there."""
+        return index.open_table(self.folder, self.manifest, exact_below=self._exact_below)
 
     def _hits(self, rows: Any, vector_D: NDArray[np.float32], *, by_cosine: bool) -> list[Hit]:
         if not rows.num_rows:
@@ -238,17 +247,20 @@ class Corpus:
         return sorted(hits, key=lambda hit: -hit.score) if by_cosine else hits
 
 
-def open_corpus(folder: str | Path, model: SentenceTransformer | None = None) -> Corpus:
+def open_corpus(
+    folder: str | Path, model: SentenceTransformer | None = None, *, exact_below: int = index.EXACT_BELOW
+) -> Corpus:
     """Open a corpus that has been built.
 
     Args:
         folder: Of the corpus.
         model: Embeds queries; None to load the one that the manifest names.
+        exact_below: As for ``Corpus``.
 
     Raises:
         CorpusError: If the folder is no corpus, or its first build has not ended.
     """
-    return Corpus(folder, model)
+    return Corpus(folder, model, exact_below=exact_below)
 
 
 def _reason(error: Exception) -> str:
