@@ -67,7 +67,7 @@ class _Verbs(TyperGroup):
         except EchoembedError as error:
             fail(str(error))
             raise typer.Exit(1) from error
-        except BrokenPipeError as error:  # the reader had enough, as `head` has
+        except BrokenPipeError as error:  # who read the pipe has left, as `head` does
             let_go_of_standard_output()
             raise typer.Exit(0) from error
         except Exception as error:
@@ -159,6 +159,6 @@ def main() -> None:
     """Run the command line and exit with its code."""
     # As an exception, so that a file half written is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the letters of a text is no reason to stop
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a text's letters is no reason to stop
         sys.stdout.reconfigure(errors="replace")
     app()

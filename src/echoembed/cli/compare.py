@@ -40,7 +40,7 @@ def compare(
 ) -> None:
     """Show the similarity of each pair of texts under several recipes, side by side.
 
-    What tells is the order of the pairs within a recipe: each recipe has a range of cosines of its own.
+    Compare the order of the pairs, not their numbers: each recipe has a range of cosines of its own.
     """
     reader = texts.reader()
     names = list(dict.fromkeys(recipe or ["classical", "echo"]))
@@ -60,7 +60,7 @@ def compare(
         items, vectors_ND = held[name] = session.embed_few(embedder, items, reader, least=2)
         stamps[name] = embedder.stamp()._asdict()
         session.report_cuts(embedder, texts.on_overflow)
-    for name, (embedded, vectors_ND) in held.items():  # what one recipe left out, no other shows
+    for name, (embedded, vectors_ND) in held.items():  # a text that one recipe left out is shown under none
         matrices[name] = session.cosines(vectors_ND[[item in items for item in embedded]])
     if json:
         recipes = {name: {"matrix": matrices[name], **stamps[name]} for name in names}

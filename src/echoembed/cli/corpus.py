@@ -61,7 +61,10 @@ def build(
     file_format: Annotated[
         Literal["jsonl", "csv", "tsv", "parquet", "lines", "document"] | None,
         typer.Option(
-            "--format", help="Of every file named. Default: by suffix.", rich_help_panel=_TEXTS, show_default=False
+            "--format",
+            help="Format of every file named. Default: by suffix.",
+            rich_help_panel=_TEXTS,
+            show_default=False,
         ),
     ] = None,
     column: opt.Column = "text",
@@ -73,7 +76,7 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="NAME[:TYPE]",
-            help="A column that goes along, for filters: text, int, float or bool. May be repeated.",
+            help="A further column to store, for filters: text, int, float or bool. May be repeated.",
             rich_help_panel=_TEXTS,
             show_default=False,
         ),
@@ -95,15 +98,18 @@ def build(
     ] = None,
     on_overflow: Annotated[
         Literal["cut", "reject"],
-        typer.Option(help="What a text over the budget does.", rich_help_panel=_TEXTS),
+        typer.Option(help="What happens to a text over the budget.", rich_help_panel=_TEXTS),
     ] = "cut",
     precision: Annotated[
-        Literal["float32", "float16", "int8"], typer.Option(help="Of stored vectors.", rich_help_panel=_STORE)
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Precision of the stored vectors.", rich_help_panel=_STORE),
     ] = "float32",
     shard_rows: Annotated[
-        int, typer.Option(min=1, help="Texts in a file; what a kill can cost.", rich_help_panel=_STORE)
+        int, typer.Option(min=1, help="Texts in a shard. A kill costs one shard at most.", rich_help_panel=_STORE)
     ] = 4096,
-    workers: Annotated[int, typer.Option(min=1, help="Models, with --engine ray.", rich_help_panel=_STORE)] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of models, with --engine ray.", rich_help_panel=_STORE)
+    ] = 2,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
     recipe: opt.Recipe = None,
     instruction: opt.Instruction = None,
@@ -113,7 +119,7 @@ def build(
 
     Texts are read with the recipe's document template. The vectors lie in Parquet shards with id, text, hash, kept
     columns and what was cut. Run the same command again after an interruption, damage, or a change of the inputs:
-    only what is missing or new is embedded, and what has gone from the inputs goes from the corpus.
+    only texts that are missing or new are embedded, and texts that are gone from the inputs are removed.
     """
     from echoembed import corpus
     from echoembed.corpus.inputs import Inputs

@@ -53,11 +53,9 @@ def evaluate(
     ] = None,
     max_texts: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Score local data sets on a sample of so many texts, at most each.", show_default=False
-        ),
+        typer.Option(min=1, help="Score each local data set on a sample of at most so many texts.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sample.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 42,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     recipe: Annotated[
@@ -65,7 +63,7 @@ def evaluate(
         typer.Option(
             "--recipe",
             "-r",
-            help="Row of 'echoembed recipes'; repeat it. Default: the one saved with the model, else echo.",
+            help="Row of 'echoembed recipes'; repeat it. Default: the recipe saved with the model, else echo.",
             rich_help_panel="Model",
             show_default=False,
         ),
@@ -74,7 +72,7 @@ def evaluate(
 ) -> None:
     """Score recipes with mteb's own tasks and metrics.
 
-    Tasks are grouped in MTEB's seven categories; the table shows scores times 100, --json gives them from 0 to 1.
+    Tasks are grouped in MTEB's seven categories; the table shows scores × 100, --json gives them from 0 to 1.
     Local data sets need no network, mteb's are fetched from the Hugging Face hub. Queries and documents get
     their templates, symmetric tasks the query template on both sides, and each task its instruction where
     the recipe has a place for one. A task that fails does not stop the others; the exit code is then 1.

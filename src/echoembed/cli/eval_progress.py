@@ -21,7 +21,7 @@ class EvalProgress:
     """Shows how far ``evaluate`` is; time left is estimated from the text that is still to be embedded.
 
     Args:
-        tasks: Those of every recipe.
+        tasks: What every recipe is scored on.
         recipes: How many recipes there are.
         shown: Whether anything is said at all.
 
@@ -46,19 +46,19 @@ class EvalProgress:
         return self
 
     def start(self, task: Task) -> None:
-        """A task begins."""
+        """Show that a task begins."""
         self._begun += 1
         self._now = _work(task)
         if self._bar is not None:
             self._bar.update(self._row, description=f"{self._begun}/{self._count} {self.recipe}: {task.name}")
 
     def advance(self, characters: int) -> None:
-        """So many characters of it are embedded."""
+        """Count characters of the task that are embedded."""
         if self._bar is not None:
             self._bar.update(self._row, completed=self._done + min(characters, self._now))
 
     def finish(self, task: Task, score: Score | None) -> None:
-        """It is done, or has failed; what was there already took no time and counts for none."""
+        """Note that the task is done or has failed; a score that was kept took no time and is not counted."""
         if score is not None and score.reused:
             self._total -= self._now
         else:

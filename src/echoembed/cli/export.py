@@ -33,8 +33,8 @@ def export(
 ) -> None:
     """Save a model with its recipe as a folder for other tools.
 
-    Without --self-contained the folder is read where echoembed is installed, by echoembed.load and, with
-    trust_remote_code=True, by sentence-transformers. Loaders that would ignore the recipe fail on either.
+    Without --self-contained the folder needs echoembed to be installed: echoembed.load reads it, and
+    sentence-transformers with trust_remote_code=True. Loaders that would ignore the recipe refuse both.
     """
     options = with_model(options, model_name)
     session.check_names(options, [recipe])

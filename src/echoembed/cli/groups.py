@@ -1,4 +1,4 @@
-"""Options in groups that a verb takes whole.
+"""Groups of options: a verb takes a whole group.
 
 A group is a frozen dataclass: ``with_options`` gives the verb an option for each field, and hands it the group.
 """
@@ -31,7 +31,7 @@ class ComputeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(ComputeOptions):
-    """Which model, with what of its recipe changed, and how it computes."""
+    """Which model, what is changed in its recipe, and how it computes."""
 
     model: opt.Model = None
     adapter: opt.Adapter = None

@@ -38,7 +38,7 @@ Model = Annotated[
 ]
 ModelArgument = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", help="What --model names.", show_default=False),
+    typer.Argument(metavar="MODEL", help="The model, as --model names it.", show_default=False),
 ]
 Adapter = Annotated[
     str | None,
@@ -53,7 +53,7 @@ Recipe = Annotated[
     typer.Option(
         "--recipe",
         "-r",
-        help="Row of 'echoembed recipes'. Default: the one saved with the model, else echo.",
+        help="Row of 'echoembed recipes'. Default: the recipe saved with the model, else echo.",
         rich_help_panel=_MODEL,
         show_default=False,
     ),
@@ -71,7 +71,7 @@ Recipes = Annotated[
 RecipesFile = Annotated[
     Path | None,
     typer.Option(
-        help="TOML file with recipes of your own, to be named by --recipe.",
+        help="TOML file with recipes of your own, which --recipe can then name.",
         rich_help_panel=_MODEL,
         show_default=False,
     ),
@@ -89,7 +89,7 @@ Layer = Annotated[
 Budget = Annotated[
     int | None,
     typer.Option(
-        help="Most tokens of a text, per reading, instead of the recipe's.",
+        help="Most tokens of text in each copy, instead of the recipe's budget.",
         rich_help_panel=_MODEL,
         show_default=False,
     ),
@@ -103,8 +103,8 @@ Device = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8"] | None,
     typer.Option(
-        help="Of the weights. Best for many texts on a CPU: auto, the fastest whose vectors are checked to be close "
-        "to float32's. Default: float32 on a CPU, else as saved.",
+        help="Dtype of the weights. Best for many texts on a CPU: auto, the fastest whose vectors are checked to be "
+        "close to float32's. Default: float32 on a CPU, else as saved.",
         rich_help_panel=_COMPUTING,
         show_default=False,
     ),
@@ -123,7 +123,7 @@ Deterministic = Annotated[
     bool,
     typer.Option(
         "--deterministic",
-        help="A text's vector has the same bits alone, in any batch and in any order; slower.",
+        help="Give a text the same bits alone, in any batch and in any order; slower.",
         rich_help_panel=_COMPUTING,
     ),
 ]
@@ -134,7 +134,7 @@ Kind = Annotated[
 Instruction = Annotated[
     str | None,
     typer.Option(
-        help="What the recipe's template says of the task, where it has a place for it.",
+        help="The instruction for the recipe's template, where the template has a place for one.",
         rich_help_panel=_MODEL,
         show_default=False,
     ),
@@ -170,14 +170,16 @@ PackTokens = Annotated[
 ]
 OnOverflow = Annotated[
     Literal["warn", "error", "ignore"],
-    typer.Option(help="What a text over the budget does; it is cut unless this says error.", rich_help_panel=_READING),
+    typer.Option(
+        help="What happens to a text over the budget. It is cut, unless this says error.", rich_help_panel=_READING
+    ),
 ]
 
 Format = Annotated[
     Literal["txt", "jsonl", "csv", "tsv", "parquet"] | None,
     typer.Option(
         "--format",
-        help="Of every input, whatever its name. Default: by suffix; standard input as txt, a text a line.",
+        help="Format of every input, whatever its name. Default: by suffix; standard input is txt, a text a line.",
         rich_help_panel=_READING,
         show_default=False,
     ),
@@ -201,7 +203,7 @@ IdColumn = Annotated[
 ]
 OnBadText = Annotated[
     Literal["error", "skip"],
-    typer.Option(help="What a text that cannot be embedded does, such as a blank one.", rich_help_panel=_READING),
+    typer.Option(help="What happens to a text that cannot be embedded, such as a blank one.", rich_help_panel=_READING),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]

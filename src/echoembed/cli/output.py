@@ -42,7 +42,7 @@ def note(message: str) -> None:
 
 @contextlib.contextmanager
 def kept(what: str | Callable[[], str]) -> Iterator[None]:
-    """Have an interrupt, or a request to end, say what was kept of the work in the block."""
+    """If the work in the block is interrupted, or asked to end, say what was kept of it."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
@@ -52,7 +52,7 @@ def kept(what: str | Callable[[], str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """Name what keeps standard output from being written, as a full disk.
+    """Name what keeps standard output from being written, such as a full disk.
 
     Raises:
         FileError: If it cannot be written.
@@ -62,7 +62,7 @@ def printing() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads a pipe may leave when they like
+    except BrokenPipeError:  # whoever reads the pipe may stop at any time
         raise
     except OSError as error:
         let_go_of_standard_output()
@@ -94,7 +94,7 @@ def short(text: str, limit: int = 60) -> str:
 
 
 def console() -> Console:
-    """Standard output, on which what is printed means itself; without a width where it is a file or a pipe."""
+    """Standard output for plain text, without markup; of unlimited width where it is a file or a pipe."""
     from rich.console import Console
 
     return Console(
@@ -117,7 +117,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Names and values, a line each; values are shown so that blanks and line breaks can be told."""
+    """Names and values, a line each; blanks and line breaks in values are made visible."""
     width = max(map(len, facts))
     for name, value in facts.items():
         print_line(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")

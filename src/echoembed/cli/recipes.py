@@ -21,13 +21,16 @@ SAMPLE = "The cat sat on the mat."
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this one, and what it makes of a text.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this recipe, and what it makes of a text.")] = None,
     text: Annotated[str, typer.Option("--text", "-t", help="The text to show it on.")] = SAMPLE,
     json: opt.Json = False,
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", help="Show it with this model's tokenizer. Default: the bundled one.", show_default=False
+            "--model",
+            "-m",
+            help="Show it with this model's tokenizer. Default: the bundled model's.",
+            show_default=False,
         ),
     ] = None,
     recipes_file: opt.RecipesFile = None,

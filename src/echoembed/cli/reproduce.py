@@ -50,7 +50,9 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick/--full", help="Samples of the data, or all of them.")] = True,
+    quick: Annotated[
+        bool, typer.Option("--quick/--full", help="Score samples of the data, or all of the data.")
+    ] = True,
     report: Annotated[
         Path | None,
         typer.Option(help="Write all results as a Markdown page, its pictures beside it.", show_default=False),
@@ -80,7 +82,7 @@ def reproduce(
             help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled.", show_default=False
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of samples, toy sentences and bootstraps.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of samples, toy sentences and bootstraps.")] = 42,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     batch_size: opt.BatchSize = 32,
@@ -88,7 +90,7 @@ def reproduce(
     """Make the paper's figures and tables, and print the paper's numbers beside ours.
 
     Rows go to OUT/NAME.parquet, pictures to OUT/NAME.png and .svg, scores to OUT/scores. Numbers of the paper are
-    marked as such, with the model and the data they belong to. What needs weights or data that are not given is
+    marked as such, with the model and the data they belong to. What needs weights or data that were not given is
     listed as not run. An experiment that fails does not stop the others; the exit code is then 1.
     """
     from echoembed.experiments import check_names
@@ -138,7 +140,7 @@ def reproduce(
 
 
 def _command(names: list[str]) -> str:
-    """The command as a page can show it: options that are no paths of this machine."""
+    """The command as a page can show it, without paths of this machine."""
     given = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick")]
     return shlex.join(["echoembed", "reproduce", *names, *given])
 

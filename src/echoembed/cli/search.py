@@ -23,14 +23,12 @@ def search(
     options: ModelOptions,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the corpus.", show_default=False)],
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many texts.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many texts to show.")] = 10,
     where: Annotated[
         str | None,
         typer.Option(help="A filter on columns, as in SQL: \"year > 2020 AND lang = 'en'\".", show_default=False),
     ] = None,
-    hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Texts that share words with the query count as well.")
-    ] = False,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Also find texts that share words with the query.")] = False,
     exact: Annotated[
         bool, typer.Option("--exact", help="Compare with every vector, even where there is an index.")
     ] = False,
@@ -40,7 +38,7 @@ def search(
 ) -> None:
     """Show the texts of a corpus that are nearest to a query, which is read with the recipe's query template.
 
-    The model is the one that the corpus was built with; another one is refused, for its vectors must not be compared
+    The model is the one that the corpus was built with. Any other model is refused: its vectors must not be compared
     with these. The first search builds an index beside the shards.
     """
     from echoembed.corpus import Corpus

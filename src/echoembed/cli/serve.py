@@ -26,7 +26,7 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="File of API keys, one a line; ECHOEMBED_API_KEY is one more. Needed beyond this machine.",
+            help="File of API keys, one a line; ECHOEMBED_API_KEY is one more. Needed to serve other machines.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -34,7 +34,7 @@ def serve(
     served_name: Annotated[
         list[str] | None,
         typer.Option(
-            help="What requests call the model; repeat it. Default: its name.",
+            help="What requests call the model; may be repeated. Default: its name.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -42,7 +42,7 @@ def serve(
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Host name, besides localhost, that requests without a key may be for; repeat it.",
+            help="Host name, besides localhost, that requests without a key may be for; may be repeated.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
@@ -52,7 +52,7 @@ def serve(
         int | None,
         typer.Option(
             min=1,
-            help="Most tokens of a request, and of all that wait. Default: what the largest request has.",
+            help="Most tokens of a request, and of all that wait. Default: as many as the largest request can have.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),

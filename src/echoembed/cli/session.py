@@ -35,7 +35,7 @@ _QUIET = {
 
 
 def silence() -> None:
-    """Keep the libraries from talking: only our own warnings get through, each on a line."""
+    """Silence the libraries: only our own warnings are shown, each on a line."""
     _silence_imports()
     import logging
 
@@ -52,7 +52,7 @@ def silence() -> None:
 
 
 def _silence_imports() -> None:
-    """What must be said before the libraries are imported."""
+    """Settings that must be made before the libraries are imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 

@@ -3,7 +3,7 @@
 The library imports scikit-learn for one function, datasets for training and peft for adapters, and these bring pandas
 and pyarrow: together more than half of what a first vector costs. While the library is imported and a model loaded,
 stand-ins take their places. A stand-in imports the real module as soon as one of its names is called or looked into;
-nothing that was imported with it behaves in another way, and whoever imports the module later gets the real one.
+whatever was imported with a stand-in behaves as ever, and later imports get the real module.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def without_unused() -> Iterator[None]:
 
 
 def _import() -> None:
-    """Import the library without looking for garbage, of which imports make none: a fifth of their time."""
+    """Import the library with the garbage collector off: imports make no garbage, and looking for it takes time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -59,7 +59,7 @@ def _import() -> None:
 
 
 class _StandIn(ModuleType):
-    """In a module's place until it is needed."""
+    """Stands in a module's place until the module is needed."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -81,7 +81,7 @@ class _StandIn(ModuleType):
 class _Later(type):
     """A class or a function of a module that is not imported yet.
 
-    Nothing can be an instance of the class as long as the module is not imported; all else imports it.
+    While the module is not imported, nothing can be an instance of the class; any other use imports the module.
     """
 
     _home: _StandIn

@@ -48,7 +48,7 @@ EPILOG = "\n".join(
 
 def train(
     config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="TOML file that says what to train on what.")
+        Path | None, typer.Argument(metavar="CONFIG", help="TOML file that says which model to train on which data.")
     ] = None,
     dry_run: Annotated[
         bool,
@@ -61,9 +61,13 @@ def train(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder of the run, instead of the configuration's.", show_default=False),
+        typer.Option(
+            "--output", "-o", help="Folder of the run, instead of the one in the configuration.", show_default=False
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the configuration's.", min=0, show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed, instead of the one in the configuration.", min=0, show_default=False)
+    ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="Print every field of a configuration, and stop.")] = False,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -103,7 +107,7 @@ def train(
     except errors.TrainingStoppedError as error:
         out.fail(str(error))
         raise typer.Exit(130) from error
-    if os.environ.get("RANK", "0") != "0":  # of several processes, one speaks
+    if os.environ.get("RANK", "0") != "0":  # of several processes, only the first prints
         return
     if json:
         out.print_json({"model": str(folder)})

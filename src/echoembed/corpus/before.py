@@ -20,12 +20,12 @@ Name = tuple[int, str]
 
 @dataclass
 class Before:
-    """What is there already.
+    """What the folder holds already.
 
     Args:
-        folder: Of the corpus.
-        identity: Of the vectors that are to be made.
-        precision: In which they are to be stored.
+        folder: The corpus's folder.
+        identity: The identity of the vectors that are to be made.
+        precision: How they are to be stored.
 
     Attributes:
         manifest: As it was; None for a first build, or where manifest and backup are lost.
@@ -82,7 +82,7 @@ class Before:
             raise errors.corpus_differs(self.folder, shown(differences), REMEDY)
 
     def present(self, number: int, key: str) -> Entry | None:
-        """The shard of these rows, if it is there and whole; what is damaged is removed, and said to be."""
+        """The shard of these rows, if it is there and whole; a damaged shard is removed, with a remark."""
         paths = self._there.get((number, key), [])
         for path in paths:
             entry = shard.entry_of(path)
@@ -121,7 +121,7 @@ class Before:
 
 
 def first_reason(folder: Path, entries: Iterable[Entry]) -> str | None:
-    """Why the model set a text aside, if it did any."""
+    """Why the model set a text aside, if it set any aside."""
     for entry in entries:
         for _, reason in shard.meta_of(folder / SHARDS / entry.name)["rejected"]:
             return str(reason)

@@ -19,14 +19,14 @@ DEFAULT_TOKENS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Chunker:
-    """Cuts texts.
+    """Cuts texts into chunks.
 
     Args:
         count: The number of tokens that the model makes of a text.
         tokens: Most tokens of a chunk.
 
     Raises:
-        CorpusError: If there are too few tokens for any sentence.
+        CorpusError: If a chunk may have too few tokens for a sentence.
     """
 
     count: Callable[[str], int]

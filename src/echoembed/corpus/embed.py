@@ -1,4 +1,4 @@
-"""The vectors of one shard: every text once, in slices, faults set aside one by one.
+"""The vectors of one shard: every text is embedded once, in slices, and faulty texts are set aside.
 
 Shapes: N rows of a shard, D dimension of their vectors.
 """
@@ -41,7 +41,7 @@ def embed_records(
 
     Args:
         encoder: The model.
-        records: In order. The same text stands for one vector.
+        records: In order. Equal texts share a vector.
         known: Vectors by the hash of their text, which are copied.
         precision: In which vectors are stored.
         refuse_cut: Whether a text over the budget is set aside rather than cut.
@@ -51,7 +51,7 @@ def embed_records(
         The records that have a vector, and those set aside, each with its reason.
 
     Raises:
-        EchoembedError: If all texts of a slice fail alike: then it is not the texts.
+        EchoembedError: If all texts of a slice fail alike: then the fault is not in the texts.
     """
     # 1. The texts that have no vector yet, each once.
     texts = {record.hash: record for record in reversed(records)}
@@ -90,7 +90,7 @@ def _slice(
     refuse_cut: bool,
     vectors: dict[bytes, Known],
 ) -> dict[bytes, errors.EchoembedError]:
-    """Put the vectors of the records into ``vectors``; what keeps the others from having one."""
+    """Put the records' vectors into ``vectors``; returns why the other records have none."""
     failed: dict[bytes, errors.EchoembedError] = {}
     prompts: dict[bytes, Prompt] = {}
 
@@ -130,7 +130,7 @@ def _each(
     take: Callable[[Record, Any], None],
     fail: Callable[[Record, errors.EchoembedError], None],
 ) -> None:
-    """Ask for all at once; where that fails, for halves, so that a few calls find each text that fails."""
+    """Embed all at once; where that fails, each half, so that a few calls find each text that fails."""
     if not records:
         return
     try:

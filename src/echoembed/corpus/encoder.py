@@ -25,8 +25,8 @@ class Identity:
     """Where vectors come from. Vectors are comparable where identities agree.
 
     Attributes:
-        decides: What decides a vector: the fingerprint, and what of it differs in the words of a message.
-        names: What people call these; not compared.
+        decides: What decides a vector: the fingerprint, and its parts as messages name them.
+        names: What people call the parts; not compared.
         numerics: What moves the last digits only: dtype, device, engine.
         instruction: What stood in the template's ``{instruction}``; a query has its own.
     """
@@ -41,12 +41,12 @@ class Identity:
         return {key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(self).items()}
 
     def differences(self, other: Identity) -> dict[str, tuple[object, object]]:
-        """What differs in what decides, if anything does, with the names people have for it: here and there."""
+        """The deciding parts that differ, if any, each with its value here and there."""
         differing = _differing(self.decides, other.decides)
         return differing and {**_differing(self.names, other.names), **differing}
 
     def other_numerics(self, other: Identity) -> dict[str, tuple[object, object]]:
-        """What differs in the numerics."""
+        """The numerics that differ."""
         return _differing(self.numerics, other.numerics)
 
 
@@ -80,7 +80,7 @@ class Encoder(Protocol):
         """Where its vectors come from."""
 
     def read(self, texts: Sequence[str]) -> Sequence[Prompt]:
-        """What is read for each text, cut where it is over the budget. A text that is none is a TextError."""
+        """What is read for each text, cut to the budget. A text that cannot be embedded is a TextError."""
 
     def encode(self, prompts: Sequence[Any]) -> NDArray[np.float32]:
         """Vectors of prompts from ``read``, float32 ``(N, D)``, in order; ModelError where one is not finite."""
@@ -117,7 +117,7 @@ class ModelEncoder:
         self._instruction = instruction
         self._batch_size = batch_size
         self._transformer = transformer_of(model)
-        self._reader = replace(self._transformer.reader, overflow="ignore")  # what is cut is counted text by text
+        self._reader = replace(self._transformer.reader, overflow="ignore")  # cuts are counted for each text
         self.dimension = int(model.get_embedding_dimension() or 0)
 
     def identity(self) -> Identity:
@@ -128,7 +128,7 @@ class ModelEncoder:
         """What is read for each text.
 
         Raises:
-            TextError: If a text is none to the tokenizer.
+            TextError: If the tokenizer finds nothing in a text.
         """
         return self._reader.render(texts, task=self._kind, instruction=self._instruction)
 

@@ -23,11 +23,11 @@ _PARTS = {MANIFEST, BACKUP, SHARDS, REJECTED, INDEX, WORK}
 
 @contextmanager
 def locked(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
-    """Hold the folder for this process alone; the system lets go of it however the process ends.
+    """Hold the folder for this process alone; the lock ends with the process, however it ends.
 
     Args:
-        folder: Of the corpus.
-        name: Of the lock.
+        folder: The corpus's folder.
+        name: The lock's name.
         wait: Whether to wait for another process that holds it.
 
     Raises:
@@ -76,9 +76,9 @@ def shards_in(folder: Path) -> dict[tuple[int, str], list[Path]]:
 
 
 def clear(folder: Path, keep: Iterable[str] | None) -> None:
-    """Remove what a job left that was killed and, with ``keep``, every shard that is not among these."""
+    """Remove what a killed job left and, with ``keep``, every shard that is not in ``keep``."""
     names = None if keep is None else set(keep)
-    with contextlib.suppress(OSError):  # what cannot be removed is in nobody's way
+    with contextlib.suppress(OSError):  # what cannot be removed does no harm
         for path in [*folder.glob(".*.part"), *folder.glob(".*.before"), *(folder / SHARDS).iterdir()]:
             dead = path.suffix in (".part", ".before")
             if dead or (names is not None and shard.NAME.fullmatch(path.name) and path.name not in names):

@@ -24,11 +24,11 @@ class Reading:
 
     Attributes:
         text: The column that holds the text.
-        id: The column that holds the id; None to call a row by its place.
-        keep: Further columns that go along.
+        id: The column that holds the id; without one, a row's id is its place.
+        keep: Further columns to store.
         chunk: Whether texts are cut into chunks; None for documents only, not for rows.
         chunk_tokens: Most tokens of a chunk; None for ``chunks.DEFAULT_TOKENS``, or the budget where that is less.
-        shard_rows: Records of a shard.
+        shard_rows: Records in a shard.
     """
 
     text: str = "text"
@@ -63,10 +63,10 @@ class Groups:
         reading: How they are read.
         chunker: Cuts texts, where the reading asks for it.
         seen: The ids so far.
-        set_aside: Called with everything that cannot be embedded.
+        set_aside: Called with each row that cannot be embedded.
 
     Attributes:
-        bytes_read: Of the files, so far.
+        bytes_read: Bytes of the files that have been read.
         files: Files that were read.
         rows: Rows that were read, set aside or not.
         first_reason: Why the first row was set aside.

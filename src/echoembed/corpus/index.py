@@ -1,4 +1,4 @@
-"""The search index: a LanceDB table built from the shards, which stay the source of truth; it may be deleted any time.
+"""The search index: a LanceDB table built from the shards, which remain the truth; it may be deleted at any time.
 
 Shapes: N rows of a shard, D dimension of their vectors.
 """
@@ -35,9 +35,9 @@ def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BEL
     """The table of a corpus, built first where there is none or the corpus has changed since.
 
     Args:
-        folder: Of the corpus.
-        manifest: Of the corpus.
-        exact_below: Rows from which on vectors get an index; below, every search compares with all of them.
+        folder: The corpus's folder.
+        manifest: The corpus's manifest.
+        exact_below: Number of rows from which on vectors get an index; below, a search compares with all rows.
 
     Raises:
         LibraryError: If LanceDB is not installed.
@@ -59,7 +59,7 @@ def _connect(folder: Path) -> Any:
 
 
 def _stamp(manifest: Manifest, exact_below: int) -> str:
-    """Stands for what the table must hold."""
+    """A hash of what the table must hold."""
     names = [entry.name for entry in manifest.shards]
     about = json.dumps([LAYOUT, names, manifest.rows >= exact_below])
     return hashlib.sha256(about.encode()).hexdigest()
@@ -73,7 +73,7 @@ def _built(folder: Path) -> str:
 
 
 def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> None:
-    """Build beside the old table, and put in its place what is whole."""
+    """Build a table beside the old one, and replace the old one when the new one is whole."""
     unfinished = folder / f".{place.INDEX}.new"
     target = folder / place.INDEX
     shutil.rmtree(unfinished, ignore_errors=True)

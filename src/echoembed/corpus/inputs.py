@@ -1,4 +1,4 @@
-"""Which files a corpus is built from: files as they are named, folders walked in order, circles of links cut."""
+"""The files that a corpus is built from: named files, and folders walked in order, with circles of links cut."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class InputFile(NamedTuple):
 
 
 class Inputs:
-    """The files of several inputs, walked anew each time; only folders' names are held in memory.
+    """The files of several inputs, walked anew each time; memory holds only the names in a folder.
 
     Args:
         paths: Files and folders.
@@ -129,7 +129,7 @@ def kind_of(name: str) -> tuple[str | None, str]:
     lower = name.lower()
     packed = next((suffix for suffix in PACKED if lower.endswith(suffix)), "")
     suffix = Path(lower.removesuffix(packed)).suffix
-    if packed and suffix == ".parquet":  # packed within; nobody packs it again
+    if packed and suffix == ".parquet":  # compressed within; nobody compresses it again
         return None, ""
     return ("document" if suffix in DOCUMENTS else ROWS.get(suffix)), packed
 
@@ -153,7 +153,7 @@ def _check_input(path: Path, format_: str | None) -> None:
 
 
 def _utf8(name: str) -> str:
-    """The name as UTF-8 can write it: bytes that are none are written out in hexadecimal."""
+    """The name in UTF-8; bytes that are not UTF-8 are written in hexadecimal."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

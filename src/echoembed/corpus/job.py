@@ -1,8 +1,8 @@
 """Building a corpus: a pass over the inputs, a shard for each group of texts, the manifest last.
 
-A build that is killed at any moment goes on at the shard: reading is done again, embedding is not. A shard is found by
-the key of what it should hold, and trusted if its bytes have the hash that its name says. So going on, repairing and
-building a changed corpus are one and the same pass.
+A build that was killed goes on at the shard where it was: it reads the inputs again, and embeds no text again. A shard
+is found by the key of what it should hold, and trusted if its bytes have the hash that its name says. So going on,
+repairing and building a changed corpus are one and the same pass.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def build(
         inputs: Files (JSONL, CSV, TSV, also as .gz and .zst; Parquet; Markdown, text) and folders of these.
         out: The folder of the corpus.
         encoder: The model, such as ``ModelEncoder(echoembed.load())``.
-        file_format: Of every file that is named, whatever its suffix; None to go by the suffix.
+        file_format: Format of every file that is named, whatever its suffix; None to go by the suffix.
         reading: Columns, chunks, size of the shards.
-        precision: In which vectors are stored: ``float32``, ``float16`` or ``int8``.
+        precision: How vectors are stored: ``float32``, ``float16`` or ``int8``.
         refuse_cut: Whether a text over the budget is set aside rather than cut.
         kind: The template that ``encoder`` reads with; for the manifest.
         load: Arguments of ``echoembed.load`` that give the model again; for the manifest.
-        engine: Who embeds; None for this process.
+        engine: The maker of shards; None for this process.
         progress: Called after each few hundred texts.
 
     Returns:
-        What was done. What was set aside is in ``rejected.jsonl``, a line each with its reason.
+        What was done. ``rejected.jsonl`` has a line with a reason for each row that was set aside.
 
     Raises:
         CorpusError: If the folder is another corpus', of another identity, or no text can be embedded.
@@ -195,7 +195,7 @@ def _chunker(encoder: Encoder, work: ShardWork) -> Chunker:
 
 
 class _Lines:
-    """Writes what is set aside."""
+    """Writes the rows that are set aside."""
 
     def __init__(self, file: WholeFile) -> None:
         self._file = file

@@ -33,8 +33,8 @@ class Manifest:
         state: ``complete``, or ``building`` until the first build has ended.
         identity: Where the vectors come from.
         precision: ``float32``, ``float16`` or ``int8``.
-        dimension: Of the vectors.
-        keep: Further columns.
+        dimension: The vectors' dimension.
+        keep: Further columns that are stored.
         kind: The template that the texts were read with.
         load: Arguments of ``echoembed.load`` that give the model again, where they are known.
         inputs: Files and folders as they were given.
@@ -59,7 +59,7 @@ class Manifest:
         return sum(entry.rows for entry in self.shards)
 
     def encoded(self) -> bytes:
-        """As it is written."""
+        """The manifest as JSON."""
         plain = {
             "format": FORMAT,
             **{name: value for name, value in asdict(self).items() if name not in ("identity", "keep", "shards")},
@@ -75,7 +75,7 @@ class Manifest:
         """The manifest that a file holds.
 
         Raises:
-            CorpusError: If another version wrote it, or it is none.
+            CorpusError: If another version wrote it, or it is no manifest.
         """
         try:
             plain = json.loads(data)
@@ -151,7 +151,7 @@ def damage(folder: Path) -> str | None:
 
 
 def plain_load(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of ``echoembed.load`` as the manifest holds them, those that are None left out."""
+    """Arguments of ``echoembed.load`` as the manifest holds them, without those that are None."""
     plain = {name: value.as_dict() if isinstance(value, Recipe) else value for name, value in given.items()}
     return {name: value for name, value in plain.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Vectors that exist already, by the hash of their text: what makes a changed corpus embed only what changed."""
+"""Vectors that exist already, by the hash of their text: so a changed corpus embeds only the texts that changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARDS_IN_MEMORY = 4
 
 
 class Pool:
-    """The vectors of shards.
+    """The vectors of a corpus's shards.
 
     Args:
         paths: Shards that are whole, of one identity and one precision.

@@ -1,8 +1,8 @@
 """The same job on Ray: a pool of actors, a model in each, on one machine or a cluster.
 
-The driver reads the inputs and writes the shards, so no disk need be shared; actors embed a shard at a time and send
-its bytes back. A shard's bytes depend on its texts alone, so the shards are those that one process would make. A killed
-actor, node or driver costs the shards that were being made.
+The driver reads the inputs and writes the shards, so the machines need no shared disk. Actors embed a shard at a time
+and send its bytes back. A shard's bytes depend on its texts alone, so the shards are those that one process would make.
+A killed actor, node or driver costs the shards that were being made.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class OnRay(Engine):
     """Makes shards on Ray Data.
 
     Args:
-        make_encoder: Called once in each actor; can be pickled.
-        workers: Actors.
-        address: Of a cluster, as ``ray.init`` takes it; None for the one that is there, else for this machine.
-        gpus: GPUs of each actor.
+        make_encoder: Makes the model; called once in each actor, and must be picklable.
+        workers: Number of actors.
+        address: The cluster's address, as ``ray.init`` takes it; None for that of ``RAY_ADDRESS``, else this machine.
+        gpus: Number of GPUs of each actor.
 
     Raises:
         LibraryError: If Ray is not installed.
@@ -79,7 +79,7 @@ class OnRay(Engine):
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         numbers = [{"id": number} for number in range(len(self._tasks))]
-        # From items, for reading a range would be tasks of their own, that wait for ever where actors have all CPUs.
+        # From items: to read a range, Ray would start tasks, which wait for ever where the actors hold all CPUs.
         made = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
             _Actor,
             batch_size=1,

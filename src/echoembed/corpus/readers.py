@@ -1,4 +1,4 @@
-"""The rows of one file, each a generator in flat memory. What is wrong with a row is set aside, and reading goes on."""
+"""The rows of one file, each a generator in flat memory. A faulty row is set aside, and reading goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Raw(NamedTuple):
-    """A row as it was found, nothing checked; ``id`` None means that its place is its id."""
+    """A row as it was found, nothing checked; without ``id``, its place is its id."""
 
     where: str
     number: int
@@ -32,7 +32,7 @@ Read = Iterator[Raw | Rejected]
 
 
 def rows_of(file: InputFile, columns: Columns, *, at: Callable[[int], None] = lambda _: None) -> Read:
-    """The rows of a file, and what had to be set aside; a file that cannot be read is one rejected entry.
+    """The rows of a file, with those to set aside; a file that cannot be read is one rejected entry.
 
     Args:
         file: The file.
@@ -72,7 +72,7 @@ def _unpacked(raw: BinaryIO, packed: str) -> BinaryIO:
 
 
 def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[int, str, bytes | Rejected]]:
-    """Lines with their number and place; one over the limit is passed over, and said to be."""
+    """Lines with their number and place; a line over the limit is skipped and rejected."""
     number = 0
     while line := handle.readline(LINE_LIMIT + 1):
         number += 1

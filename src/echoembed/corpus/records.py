@@ -16,7 +16,7 @@ Value = str | int | float | bool | None
 
 
 class Keep(NamedTuple):
-    """A further column that goes along into the shards, and the type it is read as."""
+    """A further column that the shards store, and the type its values are read as."""
 
     name: str
     type: str = "text"
@@ -68,9 +68,9 @@ class Record(NamedTuple):
     """A text to embed.
 
     Attributes:
-        id: Of the row it comes from.
+        id: The id of its row.
         text: Checked: see ``echoembed.check_text``.
-        where: Where it stands, as messages say it.
+        where: Its place, as messages say it.
         kept: The values of the kept columns, in their order.
         chunk: Number of the chunk within the row, from 0.
         start: First character of the chunk within the row's text.
@@ -103,7 +103,7 @@ class Rejected(NamedTuple):
     reason: str
 
     def line(self) -> bytes:
-        """The line, with what is no Unicode written out."""
+        """The line of JSON; characters that are no Unicode are escaped."""
         shown = {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in self._asdict().items()}
         return (json.dumps(shown, ensure_ascii=False) + "\n").encode()
 

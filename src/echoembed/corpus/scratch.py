@@ -17,7 +17,7 @@ ASKED_AT_ONCE = 500
 
 
 class Scratch:
-    """A file that nobody needs when the job has ended, or been killed."""
+    """A file that is of no use once the job has ended or was killed."""
 
     def __init__(self, path: Path, table: str) -> None:
         self._path = path
@@ -54,7 +54,7 @@ class Seen(Scratch):
         super().__init__(path, "CREATE TABLE seen (id BLOB PRIMARY KEY) WITHOUT ROWID;")
 
     def add(self, id_: str) -> bool:
-        """Remember an id; whether it is new."""
+        """Remember an id, and say whether it is new."""
         key = blake2b(id_.encode(), digest_size=16).digest()
         return self._run("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 1
 
@@ -66,7 +66,7 @@ class Places(Scratch):
         super().__init__(path, "CREATE TABLE places (hash BLOB PRIMARY KEY, shard INTEGER, row INTEGER) WITHOUT ROWID;")
 
     def add(self, shard: int, hashes: Iterable[bytes]) -> None:
-        """Remember where texts are; the first place of each counts."""
+        """Remember where texts are; of several places of a text, the first counts."""
         rows = [(hash_, shard, row) for row, hash_ in enumerate(hashes)]
         try:
             self._db.executemany("INSERT OR IGNORE INTO places VALUES (?, ?, ?)", rows)

@@ -1,4 +1,4 @@
-"""Searching a corpus: the nearest texts of a query, exact below a size, filtered, and by words besides.
+"""Searching a corpus: the nearest texts of a query, compared exactly or by an index, filtered, and by words too.
 
 Shapes: K texts found, D dimension of the vectors.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 REMEDY = "Search with the model and the recipe that the corpus was built with, or build it again with these"
 REFINED = 20  # candidates of the index per text that is asked for, compared again exactly
-PROBED = 40  # parts of the index that are looked into
+PROBED = 40  # parts of the index that a search looks into
 # Largest distance between a stored unit vector and the same text's vector computed under other numerics.
 BOUND = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 6e-2, "int8": 6e-2}
 STORED_BOUND = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}
@@ -40,7 +40,7 @@ class Hit:
     """A text that was found.
 
     Attributes:
-        id: Of its row.
+        id: The id of its row.
         score: Cosine of its vector and the query's.
         text: The passage.
         chunk: Its number within the row.
@@ -67,13 +67,13 @@ class Corpus:
     """A corpus that has been built; ``open_corpus`` opens it.
 
     Args:
-        folder: Of the corpus.
+        folder: The corpus's folder.
         model: Embeds queries; None to load the one that the manifest names.
-        exact_below: From so many texts on, an index proposes what a search compares; below, it compares with all.
+        exact_below: Number of texts from which on an index proposes candidates; below, a search compares with all.
 
     Attributes:
         manifest: What the corpus holds.
-        remarks: Numerics of the query that are not those of the corpus, a line each, once a query was made.
+        remarks: How the query's numerics differ from the corpus's, a line each; filled by the first query.
 
     Raises:
         CorpusError: If the folder is no corpus, or its first build has not ended.
@@ -105,7 +105,7 @@ class Corpus:
 
     @cached_property
     def model(self) -> SentenceTransformer:
-        """The model, shown to give vectors that may be compared with those of the corpus.
+        """The model, once its vectors are known to be comparable with those of the corpus.
 
         Raises:
             CorpusError: If they may not.
@@ -187,7 +187,7 @@ class Corpus:
             vector_D: Its vector.
             k: How many.
             where: A filter.
-            words: Words to search for besides.
+            words: Words to search for as well.
             exact: Whether to compare with every vector.
 
         Raises:
@@ -215,7 +215,7 @@ class Corpus:
 
     @property
     def columns(self) -> list[str]:
-        """What a filter can name."""
+        """Columns that a filter can name."""
         return ["id", "chunk", "start", "end", "text", *(kept.name for kept in self.manifest.keep)]
 
     def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
@@ -253,7 +253,7 @@ def open_corpus(
     """Open a corpus that has been built.
 
     Args:
-        folder: Of the corpus.
+        folder: The corpus's folder.
         model: Embeds queries; None to load the one that the manifest names.
         exact_below: As for ``Corpus``.
 
@@ -264,6 +264,6 @@ def open_corpus(
 
 
 def _reason(error: Exception) -> str:
-    """What LanceDB says of a filter, without where in its own code it says it."""
+    """What LanceDB says of a filter, without the place in its own code."""
     said = str(error).splitlines()[0].removeprefix("Invalid input, ")
     return re.split(r" \(sql parser|, /\S+\.rs:", said)[0]

@@ -1,6 +1,6 @@
 """One shard: a Parquet file whose name holds the key of its rows and the hash of its bytes.
 
-So a folder of shards needs no journal: what a file is for and whether it is whole, its name tells.
+So a folder of shards needs no journal: the name of a file tells which rows it holds and whether it is whole.
 
 Shapes: N rows of a shard, D dimension of their vectors.
 """
@@ -36,13 +36,13 @@ class Entry(NamedTuple):
     """A shard as the manifest names it.
 
     Attributes:
-        name: Of the file: number, key of the rows, start of its hash.
+        name: The file's name: number, key of the rows, start of the file's hash.
         rows: Texts with a vector.
-        rejected: Texts of it that the model could not embed.
-        dropped_texts: Texts of it that were cut.
-        dropped_tokens: Tokens that were cut off them.
-        bytes: Size of the file.
-        sha256: Of the file.
+        rejected: Texts that the model could not embed.
+        dropped_texts: Texts that were cut.
+        dropped_tokens: Tokens that were cut off.
+        bytes: The file's size.
+        sha256: The file's hash.
     """
 
     name: str
@@ -157,10 +157,10 @@ def pack(number: int, key: str, table: pa.Table, rejected: Sequence[Rejected], a
 
     Args:
         number: Its place in the corpus.
-        key: Of its rows.
+        key: The key of its rows.
         table: The rows.
-        rejected: What the model could not embed of it; kept with the shard, for it is not asked again.
-        about: Identity and settings, so that a shard without its manifest still says what it is.
+        rejected: Texts that the model could not embed; kept with the shard, so that the model is not asked again.
+        about: Identity and settings, so that a shard tells what it is even without its manifest.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -180,7 +180,7 @@ def pack(number: int, key: str, table: pa.Table, rejected: Sequence[Rejected], a
 
 
 def write(folder: Path, packed: Packed) -> Entry:
-    """Write a shard; synced and then renamed, it is whole or not there.
+    """Write a shard, which is synced and then renamed: it is whole, or not there.
 
     Raises:
         FileError: If the disk is full, or cannot be written.

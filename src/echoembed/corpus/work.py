@@ -1,4 +1,4 @@
-"""What the parts of a build hand to each other: a shard to make, who makes it, how far it is, what was done."""
+"""What the parts of a build hand to each other: a shard to make, its maker, progress, and a report."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class ShardWork:
     """What every shard of a build has in common.
 
     Attributes:
-        folder: Of the shards.
+        folder: The folder of the shards.
         reading: How the inputs are read.
-        precision: In which vectors are stored.
-        dimension: Of the vectors.
+        precision: How vectors are stored.
+        dimension: The vectors' dimension.
         refuse_cut: Whether a text over the budget is set aside rather than cut.
         about: Identity and settings, which every shard carries.
     """
@@ -60,13 +60,13 @@ class ShardWork:
 
 
 class Engine(Protocol):
-    """Who makes the shards."""
+    """A maker of shards."""
 
     def submit(self, task: ShardTask, work: ShardWork, progress: Callable[[int], None]) -> Entry | None:
-        """Make a shard now, or take note of it."""
+        """Make a shard now, or put it off until ``finish``."""
 
     def finish(self, work: ShardWork, progress: Callable[[int], None]) -> list[Entry]:
-        """Make what was taken note of."""
+        """Make the shards that were put off."""
 
 
 @dataclass
@@ -89,9 +89,9 @@ class Report:
     """What a build did.
 
     Attributes:
-        manifest: Of the corpus as it is now.
+        manifest: The corpus's manifest as it is now.
         embedded: Texts that the model embedded.
-        kept_shards: Shards that were there.
+        kept_shards: Shards that were there already.
         made_shards: Shards that were made.
         ignored: Files of other kinds in the folders of the inputs.
         remarks: What was damaged and has been repaired, and other numerics, a line each.
@@ -108,7 +108,7 @@ class Report:
 
     @property
     def reused(self) -> int:
-        """Texts whose vectors were there."""
+        """Texts whose vectors were there already."""
         return self.manifest.rows - self.embedded
 
 

@@ -105,7 +105,7 @@ def local_tasks(
         folder: Where the data sets are; the layout stands at the head of this file.
         names: Data sets (``sts12``, ``sts/sts12``) or kinds (``sts``); None for all.
         max_texts: Most texts that a task embeds, by a sample; None for all. Training texts count apart.
-        seed: Of the sample.
+        seed: Seed of the sample.
 
     Raises:
         DataError: If a data set is not there, or lacks a file.

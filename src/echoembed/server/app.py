@@ -23,7 +23,7 @@ from echoembed.server.service import Service
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-_LARGE = 32 * 1024  # bytes from which JSON is read and written in a thread, so that the event loop stays quick
+_LARGE = 32 * 1024  # bytes from which on JSON is read and written in a thread, so that the event loop stays quick
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -39,10 +39,10 @@ _BODY_READ = "echoembed.body_read"
 
 
 class App:
-    """What uvicorn calls.
+    """The application that uvicorn calls.
 
     Args:
-        service: What answers; started and closed with the application.
+        service: Answers requests; started and closed with the application.
     """
 
     def __init__(self, service: Service) -> None:
@@ -78,7 +78,7 @@ class App:
         begun = time.monotonic()
         path, method = request.scope["path"], request.method
         known = path in self._routes or path in PAGE or path in self._plain or path in _OPEN
-        route = path if known else "other"  # never what a client made up
+        route = path if known else "other"  # never a path that a client made up
         id_ = logs.request_id(request.headers.get("x-request-id"))
         status, started = 0, False
         tally: dict[str, int] = {}
@@ -92,7 +92,7 @@ class App:
         try:
             status, tally = await self._answered(request, noted, {"X-Request-Id": id_})
         except ClientDisconnect:
-            status = 499  # as nginx calls it; nobody reads it
+            status = 499  # nginx's status for a client that has gone
         except Exception as error:
             failed = error if isinstance(error, errors.RequestError) else errors.server_fault(id_)
             fault = None if failed is error else error
@@ -102,7 +102,7 @@ class App:
                 body = orjson.dumps(http.error_content(failed, tei=tei))
                 headers = {"X-Request-Id": id_, **http.error_headers(failed)}
                 if method == "POST" and not request.scope.get(_BODY_READ):
-                    headers["Connection"] = "close"  # what is left of the body is no next request
+                    headers["Connection"] = "close"  # the rest of this body must not be taken for the next request
                 await http.send_response(send, status, body, headers, head=method == "HEAD")
         finally:
             seconds = time.monotonic() - begun
@@ -116,7 +116,7 @@ class App:
         path, method = request.scope["path"], request.method
         head = method == "HEAD"
         asked = "GET" if head else method
-        # 1. Who asks, and for what: before a byte of the body is read.
+        # 1. Who asks, and for which route: before a byte of the body is read.
         http.check_host(request, self.settings)
         if path in _OPEN and asked == "GET":
             return await self._health(send, headers, head=head)

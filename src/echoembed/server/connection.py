@@ -1,7 +1,7 @@
 """A connection that cannot be held open for nothing: headers arrive in time, answers are read in time.
 
-uvicorn bounds how long a connection may be idle between requests. Slow headers and readers who stop reading it does
-not bound, and what it sends on broken HTTP is plain text; both are mended here, by its own hooks.
+uvicorn bounds how long a connection may be idle between requests. It bounds neither slow headers nor clients that stop
+reading, and it answers broken HTTP in plain text. Both are mended here, through uvicorn's own hooks.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Connection(H11Protocol):
         return type("Connection", (cls,), {"seconds": seconds, "most": most})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for headers; one connection too many is told so whatever it asks."""
+        """Begin to wait for headers; a connection over the limit is refused, whatever it asks."""
         super().connection_made(transport)
         if len(self.connections) > self.most:
             self.app = _full(self.most)
         self._await("headers")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._arrived("headers")
         self._arrived("reader")
         super().connection_lost(exc)
@@ -56,12 +56,12 @@ class Connection(H11Protocol):
             self._await("headers")
 
     def pause_writing(self) -> None:
-        """The client does not read what it asked for: it has so long to begin again."""
+        """The client has stopped reading its answer: give it some time to go on."""
         super().pause_writing()
         self._await("reader")
 
     def resume_writing(self) -> None:
-        """It reads."""
+        """The client reads again."""
         super().resume_writing()
         self._arrived("reader")
 
@@ -69,7 +69,7 @@ class Connection(H11Protocol):
         """End an idle connection at once, a busy one after its answer."""
         try:
             super().shutdown()
-        except h11.LocalProtocolError:  # it has ended by itself
+        except h11.LocalProtocolError:  # the connection has ended by itself
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
@@ -90,7 +90,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _await(self, what: str) -> None:
-        """End the connection unless that arrives in time."""
+        """End the connection unless what is awaited arrives in time."""
         self._arrived(what)
         self._timers[what] = self.loop.call_later(self.seconds, self.transport.abort)
 

@@ -34,7 +34,7 @@ KINDS: tuple[Kind, Kind] = ("query", "document")
 
 
 class Vectors(NamedTuple):
-    """What a pack gives, before (``raw``) and after the model's own scaling: ``_ND``, float32."""
+    """The vectors of a pack, before (``raw``) and after the model scales them: ``_ND``, float32."""
 
     raw: NDArray[np.float32]
     vectors: NDArray[np.float32]
@@ -63,7 +63,7 @@ class ServedModel:
     def __init__(self, model: SentenceTransformer) -> None:
         transformer = transformer_of(model)
         self.served = transformer.recipe.name
-        # No warnings: what is cut is told to whoever sent the text.
+        # No warnings: the answer tells the client what was cut.
         self.lanes: dict[str, SentenceTransformer] = {self.served: under(model, transformer.recipe, overflow="ignore")}
         for name in COMPARED:
             if name not in self.lanes:
@@ -79,7 +79,7 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The model's name."""
         return str(self.facts["model"])
 
     def room(self, kind: Kind, instruction: str | None = None, lane: str = "") -> int | None:
@@ -148,7 +148,7 @@ class ServedModel:
 
 
 def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:
-    """Tokens of a pack; few where every text is computed alone anyway, so that nobody waits for a long pack."""
+    """Tokens of a pack; few where every text is computed alone anyway, so that no request waits for a long pack."""
     from echoembed.engine.engine import tokens_in_flight
 
     tokens = tokens_in_flight(model)

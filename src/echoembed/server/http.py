@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
 T = TypeVar("T")
-_SLICE = 64 * 1024  # bytes that are handed to the socket at once, so that a slow reader holds no more of them
-_DRAINED = 4  # times the limit: what is read of a body that is too large, so that its sender reads the answer
+_SLICE = 64 * 1024  # bytes that are handed to the socket at once, so that a slow client holds no more memory
+_DRAINED = 4  # as a multiple of the limit: how much of too large a body is read, so that its sender reads the answer
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -42,7 +42,7 @@ class Held:
         self.bytes = 0
 
     def take(self, count: int) -> int:
-        """Count bytes in.
+        """Count bytes as held.
 
         Raises:
             RequestError: 429 if there is no room for them.
@@ -94,7 +94,7 @@ async def read_body(request: Request, limits: Limits, held: Held) -> tuple[bytes
 
     Raises:
         RequestError: If it is no JSON by its headers, too large, too slow, or there is no room for it.
-        ClientDisconnect: If the client goes.
+        ClientDisconnect: If the client disconnects.
     """
     kind, _, rest = request.headers.get("content-type", "of no stated type").partition(";")
     charset = rest.lower().partition("charset=")[2].strip(' "')
@@ -127,10 +127,10 @@ async def read_body(request: Request, limits: Limits, held: Held) -> tuple[bytes
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of work, which is cancelled if the client goes.
+    """The result of work, which is cancelled if the client disconnects.
 
     Raises:
-        ClientDisconnect: If it went.
+        ClientDisconnect: If it did.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
@@ -166,7 +166,7 @@ def error_content(error: errors.RequestError, *, tei: bool) -> dict[str, Any]:
 
 
 def error_headers(error: errors.RequestError) -> dict[str, str]:
-    """What clients read of an error that is not in its body."""
+    """Headers of an error, for what clients read outside its body."""
     headers = {"X-Error-Message": str(error).encode("ascii", "backslashreplace").decode()}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)

@@ -1,6 +1,6 @@
 """JSON as the server takes it: one object in UTF-8, each key once, numbers that are numbers.
 
-What readers of JSON disagree about (a key twice, ``NaN``, other encodings) is refused, so that no proxy before
+JSON that parsers read differently (a repeated key, ``NaN``, other encodings) is refused, so that no proxy before
 the server and no log after it sees another request than the model.
 """
 

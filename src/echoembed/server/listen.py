@@ -1,7 +1,8 @@
 """The process: sockets, signals, and how it ends.
 
-It ends in one of two ways. SIGTERM or SIGINT: health says "stopping", everything accepted is answered, exit code 0.
-The model's thread has died: everyone who waits is told, exit code 1, within two seconds whatever hangs.
+It ends in one of two ways. After SIGTERM or SIGINT, health says "stopping", every accepted request is answered, and the
+exit code is 0. If the model's thread dies, every waiting request gets an error and the process ends within two seconds,
+whatever hangs, with exit code 1.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from echoembed.server.settings import Settings
 
 _LAST_MOMENT = 1.5  # seconds from the death of the model's thread to the end of the process
-_LATE = 0.2  # seconds in which connections that the kernel has taken already are still answered after SIGTERM
+_LATE = 0.2  # seconds after SIGTERM in which connections that the kernel has already accepted are still answered
 _SPARE_FILES = 64
 _BACKLOG = 2048
 
@@ -79,7 +80,7 @@ class Server(uvicorn.Server):
         Returns:
             The exit code.
         """
-        # Threads that hold the interpreter for 5 ms, as Python lets them, would delay every answer by as much.
+        # A thread may hold the interpreter for 5 ms by default, which would delay every answer by as much.
         sys.setswitchinterval(0.0005)
         listener.listen(_BACKLOG)
         host, port = listener.getsockname()[:2]
@@ -90,7 +91,7 @@ class Server(uvicorn.Server):
         self.run(sockets=[listener])
         logs.event("stopped", {"exit_code": self.exit_code})
         if self.exit_code and current_thread() is main_thread():
-            # The interpreter's own end takes the libraries apart, which a broken device may hold up.
+            # The interpreter's usual exit unloads the libraries, which a broken device may block.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(self.exit_code)
@@ -100,7 +101,7 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Let signals end the server without ending the process by that signal."""
         self._loop = asyncio.get_running_loop()
-        if current_thread() is not main_thread():  # where there are no signals
+        if current_thread() is not main_thread():  # a system without signals
             yield
             return
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -146,7 +147,7 @@ def bind(settings: Settings) -> socket.socket:
     """The address, reserved before the model is loaded; nobody can connect before ``Server.run_on``.
 
     Raises:
-        ServerError: If it cannot be had.
+        ServerError: If it cannot be reserved.
     """
     try:
         [family, kind, protocol, _, address] = socket.getaddrinfo(
@@ -161,7 +162,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def _files() -> int:
-    """How many files the process may open, after asking for as many as it may have."""
+    """How many files the process may open, after raising that limit as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

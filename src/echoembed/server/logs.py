@@ -1,4 +1,4 @@
-"""Structured logs: a JSON object a line, with request ids, never with texts, keys or what a client chose to write."""
+"""Structured logs: a JSON object a line, with request ids, never with texts, keys or whatever else a client wrote."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record's fields; of an exception its type and the lines of code, not its message, which may quote."""
+    """Writes a record's fields; of an exception, type and lines of code, not the message, which may quote a text."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
@@ -41,14 +41,14 @@ def start(level: str = "info") -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.WARNING if name != "echoembed.server" else level.upper())
-    # Its lines hold paths and query strings, in which clients write what they like.
+    # uvicorn's lines hold paths and query strings, which a client may fill with anything.
     logging.getLogger("uvicorn.access").disabled = True
 
 
 def event(
     name: str, fields: Mapping[str, object] | None = None, *, error: BaseException | None = None, **more: object
 ) -> None:
-    """Log what happened; with an error, as one."""
+    """Log what happened; as an error, where there is one."""
     level = logging.INFO if error is None else logging.ERROR
     LOGGER.log(level, name, extra={"fields": {**(fields or {}), **more}}, exc_info=error)
 

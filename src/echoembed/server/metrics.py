@@ -1,4 +1,4 @@
-"""What ``/metrics`` tells, in Prometheus' format. Never a text, never a key, no label that a client chooses."""
+"""What ``/metrics`` tells, in Prometheus' format: no texts, no keys, and no labels that a client chooses."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Metrics:
         self.fill.observe(tokens / size)
 
     def text(self) -> bytes:
-        """All of it."""
+        """The metrics as text."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, help_: str, labels: tuple[str, ...] = ()) -> Counter:

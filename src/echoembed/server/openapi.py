@@ -1,4 +1,4 @@
-"""The OpenAPI document: what ``routes.py`` and the protocols' models say, in the form that tools read."""
+"""The OpenAPI document, made from ``routes.py`` and the protocols' models."""
 
 from __future__ import annotations
 

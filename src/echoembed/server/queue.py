@@ -3,11 +3,11 @@
 Every pack takes prompts in this order, until it is full:
 
 1. one of the request that has waited longest, so that nobody starves;
-2. the first of every new request, so that a short one is in the next pack however long the others are;
+2. the first of every new request, so that a short request is in the next pack however long the others are;
 3. one of each request in turn.
 
-A request with one text therefore waits for the pack that is being run, and no longer. Nothing here knows threads
-but for one lock, and nothing knows the model.
+A request with one text therefore waits for the pack that is being run, and no longer. This file knows
+nothing of threads but one lock, and nothing of the model.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Job:
         self._vectors_ND[index] = vector_D
         self._missing -= 1
         if not self._missing:
-            with suppress(InvalidStateError):  # nobody waits any more
+            with suppress(InvalidStateError):  # the client has gone
                 self.future.set_result(self._vectors_ND)
 
     def fail(self, error: BaseException) -> None:
@@ -79,7 +79,7 @@ Pack = list[tuple[Job, int]]
 
 
 class Queue:
-    """Jobs that wait.
+    """The jobs that wait.
 
     Args:
         tokens: Most tokens that wait at once. A job with more than that is never taken.
@@ -100,7 +100,7 @@ class Queue:
         return len(self._new) + len(self._begun)
 
     def check(self, tokens: int, *, retry_after: int = 1) -> None:
-        """Refuse a job of so many tokens, or of more; asked before all its texts are rendered, it spares that.
+        """Refuse a job of so many tokens or more, before all its texts are rendered.
 
         Raises:
             RequestError: As ``put``.
@@ -116,7 +116,7 @@ class Queue:
         """Take a job in, or refuse it as a whole.
 
         Raises:
-            RequestError: 413 if it could never be taken, 429 if it cannot be now, 503 if nothing is taken any more.
+            RequestError: 413 if the job can never be taken, 429 if it cannot be taken now, 503 if the queue is closed.
         """
         with self._changed:
             self.check(job.tokens, retry_after=retry_after)
@@ -125,7 +125,7 @@ class Queue:
             self._changed.notify()
 
     def drop(self, job: Job) -> int:
-        """Forget what is left of a job; the tokens that are thereby not computed."""
+        """Forget what is left of a job; returns the tokens that need not be computed."""
         with self._changed:
             saved = sum(len(job.prompts[index].ids) for index in job.order)
             job.order.clear()
@@ -145,13 +145,13 @@ class Queue:
             return self._filled()
 
     def close(self) -> None:
-        """Take nothing more in; what waits is still handed out."""
+        """Take no more jobs; those that wait are still handed out."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def clear(self) -> list[Job]:
-        """Close, and give back all that waits."""
+        """Close, and give back all jobs that wait."""
         self.close()
         with self._changed:
             jobs = [*self._new, *self._begun]

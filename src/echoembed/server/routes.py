@@ -78,5 +78,5 @@ _HINTS = {
 
 
 def no_route(path: str) -> errors.RequestError:
-    """What is said of a path that is not served."""
+    """The error for a path that is not served."""
     return errors.request_no_route(path, _HINTS.get(path, "no route has this path"))

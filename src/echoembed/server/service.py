@@ -38,14 +38,14 @@ _STUCK = 60.0  # seconds after which a pack that is not done counts as hanging
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """Texts that are read alike.
+    """Texts that are all read in the same way.
 
     Attributes:
         texts: The texts.
         param: The field they came in, for errors.
         kind: Which template; None for the query template, as in the library.
         instruction: What stands in ``{instruction}``; None for the recipe's own.
-        truncate: Whether a text over the limit is cut; else it is refused.
+        truncate: Whether a text over the limit is cut, rather than refused.
         dimensions: How many leading dimensions are wanted; None for all.
         normalize: Whether vectors have length 1.
         many: Whether the field is a list, so that a text's place is worth naming.
@@ -67,7 +67,7 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """The answer to an ``Ask``: vectors (``_ND``, float32), what was read for each, and what all cost together."""
+    """The answer to an ``Ask``: vectors (``_ND``, float32), the prompt of each, and how long all took together."""
 
     vectors: NDArray[np.float32]
     prompts: Sequence[Rendered]
@@ -123,10 +123,10 @@ class Service:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def state(self, now: float | None = None) -> str:
-        """``ok``, or why nothing should be sent: ``stopping``, ``model stopped`` or ``model hangs``.
+        """``ok``, or why no requests should be sent: ``stopping``, ``model stopped`` or ``model hangs``.
 
         Args:
-            now: The monotonic clock; None for what it says.
+            now: A time of the monotonic clock; None for the present.
         """
         if not self.worker.alive:
             return "model stopped"
@@ -155,7 +155,7 @@ class Service:
         return [name for known in self.names for name in (known, *(f"{known}:{kind}" for kind in KINDS))]
 
     async def thread(self, work: Callable[[], T]) -> T:
-        """Run what takes long in a thread that is not the model's."""
+        """Run work that takes long in a thread other than the model's."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def read(self, ask: Ask, lane: str = "", *, queued: bool = False) -> list[Rendered]:
@@ -179,7 +179,7 @@ class Service:
         prompts: list[Rendered] = []
         tokens = self._shortest * len(ask.texts) if queued else 0
         for start in range(0, len(ask.texts), _AT_ONCE):
-            # Once a full queue is sure to refuse the request, nothing more of it is rendered.
+            # Stop rendering once it is certain that the full queue will refuse the request.
             if queued:
                 self.queue.check(tokens, retry_after=seconds_until_room(self.queue, self.worker))
             part = await self.thread(partial(self._rendered, ask, start, lane))
@@ -196,13 +196,13 @@ class Service:
                 param = ask.place(place)
                 check_text(text, param)
             param = ask.param
-            if ask.instruction:  # else its fault would be laid on a text
+            if ask.instruction:  # else a text would be blamed for a fault of the instruction
                 param = "instruction"
                 self.encoder.read(["a"], kind, ask.instruction, lane)
             room = self.encoder.room(kind, ask.instruction, lane)
             try:
                 prompts = self.encoder.read(texts, kind, ask.instruction, lane)
-            except errors.TextError:  # of which text?
+            except errors.TextError:  # find the text at fault
                 for place, text in enumerate(texts, start):
                     param = ask.place(place)
                     self.encoder.read([text], kind, ask.instruction, lane)
@@ -241,7 +241,7 @@ class Service:
         return answers
 
     async def _computed(self, job: Job) -> NDArray[np.float32]:
-        """The vectors of a job; where nobody waits for them any more, what is left of it is not computed."""
+        """The vectors of a job; if the client has gone, what is left of the job is not computed."""
         if not self.worker.alive:
             raise errors.server_model_stopped()
         self.queue.put(job, retry_after=seconds_until_room(self.queue, self.worker))
@@ -262,7 +262,7 @@ class Service:
 
 
 def shortened(vectors_ND: NDArray[np.float32], dimensions: int, *, normalize: bool) -> NDArray[np.float32]:
-    """The leading dimensions, scaled to length 1 again unless that is not wanted."""
+    """The leading dimensions, scaled to length 1 again unless that was switched off."""
     cut_ND = np.ascontiguousarray(vectors_ND[:, :dimensions])
     if not normalize:
         return cut_ND

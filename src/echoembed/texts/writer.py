@@ -28,7 +28,7 @@ class Stamp(NamedTuple):
         model: Name or folder.
         revision: 40 hexadecimal digits.
         recipe: Its name.
-        fingerprint: Of model and recipe, both templates among it.
+        fingerprint: The fingerprint of model and recipe, with both templates.
         kind: The template that the texts were read with, ``query`` or ``document``.
         instruction: What stood in its ``{instruction}``; empty where it has none.
         numerics: What moves no more than the last digits, such as the dtype.
@@ -53,7 +53,7 @@ class Writer:
 
     Attributes:
         count: Vectors written so far.
-        dimension: Of the vectors; 0 until the first are written.
+        dimension: The vectors' dimension; 0 until the first are written.
 
     Raises:
         FileError: If the file exists or cannot be written; nothing of it is left.

@@ -1,4 +1,4 @@
-"""What the clients of other services send, and what they read: a file for each of those services.
+"""Requests and answers in the form of other services' clients: a file for each service.
 
 Each file holds what a request may say, as a pydantic model, and a function that turns it into an answer.
 """

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 Encoding = Literal["float", "base64"]
 
 _QUERY = ("query", "search_query", "retrieval_query", "question_answering", "fact_verification")
-# Tasks without two sides are read with the query template, as the paper does.
+# Symmetric tasks are read with the query template, as in the paper.
 _SYMMETRIC = ("classification", "clustering", "separation", "semantic_similarity", "text_matching", "sts", "similarity")
 _DOCUMENT = ("document", "search_document", "retrieval_document", "retrieval_passage", "passage", "corpus", "text")
 KIND_NAMES: dict[str, Kind] = {
     **dict.fromkeys((*_QUERY, *_SYMMETRIC), "query"),
     **dict.fromkeys(_DOCUMENT, "document"),
 }
-"""What services call the two templates; upper case, dots and hyphens aside."""
+"""How services name the two templates, apart from capitals, dots and hyphens."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent back: something JSON can hold, or NumPy arrays; headers; and the numbers the log gets."""
+    """An answer: content for JSON, which may hold NumPy arrays; headers; and numbers for the log."""
 
     content: object
     headers: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ def _checked(value: object, name: str) -> object:
 
 
 class Body(BaseModel):
-    """A request. Strict: a number in quotes is a text, and a field the route does not have is an error."""
+    """A request. It is strict: a number in quotes is a text, and a field that the route lacks is an error."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
 
@@ -88,7 +88,7 @@ class Texts(Body):
     model: str | None = None
     """The served model; where the two templates may be chosen, its name may end in :query or :document."""
     instruction: str | None = None
-    """What stands in the recipe's {instruction}."""
+    """What fills the recipe's {instruction}."""
     truncate: bool | None = None
     """Whether texts over the limit are cut; they are refused unless it is true."""
     dimensions: int | None = None
@@ -107,7 +107,7 @@ class Texts(Body):
 
 
 class KindTexts(Texts):
-    """The same, with the fields in which services say whether texts are queries or documents."""
+    """``Texts`` with the fields in which services say whether texts are queries or documents."""
 
     kind_fields: ClassVar[tuple[str, ...]] = ("task", "input_type", "prompt_name")
 
@@ -172,7 +172,7 @@ def written(vectors_ND: NDArray[np.float32], encoding: Encoding) -> list[Any]:
 
 
 def answer_of(service: Service, content: object, *embedded: Embedded, headers: dict[str, str] | None = None) -> Answer:
-    """An answer with what no protocol's body has room for: which vectors these are, and how much was cut."""
+    """An answer with headers for what no protocol's body holds: which vectors these are, and how much was cut."""
     cuts = [count for part in embedded for count in part.cuts]
     named = {"X-Echoembed-Fingerprint": str(service.encoder.facts["fingerprint"]), **(headers or {})}
     if cuts:

@@ -20,7 +20,7 @@ class CompareBody(Body):
 
 
 async def compare(service: Service, body: CompareBody) -> Answer:
-    """Scores, similarities and prompts of a query and texts under each recipe; long texts are cut, and it is said."""
+    """Scores, similarities and prompts of a query and texts under each recipe; the answer says which texts were cut."""
     if len(body.texts) > MOST_TEXTS:
         raise errors.request_too_many_texts("texts", len(body.texts), MOST_TEXTS)
     recipes = []

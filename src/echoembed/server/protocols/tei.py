@@ -31,7 +31,7 @@ class Sentences(Body):
 
 
 class Parameters(Body):
-    """How it reads them."""
+    """How ``/similarity`` reads them."""
 
     truncate: bool | None = None
     truncation_direction: Right = "right"
@@ -66,7 +66,7 @@ async def root(service: Service, data: dict[str, Any]) -> Answer:
 
 
 async def similarity(service: Service, body: SimilarityBody) -> Answer:
-    """The cosine of a sentence and each of others."""
+    """The cosine of one sentence with each of the others."""
     both = body.model_copy(
         update={
             "truncate": body.truncate or body.parameters.truncate,
@@ -82,7 +82,7 @@ async def similarity(service: Service, body: SimilarityBody) -> Answer:
 
 
 async def tokenize(service: Service, body: TokenizeBody) -> Answer:
-    """What the model reads for each text: every token of the prompt, which are pooled, and what was dropped."""
+    """What the model reads for each text: every token of the prompt, which are pooled, and how many were cut."""
     ask = body.ask(service, body.inputs, "inputs", truncate=True)
     prompts = await service.read(ask)
     shown = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
@@ -90,7 +90,7 @@ async def tokenize(service: Service, body: TokenizeBody) -> Answer:
 
 
 def show(service: Service, prompt: Any) -> dict[str, Any]:
-    """A prompt, token by token; ``copies`` says where the pooled tokens stand, each time they do."""
+    """A prompt, token by token; ``copies`` says where each copy of the pooled tokens stands."""
     start, stop = prompt.span
     pooled = prompt.ids[start:stop]
     copies = [at for at in range(stop) if prompt.ids[at : at + len(pooled)] == pooled]
