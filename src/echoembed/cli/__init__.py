@@ -29,6 +29,7 @@ from echoembed.cli import (
     serve,
     similarity,
     train,
+    tune,
 )
 from echoembed.cli import (
     eval as evaluate,
@@ -126,6 +127,7 @@ for _name, _verb, _needs_input in (
     ("eval", evaluate.evaluate, False),
     ("calibrate", calibrate.calibrate, True),
     ("train", train.train, True),
+    ("tune", tune.tune, True),
     ("reproduce", reproduce.reproduce, True),
     ("serve", serve.serve, False),
     ("search", search.search, True),

@@ -15,7 +15,6 @@ Shapes: N prompts, B of them in a forward, S tokens of the longest span, L layer
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from echoembed.model.layers import layer_states
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Pooling
+from echoembed.sources.gguf.cache import home
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -208,6 +208,5 @@ def _folder_name(model: SentenceTransformer) -> str:
 
 
 def default_folder() -> Path:
-    """Where stores are kept unless another folder is named."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "echoembed" / "layers"
+    """Where a store is unless another folder is named: in the package's cache."""
+    return home().parent / "layers"

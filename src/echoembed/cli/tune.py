@@ -1,0 +1,142 @@
+"""``echoembed tune``: the best zero-shot embedder that a model holds for one's own texts."""
+
+from __future__ import annotations
+
+import json as json_
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoembed.cli import groups, session
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from echoembed.recipe import Recipe
+
+EPILOG = opt.examples(
+    "echoembed tune smollm2-135m --texts notes.txt -o tuned",
+    "echoembed tune smollm2-135m --texts notes.txt --pairs judged.jsonl --cost 1.0 -o tuned",
+    "echoembed embed -m tuned notes.txt -o notes.parquet",
+)
+
+
+def tune(
+    options: groups.ModelOptions,
+    name: opt.ModelArgument = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="File of texts of the kind that will be embedded.", show_default=False)
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON lines of pairs that people have judged: sentence1, sentence2 and score (or label, 0 or 1).",
+            show_default=False,
+        ),
+    ] = None,
+    cost: Annotated[
+        float, typer.Option(min=0.01, help="Most that embedding may cost; 1 is a stock classical embedding.")
+    ] = 1.0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the model that is found.", show_default=False)
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps what was read. Default: in the cache.", show_default=False),
+    ] = None,
+    most: Annotated[int, typer.Option("--max-texts", min=64, help="Most texts that are used, by a sample.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of samples and intervals.", min=0)] = 42,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+    json: opt.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Search prompts, layers, poolings and calibrations for the best embedder of one's own texts, without training.
+
+    Each prompt is read once, for all layers; everything else is tried on the vectors that are kept. With judged pairs,
+    the best is what ranks them as people did, else what lets the halves of a text find each other. It is chosen on one
+    half and judged on the other, within the cost.
+
+    The winner is saved with its calibration: 'echoembed embed -m FOLDER' and every other verb take it. Its folder holds
+    the table (tune.json) and the picture (frontier.png) too. A search that is stopped goes on where it was.
+    """
+    if texts is None:
+        raise typer.BadParameter("name a file of texts", param_hint="--texts")
+    if output is None:
+        raise typer.BadParameter("name a folder for the model that is found", param_hint="--output")
+    options = groups.with_model(options, name)
+    from echoembed import errors, plots
+
+    if options.layer is not None:
+        raise errors.tune_layer_given(options.layer)
+
+    if output.exists() and not overwrite:
+        raise errors.output_exists(output)
+    session.check_names(options, [None])
+    read, judged = _texts(texts, most, seed), None if pairs is None else _pairs(pairs)
+    plots.figure("")  # matplotlib is asked for now, rather than after minutes
+    session.silence()
+    from echoembed import save
+    from echoembed.evaluation.layers import LayerStore, default_folder
+    from echoembed.files import write_text
+    from echoembed.model.transformer import transformer_of
+    from echoembed.tune import report
+    from echoembed.tune.search import tune as search
+
+    kept = LayerStore(store or default_folder())
+    with out.kept(f"what was read is kept in {kept.folder}, and the same command goes on from there"):
+        found = search(
+            partial(_load, options),
+            read,
+            pairs=judged,
+            most_cost=cost,
+            store=kept,
+            budget=options.budget,
+            seed=seed,
+            say=(lambda _: None) if quiet else out.note,
+        )
+    folder = save(found.model, output, overwrite=overwrite)
+    write_text(folder / "tune.json", json_.dumps(report.record(found), indent=1))
+    title = f"Score against cost: {transformer_of(found.model).name}"
+    plots.save(report.picture(found, title), folder / "frontier")
+    if json:
+        out.print_json({**report.record(found), "folder": str(folder)})
+        return
+    out.print_table(report.COLUMNS, report.rows(found), right=("cost", "score", "95 %"))
+    for line in report.notes(found):
+        out.note(line)
+    out.print_line(str(folder))
+
+
+def _load(options: groups.ModelOptions, recipe: Recipe) -> SentenceTransformer:
+    """The model that the options name, under a recipe."""
+    import echoembed
+
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    del given["recipes_file"], given["budget"]  # the recipe has it
+    return echoembed.load(recipe=recipe, overflow="ignore", **given)
+
+
+def _texts(path: Path, most: int, seed: int) -> list[str]:
+    """A sample of a file's texts."""
+    import random
+
+    from echoembed.texts import TextReader
+
+    read = [item.text for item in TextReader([str(path)])]
+    if len(read) <= most:
+        return read
+    return random.Random(seed).sample(read, most)  # noqa: S311
+
+
+def _pairs(path: Path) -> list[tuple[str, str, float]]:
+    """Judged pairs."""
+    from echoembed.evaluation import rows
+
+    fields = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, "score": rows.NUMBER, "label": rows.NUMBER}
+    read = rows.read_rows(path, fields, optional=("score", "label"))
+    return [(row["sentence1"], row["sentence2"], float(row.get("score", row.get("label", 0.0)))) for row in read]

@@ -1,0 +1,169 @@
+"""What a choice is judged by: labelled pairs, or texts alone.
+
+Both compare two texts at a time, and both give a score for any sample of their comparisons: a choice is made on one
+half and judged on the other, and intervals come from the bootstrap.
+
+Shapes: N comparisons, T texts, D width of their vectors.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echoembed import errors
+
+Numbers = NDArray[np.float64]
+E = TypeVar("E", bound="Evidence")
+LEAST_PAIRS = 20
+LEAST_WORDS = 6
+"""Words of a text that is cut in two."""
+RESAMPLES = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(ABC):
+    """Comparisons of texts.
+
+    Attributes:
+        texts: The T different texts that are compared.
+        left_N: The first text of each comparison, as its place in ``texts``.
+        right_N: The second one.
+    """
+
+    texts: Sequence[str] = field(repr=False)
+    left_N: NDArray[np.int64] = field(repr=False)
+    right_N: NDArray[np.int64] = field(repr=False)
+    name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.left_N)
+
+    @abstractmethod
+    def values(self, vectors_TD: NDArray[np.float32]) -> Numbers:
+        """A number for each comparison, ``_N``, from unit vectors of ``texts``."""
+
+    @abstractmethod
+    def score(self, values_N: Numbers, sample: NDArray[np.int64]) -> float:
+        """The score × 100 of a sample of the comparisons, given as their places."""
+
+    def interval(self, values_N: Numbers, sample: NDArray[np.int64], seed: int) -> tuple[float, float]:
+        """The middle 95 % of the scores of samples drawn from the sample, with replacement."""
+        draw = np.random.default_rng(seed)
+        scores = [self.score(values_N, draw.choice(sample, len(sample))) for _ in range(RESAMPLES)]
+        low, high = np.quantile(scores, [0.025, 0.975])
+        return float(low), float(high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledPairs(Evidence):
+    """LabelledPairs that people have judged: the score is Spearman's correlation of cosines with their judgement."""
+
+    gold_N: Numbers = field(repr=False)
+    name: str = "Spearman × 100, given pairs"
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[str, str, float]]) -> LabelledPairs:
+        """Labelled pairs.
+
+        Raises:
+            DataError: If they are too few, or all have one label.
+        """
+        if len(pairs) < LEAST_PAIRS:
+            raise errors.tune_too_few("pairs", len(pairs), LEAST_PAIRS)
+        gold_N = np.array([gold for _, _, gold in pairs], dtype=np.float64)
+        if gold_N.min() == gold_N.max():
+            raise errors.data_says_nothing("the pairs", f"all {len(pairs)} have the label {gold_N[0]:g}")
+        texts, (left_N, right_N) = _numbered([[pair[0] for pair in pairs], [pair[1] for pair in pairs]])
+        return cls(texts=texts, left_N=left_N, right_N=right_N, gold_N=gold_N)
+
+    def values(self, vectors_TD: NDArray[np.float32]) -> Numbers:
+        """Cosines."""
+        cosine_N: Numbers = (vectors_TD[self.left_N] * vectors_TD[self.right_N]).sum(axis=1, dtype=np.float64)
+        return cosine_N
+
+    def score(self, values_N: Numbers, sample: NDArray[np.int64]) -> float:
+        """Spearman's correlation × 100; 0 where a sample has one value only."""
+        ranks = [_ranks(numbers[sample]) for numbers in (values_N, self.gold_N)]
+        centred = [rank - rank.mean() for rank in ranks]
+        size = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
+        return 100 * float(centred[0] @ centred[1]) / size if size else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halves(Evidence):
+    """Texts cut in two: each half must find the other one among all other halves. Needs no labels."""
+
+    name: str = "halves that find each other, × 100"
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Halves:
+        """Every text of at least ``LEAST_WORDS`` words, its first words against its last ones.
+
+        Raises:
+            DataError: If they are too few.
+        """
+        words = [text.split() for text in dict.fromkeys(texts)]
+        words = [row for row in words if len(row) >= LEAST_WORDS]
+        if len(words) < LEAST_PAIRS:
+            raise errors.tune_too_few(f"texts of {LEAST_WORDS} words or more", len(words), LEAST_PAIRS)
+        halves = [[" ".join(row[: len(row) // 2]) for row in words], [" ".join(row[len(row) // 2 :]) for row in words]]
+        numbered, (left_N, right_N) = _numbered(halves)
+        return cls(texts=numbered, left_N=left_N, right_N=right_N)
+
+    def values(self, vectors_TD: NDArray[np.float32]) -> Numbers:
+        """Reciprocal ranks of the other half, mean of both directions."""
+        cosine_NN = vectors_TD[self.left_N] @ vectors_TD[self.right_N].T
+        own_N = np.diagonal(cosine_NN)
+        rank_2N = [1 + (cosine_NN > own_N[:, None]).sum(axis=1), 1 + (cosine_NN > own_N[None, :]).sum(axis=0)]
+        reciprocal_N: Numbers = np.mean([1 / rank_N for rank_N in rank_2N], axis=0)
+        return reciprocal_N
+
+    def score(self, values_N: Numbers, sample: NDArray[np.int64]) -> float:
+        """Their mean × 100."""
+        return 100 * float(values_N[sample].mean())
+
+
+def halves_of(evidence: Evidence, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The comparisons in two halves with no text in common: one to choose by, one to judge the choice.
+
+    Comparisons that share a text, directly or over others, stay together, the largest such group first.
+    """
+    parent = list(range(len(evidence.texts)))
+
+    def root(text: int) -> int:
+        while parent[text] != text:
+            parent[text] = parent[parent[text]]
+            text = parent[text]
+        return text
+
+    for left, right in zip(evidence.left_N.tolist(), evidence.right_N.tolist(), strict=True):
+        parent[root(left)] = root(right)
+    groups: dict[int, list[int]] = {}
+    for place, left in enumerate(evidence.left_N.tolist()):
+        groups.setdefault(root(left), []).append(place)
+    shuffled = list(groups.values())
+    random.Random(seed).shuffle(shuffled)  # noqa: S311
+    halves: tuple[list[int], list[int]] = ([], [])
+    for group in sorted(shuffled, key=len, reverse=True):
+        min(halves, key=len).extend(group)
+    return np.array(sorted(halves[0]), dtype=np.int64), np.array(sorted(halves[1]), dtype=np.int64)
+
+
+def _numbered(columns: Sequence[Sequence[str]]) -> tuple[list[str], list[NDArray[np.int64]]]:
+    """The different texts of columns, and the columns as places among them."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(text for column in columns for text in column))}
+    return list(places), [np.array([places[text] for text in column], dtype=np.int64) for column in columns]
+
+
+def _ranks(numbers_N: Numbers) -> Numbers:
+    """Ranks, the mean rank for equal numbers."""
+    _, place_N, count = np.unique(numbers_N, return_inverse=True, return_counts=True)
+    ends = np.cumsum(count)
+    return np.asarray((ends - (count - 1) / 2)[place_N], dtype=np.float64)

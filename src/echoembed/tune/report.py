@@ -1,0 +1,99 @@
+"""What a search found, as rows of a table, as a record, and as a picture: score against cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from echoembed import plots
+from echoembed.tune.search import Scored, Tuned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("", "prompt", "layer", "pooling", "calibration", "cost", "score", "95 %")
+VALIDITY = 0.0
+"""Rank correlation of the label-free score with true scores over recipes; see docs/beyond.md."""
+TRUSTED = 0.7
+"""From this correlation on a choice without labels is taken as good."""
+
+
+def rows(tuned: Tuned) -> list[tuple[str, ...]]:
+    """The frontier by cost, the winner marked, then what it is compared with."""
+    shown = [("winner" if one == tuned.winner else "", one) for one in tuned.frontier]
+    if tuned.winner not in tuned.frontier:
+        shown.append(("winner", tuned.winner))
+    return [_row(name, one) for name, one in [*shown, *tuned.references.items()]]
+
+
+def _row(name: str, scored: Scored) -> tuple[str, ...]:
+    candidate = scored.candidate
+    return (
+        name,
+        candidate.prompt.name,
+        f"{candidate.layer} of {candidate.layers}",
+        candidate.pooling,
+        candidate.calibration,
+        f"{scored.cost:.2f}",
+        f"{scored.judged:.1f}",
+        f"{scored.low:.1f} to {scored.high:.1f}",
+    )
+
+
+def record(tuned: Tuned) -> dict[str, Any]:
+    """Everything in plain values, as JSON holds it."""
+    return {
+        "evidence": tuned.evidence,
+        "labelled": tuned.labelled,
+        "candidates": tuned.candidates,
+        "winner": _plain(tuned.winner),
+        "frontier": [_plain(scored) for scored in tuned.frontier],
+        "references": {name: _plain(scored) for name, scored in tuned.references.items()},
+    }
+
+
+def _plain(scored: Scored) -> dict[str, Any]:
+    candidate = scored.candidate
+    return {
+        "recipe": candidate.recipe.as_dict(),
+        "prompt": candidate.prompt.name,
+        "layer": candidate.layer,
+        "layers": candidate.layers,
+        "pooling": candidate.pooling,
+        "calibration": candidate.calibration,
+        "cost": scored.cost,
+        "score": scored.judged,
+        "interval": [scored.low, scored.high],
+        "score_on_the_choosing_half": scored.chosen,
+    }
+
+
+def notes(tuned: Tuned) -> list[str]:
+    """What a reader of the table must know."""
+    said = [
+        f"Score: {tuned.evidence}; on the half that no choice was made by. "
+        f"{tuned.candidates:,} candidates were compared on the other half.",
+        "Cost: 1 is a stock classical embedding on this machine (bare texts, padded, all layers).",
+    ]
+    if not tuned.labelled and VALIDITY < TRUSTED:
+        said.append(
+            f"No labels were given. Over recipes, the rank correlation of this score with true ones was "
+            f"{VALIDITY:.2f}, below {TRUSTED}: for a choice to rely on, give some 50 labelled pairs with --pairs."
+        )
+    return said
+
+
+def picture(tuned: Tuned, title: str) -> Figure:
+    """The frontier of score against cost, with the winner and what it is compared with."""
+    drawn, (axis,) = plots.figure(title, width=7.0, height=4.0)
+    cost, score = [one.cost for one in tuned.frontier], [one.judged for one in tuned.frontier]
+    axis.fill_between(
+        cost, [one.low for one in tuned.frontier], [one.high for one in tuned.frontier], alpha=0.15, step=None
+    )
+    axis.plot(cost, score, marker="o", markersize=4, label="frontier", color=plots.COLOURS["echo"])
+    for name, scored in tuned.references.items():
+        axis.scatter([scored.cost], [scored.judged], marker="s", color=plots.colour(name))
+        axis.annotate(name, (scored.cost, scored.judged), xytext=(6, -4), textcoords="offset points")
+    axis.scatter([tuned.winner.cost], [tuned.winner.judged], marker="*", s=140, zorder=5, color="black", label="winner")
+    axis.set(xlabel="cost (1: a stock classical embedding)", ylabel=tuned.evidence, xlim=(0, None))
+    axis.legend(loc="lower right")
+    return drawn

@@ -1,0 +1,104 @@
+"""A search finds what is best by a plain computation, goes on where it was, and saves what can be loaded."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from typer.testing import CliRunner
+
+import echoembed
+from echoembed import errors
+from echoembed.cli import app
+from echoembed.evaluation.layers import LayerStore
+from echoembed.tune.search import tune
+
+DRAW = np.random.default_rng(11)
+WHO, DID, WHERE = (
+    ["a cat", "the old man", "my sister", "a train"],
+    ["slept", "sang a song", "was late"],
+    ["Rome", "rain"],
+)
+TEXTS = [f"{who} {did} in {where}, number {n}" for who in WHO for did in DID for where in WHERE for n in range(8)]
+CALIBRATED = [text for text in TEXTS if text.endswith(("0", "1", "2", "3"))]
+JUDGED = [text for text in TEXTS if not text.endswith(("0", "1", "2", "3"))]
+
+
+def alike(left, right):
+    return float(len(set(left.split()) & set(right.split())))
+
+
+def pairs(count=80):
+    drawn = [
+        (JUDGED[left], JUDGED[right]) for left, right in DRAW.integers(0, len(JUDGED), (count, 2)) if left != right
+    ]
+    return [(left, right, alike(left, right)) for left, right in drawn]
+
+
+def load(recipe):
+    return echoembed.load("tiny", recipe=recipe, device="cpu", overflow="ignore")
+
+
+@pytest.fixture(scope="module")
+def given():
+    return pairs()
+
+
+@pytest.fixture(scope="module")
+def found(given, tmp_path_factory):
+    store = LayerStore(tmp_path_factory.mktemp("store"))
+    result = tune(load, CALIBRATED, pairs=given, most_cost=5, store=store, prompts=["classical", "echo"])
+    return result, store
+
+
+def test_the_winners_score_is_that_of_its_model(found, given):
+    result, _ = found
+    model = echoembed.load("tiny", recipe=result.winner.candidate.recipe, device="cpu")
+    vectors = dict(zip(JUDGED, model.encode(JUDGED), strict=True))
+    assert result.winner.candidate.recipe.name == "tuned"
+    cosines = [float(vectors[left] @ vectors[right]) for left, right, _ in given]
+    whole = 100 * spearmanr(cosines, [gold for *_, gold in given]).statistic
+    # The two halves' scores, of which one was chosen by, stand on both sides of the whole's, or near it.
+    halves = sorted([result.winner.chosen, result.winner.judged])
+    assert halves[0] - 10 < whole < halves[1] + 10
+
+
+def test_the_frontier_rises_with_the_cost_and_holds_the_winner(found):
+    result, _ = found
+    costs, chosen = ([getattr(one, name) for one in result.frontier] for name in ("cost", "chosen"))
+    assert costs == sorted(costs)
+    assert chosen == sorted(chosen)
+    assert result.winner.chosen == max(one.chosen for one in result.frontier if one.cost <= 5)
+    assert set(result.references) == {"classical", "echo", "bag of words"}
+    assert result.references["bag of words"].candidate.layer == 1
+
+
+def test_a_second_search_reads_nothing_again_and_finds_the_same(found, given):
+    result, store = found
+    again = LayerStore(store.folder)
+    second = tune(load, CALIBRATED, pairs=given, most_cost=5, store=again, prompts=["classical", "echo"])
+    assert again.computed == 0
+    assert (second.winner.judged, second.winner.chosen) == (result.winner.judged, result.winner.chosen)
+
+
+def test_a_cost_that_nothing_is_within_is_refused(given, tmp_path):
+    with pytest.raises(errors.DataError, match="raise the cost"):
+        tune(load, CALIBRATED, pairs=given, most_cost=1e-9, store=LayerStore(tmp_path), prompts=["echo"])
+
+
+def test_the_verb_saves_a_model_that_every_verb_takes(tmp_path, monkeypatch):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(TEXTS), encoding="utf-8")
+    arguments = ["tune", "tiny", "--texts", str(texts), "-o", str(tmp_path / "out"), "--store", str(tmp_path / "store")]
+    result = CliRunner().invoke(app, [*arguments, "--cost", "9", "--json"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    model = echoembed.load(tmp_path / "out", device="cpu")
+    assert echoembed.describe(model)["recipe"] == "tuned"
+    assert record["winner"]["calibration"] == model[0].recipe.calibration
+    vectors = model.encode(TEXTS[:3])
+    assert np.isfinite(vectors).all()
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"tune.json", "frontier.png", "frontier.svg"}
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 1
+    assert "exists" in again.stderr
