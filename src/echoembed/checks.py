@@ -1,4 +1,4 @@
-"""Fields of a dataclass, checked at its birth: by their annotations, and by what else is said of each.
+"""Checks the fields of a dataclass when it is made: by their annotations, and by a further check for each.
 
 ``setting`` declares a field with its meaning and its check, so that both stand beside its default.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 
 class Check(NamedTuple):
-    """What a value must be beyond its type, and how a message says both."""
+    """What a value must be beyond its type, and how a message says it."""
 
     passes: Callable[[Any], bool]
     allowed: str
@@ -32,7 +32,7 @@ NOT_BLANK = Check(lambda value: bool(value.strip()), "a string that is not blank
 
 
 REQUIRED = dataclasses.MISSING
-"""The default of a field that has none."""
+"""In place of a default: the field must be given."""
 
 
 class _MismatchError(Exception):

@@ -1,8 +1,8 @@
 """A file or a folder that is whole under its name, or not there at all.
 
 What is written stands beside its target as ``.NAME.xxxxxxxx.part`` and takes the target's name when all of it is on the
-disk. Its writer holds a lock on it, which ends with the process: what has no lock was left by a run that was killed,
-and the next run with the same target removes it. Two runs with one target never touch each other's files.
+disk. Its writer holds a lock on it, which ends with the process. So a part without a lock was left by a killed run, and
+the next run with the same target removes it. Two runs with one target never touch each other's files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from echoembed import errors
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing is locked there, and so nothing of others removed
+except ImportError:  # Windows: nothing is locked there, so nothing that others left is removed
     fcntl = None  # type: ignore[assignment]
 
 _NAME_LENGTH = 100
@@ -49,7 +49,7 @@ class WholeFile:
         self.path = Path(path)
         self._overwrite = overwrite
         check_free(self.path, overwrite=overwrite)
-        self._target = self.path.resolve()  # a link stays a link: what it names is replaced
+        self._target = self.path.resolve()  # a link stays a link: its target is replaced
         self._fresh = self._committed = False
         try:
             with _folder_lock(self._target.parent):
@@ -86,7 +86,7 @@ class WholeFile:
     def _commit(self) -> None:
         check_free(self.path, overwrite=self._overwrite)
         self._fresh = not self._target.exists()
-        with contextlib.suppress(OSError):  # what is replaced, until the block ends; not every disk has links
+        with contextlib.suppress(OSError):  # keeps the old file until the block ends; not every disk has links
             self._before.hardlink_to(self._target)
             self._locks.append(_lock(os.open(self._before, os.O_RDONLY)))
         try:
@@ -120,10 +120,10 @@ class WholeFile:
 
 
 def commit(files: Sequence[WholeFile]) -> None:
-    """Give sealed files of one folder their names: all of them, or none.
+    """Give several sealed files of one folder their names: all of them, or none.
 
     Args:
-        files: In the order in which they appear; what the others belong to comes last.
+        files: In the order in which they should appear; the file that the others belong to comes last.
 
     Raises:
         FileError: If the system refuses, or a target has appeared meanwhile. Targets are as they were.
@@ -137,7 +137,7 @@ def commit(files: Sequence[WholeFile]) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """A file that takes its name when the block has written it; nothing is left of one that fails.
+    """A file that takes its name when the block has written it; if the block fails, nothing is left.
 
     Args:
         path: The target; folders above it are made.
@@ -173,7 +173,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder that takes its name when the block has filled it; nothing is left of one that fails.
+    """A new folder that takes its name when the block has filled it; if the block fails, nothing is left.
 
     Args:
         folder: The target; folders above it are made.
@@ -212,7 +212,7 @@ def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 
 def _put_in_place(part: Path, target: Path, locks: list[int]) -> None:
-    """Rename a folder; one that it replaces is removed only when that is done."""
+    """Rename a folder; a folder that it replaces is removed only afterwards."""
     if not target.exists():
         part.rename(target)
         return
@@ -253,19 +253,19 @@ def sync_folder(folder: Path) -> None:
     Raises:
         OSError: If the system refuses.
     """
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
+    if os.name == "posix":  # other systems cannot open a folder, and need not
         _sync(folder)
 
 
 def _clear_leftovers(target: Path) -> None:
-    """Remove what runs that were killed left beside a target; what a living one still writes is locked and stays."""
+    """Remove what killed runs left beside a target; what a living run still writes is locked, and stays."""
     ours = re.compile(rf"\.{re.escape(target.name[:_NAME_LENGTH])}\.[0-9a-f]{{8}}\.(part|before)")
     if fcntl is None:
         return
     for left in target.parent.iterdir():
         if not ours.fullmatch(left.name):
             continue
-        with contextlib.suppress(OSError):  # another run is as quick, or it is locked
+        with contextlib.suppress(OSError):  # another run was quicker, or the file is locked
             lock = os.open(left, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -284,7 +284,7 @@ def _beside(target: Path) -> Path:
 
 
 def _lock(descriptor: int) -> int:
-    """Lock an open file or folder until the descriptor is closed, which the end of the process does too."""
+    """Lock an open file or folder until its descriptor is closed, at the latest by the end of the process."""
     if fcntl is not None:
         with contextlib.suppress(OSError):  # not every disk has locks: leftovers stay there
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -293,13 +293,13 @@ def _lock(descriptor: int) -> int:
 
 @contextlib.contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
-    """Have runs with targets in a folder make and rename their files one after the other."""
+    """Make runs with targets in one folder create and rename their files one after the other."""
     if fcntl is None:
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        for _ in range(_PATIENCE):  # it is held for a moment; whoever holds it for longer is none of ours
+        for _ in range(_PATIENCE):  # our runs hold the lock for a moment; a longer holder is another program
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

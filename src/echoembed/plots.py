@@ -1,4 +1,4 @@
-"""One look for all pictures, and how they are kept: PNG and SVG, both reproducible byte for byte."""
+"""One look for all pictures, which are saved as PNG and SVG, both reproducible byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS = {
     "other": "#666666",
 }
 PAPER: dict[str, Any] = {"marker": "D", "color": "black", "s": 26, "zorder": 5}
-"""How a number of the paper is marked."""
+"""The mark of a number from the paper."""
 _STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,

@@ -1,6 +1,6 @@
-"""simonw/llm: a plugin that is there once both are installed: ``llm embed -m echoembed -c "a text"``.
+"""simonw/llm: a plugin that works once both are installed: ``llm embed -m echoembed -c "a text"``.
 
-``echoembed`` embeds documents, ``echoembed-query`` queries, for llm itself knows one kind of text only. The environment
+``echoembed`` embeds documents, ``echoembed-query`` queries, for llm itself knows only one kind of text. The environment
 variables ECHOEMBED_LLM_MODEL and ECHOEMBED_LLM_RECIPE choose the model and the recipe.
 """
 

@@ -1,7 +1,7 @@
-"""A model that runs elsewhere: prompts are rendered here, states by token come from there, pooling is done here.
+"""A model that runs elsewhere: prompts are rendered and states are pooled here; a server gives the state of each token.
 
-Servers such as llama.cpp and vLLM read a prompt once and pool all of it, so their own embeddings of an echo prompt are
-other vectors. Asked for the state of every token, they serve echo exactly: for recipes that pool the last layer.
+Servers such as llama.cpp and vLLM pool all tokens of a prompt, so their own embeddings of an echo prompt are other
+vectors. Asked for the state of every token, they serve echo exactly: for recipes that pool the last layer.
 
 Shapes: N prompts, T tokens of a prompt, D width of the model.
 """
@@ -35,7 +35,7 @@ class TokenStates:
     """A server that gives the last layer's state of every token.
 
     Attributes:
-        url: Such as ``http://127.0.0.1:8080``.
+        url: The server's address, such as ``http://127.0.0.1:8080``.
         protocol: ``llama.cpp``: ``llama-server --embedding --pooling none``. ``vllm``: ``vllm serve MODEL --runner
             pooling`` with a token pooler.
         model: The name that vLLM serves the model by.
@@ -101,7 +101,7 @@ class RemoteModel:
         tolerance: Largest distance between a vector of the server and the same vector made here.
 
     Raises:
-        ModelError: If the recipe pools another layer than the last, or the server's vectors are others.
+        ModelError: If the recipe pools another layer than the last, or the server's vectors differ.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ class EchoVectorizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.kind = kind
 
     def fit(self, X: Iterable[str], y: Any = None) -> Self:
-        """Load the model; nothing is learnt."""
+        """Load the model; nothing is learned."""
         import echoembed
 
         self.model_ = echoembed.load(self.model, recipe=self.recipe)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def no_panic() -> Iterator[None]:
-    """Have a tokenizer that gives up raise an error: its own, a panic, is none that ``except Exception`` sees.
+    """Turn a panic of the tokenizer into an error of ours: ``except Exception`` does not see panics.
 
     Raises:
         ModelError: If it panicked.
@@ -116,7 +116,7 @@ class PieceTokenizer:
             return self._tokenizer.encode(text, add_special_tokens=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Copies and worker processes get the tokenizer as JSON, which does not hold this switch."""
+        """Set this switch again: copies and worker processes get the tokenizer as JSON, which does not hold it."""
         self.__dict__.update(state)
         self._tokenizer.encode_special_tokens = True
 
@@ -157,7 +157,7 @@ class PieceTokenizer:
         return self._without_special(text, encoding)
 
     def _around_added(self, text: str, encoding: Encoding) -> Piece:
-        """The original puts its blank in front of what follows an added token, too."""
+        """Tokenise text with added tokens: the original puts its blank in front of what follows such a token, too."""
         ids: list[int] = []
         ends: list[int] = []
         added = [
@@ -215,7 +215,7 @@ LeadingBlank = Literal["never", "always", "missing"]
 
 
 def _normalize_added(description: dict[str, Any], backend: Tokenizer) -> None:
-    """Have added tokens be looked for as the whole normaliser spells them, in place.
+    """Spell added tokens as the whole normaliser does, in place, so that they are found.
 
     The library looks for a token that is marked ``normalized`` in the normalised text, and normalises it, too: where
     the normaliser puts a blank in front, the token has one.
@@ -228,7 +228,7 @@ def _normalize_added(description: dict[str, Any], backend: Tokenizer) -> None:
 
 
 def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, LeadingBlank]:
-    """Remove, in place, what puts a blank in front of a text; when it did so, and when after an added token."""
+    """Remove, in place, what puts a blank in front of a text; returns when it did: there, and after an added token."""
     leading: LeadingBlank = "never"
     inner: LeadingBlank = "never"
     normalizer = description.get("normalizer")

@@ -150,7 +150,7 @@ class Reader:
         """The template of a task, and what fills ``{instruction}`` in it."""
         if task is not None and task not in get_args(Kind):
             raise errors.task_unknown(task)
-        if instruction in TASK_MARKS.values():  # a task says more than a prompt's name
+        if instruction in TASK_MARKS.values():  # a task takes precedence over a prompt's name
             task, instruction = task or str(instruction).strip("{}"), None
         kind: Kind = "document" if task == "document" else "query"
         renderer = self.renderers[kind]

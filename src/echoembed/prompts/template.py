@@ -5,7 +5,7 @@ A template is written in Python's format grammar, with the slots ``{text}``, ``{
 
     {bos}Rewrite the following paragraph: {text} The rewritten paragraph: {text:pool}
 
-It is parsed once; user text is never parsed again. Literals are tokenised once, the text once per
+It is parsed once; user text is never parsed. Literals are tokenised once, the text once per
 input and used for every copy, so that copies are identical and truncation cuts them alike without
 ever touching the template. The single blank before a slot belongs to the slot: byte-level BPE then
 sees `` The``, and SentencePiece does not see two blanks.
@@ -79,7 +79,7 @@ class Template:
         except ValueError as error:
             if (position := _unbalanced_at(self.source)) < len(self.source):
                 raise errors.template_unbalanced(self.source, position) from error
-            slots = re.findall(r"\{(\w*)!", self.source)  # all braces have partners: it is a conversion
+            slots = re.findall(r"\{(\w*)!", self.source)  # all braces have partners, so the fault is a conversion
             raise errors.template_bad_slot(self.source, slots[0] if slots else "text") from error
         parts: list[Part] = []
         for literal, name, spec, conversion in fields:
@@ -97,7 +97,7 @@ class Template:
 
     @property
     def copies(self) -> int:
-        """How often the text is read."""
+        """How many copies of the text the prompt holds."""
         return sum(part.slot == "text" for part in self.parts)
 
     def has(self, slot: str) -> bool:
@@ -214,7 +214,7 @@ class Renderer:
     def _instruction(self, part: Part, instruction: str) -> Piece:
         content = self._spaced(part, instruction) if instruction else ""
         if content not in self._instructions:
-            if len(self._instructions) >= 1024:  # a caller with an instruction per text
+            if len(self._instructions) >= 1024:  # for callers with an instruction for each text
                 self._instructions.clear()
             self._instructions[content] = self._tokenizer.encode([content])[0]
         return self._instructions[content]

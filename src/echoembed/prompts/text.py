@@ -19,7 +19,7 @@ def check_text(text: object, where: str = "The text") -> str:
 
     Raises:
         TextError: If it is no ``str``, is blank, or holds NUL, another control character or half a
-            surrogate pair, which only appear where bytes were read as something they are not.
+            surrogate pair, which appear only where bytes were decoded wrongly.
     """
     if not isinstance(text, str):
         raise errors.text_not_str(text, where)

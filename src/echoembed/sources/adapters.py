@@ -4,8 +4,8 @@
     FOLDER/adapter_model.safetensors        its weights
     FOLDER/echoembed_adapter_config.json    ours: the recipe, and the exact weights below it
 
-An adapter says nothing on any other weights than those it was trained on. Its file names them with their revision,
-and loading compares.
+An adapter means nothing on other weights than those it was trained on. Its file names these with their revision, and
+loading compares them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Base:
     """Exact weights: a model, and adapters merged into it in order.
 
     Attributes:
-        model: Name on the hub or of a package's model, folder or GGUF file; None for the bundled model.
-        origin: Which of these it is.
-        revision: 40 hexadecimal digits: its commit, or the hash of its files.
+        model: A name on the hub, the name of a package's model, a folder or a GGUF file; None for the bundled model.
+        origin: Which of these the model is.
+        revision: 40 hexadecimal digits: the model's commit, or the hash of its files.
         adapters: Name and revision of each adapter.
     """
 
@@ -45,7 +45,7 @@ class Base:
 
     @classmethod
     def of(cls, source: Source, adapters: list[Source]) -> Base:
-        """What was loaded; folders and files by their whole path, for what names them is read from elsewhere."""
+        """What was loaded. Folders and files go by their whole path, for the adapter may be read from elsewhere."""
         path = str(source.file or source.folder)
         name = {"bundled": None, "folder": path, "gguf": path}.get(source.origin, source.name)
         below = tuple(
@@ -55,7 +55,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """What ``resolve`` finds the model by."""
+        """The name by which ``resolve`` finds the model."""
         return self.model or BUNDLED_MODEL
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Adapter:
 
     Attributes:
         source: Its files.
-        recipe: What it was trained with.
+        recipe: The recipe that it was trained with.
         normalize: Whether vectors are scaled to length 1.
         base: The weights it was trained on.
     """
@@ -112,7 +112,7 @@ def read(source: Source, *, name: str | None = None) -> Adapter:
 
     Args:
         source: The files.
-        name: What it is called; the source's name unless given.
+        name: The adapter's name; the source's unless given.
 
     Raises:
         ModelError: If our file is missing or broken.

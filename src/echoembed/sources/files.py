@@ -16,14 +16,14 @@ CONFIG = "config.json"
 MODULES = "modules.json"
 TOKENIZER = "tokenizer.json"
 OURS = "echoembed_config.json"
-"""In the folder of a module that echoembed has saved."""
+"""The file in which echoembed saves the settings of its module."""
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER = "adapter_model.safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# What decides the vectors besides the weights: settings of the model, of sentence-transformers and of its
-# modules, and the tokenizer. Both the download and the hash of a folder take these and no others.
+# These files decide the vectors, besides the weights: settings of the model, of sentence-transformers and of its
+# modules, and the tokenizer. Both the download and the hash of a folder take these files and no others.
 _SETTINGS = (
     "*config.json",
     "config_sentence_transformers.json",
@@ -72,7 +72,7 @@ def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
 def _home(names: Collection[str], modules: Collection[str]) -> str:
     """Where the language model is: the root or, as echoembed saves it, the folder of the first module.
 
-    Other libraries that save a model of ours put a config.json of their own in the root.
+    A library that saves one of our models may put a config.json of its own in the root.
     """
     module = next(iter(modules), "")
     ours = f"{module}/{OURS}" in names or CONFIG not in names
@@ -80,7 +80,7 @@ def _home(names: Collection[str], modules: Collection[str]) -> str:
 
 
 def _names(folder: Path, modules: Collection[str]) -> set[str]:
-    """Names of the files at the folder's root and below its modules; checkpoints beside them are not ours."""
+    """Names of the files at the folder's root and below its modules; not of checkpoints beside them."""
     paths = [*folder.iterdir(), *(path for module in modules for path in (folder / module).rglob("*"))]
     return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
 
@@ -96,7 +96,7 @@ def module_folders(folder: Path) -> list[str]:
 
 
 def setting_files(names: Collection[str], modules: Collection[str]) -> list[str]:
-    """Those names that are settings or tokenizer, at the root and below the modules."""
+    """The names of settings and tokenizer files, at the root and below the modules."""
     return sorted(
         name
         for name in names
@@ -127,7 +127,7 @@ def weight_files(
         where: The folder or the model, for messages.
         names: Files that are there, or that the hub has.
         folder: Holds the index, if there is one.
-        modules: Subfolders of modules; their safetensors belong to the model.
+        modules: Subfolders of modules, whose safetensors belong to the model.
         adapter: Whether an adapter is asked for, not a model.
 
     Raises:
@@ -188,7 +188,7 @@ def _check_tensors(path: Path, promised: Collection[str]) -> None:
             missing = sorted(set(promised) - set(file.keys()))
     except SafetensorError as error:
         raise errors.weights_damaged(str(path), reason(error)) from error
-    # A tensor that is not there would be drawn at random: vectors, but not this model's.
+    # transformers would fill a missing tensor at random: the vectors would not be this model's.
     if missing:
         raise errors.weights_damaged(str(path), f"tensor {errors.quoted(missing[0])} of the index is not in it")
 

@@ -35,12 +35,12 @@ class _Snapshot:
     offline: bool
 
     def take(self, files: Collection[str]) -> None:
-        """Have these files in the folder, each as long as the hub says, or raise."""
+        """Bring these files into the folder, each as long as the hub says, or raise."""
         for file in files:
             check_bytes(f"{self.shown}/{file}", self.sizes[file])
         if not self.offline:
             self._download(files)
-            # The hub's client trusts any file of the right name, so a damaged one would stay for ever.
+            # The hub's client trusts any file of the right name, so a damaged file would stay for ever.
             self._download(self._short(files), force=True)
         if short := self._short(files):
             raise errors.hub_cache_incomplete(self.shown, self.sha, ", ".join(short))
@@ -67,7 +67,7 @@ def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = Fal
     """Bring a model or an adapter into the hub's cache: every call after the first names the commit.
 
     Args:
-        name: On the hub.
+        name: The model's name on the hub.
         revision: Branch, tag or commit; None for the main branch.
         offline: Use the cache alone.
         adapter: Whether an adapter is asked for, not a model.
@@ -123,7 +123,7 @@ def _explained(shown: str, otherwise: Callable[[str, str], errors.ModelError]) -
 
     Args:
         shown: The model, for messages.
-        otherwise: Builds the error for what is neither a refusal by the hub nor a fault of this disk.
+        otherwise: Builds the error where neither the hub refused nor this disk failed.
     """
     try:
         yield
@@ -139,7 +139,7 @@ def _explanation(
 
     link: BaseException | None = error
     while link is not None:
-        error, link = link, link.__cause__  # the client wraps: the cause at the end says what happened
+        error, link = link, link.__cause__  # the client wraps errors: the last cause says what happened
         if isinstance(error, hub.HFValidationError):
             return errors.model_name_invalid(shown, "the hub allows no such name")
         if isinstance(error, hub.GatedRepoError):

@@ -1,6 +1,6 @@
 """Names of models and adapters, checked before anything heavy is imported to load them.
 
-A wrong name is told at once, with the names near it. Weights are not read and folders not hashed: that is loading.
+A wrong name is refused at once, with a hint at names like it. Reading weights and hashing folders is left to loading.
 """
 
 from __future__ import annotations

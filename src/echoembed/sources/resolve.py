@@ -6,10 +6,10 @@
     a folder        hash of its content        │
     a name          commit on the hub         ─┘
 
-None is the default model. A GGUF file is converted into a folder once, in a cache. Of a model on the hub, only what
-loading needs is fetched, and it is fetched by name: settings, tokenizer, safetensors. Pickles run code when they are
-opened, so they are refused; Python files never arrive. What follows is then free to trust the folder: nothing is
-missing, nothing is cut short, and the revision says which bytes they are.
+``None`` means the default model. A GGUF file is converted into a folder once, in a cache. Of a model on the hub, only
+what loading needs is fetched, and it is fetched by name: settings, tokenizer, safetensors. Pickles run code when they
+are opened, so they are refused; Python files are never fetched. The rest of the package may then trust the folder:
+nothing is missing or cut short, and the revision names its exact bytes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def resolve(
         name: A local folder, a GGUF file, a name on the hub, ``smollm2-135m`` for the model of an installed
             package, or ``tiny`` for the bundled one; None for ``smollm2-135m``. These two names are kept: a folder of
             such a name is ``./tiny``. Any other existing folder wins over a model of the same name on the hub.
-        revision: Branch, tag or commit on the hub; None for its main branch. Nothing else has one.
+        revision: Branch, tag or commit on the hub; None for its main branch. Other models have none.
         local_files_only: Use what the hub's cache holds, and no network. ``HF_HUB_OFFLINE=1`` does the same.
 
     Returns:
@@ -183,7 +183,7 @@ def _existing_folder(text: str) -> Path | None:
         if path.is_file():
             raise errors.model_folder_is_file(text)
         return path.resolve() if path.is_dir() else None
-    except (OSError, RuntimeError):  # longer than a file name may be; a home that does not exist
+    except (OSError, RuntimeError):  # the name is too long for a file, or its home does not exist
         return None
 
 

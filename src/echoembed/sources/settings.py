@@ -1,4 +1,4 @@
-"""Reading settings files, which come from strangers: bounded in size and in depth before anything is built of them."""
+"""Reading settings files, which come from strangers: size and depth are bounded before anything is built from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _USUAL = MEGABYTE
 # Vocabularies, and the index of a model with tens of thousands of tensors; a parsed file takes six times its size.
 _LARGE_FILES = ("tokenizer.json", "vocab", "merges", "model.safetensors.index.json", "added_tokens.json")
 _LARGE_ENDINGS = (".model",)
-_TOKENIZER_CONFIG = 10 * MEGABYTE  # lists every added token with its habits
+_TOKENIZER_CONFIG = 10 * MEGABYTE  # lists every added token with its settings
 MOST_NESTED = 100
 MOST_GROWTH = 1000
 """How many characters a tokenizer's normaliser may make of one; five steps that make a hundred fill any memory."""
@@ -64,7 +64,7 @@ def check_bytes(path: str, size: int) -> None:
 
 
 def check_normalizer(path: Path, tokenizer: object) -> None:
-    """Refuse a tokenizer.json whose normaliser makes texts grow without measure, before anything is normalised.
+    """Refuse a tokenizer.json whose normaliser makes texts grow too much, before anything is normalised.
 
     Raises:
         ModelError: If it does.

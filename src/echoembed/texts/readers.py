@@ -21,7 +21,7 @@ from echoembed.texts.rows import FORMATS, SUFFIXES, Columns, Item, Row
 EXAMPLES = 3
 CHECKED_AT_ONCE = 10_000
 _TABLES = ("csv", "tsv")
-# One word with a slash in it or a suffix at its end: rather a file that is missing than a text.
+# One word with a slash in it, or a suffix at its end, is more likely a missing file than a text.
 _LIKE_A_FILE = re.compile(r"\S*/\S*|\S+\.[A-Za-z]\w{0,7}")
 
 
@@ -42,7 +42,7 @@ class _Source(NamedTuple):
 
     @property
     def identity(self) -> tuple[int, int] | None:
-        """What tells the file from every other, whatever its names; None for what is no regular file."""
+        """What identifies the file, whatever its names; None unless it is a regular file."""
         if self.literal is not None:
             return None
         try:
@@ -54,7 +54,7 @@ class _Source(NamedTuple):
 class TextReader:
     """The texts of several inputs, in order; iterate it once.
 
-    What an input is, its looks tell: ``-`` is standard input; a name that exists, ends in a known
+    The looks of an input tell what it is: ``-`` is standard input; a name that exists, ends in a known
     suffix, or is one word with a slash or a suffix in it, is a file; anything else is a text.
 
     Args:
@@ -65,7 +65,7 @@ class TextReader:
         delimiter: What separates the columns of CSV and TSV: a character, or ``tab``; None for comma and tab.
         column: The column (in JSONL the key) that holds the text.
         id_column: The column that holds the id; None to number the texts.
-        on_bad_text: What a text that cannot be embedded does: ``error`` stops, ``skip`` leaves it out.
+        on_bad_text: What happens to a text that cannot be embedded: ``error`` stops, ``skip`` leaves it out.
 
     Attributes:
         count: Texts read so far, those left out among them.
@@ -104,7 +104,7 @@ class TextReader:
         self._begin()
 
     def _begin(self) -> None:
-        """Nothing is read yet."""
+        """Begin anew: nothing has been read yet."""
         self._starts: list[int] = []
         self._read = 0
         self._handle: BinaryIO | None = None
@@ -114,7 +114,7 @@ class TextReader:
         self.examples: list[str] = []
 
     def check(self, progress: Callable[[int], None] = lambda count: None) -> None:
-        """Read all inputs but standard input and other pipes through, so that a fault at their end is told now.
+        """Read all inputs to their end, except standard input and other pipes, so that a fault there is told now.
 
         Args:
             progress: Called now and then with the number of texts read.
@@ -259,7 +259,7 @@ def _source(given: str | Path, number: int, format_: str | None) -> _Source:
     path, name = Path(given), str(given)
     try:
         exists = bool(name.strip()) and path.exists()
-    except (OSError, ValueError):  # too long for a name, or not to be looked at
+    except (OSError, ValueError):  # the name is too long, or its folder cannot be read
         exists = False
     told = format_ or rows.format_of(name)
     if not exists and (isinstance(given, Path) or rows.format_of(name) or _LIKE_A_FILE.fullmatch(name)):

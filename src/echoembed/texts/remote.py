@@ -1,6 +1,6 @@
-"""Embedding by a server that runs already: what ``Embedder`` does, without loading a model.
+"""Embedding by a running server: what ``Embedder`` does, without loading a model.
 
-Uses the standard library alone, so that a command with it answers at once.
+It needs the standard library alone, so that a command that uses it answers at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RemoteEmbedder:
 
     def faults(self, items: list[Item]) -> list[errors.TextError | None]:
         """What keeps each text from being embedded, asked one by one; an error that names the place, or None."""
-        before = replace(self.cuts)  # what is asked here is asked again
+        before = replace(self.cuts)  # the good texts are sent again afterwards
         faults = [self._fault(item) for item in items]
         self.cuts = before
         return faults

@@ -76,7 +76,7 @@ def format_of(name: str) -> str | None:
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[BinaryIO]:
-    """A file for reading, in which whatever the system or the compression refuses is an error with its name.
+    """A file for reading; what the system or the compression refuses becomes an error with the file's name.
 
     Raises:
         FileError: If the file cannot be read, at once or later.
@@ -87,7 +87,7 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Give errors of reading the name of the file.
+    """Turn errors of reading into errors with the file's name.
 
     Raises:
         FileError: If something in the block cannot be read.
@@ -209,7 +209,7 @@ def _csv(
 ) -> Iterator[Record]:
     def decoded() -> Iterator[str]:
         for _, line in lines:
-            if isinstance(line, errors.TextError):  # a quoted cell may be open: no way to go on after it
+            if isinstance(line, errors.TextError):  # a quoted cell may be open, so reading cannot go on after it
                 raise line
             yield line
 
@@ -237,7 +237,7 @@ def _csv(
 
 
 def _check_delimiter(name: str, header: list[str], wanted: Sequence[str], delimiter: str, *, said: bool) -> None:
-    """Refuse a header that another delimiter parts better, rather than embed ids and separators with the texts."""
+    """Refuse a header that another delimiter splits better, rather than embed ids and separators with the texts."""
     missing = [column for column in wanted if column not in header]
     if not missing and (len(header) > 1 or said):
         return

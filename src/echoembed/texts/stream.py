@@ -1,4 +1,4 @@
-"""Texts to vectors to a writer, a chunk at a time: flat in memory however many there are."""
+"""Texts to vectors to a writer, a chunk at a time: memory does not grow with the number of texts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def embed_stream(
         faults: As in ``encode_items``.
         leave_out: As in ``encode_items``.
         chunk: Most texts in a call of ``encode``. The first calls take fewer, doubling from
-            ``FIRST_CHUNK``, so that a fault or the first progress does not keep one waiting.
+            ``FIRST_CHUNK``, so that a first fault, or the first progress, is soon seen.
         progress: Called with the number of texts done, after each chunk.
 
     Returns:
@@ -76,8 +76,8 @@ def encode_items(
     Args:
         items: Texts that have been checked. The model may still find one to be none.
         encode: Texts to vectors; a text that it cannot embed is a ``TextError``.
-        faults: Asked only then: what is wrong with each item, None where nothing is. Where nothing is wrong
-            with any, the error stands as it is. Default: what ``encode`` says of each alone.
+        faults: Called after such an error: what is wrong with each item, None where nothing is. If nothing is
+            wrong with any, the error is raised as it is. Default: what ``encode`` says of each alone.
         leave_out: Called with each fault, which names its item; it raises unless the item may be left out,
             such as ``TextReader.leave_out``. Default: raises.
 

@@ -1,4 +1,4 @@
-"""A GGUF file becomes a folder as other models have it: settings, tokenizer, safetensors; written once and kept.
+"""A GGUF file becomes a folder like those of other models: settings, tokenizer, safetensors. Written once, and kept.
 
     file.py            the file: its settings and where each tensor lies
     architectures.py   what each tensor and each setting of an architecture means to transformers
@@ -7,6 +7,6 @@
     weights.py         tensors of the file → model.safetensors, one at a time
     cache.py           the folder: found, checked, or made
 
-Never silently wrong: every tensor and every setting of a file is used, or is known to change no vector, or the file is
-refused by its name.
+Never silently wrong: if a file has a tensor or a setting that is neither used nor known to change no vector, the file
+is refused, and the error names the tensor or setting.
 """

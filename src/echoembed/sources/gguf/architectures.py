@@ -1,4 +1,4 @@
-"""What each architecture's tensors and settings mean: one table for each, that of llama.cpp read backwards.
+"""What each architecture's tensors and settings mean: a table for each, which is llama.cpp's read backwards.
 
 Shapes, as letters: V vocabulary, E width, F inner width of the feed-forward, H query heads times head width D,
 K key-value heads times D, C context, Q = H + 2K and G = 2F where matrices are fused.
@@ -36,7 +36,6 @@ class Architecture:
         optional: Groups of tensors of which a file has all or none, by the setting of config.json that says so.
         settings: Key of the file, without the architecture's name → key of config.json.
         fixed: Entries of config.json that are the same for all files.
-        norm: Which of the two kinds of norm, as the file names its epsilon.
         rotary: Whether positions are rotations.
     """
 
@@ -50,7 +49,7 @@ class Architecture:
 
 
 HEAD = "output.weight"
-"""The tensor that a file lacks where the embeddings are the head, too."""
+"""The tensor that a file lacks if the embeddings serve as the head too."""
 
 _LAYER = "model.layers.{i}."
 _ENDS = {
@@ -99,7 +98,7 @@ _SIZES = {
 
 
 def _changed(weights: dict[str, Weight], change: Change, ends: tuple[str, ...]) -> dict[str, Weight]:
-    """The same rows, with a change for the tensors whose names end so."""
+    """The same rows, with this change for the tensors whose names have these endings."""
     return {
         name: Weight(row.name, row.shape, change if name.endswith(ends) else row.change)
         for name, row in weights.items()
@@ -125,7 +124,7 @@ _GPT2_LAYER = {
 }
 
 ARCHITECTURES = {
-    "llama": Architecture(  # Mistral's files, too: they are no different
+    "llama": Architecture(  # Mistral's files too: they look the same
         model_type="llama",
         model_class="LlamaForCausalLM",
         weights=_changed({**_ENDS, **_UNFUSED, **_BOTH, **_TWO_NORMS}, "rotary", ("attn_q.weight", "attn_k.weight")),

@@ -1,6 +1,6 @@
-"""The folder that a GGUF file was converted to, or is now: whole or absent, and the same on every machine.
+"""The folder that a GGUF file is converted into: whole or absent, and the same on every machine.
 
-    ECHOEMBED_CACHE/gguf/files/…json          what a file's hash was when it was last read
+    ECHOEMBED_CACHE/gguf/files/…json          the hash of a file, as it was when it was last read
     ECHOEMBED_CACHE/gguf/REVISION/            settings, tokenizer, safetensors, and the manifest, written last
     ECHOEMBED_CACHE/gguf/.REVISION.….part/    one that is being made
     ECHOEMBED_CACHE/gguf/.REVISION.lock       held by the process that makes it
@@ -26,7 +26,7 @@ from echoembed.progress import Progress
 from echoembed.sources.gguf.file import read
 
 CONVERSION = 1
-"""Counts on when the same file becomes other weights or other token ids: every revision changes with it."""
+"""Raised whenever the same file becomes other weights or other token ids: every revision then changes."""
 CACHE = "ECHOEMBED_CACHE"
 MANIFEST = "echoembed_gguf.json"
 _WEIGHTS = "model.safetensors"
@@ -39,7 +39,7 @@ class Converted:
     Attributes:
         file: The GGUF file.
         sha256: Hash of its bytes.
-        revision: 40 hexadecimal digits: of the hash and of the conversion's number.
+        revision: 40 hexadecimal digits over the hash and the conversion's number.
         folder: config.json, the tokenizer, model.safetensors and the manifest.
     """
 
@@ -59,7 +59,7 @@ def home() -> Path:
 
 
 def converted(file: Path, *, check: Callable[[str], None] = lambda _: None) -> Converted:
-    """The folder of a file, made now if it is not there, or not whole.
+    """The folder of a file, made now if it is missing or not whole.
 
     Args:
         file: The GGUF file.
@@ -91,7 +91,7 @@ def revision_of(sha256: str) -> str:
 
 
 def digest(file: Path) -> str:
-    """The SHA-256 of a file; of one that has not changed since it was last hashed, as it was written down."""
+    """The SHA-256 of a file, taken from a note if the file has not changed since it was last hashed."""
     path = file.resolve()
     state = path.stat()
     seen = {"path": str(path), "size": state.st_size, "changed": [state.st_mtime_ns, state.st_ctime_ns, state.st_ino]}
@@ -108,7 +108,7 @@ def digest(file: Path) -> str:
 
 
 def facts(revision: str) -> dict[str, str]:
-    """What a person wants to know of a converted model: file, hash and folder; empty if it is not there."""
+    """Facts about a converted model for a person to read: file, hash and folder; empty if it is not there."""
     manifest = _read(home() / revision / MANIFEST)
     if not manifest:
         return {}

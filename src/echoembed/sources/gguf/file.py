@@ -2,8 +2,8 @@
 
     magic, version │ counts │ settings: key, type, value … │ tensors: name, shape, type, offset … │ data
 
-The gguf package's own reader makes an array of each of a vocabulary's tokens, which takes seconds; this one takes
-a tenth of that, and says where a file that was cut off ends.
+The gguf package's own reader makes an array of each of a vocabulary's tokens, which takes seconds; this reader takes
+a tenth of that, and tells at which byte a file was cut off.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def read(path: Path) -> GgufFile:
                 raise errors.gguf_broken(
                     str(path), f"it is cut off: it ends at byte {len(memory):,}, within its head"
                 ) from error
-            except (ValueError, OverflowError) as error:  # UnicodeDecodeError is one
+            except (ValueError, OverflowError) as error:  # UnicodeDecodeError is a ValueError
                 if isinstance(error, errors.ModelError):
                     raise
                 raise errors.gguf_broken(str(path), str(error)) from error

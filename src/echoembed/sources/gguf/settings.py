@@ -1,4 +1,4 @@
-"""The settings of a GGUF file as transformers' config.json; a setting that we would leave out refuses the file.
+"""The settings of a GGUF file as transformers' config.json; a file with a setting that we would leave out is refused.
 
 Keys of the architecture and of the tokenizer decide what a model computes, so each of them must be known here. What
 stands under ``general.`` describes the file; other names are notes of the programs that wrote it.
@@ -21,7 +21,7 @@ _OTHER_KINDS = ("adapter.", "clip.", "diffusion.")
 _QUANTIZATION = 2
 _GEMMA_27B = 62
 _USUAL_THETA = 10000.0
-# Settings under which nothing is computed otherwise: a file that says something else is refused.
+# The values of these settings that change nothing: a file with another value is refused.
 _AS_USUAL: dict[str, Callable[[Value], bool]] = {
     "attention.causal": lambda value: value is True,
     "attention.sliding_window": lambda value: value == 0,
@@ -31,7 +31,7 @@ _AS_USUAL: dict[str, Callable[[Value], bool]] = {
     "rope.scaling.factor": lambda value: value in (0.0, 1.0),
     "rope.scale_linear": lambda value: value in (0.0, 1.0),
     "tensor_data_layout": lambda value: value == "Meta AI original pth",
-    # Of no account without scaling, or for what is done with the states afterwards:
+    # These change nothing where there is no scaling, or only what is done with the states afterwards:
     "rope.scaling.finetuned": lambda value: True,
     "rope.scaling.original_context_length": lambda value: True,
     "pooling_type": lambda value: True,
@@ -49,14 +49,14 @@ class Shape:
 
 
 class _Settings:
-    """The settings below a prefix; what has been taken is used, what is left at the end is not."""
+    """The settings below a prefix. A setting that is taken is used; one that is left at the end is not."""
 
     def __init__(self, file: GgufFile, prefix: str) -> None:
         self._where, self._prefix = str(file.path), prefix
         self.left = {key.removeprefix(prefix): value for key, value in file.settings.items() if key.startswith(prefix)}
 
     def take(self, key: str, kind: type[_Kind], usual: _Kind | None = None) -> _Kind:
-        """A value of this kind; one for each layer counts as one where all are equal."""
+        """A value of this kind; a list with a value for each layer counts as one value where all are equal."""
         value = self.left.pop(key, usual)
         if isinstance(value, list) and value and all(entry == value[0] for entry in value):
             value = value[0]
@@ -78,7 +78,7 @@ class _Settings:
 
 
 def shape_of(file: GgufFile) -> Shape:
-    """What the settings of a file come to.
+    """The shape of the model that a file's settings describe.
 
     Raises:
         ModelError: If the architecture is not one of ours, or a setting is missing or would not be used.
@@ -147,7 +147,7 @@ def shape_of(file: GgufFile) -> Shape:
 
 
 def _check_kind(file: GgufFile) -> None:
-    """Refuse what is not one whole language model."""
+    """Refuse a file that is not one whole language model."""
     where, settings = str(file.path), file.settings
     if settings.get("general.type", "model") != "model":
         raise errors.gguf_setting(where, "general.type", settings["general.type"])
@@ -175,7 +175,7 @@ def _gemma3(
         every = pattern if isinstance(pattern, int) and pattern > 0 else 1
         sliding = [(layer + 1) % every != 0 for layer in range(layers)]
     if len(sliding) != layers:
-        settings.left["attention.sliding_window_pattern"] = pattern  # what is left is refused
+        settings.left["attention.sliding_window_pattern"] = pattern  # a setting that is left is refused
     local = _exact(settings.take("rope.freq_base_swa", float, _USUAL_THETA))
     return {
         "layer_types": ["sliding_attention" if window and slides else "full_attention" for slides in sliding],
@@ -184,7 +184,7 @@ def _gemma3(
             "full_attention": config["rope_parameters"],
             "sliding_attention": {"rope_type": "default", "rope_theta": local},
         },
-        # The largest model divides by the width of a head that its width would have; all others by their own.
+        # The largest model scales attention by its width over its heads; the others by the width of a head.
         "query_pre_attn_scalar": width // heads if layers == _GEMMA_27B else head,
     }
 

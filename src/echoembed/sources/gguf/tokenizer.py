@@ -1,8 +1,8 @@
 """The tokenizer of a GGUF file as tokenizer.json, giving the ids that llama.cpp gives.
 
 Two kinds: byte-level BPE (``gpt2``), whose file names the rule that splits a text before merging, and SentencePiece's
-BPE (``llama``), which merges in the order of the tokens' scores. A rule that is not in the table below refuses the
-file: the wrong one gives other ids for numbers, blanks and line breaks, and looks right on plain sentences.
+BPE (``llama``), which merges in the order of the tokens' scores. A file with a rule that is not in the table below is
+refused: a wrong rule gives other ids for numbers, blanks and line breaks, and looks right on plain sentences.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _BLANK = "\u2581"
 _ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 _SENTENCEPIECE = {"bos": 1, "eos": 2, "unk": 0}
-"""Ids that SentencePiece files need not name."""
+"""Ids that a SentencePiece file may leave out."""
 
 
 _ENDS_AND_GAPS = (
@@ -34,7 +34,7 @@ _ENDS_AND_GAPS = (
     "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>"
 )
 _NO_TEXT = frozenset(_ENDS_AND_GAPS.split(" "))
-"""Ends of turns and marks of code to fill in: llama.cpp takes them for no text, whatever kind the file gives them."""
+"""Ends of turns and marks of code to fill in: llama.cpp never takes them for text, whatever their kind."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Split:
     """How a byte-level text is split before merging.
 
     Attributes:
-        rules: Expressions, applied one after the other to what the one before left.
+        rules: Regular expressions; each is applied to the parts that the one before left.
         whole: Whether a part that is a token is not merged further.
         begins: Whether a text begins with BOS, where the file does not say.
         has_bos: Whether the models have a BOS where the file does not ask for one.
@@ -95,10 +95,10 @@ def write(file: GgufFile, folder: Path) -> dict[str, int]:
 
     Args:
         file: The file.
-        folder: Where to.
+        folder: The folder to write into.
 
     Returns:
-        The ids of BOS, EOS, padding and unknown, as config.json names them, of those that the model has.
+        The ids of BOS, EOS, padding and unknown, as config.json names them, where the model has them.
 
     Raises:
         ModelError: If the tokenizer is of another kind, or splits by a rule that is not ours, or has a setting that
@@ -184,7 +184,7 @@ class _Vocabulary:
         for role, said in self.roles.items():
             id_ = usual.get(role) if said is None else said
             if role == "bos" and not self.begins and not self.split.has_bos:
-                continue  # a file names one all the same: the token that ends texts in training
+                continue  # the file names a BOS all the same: the token that ends texts in training
             if id_ is None:
                 continue
             if isinstance(id_, bool) or not isinstance(id_, int) or not 0 <= id_ < len(self.tokens):

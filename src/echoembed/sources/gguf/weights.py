@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AT_ONCE = 2**20
-"""Weights that are dequantised at once: what gguf needs besides is several times as large."""
+"""Weights that are dequantised at once: gguf needs several times as much memory for them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def count(row: TensorRow) -> int:
 
 
 def plan(file: GgufFile, shape: Shape) -> tuple[list[TensorRow], dict[str, bool]]:
-    """What becomes of each tensor, and the settings of config.json that depend on which there are.
+    """What becomes of each tensor, and the settings of config.json that depend on which tensors there are.
 
     Raises:
         ModelError: If a tensor is missing, or would not be used, or has another shape or a type that we cannot read.
@@ -167,19 +167,19 @@ def dequantised(data: NDArray[np.uint8], file: GgufFile, tensor: Tensor) -> NDAr
     weights = np.empty((rows, columns), np.float32)
     step = max(1, _AT_ONCE // columns)
     for row in range(0, rows, step):
-        with np.errstate(all="ignore"):  # what is not a number is looked for by the caller
+        with np.errstate(all="ignore"):  # the caller looks for values that are no numbers
             weights[row : row + step] = dequantize(np.ascontiguousarray(packed[row : row + step]), kind)
     return weights.reshape(tensor.shape)
 
 
 def _undone(weights: NDArray[np.float32], row: TensorRow) -> NDArray[np.float32]:
-    """The weights as transformers wants them."""
+    """The weights as transformers expects them, with llama.cpp's change undone."""
     if row.change == "one less":
         return weights - np.float32(1)
     if row.change == "turned":
         return weights.T
     if row.change == "rotary":
-        # llama.cpp turns neighbours, transformers a head's first half with its second.
+        # llama.cpp rotates pairs of neighbours; transformers pairs a head's first half with its second.
         pairs = weights.reshape(row.heads, -1, 2, *weights.shape[1:])
         return pairs.swapaxes(1, 2).reshape(weights.shape)
     return weights
