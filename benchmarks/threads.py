@@ -1,9 +1,9 @@
 """Whether threads scale, alone and beside a busy neighbour: python benchmarks/threads.py.
 
-Every number of threads in turn, each in a process of its own, embeds the same sentences; the number is texts a second
-of wall time relative to one thread with no neighbour. The neighbour is a process that does nothing but compute. What
-matters is whether the cores were free: the load of the machine before and during each turn is written beside it, and
-``--wait`` waits for a load below its limit before each turn.
+Every number of threads, and as many processes of one thread each (``encode(pool=...)``, the library's), embeds the same
+sentences in turn; the number is texts a second of wall time relative to one thread with no neighbour. The neighbour is
+a process that does nothing but compute. What matters is whether the cores were free: the load of the machine before
+each turn is written beside it, and ``--wait`` waits for a load below ``--idle`` before each turn.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ torch.set_num_threads(int(sys.argv[1]))
 import echoembed, texts
 model = echoembed.load(sys.argv[2], device="cpu", dtype=sys.argv[3], overflow="ignore")
 given = [text for left, right, _ in texts.pairs(int(sys.argv[4])) for text in (left, right)]
-model.encode(given[:16])
-started, spent = time.perf_counter(), time.process_time()
-model.encode(given)
-print(json.dumps([len(given) / (time.perf_counter() - started), (time.process_time() - spent) / len(given)]))
+processes = int(sys.argv[5])
+pool = model.start_multi_process_pool(["cpu"] * processes) if processes > 1 else None
+model.encode(given[: 16 * processes], pool=pool, chunk_size=16)
+started = time.perf_counter()
+model.encode(given, pool=pool, chunk_size=16 if pool else None)
+print(json.dumps(len(given) / (time.perf_counter() - started)))
+if pool:
+    model.stop_multi_process_pool(pool)
 """
 NEIGHBOUR = "while True: sum(range(100000))"
 
@@ -52,16 +56,15 @@ def main() -> None:
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     counts = arguments.threads or [2**power for power in range(10) if 2**power <= cores]
-    turns = [
-        _turn(count, busy, arguments) for _ in range(arguments.turns) for busy in (False, True) for count in counts
-    ]
+    ways = [(count, 1) for count in counts] + [(1, count) for count in counts if count > 1]
+    turns = [_turn(way, busy, arguments) for _ in range(arguments.turns) for busy in (False, True) for way in ways]
     found = {
         "processor": measure.processor(),
         "cores": cores,
         "command": f"python benchmarks/threads.py {' '.join(sys.argv[1:])}".strip(),
         "model": arguments.model,
         "dtype": arguments.dtype,
-        "speed relative to one thread": _relative(turns, counts),
+        "speed relative to one thread": _relative(turns),
         "turns": turns,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -70,14 +73,17 @@ def main() -> None:
     print(json.dumps(found["speed relative to one thread"], indent=1))
 
 
-def _turn(threads: int, busy: bool, arguments: argparse.Namespace) -> dict[str, Any]:
+def _turn(way: tuple[int, int], busy: bool, arguments: argparse.Namespace) -> dict[str, Any]:
     """One process that embeds, beside a neighbour or not."""
     until = time.monotonic() + 60 * arguments.wait
     while time.monotonic() < until and os.getloadavg()[0] > arguments.idle:
         time.sleep(5)
     before = os.getloadavg()[0]
-    command = [sys.executable, "-c", CHILD, str(threads), arguments.model, arguments.dtype, str(arguments.pairs)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+    threads, processes = way
+    words = [str(threads), arguments.model, arguments.dtype, str(arguments.pairs), str(processes)]
+    command = [sys.executable, "-c", CHILD, *words]
+    told = {"OMP_WAIT_POLICY": "PASSIVE"}  # as the command line tells it
+    environment = told | os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
     neighbour = subprocess.Popen([sys.executable, "-c", NEIGHBOUR]) if busy else None
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -85,25 +91,22 @@ def _turn(threads: int, busy: bool, arguments: argparse.Namespace) -> dict[str, 
         if neighbour is not None:
             neighbour.kill()
             neighbour.wait()
-    rate, seconds = json.loads(done.stdout.splitlines()[-1])
-    turn = {"threads": threads, "neighbour": busy, "texts/s": rate, "processor seconds a text": seconds, "load": before}
+    rate = json.loads(done.stdout.splitlines()[-1])
+    turn = {"threads": threads, "processes": processes, "neighbour": busy, "texts/s": rate, "load": before}
     print(json.dumps(turn), flush=True)
     return turn
 
 
-def _relative(turns: list[dict[str, Any]], counts: list[int]) -> dict[str, float]:
+def _relative(turns: list[dict[str, Any]]) -> dict[str, float]:
     """Median rates relative to one thread alone."""
-
-    def rate(threads: int, busy: bool) -> float:
-        return statistics.median(
-            turn["texts/s"] for turn in turns if turn["threads"] == threads and turn["neighbour"] == busy
-        )
-
-    alone = rate(counts[0], False)
+    rates: dict[tuple[int, int, bool], list[float]] = {}
+    for turn in turns:
+        rates.setdefault((turn["processes"], turn["threads"], turn["neighbour"]), []).append(turn["texts/s"])
+    alone = statistics.median(rates[1, 1, False])
+    beside = {False: "", True: ", a busy neighbour"}
     return {
-        f"{count} threads{', a busy neighbour' if busy else ''}": round(rate(count, busy) / alone, 3)
-        for busy in (False, True)
-        for count in counts
+        f"{processes} x {threads} threads{beside[busy]}": round(statistics.median(found) / alone, 3)
+        for (processes, threads, busy), found in rates.items()
     }
 
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from echoembed.cli import startup
+from echoembed.cli import startup, threads
 from echoembed.cli.output import warn
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def _silence_imports() -> None:
     """Settings that must be made before the libraries are imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    threads.settle()
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if category.__module__.startswith("echoembed"):
