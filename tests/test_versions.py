@@ -69,13 +69,13 @@ def not_imported(monkeypatch):
 
 
 def test_a_peft_that_the_installed_transformers_refuses_is_named(libraries, not_imported):
-    libraries("peft", "0.20.0")
-    libraries("transformers", "5.22.0", code=_transformers("0.21.0"))
+    libraries("peft", "0.21.0")
+    libraries("transformers", "5.22.0", code=_transformers("0.21.1"))
     with pytest.raises(errors.LibraryError) as error:
         versions.check("peft", extra="peft", purpose="Loading it")
     assert str(error.value) == (
-        "peft 0.20.0 is installed, but transformers 5.22.0 needs peft>=0.21.0. "
-        "Install versions that work together: pip install 'peft>=0.21.0,<0.22'."
+        "peft 0.21.0 is installed, but transformers 5.22.0 needs peft>=0.21.1. "
+        "Install versions that work together: pip install 'peft>=0.21.1,<0.22'."
     )
 
 

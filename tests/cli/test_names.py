@@ -43,6 +43,16 @@ WRONG = [
     (["embed", "x.jsonl", "-o", "x.jsonl", "--overwrite"], "is the input"),
     (["compare", "x.txt", "--heatmap", "x.pgn"], "Did you mean"),
     (["embed", "missing.txt"], "There is no file"),
+    (["eval", "-b", "STS112"], "Did you mean 'STS12'"),
+    (["eval", "-b", "STS12", "-b", "mteb-min"], "Did you mean 'mteb-mini'"),
+    (["corpus", "build", "missing.txt", "--out", "c"], "missing.txt"),
+    (["corpus", "build", "x.txt", "--out", "c", "-r", "ecko"], "Did you mean 'echo"),
+    (["corpus", "build", "x.txt", "--out", "c", "-m", "./models/smal"], "Did you mean 'models/small'"),
+    (["search", "nowhere", "a"], "nowhere"),
+    (["export", "./models/smal", "e"], "Did you mean 'models/small'"),
+    (["serve", "./models/smal"], "Did you mean 'models/small'"),
+    (["serve", "-r", "ecko"], "Did you mean 'echo"),
+    (["train", "missing.toml"], "missing.toml"),
     (["embed", "bad.jsonl", "-o", "v.npy"], "line 2 of bad.jsonl"),
 ]
 CHILD = """

@@ -43,6 +43,7 @@ def plain(monkeypatch):
     monkeypatch.setattr(varlen, "supported", lambda _query: True)
 
 
+@pytest.mark.skipif(varlen.kernel() is None, reason="this PyTorch has no kernel for unequal lengths")
 def test_the_plain_kernel_takes_what_pytorchs_takes():
     found = inspect.signature(varlen.kernel()).parameters
     wanted = inspect.signature(plain_kernel).parameters

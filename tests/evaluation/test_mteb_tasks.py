@@ -2,6 +2,7 @@
 
 import pytest
 
+from echoembed.evaluation import benchmarks
 from echoembed.evaluation.benchmarks import find_tasks
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
@@ -36,3 +37,11 @@ def test_a_task_whose_data_cannot_be_fetched_is_told(model):
 
     with pytest.raises(errors.EvaluationError, match=r"1 of 1 tasks failed \(SciFact: "):
         evaluate(model, find_tasks(["SciFact"]))
+
+
+def test_no_task_of_mteb_is_taken_for_a_wrong_name_before_mteb_is_imported():
+    import mteb
+
+    names = [task.metadata.name for task in mteb.get_tasks(languages=["eng"])]
+    benchmarks._check_names(names[::15], {})
+    assert len(names) > 300

@@ -231,7 +231,9 @@ def with_zeros(first: int, **options: object) -> SentenceTransformer:
     return assemble([*base, Rectified(first), Normalize()], name="x", device="cpu")
 
 
-@pytest.mark.parametrize("options", [{}, {"engine": "padded"}, {"deterministic": True}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"engine": "padded"}, {"deterministic": True}, {"dtype": "bfloat16"}, {"dtype": "int8"}]
+)
 def test_no_vector_of_zeros_leaves_encode(options):
     assert (np.abs(with_zeros(31, **options).encode(TEXTS)).max(axis=1) > 0).all()
     model = with_zeros(32, **options)
@@ -261,12 +263,39 @@ def test_other_recipes_of_the_same_weights_are_held_to_it_too():
         model.encode(TEXTS)
 
 
-def test_a_dense_module_that_rectifies_is_no_exception(tmp_path):
+def with_dense(kept: int) -> SentenceTransformer:
+    """A model whose last module leaves zeros in all but the last dimensions."""
     base = two(normalize=False)
     dense = Dense(32, 8, activation_function=torch.nn.ReLU())
     with torch.no_grad():
         dense.linear.weight.zero_()
         dense.linear.bias.fill_(-1)
-    folder = echoembed.save(SentenceTransformer(modules=[*base, dense], device="cpu"), Path(tmp_path) / "model")
-    with pytest.raises(ModelError, match="came out as 8 zeros"):
-        echoembed.load(folder, device="cpu").encode(TEXTS)
+        dense.linear.bias[8 - kept :] = 1
+    return SentenceTransformer(modules=[*base, dense], device="cpu")
+
+
+@by_both_loaders
+def test_a_dense_module_that_rectifies_is_no_exception(loader, tmp_path):
+    model = LOADERS[loader](echoembed.save(with_dense(0), Path(tmp_path) / "model"))
+    for call in (model.encode, model.encode_query, model.encode_document):
+        with pytest.raises(ModelError, match="came out as 8 zeros"):
+            call(TEXTS)
+
+
+@by_both_loaders
+def test_nor_are_dimensions_that_are_cut_off_behind_one(loader, tmp_path):
+    model = LOADERS[loader](echoembed.save(with_dense(2), Path(tmp_path) / "model"))
+    assert model.encode(TEXTS, truncate_dim=7).any(axis=1).all()
+    with pytest.raises(ModelError, match="came out as 6 zeros"):
+        model.encode(TEXTS, truncate_dim=6)
+
+
+def test_nor_do_they_leave_another_process(tmp_path):
+    model = LOADERS["the library's"](echoembed.save(with_dense(2), Path(tmp_path) / "model"))
+    pool = model.start_multi_process_pool(["cpu"])
+    try:
+        assert model.encode(TEXTS[:2], pool=pool).any(axis=1).all()
+        with pytest.raises(Exception, match="zeros"):
+            model.encode(TEXTS[:2], pool=pool, truncate_dim=6)
+    finally:
+        model.stop_multi_process_pool(pool)

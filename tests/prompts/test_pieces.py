@@ -9,10 +9,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from echoembed.errors import ModelError, TextError
-from echoembed.prompts.pieces import Piece, PieceTokenizer
+from echoembed.prompts.pieces import Piece, PieceTokenizer, no_panic
 from tokenizers_for_tests import (
     BUILT,
     ORDINARY_TOKEN,
@@ -76,8 +76,9 @@ def encoded(name: str, text: str) -> Piece | None:
 def with_blank(name: str, text: str) -> str:
     """The text with the blank that the original tokenizer would put in front of it."""
     leading = pieces(name).leading_blank
-    # "▁" is how tokenizers of this kind spell a blank, so a text that begins with it has one.
-    return " " + text if leading == "always" or (leading == "missing" and not text.startswith((" ", "▁"))) else text
+    # "▁" is how SentencePiece spells a blank, so a text that begins with it has one there.
+    blanks = (" ", "▁") if name == "unigram-first" else " "
+    return " " + text if leading == "always" or (leading == "missing" and not text.startswith(blanks)) else text
 
 
 @every_tokenizer
@@ -99,6 +100,13 @@ def test_ids_are_the_originals_once_the_leading_blank_is_given_back(name):
         assert list(pieces(name).encode([with_blank(name, text)])[0].ids) == original_ids(name, text)
 
     check()
+
+
+@every_tokenizer
+@pytest.mark.parametrize("text", ["boat", " boat", "  boat", "▁boat", "▁", "Ġboat", "\u00a0boat", "\tboat", "\nboat"])
+def test_the_blank_that_a_text_is_given_is_the_originals(name, text):
+    spaced = " " + text if pieces(name).begins_with_blank(text) else text
+    assert list(pieces(name).encode([spaced])[0].ids) == original_ids(name, text)
 
 
 @every_tokenizer
@@ -270,3 +278,68 @@ def test_a_tokenizer_without_exact_offsets_is_refused():
     message = "The model's tokenizer is a PythonTokenizer, which has no 'tokenizers' backend."
     with pytest.raises(ModelError, match=re.escape(message)):
         PieceTokenizer(PythonTokenizer())
+
+
+# Tokens added to the vocabulary, and tokenizers that break down.
+
+
+def wrapped(backend: Tokenizer) -> PieceTokenizer:
+    """A tokenizer of the library, with no special token."""
+
+    class Wrapped:
+        backend_tokenizer = backend
+        bos_token_id = eos_token_id = cls_token_id = sep_token_id = pad_token_id = unk_token_id = None
+        all_special_ids = ()
+
+    return PieceTokenizer(Wrapped())
+
+
+ADDED = [
+    AddedToken(content, normalized=normalized, single_word=single_word, lstrip=lstrip, rstrip=rstrip)
+    for content in ("zebra", "two words", "é", "<tool>")
+    for normalized in (False, True)
+    for single_word, lstrip, rstrip in ((False, False, False), (True, False, False), (False, True, False))
+]
+
+
+@pytest.mark.parametrize("added", ADDED, ids=str)
+@every_built_tokenizer
+def test_texts_with_added_tokens_are_read_as_the_original_reads_them_or_the_tokenizer_is_refused(name, added):
+    fresh = BUILT[name]()
+    fresh.backend_tokenizer.add_tokens([added])
+    word = added.content
+    texts = [word, f"the {word} sat", f"{word} sat", f"the {word}", f"a{word}b", f"{word}{word} {word}", f"  {word}  ."]
+    try:
+        own = PieceTokenizer(fresh)
+    except ModelError as error:
+        if "added token" not in str(error):
+            raise
+        return
+    for text in [*texts, *SENTENCES[:3]]:
+        spaced = " " + text if own.begins_with_blank(text) else text
+        assert list(own.encode([spaced])[0].ids) == fresh.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+BROKEN = {
+    "a table of characters that is cut off": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}
+    },
+    "pieces of no length": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "no id for what is unknown": {"model": {"type": "Unigram", "unk_id": None, "vocab": [["z", -1.0]]}},
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_tokenizer_that_breaks_down_over_everything_is_refused(broken):
+    backend = Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+    description = json.loads(backend.to_str()) | BROKEN[broken]
+    with pytest.raises(ModelError, match="The model's tokenizer broke down"), no_panic():
+        wrapped(Tokenizer.from_str(json.dumps(description)))
+
+
+def test_a_text_over_which_the_tokenizer_breaks_down_is_named_and_the_others_are_read():
+    scored = [("a", -1.0), (" ", -1.0), ("b", -1.0)]
+    own = wrapped(Tokenizer(models.Unigram(scored, None, byte_fallback=False)))
+    assert [piece.ids for piece in own.encode(["a b", "b"])] == [(0, 1, 2), (2,)]
+    with pytest.raises(TextError, match="breaks down over the text 'a c': 'Encountered an unknown token"):
+        own.encode(["a b", "a c", "b"])

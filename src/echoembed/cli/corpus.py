@@ -141,7 +141,8 @@ def build(
     def remaining() -> int:
         return last.embedded + max(last.expected - last.done, 0)
 
-    with Progress(remaining, shown=not quiet) as progress:
+    finished = f"every shard that was finished is kept in {out_}, and the same command goes on from there"
+    with out.kept(finished), Progress(remaining, shown=not quiet) as progress:
 
         def tell(now: corpus.BuildProgress) -> None:
             nonlocal last

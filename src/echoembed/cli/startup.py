@@ -8,7 +8,9 @@ whatever was imported with a stand-in behaves as ever, and later imports get the
 
 from __future__ import annotations
 
+import atexit
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,9 +55,20 @@ def _import() -> None:
             import_module(LIBRARY)
         import_module("echoembed.model.load")
         gc.freeze()
+        atexit.register(_end_quietly)
     finally:
         if was_on:
             gc.enable()
+
+
+def _end_quietly() -> None:
+    """Close standard error when all has been said: what is frozen, triton's bindings take for leaked, and list there.
+
+    To free it would be quiet too, and takes more than a second.
+    """
+    if "triton" in sys.modules and sys.stderr is not None:
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class _StandIn(ModuleType):

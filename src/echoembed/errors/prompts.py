@@ -149,6 +149,14 @@ def text_spells_special(value: str) -> TextError:
     )
 
 
+def text_breaks_tokenizer(value: str, reason: str) -> TextError:
+    """An input over which the tokenizer's own code fails."""
+    return TextError(
+        f"The model's tokenizer breaks down over the text {quoted(value)}: {quoted(reason, 100)}. Leave that text out, "
+        "or use another tokenizer.json."
+    )
+
+
 def no_room_for_text(fixed: int, context: int) -> TextError:
     """A prompt that fills the context by itself."""
     return TextError(

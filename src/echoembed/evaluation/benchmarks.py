@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +83,7 @@ def find_tasks(
         DataError: If local data are missing.
     """
     sets = data_sets(folder) if folder is not None else {}
+    _check_names([name for name in names if name not in BENCHMARKS and not chosen(sets, name)], sets)
     tasks: dict[str, Task] = {}
     for name in names:
         if name == LOCAL and folder is None:
@@ -96,6 +99,22 @@ def find_tasks(
             more = [_by_name(name, sets)]
         tasks.update({task.name: task for task in more if task.name not in tasks})
     return list(tasks.values())
+
+
+def _check_names(names: Sequence[str], sets: Mapping[str, Any]) -> None:
+    """Refuse names that mteb's own files do not hold, without importing it, which takes seconds.
+
+    Raises:
+        EvaluationError: If there is such a name.
+    """
+    package = find_spec("mteb") if names else None
+    if package is None or package.origin is None:  # without mteb, that is what is wrong
+        return
+    files = [path.read_text(encoding="utf-8") for path in (Path(package.origin).parent / "tasks").rglob("*.py")]
+    for name in names:
+        if not any(f'"{name}"' in text for text in files):
+            near = [task for text in files for task in re.findall(r'^ +name="([^"]+)",$', text, re.MULTILINE)]
+            raise errors.evaluation_task_unknown(name, [*sets, *BENCHMARKS, *near], "")
 
 
 def _by_name(name: str, sets: dict[str, Any]) -> Task:

@@ -7,15 +7,15 @@ saved with the model like any prompt, and mean the same where the library loads 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from sentence_transformers import SentenceTransformer
-from torch import Tensor, nn
+from torch import nn
 
 from echoembed import errors
 from echoembed.model.encode import EchoSentenceTransformer
+from echoembed.model.zeros import guard
 from echoembed.prompts.reader import TASK_MARKS
 
 
@@ -46,7 +46,7 @@ def assemble(
     own = {name: prompt for name, prompt in model.prompts.items() if prompt or name not in TASK_MARKS}
     model.prompts = Prompts(TASK_MARKS | own)
     model.similarity_fn_name = model.similarity_fn_name  # cosine, unless something else was saved
-    model.register_forward_hook(_refuse_zero)
+    guard(model)
     return model
 
 
@@ -74,23 +74,3 @@ def _prompts(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values() if text is not None):
         raise errors.model_saved_unreadable(name, f"prompts ({errors.quoted(prompts, 60)})")
     return {key: text for key, text in prompts.items() if text is not None}
-
-
-def _refuse_zero(model: nn.Module, _: object, features: dict[str, Tensor]) -> None:
-    """Refuse vectors without a direction, as they leave ``encode``: whole, or cut to their first dimensions."""
-    vectors_BD = features.get("sentence_embedding")
-    if model.training or vectors_BD is None or bool((vectors_BD[:, 0] != 0).all()):
-        return
-    kept = _dimensions(model)
-    if bool((vectors_BD[:, :kept] == 0).all(dim=-1).any()):
-        raise errors.vector_zero(vectors_BD.shape[-1] if kept is None else kept)
-
-
-def _dimensions(model: nn.Module) -> int | None:
-    """How many dimensions ``encode`` will keep; it tells no module, so the rare case looks at the call itself."""
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_locals.get("self") is model and "truncate_dim" in frame.f_locals:
-            return frame.f_locals["truncate_dim"]  # type: ignore[no-any-return]
-    return getattr(model, "truncate_dim", None)

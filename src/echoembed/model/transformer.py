@@ -33,6 +33,7 @@ from echoembed.model.running import Running
 from echoembed.model.saved import CONFIG, read_first
 from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
+from echoembed.model.zeros import guard_caller
 from echoembed.prompts.pieces import PieceTokenizer, no_panic
 from echoembed.prompts.reader import Overflow
 from echoembed.prompts.template import Rendered
@@ -233,9 +234,8 @@ class EchoTransformer(Transformer):
             ModelError: If ``processing_kwargs`` are given.
         """
         if processing_kwargs:
-            raise errors.ModelError.bad_value(
-                "processing_kwargs", processing_kwargs, "None; a recipe says what is read"
-            )
+            raise errors.ModelError.bad_value("processing_kwargs", processing_kwargs, "None; recipes say what is read")
+        guard_caller(self)
         prompts = self.reader.render(inputs, task=task, instruction=prompt)
         self.reader.warn_of_cuts(prompts)
         return self.features(prompts, padded=texts_a_forward is None)

@@ -32,9 +32,13 @@ def no_panic() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not _is_panic(error):
             raise
         raise errors.tokenizer_broken(str(error)) from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,13 @@ class PieceTokenizer:
             raise errors.tokenizer_unsupported(type(tokenizer).__name__)
         with no_panic():
             description = json.loads(backend.to_str())
-            self.leading_blank, self._inner_blank = _take_leading_blank(description)
+            self.leading_blank, self._inner_blank, self._blanks = _take_leading_blank(description)
             _normalize_added(description, backend)
             self._tokenizer = Tokenizer.from_str(json.dumps(description))
+        try:
+            self._encoding("a b")
+        except errors.TextError as error:  # then it is no fault of a text
+            raise errors.tokenizer_broken(str(error.__cause__)) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True  # text that spells </s> stays text
@@ -107,13 +115,32 @@ class PieceTokenizer:
 
     def begins_with_blank(self, text: str) -> bool:
         """Whether the original puts a blank in front of a whole text: not where it begins with an added token."""
-        if self.leading_blank == "never" or (self.leading_blank == "missing" and text[:1] == " "):
+        if self.leading_blank == "never" or (self.leading_blank == "missing" and self._has_blank(text)):
             return False
         return not self._splitting or next(iter(self._encoding(text).ids), None) not in self._splitting
 
+    def _has_blank(self, text: str) -> bool:
+        """Whether a text begins with what is a blank once it is normalised."""
+        normalizer, beginning = self._tokenizer.normalizer, text[:_BEGINNING]
+        return (normalizer.normalize_str(beginning) if normalizer else beginning).startswith(self._blanks)
+
     def _encoding(self, text: str) -> Encoding:
-        with no_panic():
-            return self._tokenizer.encode(text, add_special_tokens=False)
+        return self._encodings([text])[0]
+
+    def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
+        """What the tokenizer makes of each text; which one it breaks down over, it does not say.
+
+        Raises:
+            TextError: If it breaks down over one.
+        """
+        try:
+            return list(self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
+        except BaseException as error:
+            if type(error) is not Exception and not _is_panic(error):  # the library has no classes of its own
+                raise
+            if len(texts) == 1:
+                raise errors.text_breaks_tokenizer(texts[0], str(error)) from error
+        return [self._encoding(text) for text in texts]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Set this switch again: copies and worker processes get the tokenizer as JSON, which does not hold it."""
@@ -144,12 +171,10 @@ class PieceTokenizer:
         """Tokenise pieces, each by itself, without special tokens.
 
         Raises:
-            TextError: If a piece cannot be tokenised without yielding a special token.
-            ModelError: If the tokenizer breaks down over it.
+            TextError: If a piece cannot be tokenised without yielding a special token, or the tokenizer breaks down
+                over it.
         """
-        with no_panic():
-            encodings = self._tokenizer.encode_batch(list(pieces), add_special_tokens=False)
-        return [self._checked(text, encoding) for text, encoding in zip(pieces, encodings, strict=True)]
+        return [self._checked(text, encoding) for text, encoding in zip(pieces, self._encodings(pieces), strict=True)]
 
     def _checked(self, text: str, encoding: Encoding) -> Piece:
         if self._inner_blank != "never" and not self._splitting.isdisjoint(encoding.ids):
@@ -168,7 +193,7 @@ class PieceTokenizer:
         at = 0
         for start, stop, id_ in [*added, (len(text), len(text), None)]:
             between = text[at:start]
-            blank = at > 0 and between and (self._inner_blank == "always" or not between.startswith(" "))
+            blank = at > 0 and between and (self._inner_blank == "always" or not self._has_blank(between))
             if between:
                 spaced = " " * bool(blank) + between
                 piece = self._without_special(spaced, self._encoding(spaced))
@@ -211,6 +236,7 @@ def _first_id(*ids: int | None) -> int | None:
 
 
 _MOST_PROBED = 200
+_BEGINNING = 20  # characters that tell what a text begins with
 LeadingBlank = Literal["never", "always", "missing"]
 
 
@@ -227,10 +253,15 @@ def _normalize_added(description: dict[str, Any], backend: Tokenizer) -> None:
             token["content"] = backend.normalizer.normalize_str(token["content"])
 
 
-def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, LeadingBlank]:
-    """Remove, in place, what puts a blank in front of a text; returns when it did: there, and after an added token."""
+def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, LeadingBlank, tuple[str, ...]]:
+    """Remove, in place, what puts a blank in front of a text.
+
+    Returns:
+        When it did so, when after an added token, and what it takes for a blank that is there.
+    """
     leading: LeadingBlank = "never"
     inner: LeadingBlank = "never"
+    blanks: tuple[str, ...] = (" ",)
     normalizer = description.get("normalizer")
     if normalizer is not None:
         steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
@@ -246,7 +277,9 @@ def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, Lead
             first_only = step.get("prepend_scheme") == "first"
             if _drop_prefix(step):
                 leading, inner = "missing", inner if first_only else "missing"
-    return leading, inner
+                if step["type"] == "Metaspace":  # it spells blanks before it looks for one
+                    blanks = (" ", step["replacement"])
+    return leading, inner, blanks
 
 
 def _continuous_steps(pre_tokenizer: dict[str, Any]) -> Iterable[dict[str, Any]]:
