@@ -29,7 +29,7 @@ OWN = "Retrieve sentences that mean the same"
 # How each family begins and ends a text.
 BOS = {"llama": "<s>", "mistral": "<s>", "qwen3": None, "gemma2": "<bos>", "gpt2": "<|endoftext|>"}
 BOS |= {"gptj": "<|endoftext|>", "bloom": "<s>", "bert": "[CLS]", "roberta": "<s>", "xlm-roberta": "<s>"}
-EOS = {"mistral": "</s>", "bert": "[SEP]", "roberta": "</s>", "xlm-roberta": "</s>"}
+EOS = {"gpt2": "<|endoftext|>", "mistral": "</s>", "bert": "[SEP]", "roberta": "</s>", "xlm-roberta": "</s>"}
 # Most tokens that the tiny models read. BLOOM's positions have no end.
 CONTEXT = {"bert": 64, "roberta": 64, "xlm-roberta": 64, "bloom": None}
 
@@ -67,6 +67,10 @@ class System:
     budget: int = 512
     instruction: str = ""
     adapters: int = 0
+    prepared: bool = False
+    """Whether PromptEOL's preparation comes first."""
+    depth: float = 1.0
+    calibration: str = "none"
 
 
 ZERO_SHOT = ("mistral", "llama", "qwen3", "gemma2", "gpt2")
@@ -79,6 +83,30 @@ ECHO = [
 ]
 CLASSICAL = [bos, words("Write a paragraph:"), words(" TEXT", pooled=True)]
 PROMPTEOL = [bos, words('This sentence : "'), words("TEXT"), words('." means in one word:"', pooled=True)]
+END = words('." means in one word:"', pooled=True)
+NEWLINE_ECHO = [*ECHO[:3], words("\nThe rewritten paragraph:"), words(" TEXT", pooled=True)]
+THREE = [*ECHO[:4], words(" TEXT"), words(" Once more:"), words(" TEXT", pooled=True)]
+CHATML = [
+    bos,
+    words("user\nRewrite the following paragraph:"),
+    words(" TEXT"),
+    eos,
+    words("\n"),
+    bos,
+    words("assistant\n"),
+    words(" TEXT", pooled=True),
+]
+ONE_WORD = [*ECHO[:3], words(' The rewritten paragraph : "'), words(" TEXT"), END]
+COT = [bos, words('After thinking step by step , this sentence : "'), words("TEXT"), END]
+KNOWLEDGE = [
+    bos,
+    words(
+        "The essence of a sentence is often captured by its main subjects and actions, while descriptive terms provide "
+        'additional but less central details. With this in mind , this sentence : "'
+    ),
+    words("TEXT"),
+    END,
+]
 WHOLE = [pooled_bos, words("TEXT", pooled=True), pooled_eos]
 CHAT = [
     bos,
@@ -110,7 +138,13 @@ SYSTEMS = {
     "classical": System(ZERO_SHOT, CLASSICAL, CLASSICAL),
     "classical-last": System(ZERO_SHOT[:2], CLASSICAL, CLASSICAL, "last"),
     "classical-bidirectional": System(ZERO_SHOT, CLASSICAL, CLASSICAL, attention="bidirectional"),
-    "prompteol": System(ZERO_SHOT, PROMPTEOL, PROMPTEOL, "last"),
+    "prompteol": System(ZERO_SHOT, PROMPTEOL, PROMPTEOL, "last", prepared=True),
+    "echo-deep": System(ZERO_SHOT[1:4], NEWLINE_ECHO, NEWLINE_ECHO, depth=0.8, calibration="z-score"),
+    "echo-3": System(ZERO_SHOT[:3], THREE, THREE),
+    "echo-chat": System(("gpt2",), CHATML, CHATML),
+    "echo-one-word": System(ZERO_SHOT[:3], ONE_WORD, ONE_WORD, "last", prepared=True),
+    "prompteol-cot": System(ZERO_SHOT[:3], COT, COT, "last", prepared=True),
+    "prompteol-knowledge": System(ZERO_SHOT[:3], KNOWLEDGE, KNOWLEDGE, "last", prepared=True),
     "bert-large": System(("bert",), WHOLE, WHOLE, attention="bidirectional"),
     "roberta-large": System(("roberta",), WHOLE, WHOLE, attention="bidirectional"),
     "llm2vec-unsupervised": System(
@@ -191,6 +225,11 @@ TEXTS = [
     "Two boats in the rain.\nThe second line has\ta tab and  two blanks.",
     "</s> [SEP] <s> is text, and {text} too",
 ]
+CALIBRATED_ON = tuple(
+    f"{first} {second} on a mat while {first} fell"
+    for first in ("cat", "rain", "town", "the river")
+    for second in ("sat", "carried", "boats", "nobody", "waits")
+)
 # Its Unigram vocabulary holds "</s>" as a word, so that no plain tokenisation reads this text as text.
 NOT_PLAIN = {"xlm-roberta": TEXTS[-1]}
 
@@ -255,7 +294,7 @@ def read_plainly(tokenizer: Tokenizer, family: str, parts: list[Part], text: str
 
 def prompt_of(tokenizer: Tokenizer, family: str, system: System, parts: list[Part], text: str, instruction: str):
     """The prompt with as much of the text as budget and context allow."""
-    if parts is PROMPTEOL:
+    if system.prepared:
         text = (text[:-1] if text[-1] in ".?" else text).replace('"', "'")
     whole = read_plainly(tokenizer, family, parts, text, instruction)
     room = system.budget
@@ -270,8 +309,8 @@ def prompt_of(tokenizer: Tokenizer, family: str, system: System, parts: list[Par
     return cut
 
 
-def states_of(model: torch.nn.Module, ids: list[int], attention: str) -> np.ndarray:
-    """The last states of one sequence under a mask that names every pair of tokens."""
+def states_of(model: torch.nn.Module, ids: list[int], attention: str, depth: float = 1.0) -> np.ndarray:
+    """The states of one sequence at a depth, under a mask that names every pair of tokens."""
     length = len(ids)
     if model.config.model_type == "bloom":  # takes no such mask; without any it is causal
         assert attention == "causal"
@@ -282,10 +321,24 @@ def states_of(model: torch.nn.Module, ids: list[int], attention: str) -> np.ndar
     mask = torch.zeros(1, 1, length, length).masked_fill(~seen, torch.finfo(torch.float32).min)
     with torch.no_grad():
         output = model(torch.tensor([ids]), attention_mask=mask, output_hidden_states=True, use_cache=False)
-    return output.hidden_states[-1][0].double().numpy()
+    states = output.hidden_states
+    return states[round(depth * (len(states) - 1))][0].double().numpy()
 
 
-def vector_of(states: np.ndarray, pooled: list[bool], pooling: str) -> np.ndarray:
+def z_scores(system: System, family: str, tokenizer: Tokenizer, plain: torch.nn.Module):
+    """Mean and deviation of each dimension over the vectors of some texts, where the row calibrates by them."""
+    if system.calibration == "none":
+        return 0.0, 1.0
+    assert system.calibration == "z-score"
+    vectors = []
+    for text in CALIBRATED_ON:
+        prompt = prompt_of(tokenizer, family, system, system.query, text, "")
+        states = states_of(plain, prompt.ids, system.attention, system.depth)
+        vectors.append(vector_of(states, prompt.pooled, system.pooling, length=None))
+    return np.mean(vectors, axis=0), np.std(vectors, axis=0)
+
+
+def vector_of(states: np.ndarray, pooled: list[bool], pooling: str, fitted=(0.0, 1.0), length=1.0) -> np.ndarray:
     chosen = states[np.array(pooled)]
     if pooling == "mean":
         vector = chosen.sum(axis=0) / len(chosen)
@@ -295,7 +348,8 @@ def vector_of(states: np.ndarray, pooled: list[bool], pooling: str) -> np.ndarra
         vector = chosen[0]
     else:
         vector = sum((place + 1) * state for place, state in enumerate(chosen)) / sum(range(1, len(chosen) + 1))
-    return vector / np.sqrt((vector**2).sum())
+    vector = (vector - fitted[0]) / fitted[1]
+    return vector if length is None else vector / np.sqrt((vector**2).sum())
 
 
 def plain_model(path: Path, adapters: list[Path]) -> torch.nn.Module:
@@ -325,8 +379,10 @@ def no_warnings():
 
 
 @pytest.mark.parametrize(("row", "family"), CASES)
-def test_a_row_equals_its_plain_computation(row, family, monkeypatch, no_warnings):
+def test_a_row_equals_its_plain_computation(row, family, monkeypatch, no_warnings, tmp_path):
     system = SYSTEMS[row]
+    monkeypatch.setenv("ECHOEMBED_CACHE", str(tmp_path))
+    monkeypatch.setattr("echoembed.model.calibrate.sentences", lambda: CALIBRATED_ON)
     folder = tiny_models.folder(family)
     adapters = [tiny_models.adapter(family, seed=seed) for seed in range(1, system.adapters + 1)]
     _serve_adapters(row, adapters, monkeypatch)
@@ -335,6 +391,7 @@ def test_a_row_equals_its_plain_computation(row, family, monkeypatch, no_warning
     plain = plain_model(folder, adapters)
     texts = [text for text in TEXTS if text != NOT_PLAIN.get(family)]
     texts.append(long_text(min(system.budget, CONTEXT.get(family, 2048) or 512)))
+    fitted = z_scores(system, family, tokenizer, plain)
 
     for kind, parts in (("query", system.query), ("document", system.document)):
         encode = model.encode_query if kind == "query" else model.encode_document
@@ -348,7 +405,8 @@ def test_a_row_equals_its_plain_computation(row, family, monkeypatch, no_warning
                 shown = echoembed.render(model, text, kind=kind, instruction=given or None)
                 assert list(shown.ids) == prompt.ids
                 assert (shown.dropped > 0) == (text == texts[-1]), "only the last text is meant to be over the budget"
-                expected = vector_of(states_of(plain, prompt.ids, system.attention), prompt.pooled, system.pooling)
+                states = states_of(plain, prompt.ids, system.attention, system.depth)
+                expected = vector_of(states, prompt.pooled, system.pooling, fitted)
                 assert np.abs(vector - expected).max() < TOLERANCE, f"{kind}, instruction {given!r}: {text[:60]!r}"
 
 

@@ -390,3 +390,9 @@ def test_the_papers_run_has_the_instructions_of_table_15():
 def test_a_rule_says_more_than_its_type():
     assert checks.words(int | None) == "a whole number, or left out"
     assert checks.words(str | tuple[str, ...]) == "a string, or a list of strings"
+
+
+def test_a_recipe_with_a_calibration_is_refused_before_anything_is_read():
+    """It would be of the weights before training."""
+    with pytest.raises(TrainingError, match=r"Got recipe = 'echo-deep'\. Allowed: a recipe without a calibration"):
+        TrainConfig(output="out", recipe="echo-deep", data=(DataConfig(path="none.jsonl"),))

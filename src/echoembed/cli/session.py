@@ -248,7 +248,9 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
     from echoembed.model.transformer import transformer_of
 
     facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}
-    loaded = echoembed.load(model or BUNDLED, recipe=replace(row, checkpoint="", adapters=(), trained=False))
+    loaded = echoembed.load(
+        model or BUNDLED, recipe=replace(row, checkpoint="", adapters=(), trained=False, calibration="none")
+    )
     tokenizer: Any = transformer_of(loaded).tokenizer
     kinds: tuple[Literal["query", "document"], ...] = ("query", "document")
     for kind in kinds:

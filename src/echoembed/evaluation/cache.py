@@ -78,7 +78,9 @@ class VectorCache:
         transformer = transformer_of(model)
         own = transformer.recipe.pooling
         # States that must be deterministic are pooled by the engine already, in one way.
-        if own not in self._together or transformer.running.deterministic or model.truncate_dim is not None:
+        calibrated = transformer.recipe.calibration != "none"  # on vectors of this pooling
+        alone = transformer.running.deterministic or model.truncate_dim is not None or calibrated
+        if own not in self._together or alone:
             return {own: encode_prompts(model, prompts, batch_size=batch_size)}
         made: dict[Pooling, list[Vectors]] = {pooling: [] for pooling in self._together}
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].ids))
@@ -116,7 +118,9 @@ def weights_key(model: SentenceTransformer) -> bytes:
 
 def after_pooling(model: SentenceTransformer) -> bytes:
     """What decides a vector after its states are pooled."""
-    parts = ["", str(model.truncate_dim), *(module_identity(module) for module in list(model)[2:])]
+    recipe = transformer_of(model).recipe
+    fitted_for = recipe.fingerprint() if recipe.calibration != "none" else ""
+    parts = [fitted_for, str(model.truncate_dim), *(module_identity(module) for module in list(model)[2:])]
     return "\n".join(parts).encode()
 
 

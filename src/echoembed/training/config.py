@@ -214,9 +214,13 @@ def recipe_of(config: TrainConfig) -> Recipe:
 
     Raises:
         RecipeError: If there is no such row, or a change cannot be.
+        TrainingError: If the row has a calibration, which would be of the weights before training.
         TemplateError: If a template cannot be.
     """
     row = find_recipe(config.recipe)
+    if row.calibration != "none":
+        allowed = "a recipe without a calibration; calibrate the trained model: echoembed calibrate MODEL TEXTS -o DIR"
+        raise errors.TrainingError.bad_value("recipe", row.name, allowed)
     query = config.query_template or row.query_template
     follows = query if row.document_template == row.query_template else row.document_template
     budget = config.budget or row.budget
@@ -226,6 +230,7 @@ def recipe_of(config: TrainConfig) -> Recipe:
         "pooling": config.pooling or row.pooling,
         "attention": config.attention or row.attention,
         "layer": row.layer if config.layer is None else config.layer,
+        "depth": row.depth if config.layer is None else None,
         "budget": budget // 2 if budget and config.optimiser.compute_matched else budget,
         "checkpoint": "",
         "adapters": (),
