@@ -181,7 +181,7 @@ def test_a_recipe_survives_every_way_of_copying_it(row):
     assert copy.deepcopy(row) == copy.copy(row) == replace(row) == row
     assert pickle.loads(pickle.dumps(row)).fingerprint() == row.fingerprint()
     assert f"name={row.name!r}" in repr(row)
-    assert replace(row, layer=2) != row
+    assert row.overridden(layer=2) != row
 
 
 # The table and files of recipes
