@@ -13,12 +13,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {
+    "local-llm-embed": "#a07b00",
+    "MiniLM": "#3c3c3c",
+    "bag of words": "#9a9a9a",
+    "llm2vec": "#b8457e",
+    "bidirectional": "#5b8c3a",
+    "compute-matched": "#7fb8d1",
+    "z-scored": "#063b53",
     "echo": "#0b6e99",
     "classical": "#c4541c",
-    "bidirectional": "#5b8c3a",
     "prompteol": "#7a4fa3",
     "other": "#666666",
 }
+"""What a system's name has in it → its colour, everywhere; the first that fits."""
+LEFT_OUT = ("echo-compute-matched", "local-llm-embed, prefix+whiten")
+"""Systems that pictures leave out, for they lie upon others; tables have them."""
 PAPER: dict[str, Any] = {"marker": "D", "color": "black", "s": 26, "zorder": 5}
 """The mark of a number from the paper."""
 _STYLE: Any = {
@@ -36,8 +45,6 @@ _STYLE: Any = {
 
 def colour(name: str) -> str:
     """The colour of a recipe, by what its name says it is."""
-    if "bidirectional" in name:
-        return COLOURS["bidirectional"]
     return next((value for key, value in COLOURS.items() if key in name), COLOURS["other"])
 
 

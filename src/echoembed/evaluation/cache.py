@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,7 +26,10 @@ from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import transformer_of
 from echoembed.model.weights import sketch
 from echoembed.prompts.template import Rendered
-from echoembed.recipe import Pooling
+from echoembed.recipe import Pooling, recipes
+
+if TYPE_CHECKING:
+    from echoembed.evaluation.layers import LayerStore
 
 Vectors = NDArray[np.float32]
 MEAN_AND_LAST: tuple[Pooling, ...] = ("mean", "last")
@@ -37,12 +41,16 @@ class VectorCache:
     Args:
         most_bytes: Beyond this, new vectors are no longer kept.
         together: Poolings that are all made whenever one of them is asked for; they cost nothing beside the states.
+        layers: Keeps on disk what rows of the table of recipes read, for every layer; None for nowhere.
 
     Attributes:
         computed: Prompts that went through a model.
     """
 
-    def __init__(self, most_bytes: int = 1 << 30, *, together: tuple[Pooling, ...] = ()) -> None:
+    def __init__(
+        self, most_bytes: int = 1 << 30, *, together: tuple[Pooling, ...] = (), layers: LayerStore | None = None
+    ) -> None:
+        self.layers = layers
         self._kept: dict[tuple[bytes, Pooling], Vectors] = {}
         self._free = most_bytes
         self._together = together
@@ -52,6 +60,8 @@ class VectorCache:
         self, model: SentenceTransformer, prompts: Sequence[Rendered], *, batch_size: int | None = None
     ) -> Vectors:
         """What ``encode_prompts`` gives: ``vectors_ND``, float32, in order."""
+        if self.layers is not None and self._every_layer(model):
+            return _from_layers(self.layers, model, prompts)
         pooling = transformer_of(model).recipe.pooling
         weights = weights_key(model) + after_pooling(model)
         keys = [prompt_key(weights, prompt) for prompt in prompts]
@@ -72,6 +82,13 @@ class VectorCache:
             self._kept.update(fresh)
         return result
 
+    def _every_layer(self, model: SentenceTransformer) -> bool:
+        """Whether the vectors are of those that many experiments ask for, at one layer or another."""
+        transformer = transformer_of(model)
+        row = transformer.recipe
+        shared = row.name in recipes and not transformer.cut and row.pooling in ("mean", "last")
+        return shared and not transformer.running.deterministic and model.truncate_dim is None
+
     def _vectors(
         self, model: SentenceTransformer, prompts: list[Rendered], batch_size: int | None
     ) -> dict[Pooling, Vectors]:
@@ -91,6 +108,15 @@ class VectorCache:
                 made[pooling] += list(vectors_BD)
         back = np.argsort(order)
         return {pooling: np.stack(vectors)[back] for pooling, vectors in made.items() if vectors}
+
+
+def _from_layers(layers: LayerStore, model: SentenceTransformer, prompts: Sequence[Rendered]) -> Vectors:
+    transformer = transformer_of(model)
+    last_ND = layers.vectors(model, prompts, [transformer.layers], transformer.recipe.pooling)[:, 0]
+    output = {"sentence_embedding": torch.from_numpy(last_ND)}
+    for module in list(model)[2:]:
+        output = module(output)
+    return np.ascontiguousarray(output["sentence_embedding"].numpy())
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ both are counted.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -24,7 +25,8 @@ from sentence_transformers import SentenceTransformer
 from echoembed import errors
 from echoembed.evaluation.cache import VectorCache, Vectors
 from echoembed.evaluation.instructions import instruction_for
-from echoembed.model.describe import fingerprint
+from echoembed.evaluation.system import System
+from echoembed.model.describe import describe, fingerprint
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.template import Rendered
 from echoembed.prompts.text import clean_text
@@ -63,6 +65,26 @@ class MtebEncoder(AbsEncoder):
             }
         )
         self.begin()
+
+    @property
+    def model_name(self) -> str:
+        """Whose weights they are."""
+        return self.transformer.name
+
+    @property
+    def system(self) -> str:
+        """The recipe's name."""
+        return self.transformer.recipe.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Of model and recipe."""
+        return fingerprint(self.model)
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights."""
+        return str(describe(self.model)["dtype"])
 
     def begin(self, hint: str = "") -> None:
         """Forget the last task's texts and counts.
@@ -151,3 +173,50 @@ class MtebEncoder(AbsEncoder):
                 self.counts["blank"] += read != text
                 self.counts["cut"] += prompt.dropped > 0
         return prompts
+
+
+class SystemEncoder(AbsEncoder):
+    """Another system as mteb sees it: every text as it is, without template or instruction.
+
+    Args:
+        system: What makes the vectors. Each text is given to it once, whatever asks for it.
+
+    Attributes:
+        counts: As an ``Encoder``'s.
+        seconds: Time in the system since ``begin``.
+    """
+
+    batch_size = 32
+
+    def __init__(self, system: System) -> None:
+        self.model_name, self.system, self.dtype = system.model, system.name, system.dtype
+        self.fingerprint = hashlib.sha256(system.identity.encode()).hexdigest()[:16]
+        self._encode = system.encode
+        self._kept: dict[str, Vectors] = {}
+        self.on_progress: Callable[[int], None] = lambda _: None
+        self.mteb_model_meta = ModelMeta.create_empty(
+            {"name": "echoembed/other", "revision": self.fingerprint, "similarity_fn_name": ScoringFunction.COSINE}
+        )
+        self.begin()
+
+    def begin(self, hint: str = "") -> None:
+        """Forget the last task's counts; ``hint`` is not used."""
+        self.counts = {"texts": 0, "characters": 0, "blank": 0, "cleaned": 0, "cut": 0}
+        self.seconds = 0.0
+
+    def instruction(self, task: str, type_: str, kind: Kind) -> str:
+        """Nothing."""
+        return ""
+
+    def encode(self, inputs: Iterable[Any], **_: Any) -> Vectors:  # noqa: ANN401
+        """Vectors of what mteb gives: float32, (N, D), in the order of the texts."""
+        texts = [clean_text(text) for batch in inputs for text in batch["text"]]
+        texts = [text if text.strip() else PLACEHOLDER for text in texts]
+        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        started = time.monotonic()
+        if new:
+            self._kept.update(zip(new, self._encode(new), strict=True))
+            self.counts["texts"] += len(new)
+            self.counts["characters"] += sum(map(len, new))
+        self.seconds += time.monotonic() - started
+        return np.stack([self._kept[text] for text in texts])

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import math
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from echoembed import errors, versions
 from echoembed.evaluation.store import Score, Store
+from echoembed.evaluation.system import System
 from echoembed.evaluation.task import Task
-from echoembed.model.describe import describe, fingerprint
 from echoembed.model.transformer import transformer_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from echoembed.evaluation.cache import VectorCache
-    from echoembed.evaluation.encoder import MtebEncoder
+    from echoembed.evaluation.encoder import MtebEncoder, SystemEncoder
 
 METRICS_VERSION = 1
 """Raised when our own part of a score changes: what is sampled, how texts are cleaned, which templates are used."""
@@ -42,23 +45,25 @@ class Listener(Protocol):
 
 
 def evaluate(
-    model: SentenceTransformer,
+    model: SentenceTransformer | System,
     tasks: Sequence[Task],
     *,
     store: Store | None = None,
     batch_size: int = 32,
     cache: VectorCache | None = None,
     progress: Listener | None = None,
+    items: bool = False,
 ) -> list[Score]:
     """Score a model on tasks.
 
     Args:
-        model: From ``echoembed.load``, under the recipe that is to be scored.
+        model: From ``echoembed.load``, under the recipe that is to be scored; or another system.
         tasks: From ``local_tasks``, ``benchmark_tasks`` or ``find_tasks``.
         store: Where scores are kept; one that is there under the same identity is not made again.
         batch_size: Texts of a padded forward; the packed engine takes what its packs hold.
         cache: Vectors that several evaluations share; None for those of one task.
         progress: Hears what happens.
+        items: Whether scores carry what was done with every item, as intervals need it.
 
     Returns:
         A score per task, in their order.
@@ -77,11 +82,10 @@ def evaluate(
             encoder.on_progress = progress.advance
         encoder.begin(task.hint)
         decided = identity(encoder, task)
-        transformer = encoder.transformer
-        score = store.find(transformer.name, transformer.recipe.name, decided) if store else None
-        if score is None:
+        score = store.find(encoder.model_name, encoder.system, decided) if store else None
+        if score is None or (items and score.items is None):
             try:
-                score = _run(encoder, task, decided)
+                score = _run(encoder, task, decided, items=items)
             except Exception as error:  # whatever it is, the other tasks are still run
                 failures[task.name] = error
             else:
@@ -96,12 +100,12 @@ def evaluate(
     return scores
 
 
-def identity(encoder: MtebEncoder, task: Task) -> dict[str, Any]:
+def identity(encoder: MtebEncoder | SystemEncoder, task: Task) -> dict[str, Any]:
     """Everything that decides a score: where it differs, the score is made again. The encoder has begun the task."""
     mteb_version = importlib.metadata.version("mteb").split(".")
     return {
-        "fingerprint": fingerprint(encoder.model),
-        "dtype": str(describe(encoder.model)["dtype"]),
+        "fingerprint": encoder.fingerprint,
+        "dtype": encoder.dtype,
         "task": task.name,
         "kind": task.kind,
         "metric": task.metric,
@@ -113,19 +117,24 @@ def identity(encoder: MtebEncoder, task: Task) -> dict[str, Any]:
     }
 
 
-def _encoder(model: SentenceTransformer, batch_size: int, cache: VectorCache | None) -> MtebEncoder:
-    transformer_of(model)
+def _encoder(
+    model: SentenceTransformer | System, batch_size: int, cache: VectorCache | None
+) -> MtebEncoder | SystemEncoder:
+    if not isinstance(model, System):
+        transformer_of(model)
     with versions.needed("mteb", extra="eval", purpose="An evaluation"):
-        from echoembed.evaluation.encoder import MtebEncoder
+        from echoembed.evaluation.encoder import MtebEncoder, SystemEncoder
+    if isinstance(model, System):
+        return SystemEncoder(model)
     return MtebEncoder(model, batch_size=batch_size, cache=cache)
 
 
-def _run(encoder: MtebEncoder, task: Task, decided: dict[str, Any]) -> Score:
+def _run(encoder: MtebEncoder | SystemEncoder, task: Task, decided: dict[str, Any], *, items: bool) -> Score:
     import mteb
 
-    transformer = encoder.transformer
     started = time.monotonic()
-    with _quiet(encoder):
+    done: dict[str, list[float]] | None = None
+    with _quiet(encoder), tempfile.TemporaryDirectory() as folder:
         loaded = task.load()
         try:
             result = mteb.evaluate(
@@ -135,7 +144,10 @@ def _run(encoder: MtebEncoder, task: Task, decided: dict[str, Any]) -> Score:
                 co2_tracker=False,
                 show_progress_bar=False,
                 encode_kwargs={"batch_size": encoder.batch_size, "show_progress_bar": False},
+                prediction_folder=folder if items else None,
             ).task_results[0]
+            if items:
+                done = _items(task, loaded, Path(folder))
         finally:
             for part in (loaded, *getattr(loaded, "tasks", [])):
                 if part.data_loaded:
@@ -144,8 +156,8 @@ def _run(encoder: MtebEncoder, task: Task, decided: dict[str, Any]) -> Score:
     if not math.isfinite(value):
         raise errors.evaluation_not_a_number(task.name, task.metric, value)
     return Score(
-        model=transformer.name,
-        recipe=transformer.recipe.name,
+        model=encoder.model_name,
+        recipe=encoder.system,
         fingerprint=decided["fingerprint"],
         task=task.name,
         kind=task.kind,
@@ -153,6 +165,7 @@ def _run(encoder: MtebEncoder, task: Task, decided: dict[str, Any]) -> Score:
         score=value,
         identity=decided,
         scores={split: [dict(row) for row in rows] for split, rows in result.scores.items()},
+        items=done,
         details={
             **encoder.counts,
             "seconds": round(time.monotonic() - started, 2),
@@ -163,8 +176,22 @@ def _run(encoder: MtebEncoder, task: Task, decided: dict[str, Any]) -> Score:
     )
 
 
+def _items(task: Task, loaded: Any, folder: Path) -> dict[str, list[float]] | None:  # noqa: ANN401
+    """The items of a task with one split of one subset; others have none here."""
+    from echoembed.evaluation.items import items_of
+
+    [path] = folder.glob("*.json")
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    subsets = [(name, splits) for name, splits in saved.items() if name != "mteb_model_meta"]
+    if len(subsets) != 1 or len(subsets[0][1]) != 1:
+        return None
+    [(subset, splits)] = subsets
+    [(split, predictions)] = splits.items()
+    return items_of(task.kind, task.metric, predictions, loaded.dataset[subset][split])
+
+
 @contextmanager
-def _quiet(encoder: MtebEncoder) -> Iterator[None]:
+def _quiet(encoder: MtebEncoder | SystemEncoder) -> Iterator[None]:
     """Nobody needs the bars and warnings of the libraries; texts that are cut are counted instead."""
     import datasets
     from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning

@@ -36,6 +36,8 @@ class Score:
     """Everything that decided the score; see ``run.identity``."""
     scores: Mapping[str, Any] = field(default_factory=dict)
     """All that mteb computed, by split."""
+    items: Mapping[str, Any] | None = None
+    """What was done with every item; see ``items.py``. None where it was not asked for."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Seconds, texts embedded, blank and cleaned ones, texts cut, versions, when."""
     reused: bool = field(default=False, compare=False)

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from echoembed.engine import Engine
 from echoembed.evaluation.cache import MEAN_AND_LAST, VectorCache, Vectors
+from echoembed.evaluation.items import Items
+from echoembed.evaluation.layers import LayerStore
 from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
+from echoembed.evaluation.system import System
 from echoembed.evaluation.task import Task
 from echoembed.experiments import selection
 from echoembed.experiments.results import Row
+from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import Models
 from echoembed.progress import Work
@@ -24,6 +28,7 @@ from echoembed.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from sentence_transformers import SentenceTransformer
 
 
 MAIN = "the main model"
@@ -46,6 +51,12 @@ class Setting:
     """Of all samples, grammars and bootstraps."""
     toy: Path | None = None
     """JSON lines with further triples for figure 2."""
+    llm2vec: tuple[Path, ...] = ()
+    """Models that ``echoembed train`` made by LLM2Vec's stages, for tables 1 and 3."""
+    peers: bool = True
+    """Whether other libraries' encoders are run where they are installed."""
+    further: tuple[str, ...] = ()
+    """Further sentence encoders beside ours: folders, or names on the hub."""
     splitter: str | None = None
     """Sentence encoder for figure 6: a folder or a name; None for a bag of words."""
     checkpoints: Path | None = None
@@ -108,7 +119,10 @@ class Bench:
         self.models = Models(
             device=setting.device, dtype=setting.dtype, engine=setting.engine, deterministic=setting.deterministic
         )
-        self.cache = VectorCache(together=MEAN_AND_LAST)
+        self.layers = LayerStore(setting.out / "layers")
+        self.cache = VectorCache(together=MEAN_AND_LAST, layers=self.layers)
+        self.items: dict[tuple[str, str, str], Items] = {}
+        """What was done with every item: model, system and task → items."""
         self.store = Store(setting.out / "scores")
         self.progress = Work(say)
 
@@ -124,6 +138,11 @@ class Bench:
     def tasks(self) -> list[Task]:
         """The local tasks of this setting."""
         return selection.chosen_tasks(self.setting.data, quick=self.setting.quick, seed=self.setting.seed)
+
+    @cached_property
+    def calibration_texts(self) -> list[str]:
+        """Texts of the data that no task judges, to fit calibrations on; none where there are none."""
+        return selection.calibration_texts(self.setting.data, seed=self.setting.seed)
 
     def kind(self, *kinds: str) -> list[Task]:
         """The local tasks of these categories."""
@@ -151,12 +170,51 @@ class Bench:
             row = find_recipe(recipe)
             loaded = self.models.get(self._named(model), row)
             for task in tasks:
-                (score,) = evaluate(
-                    loaded, [task], store=self.store, batch_size=self.setting.batch_size, cache=self.cache
-                )
+                rows.append({**self._score(loaded, task), **columns})
                 self.progress.done(work(row, task), f"{row.name} on {task.name}")
-                rows.append({**_row(score), **columns})
         return rows
+
+    def system_scores(self, systems: Iterable[System], tasks: Sequence[Task], **columns: object) -> list[Row]:
+        """The same of systems that are no recipes."""
+        rows: list[Row] = []
+        for system in systems:
+            for task in tasks:
+                rows.append({**self._score(system, task), **columns})
+                self.progress.done(0, f"{system.name} on {task.name}")
+        return rows
+
+    def llm2vec_scores(self, tasks: Sequence[Task]) -> list[Row]:
+        """Scores of the models that LLM2Vec's stages made, called by the folders of their runs."""
+        rows: list[Row] = []
+        for folder in self.setting.llm2vec:
+            model = load(str(folder), device=self.setting.device, dtype=self.setting.dtype)
+            name = llm2vec_name(folder)
+            for task in tasks:
+                rows.append({**self._score(model, task), "recipe": name})
+                self.progress.done(0, f"{name} on {task.name}")
+        return rows
+
+    def llm2vec_identities(self) -> list[str]:
+        """Hashes of the weights of those models."""
+        found = []
+        for folder in self.setting.llm2vec:
+            hashed = hashlib.sha256()
+            for path in sorted(folder.glob("*.safetensors")):
+                hashed.update(path.read_bytes())
+            found.append(hashed.hexdigest()[:16])
+        return found
+
+    def llm2vec_training(self) -> dict[str, str]:
+        """How each of those models was trained, in a sentence, as far as the folder of its run says so."""
+        return {llm2vec_name(folder): trained(folder.parent) for folder in self.setting.llm2vec}
+
+    def _score(self, model: SentenceTransformer | System, task: Task) -> Row:
+        (score,) = evaluate(
+            model, [task], store=self.store, batch_size=self.setting.batch_size, cache=self.cache, items=True
+        )
+        if score.items:
+            self.items[score.model, score.recipe, score.task] = score.items
+        return _row(score)
 
     def key(self, experiment: Experiment, plan: Plan) -> dict[str, Any]:
         """Everything that decides a result."""
@@ -172,6 +230,22 @@ class Bench:
         }
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()[:16]
         return {**json.loads(json.dumps(decides, default=str)), "key": digest}
+
+
+def llm2vec_name(folder: Path) -> str:
+    """What a model of LLM2Vec's stages is called: ``llm2vec`` and the folder of its run."""
+    return f"llm2vec, {(folder.parent if folder.name == 'model' else folder).name}"
+
+
+def trained(run: Path) -> str:
+    """How much a run trained on, in a sentence; nothing where its log is not there."""
+    try:
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        steps = {line["step"]: line for line in lines}
+    except (OSError, ValueError, KeyError):
+        return ""
+    tokens, texts = (sum(int(line[key]) for line in steps.values()) for key in ("tokens", "rows"))
+    return f"{len(steps):,} steps, {texts:,} texts, {tokens:,} tokens: very little beside the paper's."
 
 
 def work(recipe: Recipe, task: Task) -> float:

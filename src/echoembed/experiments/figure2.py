@@ -37,7 +37,8 @@ RECIPES = (
     ),
 )
 METHODS = ("classical mean", "classical last", "echo mean")
-_PER_STRUCTURE = 300
+_PER_STRUCTURE = {True: 100, False: 300}
+"""Triples: quick, and full."""
 _AT_ONCE = 50
 """Triples between two words on how far the work is."""
 _SHORT = {
@@ -51,13 +52,13 @@ Vectors = NDArray[np.float32]
 def plan(bench: Bench) -> Plan:
     """Two recipes on triples of our own, and on those of a file if there is one."""
     toy = bench.setting.toy
-    settings = {"per_structure": _PER_STRUCTURE, "toy": files.digest([toy])[0] if toy else None, "grammar": 2}
+    settings = {"per_structure": _PER_STRUCTURE[bench.setting.quick], "toy": files.digest([toy])[0] if toy else None, "grammar": 2}
     return Plan(recipes=RECIPES, settings=settings, models=(bench.model_name,))
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
     """A row per triple and method."""
-    triples = {"own": make_triples(_PER_STRUCTURE, bench.setting.seed)}
+    triples = {"own": make_triples(plan.settings["per_structure"], bench.setting.seed)}
     if bench.setting.toy:
         triples["file"] = read_triples(bench.setting.toy)
     rows: list[Row] = []

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from echoembed import plots
+from echoembed.evaluation.items import Array, correlation
 from echoembed.experiments import scoretable, selection
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.results import Row, values
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 DRAWS = 1000
 NAMES = ("echo", "classical")
 ALL = "mean of the sets"
-Array = NDArray[np.float64]
 
 
 def plan(bench: Bench) -> Plan:
@@ -65,12 +64,6 @@ def cosines(bench: Bench, recipe: str, first: Sequence[str], second: Sequence[st
 def difference(echo: Array, classical: Array, gold: Array) -> float:
     """By how much echo's cosines correlate better with the gold scores than classical's."""
     return correlation(echo, gold) - correlation(classical, gold)
-
-
-def correlation(cosines_N: Array, gold_N: Array) -> float:
-    """Spearman's rank correlation; 0 where one of the two is constant."""
-    ranks = rankdata([cosines_N, gold_N], axis=1)
-    return float(np.corrcoef(ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else 0.0
 
 
 def bootstrap(statistic: Callable[..., float], *samples: Array, random: np.random.Generator) -> Array:

