@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import echoembed
 from echoembed import errors
 from echoembed.cli import app
-from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation import peers
+from echoembed.evaluation.store import Score, Store
 from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, reproduce, sweep
 from echoembed.experiments.experiment import Bench, Plan, Setting
 from echoembed.experiments.interval import difference

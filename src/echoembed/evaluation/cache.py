@@ -86,7 +86,8 @@ class VectorCache:
         """Whether the vectors are of those that many experiments ask for, at one layer or another."""
         transformer = transformer_of(model)
         row = transformer.recipe
-        shared = row.name in recipes and not transformer.cut and row.pooling in ("mean", "last")
+        asked = any(row.query_template == other.query_template for other in recipes.values())
+        shared = asked and not transformer.cut and row.pooling in MEAN_AND_LAST
         return shared and not transformer.running.deterministic and model.truncate_dim is None
 
     def _vectors(

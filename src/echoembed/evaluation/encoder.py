@@ -25,7 +25,7 @@ from sentence_transformers import SentenceTransformer
 from echoembed import errors
 from echoembed.evaluation.cache import VectorCache, Vectors
 from echoembed.evaluation.instructions import instruction_for
-from echoembed.evaluation.system import System
+from echoembed.evaluation.peers import System
 from echoembed.model.describe import describe, fingerprint
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.template import Rendered
@@ -208,7 +208,7 @@ class SystemEncoder(AbsEncoder):
         """Nothing."""
         return ""
 
-    def encode(self, inputs: Iterable[Any], **_: Any) -> Vectors:  # noqa: ANN401
+    def encode(self, inputs: Iterable[Any], **_: Any) -> Vectors:
         """Vectors of what mteb gives: float32, (N, D), in the order of the texts."""
         texts = [clean_text(text) for batch in inputs for text in batch["text"]]
         texts = [text if text.strip() else PLACEHOLDER for text in texts]

@@ -27,7 +27,7 @@ Items = Mapping[str, Sequence[float]]
 DRAWS = 1000
 
 
-def items_of(kind: str, metric: str, predictions: Any, split: Any) -> dict[str, list[float]] | None:  # noqa: ANN401
+def items_of(kind: str, metric: str, predictions: Any, split: Any) -> dict[str, list[float]] | None:
     """The items of a task.
 
     Args:
@@ -54,11 +54,11 @@ def items_of(kind: str, metric: str, predictions: Any, split: Any) -> dict[str, 
     return None
 
 
-def _floats(values: Any) -> list[float]:  # noqa: ANN401
+def _floats(values: Any) -> list[float]:
     return [float(value) for value in values]
 
 
-def _by_query(metric: str, found: Mapping[str, Mapping[str, float]], judged: Any) -> list[float]:  # noqa: ANN401
+def _by_query(metric: str, found: Mapping[str, Mapping[str, float]], judged: Any) -> list[float]:
     import pytrec_eval
 
     name, _, cut = metric.rpartition("_at_")

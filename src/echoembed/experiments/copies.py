@@ -25,7 +25,7 @@ def plan(bench: Bench) -> Plan:
     recipes = [
         named("echo", f"echo, {count}", query_template=text, document_template="") for count, text in TEMPLATES.items()
     ]
-    return scoretable.sts_plan(bench, recipes)
+    return scoretable.sts_plan(bench, recipes, few=True)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:

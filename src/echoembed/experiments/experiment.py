@@ -14,9 +14,9 @@ from echoembed.engine import Engine
 from echoembed.evaluation.cache import MEAN_AND_LAST, VectorCache, Vectors
 from echoembed.evaluation.items import Items
 from echoembed.evaluation.layers import LayerStore
+from echoembed.evaluation.peers import System
 from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
-from echoembed.evaluation.system import System
 from echoembed.evaluation.task import Task
 from echoembed.experiments import selection
 from echoembed.experiments.results import Row
@@ -143,6 +143,12 @@ class Bench:
     def calibration_texts(self) -> list[str]:
         """Texts of the data that no task judges, to fit calibrations on; none where there are none."""
         return selection.calibration_texts(self.setting.data, seed=self.setting.seed)
+
+    @cached_property
+    def few(self) -> list[Task]:
+        """Some of the local tasks, of every category, if quick; else all."""
+        found = [task for task in self.tasks if task.name in selection.FEW]
+        return found if found and self.setting.quick else self.tasks
 
     def kind(self, *kinds: str) -> list[Task]:
         """The local tasks of these categories."""

@@ -52,7 +52,11 @@ Vectors = NDArray[np.float32]
 def plan(bench: Bench) -> Plan:
     """Two recipes on triples of our own, and on those of a file if there is one."""
     toy = bench.setting.toy
-    settings = {"per_structure": _PER_STRUCTURE[bench.setting.quick], "toy": files.digest([toy])[0] if toy else None, "grammar": 2}
+    settings = {
+        "per_structure": _PER_STRUCTURE[bench.setting.quick],
+        "toy": files.digest([toy])[0] if toy else None,
+        "grammar": 2,
+    }
     return Plan(recipes=RECIPES, settings=settings, models=(bench.model_name,))
 
 

@@ -6,6 +6,7 @@ texts are long, as short ones fit any budget. Figure 5 is the same for fine-tune
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,17 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BUDGETS = (16, 32, 64, 128, 256, 512)
+QUICK_BUDGETS = (32, 64, 128, 256)
 ZERO_SHOT = ("echo", "classical", "classical-bidirectional")
 FINE_TUNED = ("echo-finetuned-last", "classical-finetuned", "bidirectional-finetuned")
 
 
-def budgeted(name: str) -> list[Recipe]:
+def budgeted(name: str, budgets: Sequence[int] | None = None) -> list[Recipe]:
     """A row of the table under every budget, which all its readings share."""
     row = find_recipe(name)
     copies = row.template("query").copies
     return [
         replace(row, name=f"{name}@{budget}", budget=budget // copies, checkpoint="", adapters=(), trained=False)
-        for budget in BUDGETS
+        for budget in budgets or BUDGETS
     ]
 
 
@@ -37,7 +39,8 @@ def plan(bench: Bench) -> Plan:
     """Zero-shot recipes and budgets on tasks of long texts."""
     setting = bench.setting
     tasks = selection.long_tasks(setting.data, quick=setting.quick, seed=setting.seed)
-    recipes = [recipe for name in ZERO_SHOT for recipe in budgeted(name)]
+    budgets = QUICK_BUDGETS if setting.quick else BUDGETS
+    recipes = [recipe for name in ZERO_SHOT for recipe in budgeted(name, budgets)]
     return Plan(recipes=recipes, tasks=tasks, models=(bench.model_name,), needs="" if tasks else scoretable.NO_DATA)
 
 
@@ -75,8 +78,9 @@ def summary(rows: list[Row]) -> Summary:
         f"Tokens of text read in all; mean over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
         f"The paper's curves are a picture; its zero-shot Mistral-7B on MTEB-MINI at the standard budget: {numbers}.",
     ]
-    out = sweep.table(rows, by="method", x="budget", at=BUDGETS)
-    return Summary(["method", *map(str, BUDGETS)], out, notes)
+    budgets = sorted(distinct(rows, "budget"))
+    out = sweep.table(rows, by="method", x="budget", at=budgets)
+    return Summary(["method", *map(str, budgets)], out, notes)
 
 
 def plot(rows: list[Row]) -> Figure:
@@ -90,7 +94,9 @@ def plot(rows: list[Row]) -> Figure:
     )
     for axis in axes:
         axis.set_xscale("log", base=2)
-        axis.set_xticks(BUDGETS, list(map(str, BUDGETS)))
+        budgets = sorted(distinct(rows, "budget"))
+        axis.set_xticks(budgets, list(map(str, budgets)))
+        axis.minorticks_off()
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawn
 

@@ -51,7 +51,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
             transformer = transformer_of(loaded)
             count, readings = transformer.layers, recipe.template("query").copies
 
-            def read(texts: list[str], layer: int, loaded: Any = loaded, pooling: Pooling = recipe.pooling) -> Vectors:  # noqa: ANN401
+            def read(texts: list[str], layer: int, loaded: Any = loaded, pooling: Pooling = recipe.pooling) -> Vectors:
                 prompts = transformer_of(loaded).reader.render(texts, task="query")
                 found_ND: Vectors = bench.layers.vectors(loaded, prompts, [layer], pooling)[:, 0]
                 return found_ND
@@ -84,7 +84,7 @@ def _same(vectors_ND: Vectors) -> Vectors:
     return vectors_ND
 
 
-def _cosines(left_ND: Vectors, right_ND: Vectors) -> Any:  # noqa: ANN401
+def _cosines(left_ND: Vectors, right_ND: Vectors) -> Any:
     lengths_N = np.linalg.norm(left_ND, axis=1) * np.linalg.norm(right_ND, axis=1)
     return np.sum(left_ND * right_ND, axis=1, dtype=np.float64) / np.maximum(lengths_N, 1e-12)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from echoembed.evaluation import peers
 from echoembed.evaluation.cache import Vectors
-from echoembed.evaluation.system import System
+from echoembed.evaluation.peers import System
 from echoembed.model.transformer import transformer_of
 
 if TYPE_CHECKING:
@@ -28,12 +28,16 @@ DEPTH = 0.8
 NO_TEXTS = "texts to calibrate on: train/NAME/ in the data"
 
 
-def others(bench: Bench, model: str | None) -> tuple[list[System], list[str]]:
-    """The systems beside recipes, and a line for each that is absent.
+def others(bench: Bench, model: str | None) -> tuple[list[System], list[System], list[str]]:
+    """The systems beside recipes.
 
     Args:
         bench: Where models, data and vectors are.
         model: The language model that the bag of words, our best layer and local-llm-embed read with.
+
+    Returns:
+        Those that are scored on everything, those on STS alone if quick, for they run at a third of our speed, and a
+        line for each that is absent.
     """
     texts = bench.calibration_texts
     whole = bench.models.get(model, "classical")
@@ -48,12 +52,13 @@ def others(bench: Bench, model: str | None) -> tuple[list[System], list[str]]:
         if texts
         else []
     )
+    slow: list[System] = []
     if bench.setting.peers:
-        whitened, absent = peers.whitened(whole, texts)
+        slow, absent = peers.whitened(whole, texts)
         encoders, absent_too = peers.encoders(bench.setting.further)
-        found += [*whitened, *encoders]
+        found += encoders
         missing += [*absent, *absent_too]
-    return found, missing
+    return found, slow, missing
 
 
 def calibrated(bench: Bench, model: str | None, recipe: str, layer: int, name: str) -> System:

@@ -29,9 +29,9 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
     return plan
 
 
-def sts_plan(bench: Bench, recipes: Sequence[Recipe], **settings: Any) -> Plan:
-    """These recipes on the STS sets, with what else decides the result."""
-    tasks = bench.kind("STS")
+def sts_plan(bench: Bench, recipes: Sequence[Recipe], *, few: bool = False, **settings: Any) -> Plan:  # noqa: ANN401
+    """These recipes on the STS sets, or if quick on a few of them, with what else decides the result."""
+    tasks = [task for task in (bench.few if few else bench.tasks) if task.kind == "STS"]
     needs = "" if tasks else NO_DATA
     return Plan(recipes=recipes, tasks=tasks, settings=settings, models=(bench.model_name,), needs=needs)
 
@@ -70,7 +70,9 @@ def category_summary(
     for name in distinct(rows, column):
         means = by_kind(values(rows, **{column: name}))
         model = values(rows, **{column: name})[0]["model"]
-        out.append([name, f"ours, {model}", *(f"{means[kind]:.2f}" for kind in kinds), f"{means['average']:.2f}"])
+        whole = all(kind in means for kind in kinds)
+        cells = [_two(means.get(kind)) for kind in kinds]
+        out.append([name, f"ours, {model}", *cells, f"{means['average']:.2f}" if whole else "-"])
     for name, wanted in pairs.items():
         row = table.find(**wanted)
         if row:

@@ -31,16 +31,18 @@ class Quick:
 
 
 QUICK = {
-    "sts": Quick(300),  # 150 pairs
-    "pair": Quick(200),
+    "sts": Quick(400),  # 200 pairs
+    "pair": Quick(300),
     "classification": Quick(150, ("amazon_counterfactual_en", "mr", "trec", "tweeteval_sentiment")),
     "clustering": Quick(300, ("stackoverflow_titles", "twentynewsgroups_subjects")),
     "retrieval": Quick(80, ("scifact", "xquad_en")),
     "reranking": Quick(150),
 }
+FEW = ("sick_r", "sts13", "stsb", "msrp", "mr", "trec", "stackoverflow_titles", "xquad_en", "wikiqa")
+"""Of these, those that quick experiments use which would take too long on all."""
 LONG = {"retrieval": ("scifact", "xquad_en"), "classification": ("imdb_subset",)}
 """Data sets of long texts, on which a token budget bites."""
-_LONG_TEXTS = {True: 40, False: 2000}
+_LONG_TEXTS = {True: 24, False: 2000}
 """How many of them: quick, and full."""
 
 

@@ -51,7 +51,8 @@ def not_run() -> list[str]:
 def plan(bench: Bench) -> Plan:
     """The recipes and what stands beside them, on all local tasks."""
     needs = "" if bench.tasks else scoretable.NO_DATA
-    beside = [] if needs else [system.identity for system in others(bench, bench.model_name)[0]]
+    found = [] if needs else chain(*others(bench, bench.model_name)[:2])
+    beside = [system.identity for system in found]
     settings = {"beside": beside, "llm2vec": bench.llm2vec_identities()}
     return Plan(recipes=RECIPES, tasks=bench.tasks, models=(bench.model_name,), settings=settings, needs=needs)
 
@@ -59,9 +60,10 @@ def plan(bench: Bench) -> Plan:
 def run(bench: Bench, plan: Plan) -> list[Row]:
     """A row per system and task; then one per category for the differences, which has no task."""
     rows = scoretable.run_scores(bench, plan)
-    found, missing = others(bench, bench.model_name)
+    found, slow, missing = others(bench, bench.model_name)
     rows += bench.llm2vec_scores(plan.tasks)
     rows += bench.system_scores(found, plan.tasks)
+    rows += bench.system_scores(slow, bench.kind("STS") if bench.setting.quick else plan.tasks)
     rows = [{**row, "low": None, "high": None, "missing": ""} for row in rows]
     model = rows[0]["model"]
     for rival in [*AGAINST, *(system.name for system in found[:1])]:

@@ -28,10 +28,10 @@ _PAPER = {
 
 
 def plan(bench: Bench) -> Plan:
-    """The local tasks, on all models."""
-    needs = "" if bench.tasks else scoretable.NO_DATA
+    """Local tasks of every category, on all models."""
+    needs = "" if bench.few else scoretable.NO_DATA
     settings = {"bag": len(bench.calibration_texts)}
-    return Plan(recipes=RECIPES, tasks=bench.tasks, models=bench.setting.models, settings=settings, needs=needs)
+    return Plan(recipes=RECIPES, tasks=bench.few, models=bench.setting.models, settings=settings, needs=needs)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:

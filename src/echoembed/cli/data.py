@@ -1,0 +1,89 @@
+"""``echoembed data``: the data sets of our results, checked against their hashes and built where that is possible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoembed.cli import options as opt
+from echoembed.cli import output as out
+
+if TYPE_CHECKING:
+    from echoembed.evaluation.manifest import DataSet
+
+EPILOG = opt.examples(
+    "echoembed data my-data",
+    "echoembed data my-data sts banking77",
+    "echoembed data my-data --check --json",
+)
+
+
+def data(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the data sets are, or are to be.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help="Data sets or kinds, such as sts13 and pair. Default: all."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is there; fetch nothing.")] = False,
+    json: opt.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Build the data sets that the results use, check what is there, and say what is missing.
+
+    A file is fetched from its authors' public repository at a fixed revision, put into our form, and kept if its hash
+    is the one in the manifest. A file that is there is never changed. Mind each data set's licence: some forbid
+    commercial use. The exit code is 1 unless everything asked for is there.
+    """
+    from echoembed.evaluation import manifest
+
+    sets = manifest.chosen(names or [])
+    reports: list[tuple[DataSet, dict[str, str], str]] = []
+    offline = False
+    for data_set in sets:
+        states: dict[str, str] = {}
+        reasons: dict[str, str] = {}
+        for file in data_set.files:
+            states[file.path] = manifest.state(folder, data_set, file)
+            if states[file.path] == "missing" and file.form and not check:
+                if not quiet and not offline:
+                    out.note(f"fetching {data_set.name}/{file.path}")
+                # One that is not reached tells of the others: nobody waits for each in turn.
+                reasons[file.path] = (
+                    manifest.NOT_REACHED if offline else manifest.build(folder, data_set, file, manifest.fetched)
+                )
+                offline = reasons[file.path] == manifest.NOT_REACHED
+                states[file.path] = "missing" if reasons[file.path] else "there"
+        reports.append((data_set, states, next(filter(None, reasons.values()), "")))
+    if json:
+        out.print_json(
+            [
+                {"name": one.name, "files": states, "reason": reason, "origin": one.origin, "revision": one.revision}
+                for one, states, reason in reports
+            ]
+        )
+    else:
+        _print(reports, check=check)
+    if any(state != "there" for _, states, _ in reports for state in states.values()):
+        raise typer.Exit(1)
+
+
+def _print(reports: list[tuple[DataSet, dict[str, str], str]], *, check: bool) -> None:
+    rows = []
+    for one, states, reason in reports:
+        found = list(states.values())
+        if all(state == "there" for state in found):
+            said = "there"
+        elif "differs" in found:
+            changed = ", ".join(path for path, state in states.items() if state == "differs")
+            said = f"differs from the manifest: {changed}"
+        else:
+            lacking = found.count("missing")
+            some = "missing" if lacking == len(found) else f"{lacking} of {len(found)} files missing"
+            by_hand = "not built here: convert it by hand"
+            said = f"{some}; {reason or ('can be built' if check and one.built else by_hand)}"
+        rows.append([one.name, f"{one.rows:,}", said, f"{one.origin}@{one.revision[:10]}", one.licence])
+    out.print_table(["data set", "rows", "state", "origin", "licence"], rows, right=["rows"])
+    there = sum(state == "there" for _, states, _ in reports for state in states.values())
+    out.print_line(f"{there} of {sum(len(states) for _, states, _ in reports)} files are there and as they should be.")
