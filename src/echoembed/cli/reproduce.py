@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from echoembed.cli import output as out
 from echoembed.files import check_free
 
 if TYPE_CHECKING:
+    from echoembed.experiments.experiment import Setting
     from echoembed.experiments.reproduce import Result
 
 EPILOG = opt.examples(
@@ -22,6 +24,7 @@ EPILOG = opt.examples(
     "echoembed reproduce table1 figure6 --data my-data",
     "echoembed reproduce table2 --data my-data -m Qwen/Qwen3-0.6B -m Qwen/Qwen3-1.7B --full",
     "echoembed reproduce table1 table3 --data my-data --llm2vec runs/simcse/model",
+    "echoembed reproduce table7 table13 table18 --mteb --dry-run -m Qwen/Qwen3-0.6B",
     "echoembed reproduce all --data my-data --report docs/results.md",
 )
 
@@ -99,6 +102,20 @@ def reproduce(
             help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled.", show_default=False
         ),
     ] = None,
+    mteb: Annotated[
+        bool,
+        typer.Option(
+            "--mteb",
+            help="For the tables of fine-tuned models: score the paper's models, or those given with --model, on the "
+            "56 data sets of MTEB, which are fetched. It takes days; --dry-run says how many.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="With --mteb: say what would be fetched, how many tokens, and how long; do nothing."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of samples, toy sentences and bootstraps.")] = 42,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -142,6 +159,10 @@ def reproduce(
         deterministic=computing.deterministic,
         batch_size=batch_size,
     )
+    if mteb or dry_run:
+        setting = _on_mteb(names, setting, dry_run=dry_run, as_json=json, quiet=quiet)
+        if dry_run:
+            return
     with out.kept(f"what is finished is kept in {output}, and the same command goes on from there"):
         results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)
     if report is not None:
@@ -157,6 +178,45 @@ def reproduce(
         out.fail(f"{result.experiment.name}: {result.error}")
     if failed:
         raise typer.Exit(1)
+
+
+def _on_mteb(names: list[str], setting: Setting, *, dry_run: bool, as_json: bool, quiet: bool) -> Setting:
+    """The setting, with the scores that were made; or what making them takes."""
+    from echoembed.experiments import mteb
+
+    tables = [table for table in mteb.TABLES if table in names or "all" in names]
+    if not tables:
+        raise typer.BadParameter(f"is for {', '.join(mteb.TABLES)}", param_hint="--mteb and --dry-run")
+    if dry_run:
+        facts = mteb.dry_run(tables, setting)
+        if as_json:
+            out.print_json(facts)
+        else:
+            _print_dry_run(facts)
+        return setting
+    with out.kept(f"scores that are made are kept in {setting.out}, and the same command goes on from there"):
+        store = mteb.run(tables, setting, say=(lambda _: None) if quiet else out.note)
+    return replace(setting, scores=store.folder)
+
+
+def _print_dry_run(facts: dict[str, Any]) -> None:
+    from echoembed.progress import shown_time
+
+    data = [
+        [row["name"], row["kind"], f"{row['characters']:,}" if row["characters"] else "?", row["source"]]
+        for row in facts["data"]
+    ]
+    out.print_table(["data set", "kind", "characters", "fetched from the hub"], data, right=["characters"])
+    jobs = [
+        [row["weights"], row["recipe"], f"{row['tokens']:,}", shown_time(row["seconds_at_that_speed"])]
+        for row in facts["jobs"]
+    ]
+    title = f"at {facts['tokens_a_second']:,.0f} tokens a second"
+    out.print_table(["weights", "recipe", "tokens, about", title], jobs, right=["tokens, about", title])
+    out.print_line(
+        f"{facts['tasks']} data sets, {facts['characters']:,} characters. The speed is that of "
+        f"{facts['measured_with']} on this machine; a model takes longer by as much as it is larger."
+    )
 
 
 def _command(names: list[str]) -> str:

@@ -167,4 +167,10 @@ def _same(task: AbsTask) -> AbsTask:
 def _characters(task: AbsTask) -> int:
     """The text there is to embed, by mteb's own statistics."""
     stats: Any = task.metadata.descriptive_stats or {}
-    return sum(int(stats.get(split, {}).get("number_of_characters") or 0) for split in task.eval_splits)
+    return sum(_characters_of(stats.get(split) or {}) for split in task.eval_splits)
+
+
+def _characters_of(split: dict[str, Any]) -> int:
+    """Of one split: some kinds of tasks count over all columns, some by column."""
+    by_column = (split.get("text_statistics") or {}).get("total_text_length")
+    return int(split.get("number_of_characters") or by_column or 0)

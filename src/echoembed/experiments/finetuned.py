@@ -92,7 +92,29 @@ def _run(table: str, bench: Bench) -> list[Row]:
             rows.append(
                 {"table": table, "system": system, "column": key, "paper": float(value), "ours": ours, "recipe": recipe}
             )
-    return rows
+    return [*rows, *_further(table, rows, own)]
+
+
+def _further(table: str, rows: list[Row], own: Mapping[str, list[Score]]) -> list[Row]:
+    """Rows of models that the paper does not have; Table 18 gets a column for each."""
+    known = {row["recipe"] for row in rows}
+    found: list[Row] = []
+    for recipe, scores in own.items():
+        if recipe in known:
+            continue
+        name = f"{recipe}, {scores[0].model}"
+        if table == "table18":
+            there = list(dict.fromkeys(row["system"] for row in rows))
+            cells = [(score.task, name, 100 * score.score) for score in scores if score.task in there]
+        else:
+            fields = dict.fromkeys(row["column"] for row in rows)
+            means = [(field, _mean(scores, field if field in FIELDS.values() else None)) for field in fields]
+            cells = [(name, field, mean) for field, mean in means if mean is not None]
+        found += [
+            {"table": table, "system": system, "column": column, "paper": None, "ours": ours, "recipe": recipe}
+            for system, column, ours in cells
+        ]
+    return found
 
 
 def _mean(scores: list[Score], field: str | None) -> float | None:
@@ -109,16 +131,16 @@ def summary(rows: list[Row]) -> Summary:
     cells = {(row["system"], row["column"]): row for row in rows}
     out = []
     for system in systems:
-        found = [cells[system, column] for column in columns if (system, column) in cells]
-        out.append([system, "paper", *(f"{row['paper']:.2f}" for row in found)])
-        if any(row["ours"] is not None for row in found):
-            out.append([system, "ours", *("-" if row["ours"] is None else f"{row['ours']:.2f}" for row in found)])
+        for whose in ("paper", "ours"):
+            values = [cells[system, column][whose] if (system, column) in cells else None for column in columns]
+            if any(value is not None for value in values):
+                out.append([system, whose, *("-" if value is None else f"{value:.2f}" for value in values)])
     notes = [f"The paper's rows: {table.model}, on {table.data}."]
     if all(row["ours"] is None for row in rows):
         needed = sorted({_needed(row["recipe"]) for row in rows})
         notes.append(
-            f"Not run: needs fine-tuned models: {'; '.join(needed)}. Score them with echoembed eval, then "
-            "give the folder as --scores."
+            f"Not run: needs fine-tuned models: {'; '.join(needed)}. --mteb scores them, or the models given, on MTEB; "
+            "with --dry-run it says what that takes. Or give scores of echoembed eval as --scores."
         )
     return Summary(["system", "whose", *columns], out, notes)
 
@@ -139,7 +161,8 @@ def plot(rows: list[Row]) -> Figure:
         f"{TITLES[rows[0]['table']]}\n(paper's numbers: {table.model})", width=8, height=1.4 + 0.26 * len(own)
     )
     places = list(range(len(own)))[::-1]
-    axes[0].scatter([row["paper"] for row in own], places, label="paper", **plots.PAPER)
+    printed = [(place, row["paper"]) for place, row in zip(places, own, strict=True) if row["paper"] is not None]
+    axes[0].scatter([value for _, value in printed], [place for place, _ in printed], label="paper", **plots.PAPER)
     ours = [(place, row["ours"]) for place, row in zip(places, own, strict=True) if row["ours"] is not None]
     if ours:
         axes[0].scatter(
