@@ -88,6 +88,31 @@ def _first_of_colour(name: str, names: Sequence[str]) -> bool:
     return next(other for other in names if colour(other) == colour(name)) == name
 
 
+def named_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Points with their names beside them, in their colours; names that would lie on each other move up.
+
+    Args:
+        axis: Its limits must be set.
+        points: Of each x, y and name.
+    """
+    tall, apart = 10.5, 4.0  # points of a line of text, and between a point and its name
+    drawn: Any = axis.figure
+    drawn.draw_without_rendering()  # puts the axes where they will be
+    scale = 72 / drawn.dpi
+    places = [(*axis.transData.transform((x, y)) * scale, x, y, name) for x, y, name in points]
+    taken: list[tuple[float, float, float]] = []
+    for left, low, x, y, name in sorted(places, key=lambda place: place[1]):
+        wide = 4.6 * len(name)
+        height = low - tall / 2
+        while any(abs(height - other) < tall and left < right and start < left + wide for other, start, right in taken):
+            height += 1
+        taken.append((height, left, left + wide))
+        axis.scatter(x, y, color=colour(name), s=30, zorder=3)
+        axis.annotate(
+            name, (x, y), xytext=(apart, height - low), textcoords="offset points", fontsize=8, color=colour(name)
+        )
+
+
 def save(drawn: Figure, stem: Path) -> list[Path]:
     """Write ``stem.png`` and ``stem.svg``.
 

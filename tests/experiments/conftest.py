@@ -38,6 +38,10 @@ def data(tmp_path_factory):
     write(root / "reranking/ranks/test.jsonl", [ranking])
     write(root / "retrieval/search/corpus.jsonl", [{"_id": f"d{n}", "text": t} for n, (t, _) in enumerate(texts[:30])])
     write(root / "retrieval/search/queries.jsonl", [{"_id": f"q{n}", "text": texts[n][0][:12]} for n in range(5)])
+    lessons = [
+        {"query": f"Lesson {n}: {ENDS[n % 5]}", "positive": f"{STARTS['money'][n % 4]}, lesson {n}."} for n in range(20)
+    ]
+    write(root / "train/lessons/train.jsonl", [*lessons, {"query": texts[0][0].upper(), "positive": "Not judged."}])
     (root / "retrieval/search/qrels").mkdir()
     lines = ["query-id\tcorpus-id\tscore", *(f"q{n}\td{n}\t1" for n in range(5))]
     (root / "retrieval/search/qrels/test.tsv").write_text("\n".join(lines) + "\n")

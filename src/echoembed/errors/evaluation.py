@@ -40,11 +40,11 @@ def data_files_missing(name: str, folder: object, needed: str) -> DataError:
 
 def data_set_unknown(name: str, known: Iterable[str]) -> DataError:
     """A data set that the manifest does not have."""
-    names = [part for key in known for part in (key, key.split("/")[1])]
-    kinds = sorted({key.split("/")[0] for key in names if "/" in key})
+    names = list(known)
+    short = [part for key in names for part in key.split("/")]
     return DataError(
-        f"There is no data set {quoted(name)} in the manifest. Name one of docs/data.md, such as sts13, or a kind: "
-        f"{', '.join(kinds)}.{near(name, [*names, *kinds])}"
+        f"There is no data set {quoted(name)} in the manifest. Name one of these, or a kind: {', '.join(names)}."
+        f"{near(name, dict.fromkeys([*names, *short]))}"
     )
 
 

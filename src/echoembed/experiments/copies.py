@@ -51,14 +51,13 @@ def plot(rows: list[Row]) -> Figure:
     drawn, axes = plots.figure(f"STS by the number of readings ({rows[0]['model']})", width=6)
     sweep.curves(axes[0], rows, by="task", x="copies", label=None, color="#999999", linewidth=1, markersize=3)
     most = max(TEMPLATES)
-    for row in values(rows, copies=most):
-        at = (most, 100 * row["score"])
-        axes[0].annotate(row["task"], at, xytext=(5, -3), textcoords="offset points", fontsize=7)
     sweep.curves(axes[0], rows, by=None, x="copies", label="mean", color=plots.COLOURS["echo"], linewidth=2.2)
     axes[0].set(xlabel="how often the text is read; the last reading is pooled", ylabel="Spearman correlation × 100")
     axes[0].set_xticks(list(TEMPLATES))
-    axes[0].set_xlim(right=most + 0.25)
+    axes[0].set_xlim(right=most + 0.3)
     axes[0].legend()
+    ends = [(most, 100 * row["score"], str(row["task"])) for row in values(rows, copies=most)]
+    plots.named_points(axes[0], [(float(x), y, name) for x, y, name in ends])
     return drawn
 
 

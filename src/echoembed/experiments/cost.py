@@ -67,14 +67,16 @@ def summary(rows: list[Row]) -> Summary:
 def plot(rows: list[Row]) -> Figure:
     """Score against time."""
     drawn, axes = plots.figure(f"STS: score against measured time ({rows[0]['model']})", width=6.5, height=4)
-    for recipe in distinct(rows, "recipe"):
-        own = values(rows, recipe=recipe)
-        at = (1000 * own[0]["seconds"], sweep.mean_score(own))
-        axes[0].scatter(*at, color=plots.colour(recipe), s=30)
-        axes[0].annotate(recipe, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+    points = [
+        (1000 * own[0]["seconds"], sweep.mean_score(own), recipe)
+        for recipe in distinct(rows, "recipe")
+        for own in [values(rows, recipe=recipe)]
+    ]
     axes[0].set(xlabel="milliseconds of processor time a text", ylabel="mean Spearman correlation × 100")
-    axes[0].margins(x=0.2)
-    axes[0].set_xlim(left=0)
+    scores = [score for _, score, _ in points]
+    axes[0].set_xlim(0, 1.35 * max(x for x, _, _ in points))
+    axes[0].set_ylim(min(scores) - 4, max(scores) + 6)
+    plots.named_points(axes[0], points)
     return drawn
 
 

@@ -189,10 +189,10 @@ class Bench:
                 self.progress.done(0, f"{system.name} on {task.name}")
         return rows
 
-    def llm2vec_scores(self, tasks: Sequence[Task]) -> list[Row]:
-        """Scores of the models that LLM2Vec's stages made, called by the folders of their runs."""
+    def llm2vec_scores(self, tasks: Sequence[Task], folders: Sequence[Path] | None = None) -> list[Row]:
+        """Scores of the models that LLM2Vec's stages made, or of some, called by the folders of their runs."""
         rows: list[Row] = []
-        for folder in self.setting.llm2vec:
+        for folder in self.setting.llm2vec if folders is None else folders:
             model = load(str(folder), device=self.setting.device, dtype=self.setting.dtype)
             name = llm2vec_name(folder)
             for task in tasks:

@@ -112,6 +112,7 @@ def plot(rows: list[Row]) -> Figure:
         rows=-(-(len(tasks) + 1) // columns),
         width=3.3 * columns,
         height=3.6 * -(-(len(tasks) + 1) // columns),
+        sharey=True,
     )
     _scatter(axes[0], rows)
     axes[0].set(title="mean of all tasks", ylabel="score × 100")

@@ -184,7 +184,7 @@ def plot(rows: list[Row]) -> Figure:
     )
     edges = np.linspace(-1, 1, 31).tolist()
     for axis, recipe in zip(axes, NAMES, strict=True):
-        for half, shade in zip(HALVES, ("#c4541c", "#0b6e99"), strict=True):
+        for half, shade in zip(HALVES, ("#b8860b", "#54417a"), strict=True):
             errors = [row["error"] for row in values(rows, recipe=recipe) if row[half]]
             label = f"{half} halves alike (mean {fmean(errors):+.2f})"
             axis.hist(errors, bins=edges, alpha=0.5, color=shade, label=label)

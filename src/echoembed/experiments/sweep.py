@@ -30,7 +30,7 @@ def panels(
     groups: Mapping[str, Sequence[Row]], *, title: str, by: str, x: str, xlabel: str, width: float = 3.1
 ) -> tuple[Figure, list[Axes]]:
     """A panel for each group of rows, in it a curve for each value of the column ``by``."""
-    drawn, axes = plots.figure(title, columns=len(groups), width=width * len(groups) + 0.2)
+    drawn, axes = plots.figure(title, columns=len(groups), width=width * len(groups) + 0.2, sharey=True)
     for axis, (name, rows) in zip(axes, groups.items(), strict=True):
         curves(axis, rows, by=by, x=x)
         axis.set(title=name, xlabel=xlabel)

