@@ -19,7 +19,7 @@ from echoembed.recipe import recipes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TEXTS, ROUNDS = 64, 3
+TEXTS, ROUNDS = 48, 3
 NAMES = ("classical", "classical-last", "classical-bidirectional", "prompteol", "echo", "echo-last")
 
 
