@@ -19,8 +19,8 @@ from echoembed.errors.corpus import (
 )
 from echoembed.errors.evaluation import (
     data_bad_field, data_empty, data_field_missing, data_files_missing, data_folder_missing, data_folder_not_given,
-    data_says_nothing, data_sets_missing, evaluation_failed, evaluation_not_a_number, evaluation_not_sampled,
-    evaluation_task_unknown,
+    data_says_nothing, data_set_unknown, data_sets_missing, evaluation_failed, evaluation_not_a_number,
+    evaluation_not_sampled, evaluation_task_unknown,
 )
 from echoembed.errors.gguf import (
     gguf_architecture, gguf_broken, gguf_cache_unwritable, gguf_foreign, gguf_in_folder, gguf_missing,

@@ -40,7 +40,7 @@ _SAMPLE = tuple(
 
 
 @dataclass(frozen=True)
-class Job:
+class MtebRun:
     """One model under one recipe, on all of MTEB."""
 
     model: str | None
@@ -58,16 +58,16 @@ class Job:
         return round(characters / CHARACTERS_A_TOKEN * self.recipe.template("query").copies)
 
 
-def jobs(tables: Sequence[str], models: Sequence[str | None]) -> list[Job]:
+def jobs(tables: Sequence[str], models: Sequence[str | None]) -> list[MtebRun]:
     """What is run for these tables: the models that are given, else the paper's, as far as weights are published."""
     given = [name for name in models if name is not None]
     if given:
-        return [Job(name, find_recipe(recipe)) for name in given for recipe in ZERO_SHOT]
+        return [MtebRun(name, find_recipe(recipe)) for name in given for recipe in ZERO_SHOT]
     systems = [value for table in tables for row in paper_table(table).rows for value in row.values()]
     named = dict.fromkeys(RECIPES[system] for system in systems if isinstance(system, str) and system in RECIPES)
     if "table18" in tables:
         named |= dict.fromkeys(("echo-finetuned-last", "echo-finetuned-mean"))
-    return [Job(None, recipes[name]) for name in named if recipes[name].checkpoint]
+    return [MtebRun(None, recipes[name]) for name in named if recipes[name].checkpoint]
 
 
 def speed(model: SentenceTransformer) -> float:

@@ -29,7 +29,7 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
     return plan
 
 
-def sts_plan(bench: Bench, recipes: Sequence[Recipe], *, few: bool = False, **settings: Any) -> Plan:  # noqa: ANN401
+def sts_plan(bench: Bench, recipes: Sequence[Recipe], *, few: bool = False, **settings: Any) -> Plan:
     """These recipes on the STS sets, or if quick on a few of them, with what else decides the result."""
     tasks = [task for task in (bench.few if few else bench.tasks) if task.kind == "STS"]
     needs = "" if tasks else NO_DATA
