@@ -38,7 +38,7 @@ QUICK = {
     "retrieval": Quick(80, ("scifact", "xquad_en")),
     "reranking": Quick(150),
 }
-FEW = ("sick_r", "sts13", "stsb", "msrp", "mr", "trec", "stackoverflow_titles", "xquad_en", "wikiqa")
+FEW = ("sts13", "stsb", "msrp", "trec", "stackoverflow_titles", "wikiqa")
 """Of these, those that quick experiments use which would take too long on all."""
 LONG = {"retrieval": ("scifact", "xquad_en"), "classification": ("imdb_subset",)}
 """Data sets of long texts, on which a token budget bites."""

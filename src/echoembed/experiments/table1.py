@@ -61,9 +61,10 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     """A row per system and task; then one per category for the differences, which has no task."""
     rows = scoretable.run_scores(bench, plan)
     found, slow, missing = others(bench, bench.model_name)
-    rows += bench.llm2vec_scores(plan.tasks, bench.setting.llm2vec[-1:])
+    some = bench.kind("STS") if bench.setting.quick else plan.tasks
+    rows += bench.llm2vec_scores(some, bench.setting.llm2vec[-1:])
     rows += bench.system_scores(found, plan.tasks)
-    rows += bench.system_scores(slow, bench.kind("STS") if bench.setting.quick else plan.tasks)
+    rows += bench.system_scores(slow, some)
     rows = [{**row, "low": None, "high": None, "missing": ""} for row in rows]
     model = rows[0]["model"]
     for rival in [*AGAINST, *(system.name for system in found[:1])]:
