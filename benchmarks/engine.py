@@ -93,7 +93,7 @@ def main() -> None:
             print(f"left out: {name}: {reason}")
         results["facts"] = {
             **machine,
-            "command": f"python benchmarks/engine.py {' '.join(sys.argv[1:])}".strip(),
+            "command": measure.command(),
             "model": arguments.model,
             "batch size": arguments.batch_size,
             "threads": "one thread" if arguments.device == "cpu" else "one GPU",

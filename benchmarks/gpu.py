@@ -84,7 +84,7 @@ class Run:
         self.results: dict[str, Any] = {
             "device": name,
             "torch": torch.__version__,
-            "command": f"python benchmarks/gpu.py {' '.join(sys.argv[1:])}".strip(),
+            "command": measure.command(),
             "bfloat16 ceiling, TFLOP/s": round(self.ceiling / 1e3, 3),
             "flash-attn": importlib.util.find_spec("flash_attn") is not None,
             "steps": {},

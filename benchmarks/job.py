@@ -58,7 +58,7 @@ def main() -> None:
         found = run(model, given, Path(scratch), arguments)
     found = {
         "processor": measure.processor(),
-        "command": f"python benchmarks/job.py {' '.join(sys.argv[1:])}".strip(),
+        "command": measure.command(),
         "model": arguments.model,
         "dtype": arguments.dtype,
         "texts": len(given),

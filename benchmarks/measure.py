@@ -11,6 +11,7 @@ import platform
 import random
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,15 @@ def processor() -> str:
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     fast = [flag for flag in ("avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16") if flag in flags]
     return f"{name or platform.processor() or 'unknown'} ({', '.join(fast) or 'neither VNNI nor AMX'})"
+
+
+def command() -> str:
+    """The command that runs, without where its results go."""
+    words = sys.argv[1:]
+    if "--out" in words:
+        at = words.index("--out")
+        words = words[:at] + words[at + 2 :]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def slug(name: str) -> str:

@@ -61,7 +61,7 @@ def main() -> None:
     found = {
         "processor": measure.processor(),
         "cores": cores,
-        "command": f"python benchmarks/threads.py {' '.join(sys.argv[1:])}".strip(),
+        "command": measure.command(),
         "model": arguments.model,
         "dtype": arguments.dtype,
         "speed relative to one thread": _relative(turns),
