@@ -180,7 +180,7 @@ def test_a_library_that_cannot_be_imported_is_named_with_the_reason(libraries, m
     with pytest.raises(errors.LibraryError) as error, versions.needed("sound", extra="eval", purpose="Hearing"):
         import sound  # noqa: F401
     assert str(error.value) == (
-        "Hearing needs sound, installed but not to be imported: 'libsound.so: cannot open'. "
+        "Hearing needs sound, which is installed but cannot be imported: 'libsound.so: cannot open'. "
         "Install it again: pip install --force-reinstall --no-deps sound."
     )
 

@@ -276,7 +276,7 @@ def test_another_architecture_is_refused_by_name(tmp_path, llama):
         llama.read_bytes().replace(b"llama.", b"mamba.").replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0mamba")
     )
     (tmp_path / "x.gguf").write_bytes(content)
-    refused("x.gguf", "architecture 'mamba'. Read are: llama, qwen2, qwen3, gemma3, phi3, gpt2")
+    refused("x.gguf", "architecture 'mamba'. Supported: llama, qwen2, qwen3, gemma3, phi3, gpt2")
 
 
 @pytest.mark.parametrize("part", [0.0001, 0.001, 0.01, 0.1, 0.5, 0.999])

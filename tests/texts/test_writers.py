@@ -272,7 +272,7 @@ def test_vectors_that_do_not_fit_their_texts_are_refused(tmp_path, shape):
     def misshapen(texts: list[str]) -> np.ndarray:
         return encode(texts) if len(texts) == 64 else np.ones(shape, np.float32)
 
-    with pytest.raises(ModelError, match=r"Got vectors of shape \(.*\)\. Due: \(10, 5\)"):
+    with pytest.raises(ModelError, match=r"Got vectors of shape \(.*\)\. Allowed: \(10, 5\)"):
         embed(tmp_path / "v.npy", 74, encode=misshapen)
     assert left_in(tmp_path) == []
 

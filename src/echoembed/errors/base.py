@@ -110,7 +110,7 @@ def library_missing(library: str, extra: str, purpose: str) -> LibraryError:
 def library_broken(libraries: str, purpose: str, reason: str) -> LibraryError:
     """An optional library that is installed and cannot be imported."""
     return LibraryError(
-        f"{purpose} needs {libraries}, installed but not to be imported: {quoted(reason, 200)}. "
+        f"{purpose} needs {libraries}, which is installed but cannot be imported: {quoted(reason, 200)}. "
         f"Install it again: pip install --force-reinstall --no-deps {libraries}."
     )
 

@@ -73,7 +73,9 @@ def corpus_no_rows(reason: str) -> CorpusError:
 
 def corpus_stdin() -> FileError:
     """Standard input, which cannot be read twice."""
-    return FileError("A corpus cannot be built from standard input: a job that resumes reads again. Give a file.")
+    return FileError(
+        "A corpus cannot be built from standard input: a job that resumes must read its input again. Give a file."
+    )
 
 
 def corpus_bad_column(where: str, column: str, value: object, type_: str) -> FileError:
@@ -86,7 +88,7 @@ def corpus_bad_column(where: str, column: str, value: object, type_: str) -> Fil
 
 def corpus_file_changed(name: str) -> FileError:
     """An input that was written to while it was read."""
-    return FileError(f"{quoted(name, 200)} changed while it was read. Build again once it is at rest.")
+    return FileError(f"{quoted(name, 200)} changed while it was read. Build again when nothing writes to it.")
 
 
 def corpus_filter(filter_: str, reason: str, columns: Iterable[str]) -> CorpusError:

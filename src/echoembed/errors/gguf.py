@@ -43,16 +43,16 @@ def gguf_broken(path: str, reason: str) -> ModelError:
 def gguf_architecture(path: str, architecture: str, known: Iterable[str]) -> ModelError:
     """A GGUF file of an architecture that has no table here."""
     return ModelError(
-        f"{quoted(path, 200)} is a GGUF file of the architecture {quoted(architecture)}. Read are: {', '.join(known)}. "
-        "Take the model as a folder with config.json and safetensors, which may be of any architecture."
+        f"{quoted(path, 200)} is a GGUF file of the architecture {quoted(architecture)}. Supported: "
+        f"{', '.join(known)}. Take the model as a folder with config.json and safetensors, of any architecture."
     )
 
 
 def gguf_setting(path: str, key: str, value: object) -> ModelError:
     """A setting of a GGUF file that we would leave out, though it may change what the model computes."""
     return ModelError(
-        f"{quoted(path, 200)} says {quoted(key, 80)} = {quoted(value)}, which is not supported: without it, vectors "
-        f"would be wrong. {_OTHER_FORM}"
+        f"{quoted(path, 200)} says {quoted(key, 80)} = {quoted(value)}, which is not supported; to ignore it would "
+        f"make vectors wrong. {_OTHER_FORM}"
     )
 
 
@@ -75,8 +75,8 @@ def gguf_tensors_missing(path: str, missing: Iterable[str]) -> ModelError:
 def gguf_tensors_unused(path: str, unused: Iterable[str]) -> ModelError:
     """A GGUF file with tensors that we would leave out."""
     return ModelError(
-        f"{quoted(path, 200)} holds {_some(unused)}, which the architecture's table does not have: without it, vectors "
-        f"would be wrong. {_OTHER_FORM}"
+        f"{quoted(path, 200)} holds {_some(unused)}, which this architecture is not known to have; to ignore that "
+        f"would make vectors wrong. {_OTHER_FORM}"
     )
 
 
@@ -91,8 +91,8 @@ def gguf_tensor_type(path: str, tensor: str, kind: str) -> ModelError:
 def gguf_tokenizer(path: str, kind: str) -> ModelError:
     """A tokenizer of a kind that is not read."""
     return ModelError(
-        f"{quoted(path, 200)} has a tokenizer of the kind {quoted(kind)}. Read are 'gpt2' (byte-level BPE) and 'llama' "
-        f"(SentencePiece). {_OTHER_FORM}"
+        f"{quoted(path, 200)} has a tokenizer of the kind {quoted(kind)}. Supported: 'gpt2' (byte-level BPE) and "
+        f"'llama' (SentencePiece). {_OTHER_FORM}"
     )
 
 

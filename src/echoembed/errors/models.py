@@ -18,7 +18,7 @@ def tokenizer_unsupported(kind: str) -> ModelError:
 def tokenizer_added_token(token: str) -> ModelError:
     """A token added to a tokenizer that pieces of a prompt cannot hold as whole texts do."""
     return ModelError(
-        f"The model's tokenizer has an added token {quoted(token)}, which it finds in a part of a prompt otherwise "
+        f"The model's tokenizer has an added token {quoted(token)}, which it finds in a part of a prompt differently "
         "than in a whole text. Spans must be exact: remove that token from tokenizer.json, or choose another model."
     )
 
@@ -51,8 +51,8 @@ def model_unreadable(name: str, reason: str) -> ModelError:
 def model_needs_code(name: str, file: str, code: str) -> ModelError:
     """A model that only its own code can load."""
     return ModelError(
-        f"{name} names code of its own in {file} ({quoted(code, 80)}) and cannot be loaded as it was made "
-        "without. Code that comes with a model is never run. Choose a model of which transformers has every part."
+        f"{name} names code of its own in {file} ({quoted(code, 80)}) and would be another model without "
+        "that code. Code that comes with a model is never run. Choose a model of which transformers has every part."
     )
 
 
@@ -149,7 +149,7 @@ def model_states_zero(name: str) -> ModelError:
 def vector_zero(dimensions: int) -> ModelError:
     """A vector without a direction."""
     return ModelError(
-        f"A vector came out as {dimensions} zeros, which is like nothing and unlike nothing. It was not given out: "
+        f"A vector came out as {dimensions} zeros, which have no direction. It was not returned: "
         "keep more dimensions (truncate_dim), or check the weights of the model and of its last modules."
     )
 

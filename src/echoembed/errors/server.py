@@ -147,7 +147,7 @@ def request_model_unknown(name: str, known: Iterable[str]) -> RequestError:
 def request_kinds_differ(param: str, kind: str, other: str) -> RequestError:
     """Two fields that ask for different templates."""
     return RequestError(
-        f"{param} asks for the {kind} template, {other} for the other one. Say it once, or twice the same.",
+        f"{param} asks for the {kind} template, {other} for the other template. Send one of them, or the same twice.",
         code="contradiction",
         param=param,
     )

@@ -200,4 +200,4 @@ def vector_unusable(where: str, reason: str) -> ModelError:
 
 def vectors_misshapen(wanted: str, got: tuple[int, ...]) -> ModelError:
     """An array of vectors that does not fit its texts."""
-    return ModelError(f"Got vectors of shape {got}. Due: {wanted}. Encode to one array with a row for each text.")
+    return ModelError(f"Got vectors of shape {got}. Allowed: {wanted}. Encode to one array with a row for each text.")
