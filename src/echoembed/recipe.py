@@ -37,8 +37,8 @@ class Recipe:
     """How texts become vectors.
 
     Raises:
-        RecipeError: If a field cannot be; the message names the field and what is allowed.
-        TemplateError: If a template cannot be (see ``Template``).
+        RecipeError: If a field has a value that is not allowed; the message names both.
+        TemplateError: If a template is not valid (see ``Template``).
     """
 
     name: str

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapter_model.safetensors"
 _BODY = "base_model.model."
-_NAME = "default"  # what peft calls an adapter that nobody has named
+_NAME = "default"  # peft's name for an adapter without a name
 _PLAIN = re.compile(r"[\w.-]+")
 _LISTS = ("target_modules", "exclude_modules", "modules_to_save", "feedforward_modules", "layers_pattern")
 _PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules")
@@ -46,7 +46,7 @@ _REFUSED = {
     "use_bdlora": "its weights are made for several devices",
     "arrow_config": "it chooses between adapters for every token",
 }
-_NOTES = ("peft_version", "auto_mapping", "runtime_config")  # where it is from; all else changes the vectors
+_NOTES = ("peft_version", "auto_mapping", "runtime_config")  # where the adapter is from; other entries change vectors
 _RANKS = ("r", "init_r", "target_r", "rank")
 _HEADED = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 
@@ -71,7 +71,7 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
     for folder in folders:
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")  # of names and of other bases, all of which is checked here
+                warnings.simplefilter("ignore")  # about names and other bases, all of which is checked here
                 _merge(model, name, folder)
         except errors.EchoembedError:
             raise
@@ -112,7 +112,7 @@ def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
         reason = f"{len(keys)} weights have no place ({', '.join(keys[:2])})"
         raise errors.model_adapter_unusable(name, str(folder), reason)
 
-    # Merge it, and hold the states before and after against each other.
+    # Merge it, and compare the states before and after.
     adapted.train(False)
     before_BTD = _states(model)
     adapted.merge_and_unload()
@@ -191,7 +191,7 @@ def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: s
     if headed:
         for key in ("modules_to_save", "trainable_token_indices"):
             settings[key] = _without_heads(settings.get(key), names)
-        if settings.get("target_modules") == "all-linear":  # which peft takes of whole models only
+        if settings.get("target_modules") == "all-linear":  # which peft allows for whole models only
             settings["target_modules"] = [key for key, module in known.named_modules() if _is_linear(module)]
     return PeftConfig.from_peft_type(**settings)  # type: ignore[no-untyped-call]
 
@@ -237,7 +237,7 @@ def _written_out(table: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _check_vocabulary(model: PreTrainedModel, weights: dict[str, Tensor], name: str, folder: Path) -> None:
-    """Refuse an adapter for more tokens than the model has: its tokenizer has them, and this model's has not."""
+    """Refuse an adapter for more tokens than the model has: its tokenizer has them, and this model's does not."""
     embeddings: Any = model.get_input_embeddings()
     width, known = embeddings.weight.shape[1], embeddings.weight.shape[0]
     for key, weight in weights.items():

@@ -38,7 +38,7 @@ def assemble(
         settings: What the library saved of it beside its modules (``config_sentence_transformers.json``).
 
     Raises:
-        ModelError: If the settings cannot be.
+        ModelError: If a setting has a value that is not allowed.
     """
     settings = settings or {}
     model = EchoSentenceTransformer(modules=list(modules), device=device, prompts=_prompts(name, settings))
@@ -69,7 +69,7 @@ def _take_over(model: SentenceTransformer, name: str, settings: Mapping[str, Any
 
 
 def _prompts(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """The saved prompts that say something."""
+    """The saved prompts that are not empty."""
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values() if text is not None):
         raise errors.model_saved_unreadable(name, f"prompts ({errors.quoted(prompts, 60)})")

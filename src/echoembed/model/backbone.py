@@ -110,7 +110,7 @@ def load_model(
         wrong = [key for key in wrong if key in kept]
     if wrong:
         raise errors.model_weights_missing(name, wrong)
-    # A head has no place here, but a bias or a layer that finds none says that this is another model's config.
+    # A head has no place here; but a bias or a layer without a place shows that the config is another model's.
     inside = re.compile(r"(^|\.)\d+\.")
     unused = [key for key in map(str, info["unexpected_keys"]) if inside.search(key) and not key.endswith(_BUFFERS)]
     if unused and not cut:
@@ -120,7 +120,7 @@ def load_model(
 
 @contextmanager
 def quiet(*, bar: bool) -> Iterator[None]:
-    """Keep transformers from reporting what is checked here, and from showing a bar gone before it is read."""
+    """Keep transformers from reporting what is checked here, and from showing a bar that is gone at once."""
     from transformers.utils import logging
 
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -148,7 +148,7 @@ def context_length(model: PreTrainedModel, tokenizer_limit: int | None, *, copie
     positions = getattr(config, "max_position_embeddings", None)
     limits = [positions] if isinstance(positions, int) and positions > 0 else []
     for name, module in model.named_modules():
-        # RoBERTa and its kin number positions from the padding id up, which takes as many off the table.
+        # RoBERTa and its kin number positions from the padding id up, so that many positions cannot be used.
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)
     if tokenizer_limit is not None and 0 < tokenizer_limit < 10**6:  # "unlimited" is written as 1e30
@@ -192,7 +192,7 @@ def drop_layers(model: PreTrainedModel, name: str, kept: int) -> None:
     """Remove the layers from ``kept`` on and the norm after them, in place, without proof.
 
     Raises:
-        ModelError: If the stack of layers cannot be told.
+        ModelError: If the stack of layers cannot be found.
     """
     count = int(model.config.num_hidden_layers)
     stacks = [
@@ -206,7 +206,7 @@ def drop_layers(model: PreTrainedModel, name: str, kept: int) -> None:
     parent, child = stacks[0]
     setattr(parent, child, getattr(parent, child)[:kept])
     model.config.num_hidden_layers = kept
-    if vars(model.config).get("layer_types"):  # must be as many, or the model cannot be saved
+    if vars(model.config).get("layer_types"):  # their number must match, or the model cannot be saved
         model.config.layer_types = model.config.layer_types[:kept]
     after = [key for key, _ in parent.named_children()]
     for key in after[after.index(child) + 1 :]:

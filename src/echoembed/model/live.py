@@ -1,6 +1,6 @@
 """Adapters in training: kept beside the merged weights of a checkpoint, so that a run can go on from it.
 
-A saved model holds merged weights, which any loader reads. From these the adapter cannot be told again, so a model
+A saved model holds merged weights, which any loader reads. The adapter cannot be recovered from these, so a model
 that is saved with an adapter still apart (as a trainer saves its checkpoints) has the adapter's own numbers in a file
 beside them. A trainer that goes on, or goes back to its best checkpoint, loads the checkpoint as a model and copies
 its state into the one in training; the two hooks here carry the numbers across.
@@ -39,7 +39,7 @@ def write(model: nn.Module, folder: Path) -> None:
 
 
 def carry(module: EchoTransformer, folder: Path) -> EchoTransformer:
-    """Have the state of a module that was loaded from a checkpoint hold the adapter's numbers, too."""
+    """Make the state of a module that was loaded from a checkpoint hold the adapter's numbers, too."""
     if not (folder / FILE).is_file():
         return module
     from safetensors.torch import load_file

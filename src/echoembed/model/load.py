@@ -191,7 +191,7 @@ def _base_of(
     """The weights an adapter was trained on, and the adapters to merge into them, of which it is the last.
 
     Raises:
-        ModelError: If they cannot be found, or are others by now.
+        ModelError: If they cannot be found, or have changed since.
     """
     base = trained.base
     if model is None and revision is not None:
@@ -199,7 +199,7 @@ def _base_of(
             "revision", revision, f"None: the adapter {trained.source.name} names its base"
         )
     if revision is None and base.origin == "hub" and (model is None or os.fspath(model) == base.model):
-        revision = base.revision  # not what is newest there today
+        revision = base.revision  # not the newest of today
     try:
         source = resolve(base.name if model is None else model, revision=revision, local_files_only=local_files_only)
         below = [
@@ -257,7 +257,7 @@ def _saved_modules(
 
 
 def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:
-    """A trained row needs the weights that were trained for it; their name, or a folder so called, will do."""
+    """A trained row needs the weights that were trained for it, known by their name or by that of their folder."""
     base = Path(source.name).name.lower() if source.origin == "folder" else source.name.lower()
     made_for = recipe.checkpoint.lower()
     if not recipe.trained or base in (made_for, made_for.rpartition("/")[2]):
