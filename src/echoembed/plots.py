@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echoembed import errors, versions
+from echoembed.files import reason_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,5 +126,5 @@ def save(drawn: Figure, stem: Path) -> list[Path]:
         drawn.savefig(paths[0], dpi=110, metadata={"Software": None})
         drawn.savefig(paths[1], metadata={"Date": None, "Creator": None})
     except OSError as error:
-        raise errors.output_unwritable(stem, error.strerror or str(error)) from error
+        raise errors.output_unwritable(stem, reason_of(error)) from error
     return paths

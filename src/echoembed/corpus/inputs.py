@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from echoembed import errors
 from echoembed.corpus.records import Rejected
+from echoembed.files import reason_of
 
 DOCUMENTS = (".md", ".markdown", ".txt", ".text", ".rst")
 ROWS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
@@ -165,4 +166,4 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).rstrip(".")
+    return reason_of(error).rstrip(".")

@@ -13,7 +13,7 @@ from echoembed import errors
 from echoembed.corpus.encoder import Identity
 from echoembed.corpus.records import Keep
 from echoembed.corpus.shard import PRECISIONS, Entry, Precision
-from echoembed.files import WholeFile, sync_folder
+from echoembed.files import WholeFile, reason_of, sync_folder
 from echoembed.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def read(folder: Path) -> Manifest:
         except FileNotFoundError:
             first = first or (errors.corpus_damaged(path, "it is missing") if (folder / SHARDS).is_dir() else None)
         except OSError as error:
-            raise errors.file_unreadable(str(path), error.strerror or str(error)) from error
+            raise errors.file_unreadable(str(path), reason_of(error)) from error
         except errors.CorpusVersionError:
             raise
         except errors.CorpusError as error:

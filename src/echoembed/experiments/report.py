@@ -15,6 +15,7 @@ from echoembed.experiments.overview import overview
 from echoembed.experiments.reproduce import Result, shown_seconds
 from echoembed.experiments.results import Row, read_rows
 from echoembed.experiments.scoretable import NO_DATA
+from echoembed.files import reason_of
 from echoembed.sources.packaged import BUNDLED
 
 _HEAD = """# Results{of}
@@ -64,7 +65,7 @@ def write_report(path: Path, results: Sequence[Result], setting: Setting, comman
             parts.append(_section(result, path.parent, pictures, setting))
         path.write_text("\n".join(parts), encoding="utf-8")
     except OSError as error:
-        raise errors.output_unwritable(path, error.strerror or str(error)) from error
+        raise errors.output_unwritable(path, reason_of(error)) from error
 
 
 def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, pictures: Path) -> str:

@@ -235,10 +235,12 @@ class Renderer:
         return [self._assemble(copy, piece, instruction, room) for copy, piece in zip(copies, pieces, strict=True)]
 
     def _assemble(self, copy: str, piece: Piece, instruction: str, room: int | None) -> Rendered:
+        # 1. The text's tokens, cut to the room that each copy has.
         if not piece.ids:
             raise errors.text_without_tokens(copy)
         kept = piece.ids[:room]
         dropped = len(piece.ids) - len(kept)
+        # 2. The parts in their order: every copy of the text has the same ids.
         ids: list[int] = []
         shown: list[str] = []
         bounds: list[int] = []
@@ -257,6 +259,7 @@ class Renderer:
                 shown.append(self._shown(part, fixed))
             if part.pooled:
                 bounds += [start, len(ids)]
+        # 3. The span: from where the first pooled slot begins to where the last one ends.
         if bounds[0] == bounds[-1]:
             raise errors.template_pools_nothing(self.template.source)
         return Rendered(tuple(ids), (bounds[0], bounds[-1]), prefix or 0, dropped, "".join(shown))
@@ -268,21 +271,6 @@ class Renderer:
 
 
 def _unbalanced_at(source: str) -> int:
-    """Position of the brace that has no partner."""
-    opened: int | None = None
-    position = 0
-    while position < len(source):
-        char = source[position]
-        if opened is None and source[position : position + 2] in ("{{", "}}"):
-            position += 2
-            continue
-        if char == "{":
-            if opened is not None:
-                return opened
-            opened = position
-        elif char == "}":
-            if opened is None:
-                return position
-            opened = None
-        position += 1
-    return opened if opened is not None else len(source)
+    """Position of the first brace that has no partner; the length of the source if all have one."""
+    alone = (match.start() for match in re.finditer(r"\{\{|\}\}|\{[^{}]*\}|([{}])", source) if match[1])
+    return next(alone, len(source))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echoembed import errors, plots
+from echoembed.files import reason_of
 from echoembed.training.run_folder import LOG, SCORES, read_lines
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def draw(folder: Path) -> list[Path]:
         try:
             figure.savefig(folder / name, dpi=110, metadata={"Software": None})
         except OSError as error:
-            raise errors.training_output_unwritable(folder / name, error.strerror or str(error)) from error
+            raise errors.training_output_unwritable(folder / name, reason_of(error)) from error
     return [folder / name for name in drawn]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
-from echoembed.files import write_text
+from echoembed.files import reason_of, write_text
 from echoembed.training import checkpoint, rows
 from echoembed.training.config import TrainConfig, differences, from_dict
 from echoembed.training.run_folder import CHECKPOINTS, CONFIG, LOG, SCORES, read_lines, step_of
@@ -76,7 +76,7 @@ def begin_run(config: TrainConfig, record: Mapping[str, Any], newest: Path | Non
         for name in (LOG, SCORES):
             _cut(folder / name, step_of(newest) if newest else -1)
     except OSError as error:
-        raise errors.training_output_unwritable(folder, error.strerror or str(error)) from error
+        raise errors.training_output_unwritable(folder, reason_of(error)) from error
 
 
 def _cut(path: Path, step: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echoembed import errors, versions
+from echoembed.files import reason_of
 from echoembed.prompts.text import check_text
 from echoembed.texts.rows import format_of, opened, records
 from echoembed.training.config import Objective, TrainConfig
@@ -152,7 +153,7 @@ def _digest(file: Path) -> str:
         with file.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise errors.file_unreadable(str(file), error.strerror or str(error)) from error
+        raise errors.file_unreadable(str(file), reason_of(error)) from error
 
 
 def _triplets(data: DataConfig, reading: ReadRows) -> Iterator[Texts]:

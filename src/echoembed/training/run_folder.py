@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
+from echoembed.files import reason_of
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
@@ -49,7 +50,7 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     except OSError as error:
-        raise errors.training_output_unwritable(path, error.strerror or str(error)) from error
+        raise errors.training_output_unwritable(path, reason_of(error)) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
