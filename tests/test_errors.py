@@ -5,6 +5,7 @@ Builders are found by inspection, so a new one is held to the contract from the 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pickle
 import re
@@ -189,6 +190,14 @@ def test_every_error_is_raised_somewhere():
     package = Path(errors.__file__).parents[1]
     source = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py") if path.parent.name != "errors")
     assert [name for name in BUILDERS if not re.search(rf"errors\.{name}\b", source)] == []
+
+
+def test_the_index_lists_every_error():
+    """Else a builder that the index lacks would be held to nothing here."""
+    for path in Path(errors.__file__).parent.glob("[a-z]*.py"):
+        for name, value in vars(importlib.import_module(f"{errors.__name__}.{path.stem}")).items():
+            ours = getattr(value, "__module__", "") == f"{errors.__name__}.{path.stem}"
+            assert name.startswith("_") or not ours or getattr(errors, name, None) is value, name
 
 
 def test_there_are_builders():

@@ -182,10 +182,10 @@ def calibration_parts(name: str) -> tuple[str, int] | None:
     """A calibration's kind and its number, 0 where it has none; None for a name that is no calibration."""
     if name in ("none", "mean", "z-score"):
         return name, 0
-    found = re.fullmatch(r"(components|whiten|spectrum)-([1-9][0-9]{0,5})", name)
-    if found is None or found[0] == "spectrum-1":
+    match = re.fullmatch(r"(components|whiten|spectrum)-([1-9][0-9]{0,5})", name)
+    if match is None or match[0] == "spectrum-1":
         return None
-    return found[1], int(found[2])
+    return match[1], int(match[2])
 
 
 def _is_text(value: object) -> bool:

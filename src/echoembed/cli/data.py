@@ -59,8 +59,14 @@ def data(
     if json:
         out.print_json(
             [
-                {"name": one.name, "files": states, "reason": reason, "origin": one.origin, "revision": one.revision}
-                for one, states, reason in reports
+                {
+                    "name": data_set.name,
+                    "files": states,
+                    "reason": reason,
+                    "origin": data_set.origin,
+                    "revision": data_set.revision,
+                }
+                for data_set, states, reason in reports
             ]
         )
     else:
@@ -71,19 +77,21 @@ def data(
 
 def _print(reports: list[tuple[DataSet, dict[str, str], str]], *, check: bool) -> None:
     rows = []
-    for one, states, reason in reports:
-        found = list(states.values())
-        if all(state == "there" for state in found):
+    for data_set, states, reason in reports:
+        seen = list(states.values())
+        if all(state == "there" for state in seen):
             said = "there"
-        elif "differs" in found:
+        elif "differs" in seen:
             changed = ", ".join(path for path, state in states.items() if state == "differs")
             said = f"differs from the manifest: {changed}"
         else:
-            lacking = found.count("missing")
-            some = "missing" if lacking == len(found) else f"{lacking} of {len(found)} files missing"
+            lacking = seen.count("missing")
+            some = "missing" if lacking == len(seen) else f"{lacking} of {len(seen)} files missing"
             by_hand = "not built here: convert it by hand"
-            said = f"{some}; {reason or ('can be built' if check and one.built else by_hand)}"
-        rows.append([one.name, f"{one.rows:,}", said, f"{one.origin}@{one.revision[:10]}", one.licence])
+            said = f"{some}; {reason or ('can be built' if check and data_set.built else by_hand)}"
+        rows.append(
+            [data_set.name, f"{data_set.rows:,}", said, f"{data_set.origin}@{data_set.revision[:10]}", data_set.licence]
+        )
     out.print_table(["data set", "rows", "state", "origin", "licence"], rows, right=["rows"])
     there = sum(state == "there" for _, states, _ in reports for state in states.values())
     out.print_line(f"{there} of {sum(len(states) for _, states, _ in reports)} files are there and as they should be.")

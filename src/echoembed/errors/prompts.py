@@ -12,8 +12,8 @@ from echoembed.errors.base import RecipeError, TemplateError, TextError, near, q
 
 def _slot_at(source: str, slot: str, ending: str = "") -> int:
     """Position of the first such slot, of those with such an ending."""
-    found = re.search(r"\{" + re.escape(slot) + ending + r"(?=[}:!])", source)
-    return found.start() if found else 0
+    match = re.search(r"\{" + re.escape(slot) + ending + r"(?=[}:!])", source)
+    return match.start() if match else 0
 
 
 def template_unbalanced(source: str, position: int) -> TemplateError:

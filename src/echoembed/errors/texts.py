@@ -137,8 +137,8 @@ def text_too_long(where: str, dropped: int, room: int) -> OverBudgetError:
 
 def no_texts(names: Iterable[str], skipped: int = 0) -> TextError:
     """Inputs without any text."""
-    found = f"only {skipped:,} that cannot be embedded" if skipped else "none"
-    return TextError(f"A text is needed, and {', '.join(names) or 'the input'} holds {found}. Give at least one.")
+    what = f"only {skipped:,} that cannot be embedded" if skipped else "none"
+    return TextError(f"A text is needed, and {', '.join(names) or 'the input'} holds {what}. Give at least one.")
 
 
 def too_many_texts(limit: int) -> TextError:

@@ -126,8 +126,8 @@ class MtebEncoder(AbsEncoder):
         recipe = self.transformer.recipe
         if not recipe.template(kind).has("instruction"):
             return ""
-        found = instruction_for(task, type_, self.hint) or recipe.instruction
-        return found.rstrip(":") + ":" if recipe.instruction.endswith(":") else found
+        instruction = instruction_for(task, type_, self.hint) or recipe.instruction
+        return instruction.rstrip(":") + ":" if recipe.instruction.endswith(":") else instruction
 
     def _embeddable(self, text: str) -> str:
         cleaned = clean_text(text)

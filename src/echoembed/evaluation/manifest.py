@@ -80,7 +80,7 @@ def manifest() -> dict[str, DataSet]:
     """Every data set, by name."""
     raw = tomllib.loads(Path(__file__).with_name("manifest.toml").read_text(encoding="utf-8"))
     known = {"path", "rows", "bytes", "sha256", "form"}
-    found = {}
+    sets = {}
     for name, entry in raw.items():
         files = tuple(
             DataFile(
@@ -90,8 +90,8 @@ def manifest() -> dict[str, DataSet]:
             )
             for file in entry.pop("files")
         )
-        found[name] = DataSet(name=name, files=files, overlaps=tuple(entry.pop("overlaps")), **entry)
-    return found
+        sets[name] = DataSet(name=name, files=files, overlaps=tuple(entry.pop("overlaps")), **entry)
+    return sets
 
 
 def chosen(names: Iterable[str]) -> list[DataSet]:
@@ -102,13 +102,13 @@ def chosen(names: Iterable[str]) -> list[DataSet]:
     """
     sets = manifest()
     wanted = list(names)
-    found: dict[str, DataSet] = {}
+    picked: dict[str, DataSet] = {}
     for name in wanted:
         own = {key: value for key, value in sets.items() if name in (key, key.split("/")[0], key.split("/")[1])}
         if not own:
             raise errors.data_set_unknown(name, sets)
-        found |= own
-    return list(found.values()) if wanted else list(sets.values())
+        picked |= own
+    return list(picked.values()) if wanted else list(sets.values())
 
 
 def state(folder: Path, data_set: DataSet, file: DataFile) -> State:

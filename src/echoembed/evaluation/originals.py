@@ -39,8 +39,11 @@ def _scored_pairs(files: Sequence[Original], options: Mapping[str, Any]) -> Rows
 def _csv_pairs(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
     """CSV without a header: sentence, sentence, score."""
     [(_, content)] = files
-    found = csv.reader(io.StringIO(content.decode()))
-    return [{"sentence1": one.strip(), "sentence2": two.strip(), "score": float(score)} for one, two, score in found]
+    cells = csv.reader(io.StringIO(content.decode()))
+    return [
+        {"sentence1": first.strip(), "sentence2": second.strip(), "score": float(score)}
+        for first, second, score in cells
+    ]
 
 
 def _sick(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
@@ -62,8 +65,8 @@ def _csv_labels(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
     """CSV or TSV under a header: text, label; labels that are numbers stay numbers."""
     [(path, content)] = files
     delimiter = "\t" if path.endswith(".tsv") else ","
-    found = list(csv.reader(io.StringIO(content.decode()), delimiter=delimiter))[1:]
-    return [{"text": row[0].strip(), "label": int(row[1]) if row[1].isdigit() else row[1]} for row in found]
+    cells = list(csv.reader(io.StringIO(content.decode()), delimiter=delimiter))[1:]
+    return [{"text": row[0].strip(), "label": int(row[1]) if row[1].isdigit() else row[1]} for row in cells]
 
 
 def _in_scope(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
@@ -116,8 +119,8 @@ def _squad_judgements(files: Sequence[Original], options: Mapping[str, Any]) -> 
 
 def _articles(files: Sequence[Original]) -> list[dict[str, Any]]:
     [(_, content)] = files
-    found: list[dict[str, Any]] = json.loads(content)["data"]
-    return found
+    articles: list[dict[str, Any]] = json.loads(content)["data"]
+    return articles
 
 
 READERS: dict[str, Reader] = {

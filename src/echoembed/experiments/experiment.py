@@ -147,8 +147,8 @@ class Bench:
     @cached_property
     def few(self) -> list[Task]:
         """Some of the local tasks, of every category, if quick; else all."""
-        found = [task for task in self.tasks if task.name in selection.FEW]
-        return found if found and self.setting.quick else self.tasks
+        few = [task for task in self.tasks if task.name in selection.FEW]
+        return few if few and self.setting.quick else self.tasks
 
     def kind(self, *kinds: str) -> list[Task]:
         """The local tasks of these categories."""
@@ -202,13 +202,13 @@ class Bench:
 
     def llm2vec_identities(self) -> list[str]:
         """Hashes of the weights of those models."""
-        found = []
+        identities = []
         for folder in self.setting.llm2vec:
             hashed = hashlib.sha256()
             for path in sorted(folder.glob("*.safetensors")):
                 hashed.update(path.read_bytes())
-            found.append(hashed.hexdigest()[:16])
-        return found
+            identities.append(hashed.hexdigest()[:16])
+        return identities
 
     def llm2vec_training(self) -> dict[str, str]:
         """How each of those models was trained, in a sentence, as far as the folder of its run says so."""

@@ -25,17 +25,17 @@ def checkpoints(folder: Path | None) -> dict[int, Path]:
     """Steps → folder, in order of steps."""
     if folder is None or not folder.is_dir():
         return {}
-    found = {
+    folders = {
         int(match[1]): path for path in folder.iterdir() if path.is_dir() and (match := re.search(r"(\d+)$", path.name))
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(folders.items()))
 
 
 def plan(bench: Bench) -> Plan:
     """The checkpoints on the local tasks."""
-    found = checkpoints(bench.setting.checkpoints)
-    needs = "" if found else "--checkpoints FOLDER with folders whose names end in the number of steps"
-    prints = {str(step): fingerprint(load(str(path))) for step, path in found.items()}
+    folders = checkpoints(bench.setting.checkpoints)
+    needs = "" if folders else "--checkpoints FOLDER with folders whose names end in the number of steps"
+    prints = {str(step): fingerprint(load(str(path))) for step, path in folders.items()}
     return Plan(
         tasks=bench.tasks, settings={"checkpoints": prints}, needs=needs or ("" if bench.tasks else scoretable.NO_DATA)
     )

@@ -30,13 +30,13 @@ _LISTED, _SAMPLED = 4, 3
 def prompt_recipes(*, quick: bool, seed: int) -> list[Recipe]:
     """The prompts of every method and pooling; quick takes 4 of the list and 3 at random."""
     methods: tuple[Method, ...] = get_args(Method)
-    found = []
+    recipes = []
     for method in methods:
         for pooling in POOLINGS[method]:
             fixed = listed(method, pooling)
-            found += fixed[:_LISTED] if quick else fixed
-            found += sampled(method, _SAMPLED if quick else 3 * len(fixed), seed, pooling)
-    return found
+            recipes += fixed[:_LISTED] if quick else fixed
+            recipes += sampled(method, _SAMPLED if quick else 3 * len(fixed), seed, pooling)
+    return recipes
 
 
 def _tasks(bench: Bench) -> list[Task]:
@@ -45,12 +45,12 @@ def _tasks(bench: Bench) -> list[Task]:
         return []
     if not setting.quick:
         return bench.tasks
-    found = []
+    tasks = []
     for kind, (preferred, count) in _QUICK.items():
         there = [name for name, (own, _) in data_sets(setting.data).items() if own == kind]
         names = [name for name in there if name in preferred] or there[:1]
-        found += local_tasks(setting.data, names, max_texts=count, seed=setting.seed) if names else []
-    return found
+        tasks += local_tasks(setting.data, names, max_texts=count, seed=setting.seed) if names else []
+    return tasks
 
 
 def plan(bench: Bench) -> Plan:

@@ -107,7 +107,7 @@ def top(similarities: Array) -> set[int]:
 def _keep_extremes(bench: Bench, pairs: selection.Pairs, improvement: Array) -> None:
     order = np.argsort(-improvement, kind="stable").tolist()
     extremes = {"most improved": order[:EXTREME], "least improved": order[::-1][:EXTREME]}
-    found = {
+    pairs_of = {
         name: [
             {
                 "sentence1": pairs.first[place],
@@ -121,7 +121,7 @@ def _keep_extremes(bench: Bench, pairs: selection.Pairs, improvement: Array) -> 
     }
     folder = bench.setting.out / "table11"
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = json.dumps(pairs_of, indent=1, ensure_ascii=False)
     (folder / f"{pairs.name.replace('/', '-')}.json").write_text(text, encoding="utf-8")
 
 

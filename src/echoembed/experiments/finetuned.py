@@ -98,7 +98,7 @@ def _run(table: str, bench: Bench) -> list[Row]:
 def _further(table: str, rows: list[Row], own: Mapping[str, list[Score]]) -> list[Row]:
     """Rows of models that the paper does not have; Table 18 gets a column for each."""
     known = {row["recipe"] for row in rows}
-    found: list[Row] = []
+    further: list[Row] = []
     for recipe, scores in own.items():
         if recipe in known:
             continue
@@ -110,17 +110,17 @@ def _further(table: str, rows: list[Row], own: Mapping[str, list[Score]]) -> lis
             fields = dict.fromkeys(row["column"] for row in rows)
             means = [(field, _mean(scores, field if field in FIELDS.values() else None)) for field in fields]
             cells = [(name, field, mean) for field, mean in means if mean is not None]
-        found += [
+        further += [
             {"table": table, "system": system, "column": column, "paper": None, "ours": ours, "recipe": recipe}
             for system, column, ours in cells
         ]
-    return found
+    return further
 
 
 def _mean(scores: list[Score], field: str | None) -> float | None:
     kinds = [kind for kind in KINDS if field is None or FIELDS[kind] == field]
-    found = [score.score for score in scores if score.kind in kinds]
-    return 100 * fmean(found) if found else None
+    values = [score.score for score in scores if score.kind in kinds]
+    return 100 * fmean(values) if values else None
 
 
 def summary(rows: list[Row]) -> Summary:

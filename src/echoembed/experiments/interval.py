@@ -57,8 +57,8 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 def cosines(bench: Bench, recipe: str, first: Sequence[str], second: Sequence[str]) -> Array:
     """Similarities of pairs; vectors have length 1."""
-    found: Array = np.sum(bench.vectors(recipe, first) * bench.vectors(recipe, second), axis=1, dtype=np.float64)
-    return found
+    cosines_N: Array = np.sum(bench.vectors(recipe, first) * bench.vectors(recipe, second), axis=1, dtype=np.float64)
+    return cosines_N
 
 
 def difference(echo: Array, classical: Array, gold: Array) -> float:

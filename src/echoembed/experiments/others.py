@@ -44,7 +44,7 @@ def others(bench: Bench, model: str | None) -> tuple[list[System], list[System],
     layers = transformer_of(whole).layers
     deep = max(round(DEPTH * layers), 1)
     missing = [] if texts else [f"{BAG} and calibrated echo: not run, need {NO_TEXTS}."]
-    found = (
+    systems = (
         [
             calibrated(bench, model, "classical", 1, BAG),
             calibrated(bench, model, "echo", deep, f"echo, layer {deep} of {layers}, z-scored"),
@@ -56,9 +56,9 @@ def others(bench: Bench, model: str | None) -> tuple[list[System], list[System],
     if bench.setting.peers:
         slow, absent = peers.whitened(whole, texts)
         encoders, absent_too = peers.encoders(bench.setting.further)
-        found += encoders
+        systems += encoders
         missing += [*absent, *absent_too]
-    return found, slow, missing
+    return systems, slow, missing
 
 
 def calibrated(bench: Bench, model: str | None, recipe: str, layer: int, name: str) -> System:

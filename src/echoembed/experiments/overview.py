@@ -29,8 +29,8 @@ def overview(kept: Kept) -> Summary:
 
 
 def _lead(kept: Kept, rival: str, kind: str) -> Row | None:
-    found = values(kept.get("table1", []), recipe=table1.DIFFERENCE.format(rival), kind=kind, task=None)
-    return found[0] if found else None
+    leads = values(kept.get("table1", []), recipe=table1.DIFFERENCE.format(rival), kind=kind, task=None)
+    return leads[0] if leads else None
 
 
 def _verdict(row: Row) -> str:

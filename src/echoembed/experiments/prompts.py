@@ -68,20 +68,20 @@ _SOURCE = "Appendix D"
 def listed(method: Method, pooling: Pooling = "mean") -> list[Recipe]:
     """The prompts that the paper lists for a method."""
     prompts = json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))[method]
-    found = []
+    recipes = []
     for number, prompt in enumerate(prompts, start=1):
         template, answer = prompt if isinstance(prompt, list) else (prompt, "")
-        found.append(_recipe(method, pooling, f"listed {number}", template, answer))
-    return found
+        recipes.append(_recipe(method, pooling, f"listed {number}", template, answer))
+    return recipes
 
 
 def sampled(method: Method, count: int, seed: int, pooling: Pooling = "mean") -> list[Recipe]:
     """``count`` different prompts at random, the same for the same seed."""
     draw = random.Random(f"{method} {seed}")  # noqa: S311
-    found: dict[tuple[str, str], None] = {}
-    while len(found) < count:
-        found.setdefault(_draw(method, draw))
-    return [_recipe(method, pooling, f"sampled {number}", *prompt) for number, prompt in enumerate(found, start=1)]
+    prompts: dict[tuple[str, str], None] = {}
+    while len(prompts) < count:
+        prompts.setdefault(_draw(method, draw))
+    return [_recipe(method, pooling, f"sampled {number}", *prompt) for number, prompt in enumerate(prompts, start=1)]
 
 
 def _recipe(method: Method, pooling: Pooling, name: str, template: str, answer: str) -> Recipe:

@@ -124,12 +124,12 @@ def _picture(result: Result, kept: Mapping[str, list[Row]], folder: Path, pictur
 
 
 def _data(about: dict[str, dict[str, list[str]]]) -> str:
-    found = []
+    lines = []
     for name, (digest, *options) in about.get("tasks", {}).items():
         most = next((option for option in options if "max_texts" in option), "")
         count = "".join(char for char in most if char.isdigit())
-        found.append(f"{name} `{digest[:8]}`" + (f" (at most {count} texts)" if count else ""))
-    return ", ".join(found)
+        lines.append(f"{name} `{digest[:8]}`" + (f" (at most {count} texts)" if count else ""))
+    return ", ".join(lines)
 
 
 def _section(result: Result, folder: Path, pictures: Path, setting: Setting) -> str:

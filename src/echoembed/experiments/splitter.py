@@ -45,8 +45,8 @@ def load_splitter(wanted: str | None) -> Splitter:
     model = SentenceTransformer(name)
 
     def encode(texts: Sequence[str]) -> Vectors:
-        found: Vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-        return found
+        vectors: Vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        return vectors
 
     return encode
 

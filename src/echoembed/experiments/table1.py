@@ -51,8 +51,8 @@ def not_run() -> list[str]:
 def plan(bench: Bench) -> Plan:
     """The recipes and what stands beside them, on all local tasks."""
     needs = "" if bench.tasks else scoretable.NO_DATA
-    found = [] if needs else chain(*others(bench, bench.model_name)[:2])
-    beside = [system.identity for system in found]
+    systems = [] if needs else chain(*others(bench, bench.model_name)[:2])
+    beside = [system.identity for system in systems]
     settings = {"beside": beside, "llm2vec": bench.llm2vec_identities()}
     return Plan(recipes=RECIPES, tasks=bench.tasks, models=(bench.model_name,), settings=settings, needs=needs)
 
@@ -60,14 +60,14 @@ def plan(bench: Bench) -> Plan:
 def run(bench: Bench, plan: Plan) -> list[Row]:
     """A row per system and task; then one per category for the differences, which has no task."""
     rows = scoretable.run_scores(bench, plan)
-    found, slow, missing = others(bench, bench.model_name)
+    systems, slow, missing = others(bench, bench.model_name)
     some = bench.kind("STS") if bench.setting.quick else plan.tasks
     rows += bench.llm2vec_scores(some, bench.setting.llm2vec[-1:])
-    rows += bench.system_scores(found, plan.tasks)
+    rows += bench.system_scores(systems, plan.tasks)
     rows += bench.system_scores(slow, some)
     rows = [{**row, "low": None, "high": None, "missing": ""} for row in rows]
     model = rows[0]["model"]
-    for rival in [*AGAINST, *(system.name for system in found[:1])]:
+    for rival in [*AGAINST, *(system.name for system in systems[:1])]:
         rows += [{**row, "model": model} for row in gaps(rows, bench.items, model, rival, seed=bench.setting.seed)]
     if not bench.setting.llm2vec:
         missing = ["llm2vec-unsupervised: not run, needs a model that LLM2Vec's stages made: --llm2vec.", *missing]
@@ -130,10 +130,10 @@ def summary(rows: list[Row]) -> Summary:
 
 def lead(rows: Sequence[Row], name: str, kind: str) -> str:
     """A difference and its interval, as ``+7.2 (+5.7 to +8.8)``."""
-    found = values(rows, recipe=name, kind=kind, task=None)
-    if not found:
+    matching = values(rows, recipe=name, kind=kind, task=None)
+    if not matching:
         return "-"
-    middle, low, high = (100 * found[0][key] for key in ("score", "low", "high"))
+    middle, low, high = (100 * matching[0][key] for key in ("score", "low", "high"))
     return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
 
 

@@ -112,15 +112,15 @@ class Triple:
 
 def make_triples(count: int, seed: int) -> list[Triple]:
     """``count`` different triples of each structure, the same for the same seed."""
-    found: list[Triple] = []
+    triples: list[Triple] = []
     for structure in STRUCTURES:
         stream = _triples(structure, random.Random(f"{structure} {seed}"))  # noqa: S311
         queries: dict[str, Triple] = {}
         while len(queries) < count:
             triple = next(stream)
             queries.setdefault(triple.query, triple)
-        found += queries.values()
-    return found
+        triples += queries.values()
+    return triples
 
 
 def _triples(structure: str, draw: random.Random) -> Iterator[Triple]:

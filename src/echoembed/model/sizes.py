@@ -56,9 +56,9 @@ def check_sizes(folder: Path, name: str, config: PreTrainedConfig) -> None:
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     expected = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
     for key, shape in expected.items():
-        found = held.get(key, held.get(prefix + key))
-        if found is not None and found != shape:
-            raise errors.model_config_misfit(name, f"{key} would be of shape {shape}", f"it is of shape {found}")
+        size = held.get(key, held.get(prefix + key))
+        if size is not None and size != shape:
+            raise errors.model_config_misfit(name, f"{key} would be of shape {shape}", f"it is of shape {size}")
     wanted, there = sum(map(prod, expected.values())), sum(map(prod, held.values()))
     if wanted > _HEADS * there:
         raise _too_large(name, wanted, there)

@@ -81,12 +81,12 @@ def read_all(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None
     with versions.needed("datasets", extra="train", purpose="Training"):
         from datasets import DatasetDict
 
-    found = [read(entry, config.objective_of(entry), progress=progress) for entry in config.data]
-    for entry, rows in zip(config.data, found, strict=True):
+    data_sets = [read(entry, config.objective_of(entry), progress=progress) for entry in config.data]
+    for entry, rows in zip(config.data, data_sets, strict=True):
         if len(rows) < config.optimiser.batch_size:
             raise errors.training_data_too_small(entry.name, len(rows), config.optimiser.batch_size)
     # An object of its own for each part, for the trainer writes the part's name into it.
-    return DatasetDict({part.name: _held(found[part.source].data.table) for part in config.parts})
+    return DatasetDict({part.name: _held(data_sets[part.source].data.table) for part in config.parts})
 
 
 def read(data: DataConfig, objective: Objective, *, progress: Callable[[ReadRows], None] | None = None) -> Dataset:
