@@ -36,7 +36,7 @@ def calibrate(
     ],
     texts: groups.TextOptions,
     folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to; must not exist.", show_default=False)
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write; must not exist.", show_default=False)
     ],
     calibration: Annotated[
         str | None,
@@ -47,7 +47,7 @@ def calibrate(
         ),
     ] = None,
     overwrite: opt.Overwrite = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a closing line.")] = False,
     recipe: opt.Recipe = None,
 ) -> None:
     """Fit a calibration of the model's vectors on texts, and save the model with it.

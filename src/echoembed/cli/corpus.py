@@ -110,7 +110,7 @@ def build(
     workers: Annotated[
         int, typer.Option(min=1, help="Number of models, with --engine ray.", rich_help_panel=_STORE)
     ] = 2,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a closing line.")] = False,
     recipe: opt.Recipe = None,
     instruction: opt.Instruction = None,
     batch_size: opt.PaddedTexts = None,

@@ -21,14 +21,14 @@ EPILOG = opt.examples(
 
 
 def data(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the data sets are, or are to be.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the data sets.")],
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME...]", help="Data sets or kinds, such as sts13 and pair. Default: all."),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only say what is there; fetch nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check only; fetch nothing.")] = False,
     json: opt.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Build the data sets that the results use, check what is there, and say what is missing.
 

@@ -39,7 +39,7 @@ def embed(
         ),
     ] = None,
     overwrite: opt.Overwrite = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a closing line.")] = False,
     id_column: opt.IdColumn = None,
     recipe: opt.Recipe = None,
     server: Annotated[

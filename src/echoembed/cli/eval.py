@@ -1,4 +1,4 @@
-"""``echoembed eval``: recipes scored on benchmarks and on data sets of one's own."""
+"""``echoembed eval``: recipes scored on benchmarks and on data sets of your own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 42,
     json: opt.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     recipe: Annotated[
         list[str] | None,
         typer.Option(

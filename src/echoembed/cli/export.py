@@ -20,7 +20,7 @@ def export(
     model_name: Annotated[
         str, typer.Argument(metavar="MODEL", help="Name on the Hugging Face hub, or a folder.", show_default=False)
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; must not exist.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must not exist.", show_default=False)],
     self_contained: Annotated[
         bool,
         typer.Option(

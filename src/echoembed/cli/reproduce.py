@@ -1,4 +1,4 @@
-"""``echoembed reproduce``: the paper's figures and tables, on one's own machine."""
+"""``echoembed reproduce``: the paper's figures and tables, on your own machine."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def reproduce(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of samples, toy sentences and bootstraps.")] = 42,
     json: opt.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     batch_size: opt.BatchSize = 32,
 ) -> None:
     """Make the paper's figures and tables, and print the paper's numbers beside ours.

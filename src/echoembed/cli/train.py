@@ -70,7 +70,7 @@ def train(
     ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="Print every field of a configuration, and stop.")] = False,
     json: opt.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Fine-tune a model under a recipe, on data sets of queries with positives and hard negatives.
 

@@ -1,4 +1,4 @@
-"""``echoembed tune``: the best zero-shot embedder that a model holds for one's own texts."""
+"""``echoembed tune``: the best zero-shot embedder that a model holds for your own texts."""
 
 from __future__ import annotations
 
@@ -40,22 +40,23 @@ def tune(
         ),
     ] = None,
     cost: Annotated[
-        float, typer.Option(min=0.01, help="Most that embedding may cost; 1 is a stock classical embedding.")
+        float,
+        typer.Option(min=0.01, help="Most that embedding may cost, where 1 is the cost of a classical embedding."),
     ] = 1.0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the model that is found.", show_default=False)
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps what was read. Default: in the cache.", show_default=False),
+        typer.Option(help="Folder that keeps the vectors. Default: in the cache.", show_default=False),
     ] = None,
-    most: Annotated[int, typer.Option("--max-texts", min=64, help="Most texts that are used, by a sample.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of samples and intervals.", min=0)] = 42,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+    most: Annotated[int, typer.Option("--max-texts", min=64, help="Use a sample of at most so many texts.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of samples and intervals.", min=0)] = 42,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
     json: opt.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Search prompts, layers, poolings and calibrations for the best embedder of one's own texts, without training.
+    """Search prompts, layers, poolings and calibrations for the best embedder of your own texts, without training.
 
     Each prompt is read once, for all layers; everything else is tried on the vectors that are kept. With judged pairs,
     the best is what ranks them as people did, else what lets the halves of a text find each other. It is chosen on one
