@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 import echoembed
 import tiny_models
 from echoembed import errors
-from echoembed.engine import int8
+from echoembed.engine import int8, rounding
 from echoembed.engine.int8 import CHUNK, Int8Linear
 from echoembed.prompts.template import Rendered
 
@@ -56,6 +56,28 @@ def test_columns_that_stand_out_do_not_cost_the_rest_its_levels():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_rows_with_one_giant_number_keep_the_rest_of_their_levels(monkeypatch, one_pass):
+    """As precise as sixteen bits, in a column that no probe has shown; and in any company the same bits."""
+    if not one_pass:
+        for module in (int8, rounding):
+            monkeypatch.setattr(module, "fused", lambda: False)
+    generator = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(256, 48)
+    linear.weight[:] = (linear.weight * 400).round().clamp(-126, 126)  # weights that eight bits hold exactly
+    linear.weight[:, 0] = 127
+    linear.weight[:, 7] = 0  # the giant's own share of the sum would hide that of the rest
+    states = torch.randn(1, 300, 256, generator=generator)
+    states[0, ::50, 7] = torch.tensor([100.0, -1000, 30, 50, -200, 60])
+    layer, wanted = Int8Linear(linear), linear(states)
+    got = layer(states)
+    error = ((got - wanted).norm(dim=-1) / wanted.norm(dim=-1))[0]
+    assert error.max() < 0.02  # with eight bits alone, nothing is left of the rest beside 1000
+    for rows in ([50], [0, 3], [150, 50, 7], list(range(100, 300))):
+        assert torch.equal(layer(states[:, rows]), got[:, rows])
+
+
+@torch.no_grad()
 def test_columns_are_found_on_the_probe_prompts():
     model = torch.nn.Module()
     model.one = torch.nn.Linear(8, 8)
@@ -82,8 +104,8 @@ def test_layers_given_the_same_states_round_them_once(monkeypatch):
     model = echoembed.load(tiny_models.folder("llama"), device="cpu", dtype="int8")
     model.encode(SENTENCES[:1])  # prepares the modules' other forwards, each of which is tried once
     rounded = []
-    before = int8._round
-    monkeypatch.setattr(int8, "_round", lambda rows: (rounded.append(rows.shape), before(rows))[1])
+    before = rounding._round
+    monkeypatch.setattr(rounding, "_round", lambda rows: (rounded.append(rows.shape), before(rows))[1])
     wanted = model.encode(SENTENCES[:4])
     # For each layer: queries, keys and values together; output; gate and up together; down. The last layer is run
     # twice: for its keys and values, and for its pooled tokens.
@@ -95,7 +117,7 @@ def test_layers_given_the_same_states_round_them_once(monkeypatch):
     assert np.array_equal(copy.deepcopy(model).encode(SENTENCES[:4]), wanted)
 
 
-@pytest.mark.skipif(not int8.fused(), reason="a processor without VNNI, which has one way only")
+@pytest.mark.skipif(not rounding.fused(), reason="a processor without VNNI, which has one way only")
 @torch.no_grad()
 def test_both_ways_give_the_same_bits(monkeypatch):
     """In one pass with unsigned codes and packed weights, and int8 times int8."""
@@ -105,7 +127,8 @@ def test_both_ways_give_the_same_bits(monkeypatch):
         states = torch.randn(rows, inputs, generator=generator) * 10 ** torch.randn(rows, 1, generator=generator)
         one = Int8Linear(linear)
         assert one.weight.is_mkldnn
-        monkeypatch.setattr(int8, "fused", lambda: False)
+        for module in (int8, rounding):
+            monkeypatch.setattr(module, "fused", lambda: False)
         other = Int8Linear(linear)
         assert not other.weight.is_mkldnn
         wanted = other(states)
@@ -121,7 +144,7 @@ def test_both_ways_give_the_same_bits(monkeypatch):
 
 
 def test_other_states_of_the_same_shape_are_rounded_anew():
-    rounded = int8._Rounded()
+    rounded = rounding.Rounded()
     one, other = Int8Linear(torch.nn.Linear(8, 4), rounded), Int8Linear(torch.nn.Linear(8, 4), rounded)
     states = torch.randn(2, 3, 8)
     with torch.no_grad():
@@ -133,7 +156,7 @@ def test_other_states_of_the_same_shape_are_rounded_anew():
 
 @torch.no_grad()
 def test_states_changed_in_place_are_rounded_anew():
-    rounded = int8._Rounded()
+    rounded = rounding.Rounded()
     layer = Int8Linear(torch.nn.Linear(8, 4), rounded)
     states = torch.randn(3, 8)
     before = layer(states)

@@ -7,6 +7,7 @@
 - ``onednn.py``: matrix products as fast as the processor has them
 - ``fused.py``: norms, gates and rotations in fewer passes over memory
 - ``patches.py``: the modules' other forwards, prepared once for each model
+- ``rounding.py``: states as codes of eight bits, and their products
 - ``int8.py``: linear layers in eight bits
 - ``processor.py``: what this processor multiplies fast
 - ``engine.py``: the engine: prompts in, pooled states out

@@ -13,8 +13,12 @@ PROBE_TEXTS = (
     "def add(a, b):\n    return a + b",
     "In 1969, two men walked on the moon while a third waited in orbit; 600 million people watched.",
     "Cheap flights to Lisbon, from 49 euros!",
+    "ok",
+    "3",
+    "!",
 )
-"""Ordinary texts of several kinds: columns of the states that stand out are found on them."""
+"""Texts of several kinds: columns of the states that stand out are found on them. Rounding shows most in the shortest,
+whose vector averages one state."""
 
 BOUND_TEXTS = (
     # Sentences, short and plain, whose likes are most of what is embedded.
