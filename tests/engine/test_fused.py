@@ -11,9 +11,9 @@ from echoembed.engine import attention, fused, patches
 from echoembed.model import backbone
 
 
-def load(family):
+def load(family, dtype=torch.float32):
     folder = tiny_models.folder(family)
-    return backbone.load_model(folder, family, backbone.read_config(folder, family, "causal"), torch.float32)
+    return backbone.load_model(folder, family, backbone.read_config(folder, family, "causal"), dtype)
 
 
 def home_of(model):
@@ -31,12 +31,13 @@ def replaced(model):
         ("llama", {"LlamaRMSNorm", "LlamaMLP"}, True),
         ("qwen3", {"Qwen3RMSNorm", "Qwen3MLP"}, True),
         ("olmo2", {"Olmo2RMSNorm", "Olmo2MLP"}, True),
-        ("gemma2", set(), True),  # its norms multiply by 1 + weight, its gates are not SiLU
+        ("gemma2", {"Gemma2RMSNorm"}, True),  # which multiplies by 1 + weight; its gates are not SiLU
         ("phi3", {"Phi3RMSNorm"}, True),  # gate and up are one layer
     ],
 )
-def test_what_is_replaced_and_put_back(family, pieces, rotation):
-    model = load(family)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_is_replaced_and_put_back(family, pieces, rotation, dtype):
+    model = load(family, dtype)
     own = home_of(model).apply_rotary_pos_emb
     with patches.patched(model, fast_linear=False):
         assert replaced(model) == pieces
@@ -45,7 +46,7 @@ def test_what_is_replaced_and_put_back(family, pieces, rotation):
     assert home_of(model).apply_rotary_pos_emb is own
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "olmo2", "phi3"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "olmo2", "phi3", "gemma2", "gemma3"])
 @torch.no_grad()
 def test_pieces_give_the_own_results(family):
     model = load(family)
@@ -64,6 +65,35 @@ def test_pieces_give_the_own_results(family):
         attention.ACTIVE.reset(token)
     for one, other in zip(got, [*wanted, *rotated], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+@torch.no_grad()
+def test_pieces_in_bfloat16_are_no_further_from_float32_than_the_own(family):
+    """The same weights and states, as bfloat16 holds them, by float32's own pieces: the oracle."""
+    model, exact = load(family, torch.bfloat16), load(family)
+    for one, other in zip(model.parameters(), exact.parameters(), strict=True):
+        other.copy_(one)
+    states = (torch.randn(1, 200, 32) * 10 ** torch.linspace(-2, 2, 200)[:, None]).bfloat16()
+    query, key, cos, sin = torch.randn(4, 1, 4, 200, 8).bfloat16()
+
+    def run(model, dtype):
+        norms = [module for module in model.modules() if type(module).__name__.endswith("RMSNorm")]
+        norms = [norm for norm in norms if norm.weight.shape == (32,)]
+        results = [module(states.to(dtype)) for module in (*norms, model.layers[0].mlp)]
+        arguments = (part.to(dtype) for part in (query, key, cos[:, 0], sin[:, 0]))
+        return [*results, *home_of(model).apply_rotary_pos_emb(*arguments)]
+
+    wanted, own = run(exact, torch.float32), run(model, torch.bfloat16)
+    token = attention.ACTIVE.set(object())
+    try:
+        with patches.patched(model, fast_linear=False):
+            got = run(model, torch.bfloat16)
+    finally:
+        attention.ACTIVE.reset(token)
+    for fused_one, own_one, wanted_one in zip(got, own, wanted, strict=True):
+        assert fused_one.dtype == torch.bfloat16
+        assert (fused_one - wanted_one).norm() <= 1.01 * (own_one - wanted_one).norm()
 
 
 def test_interleaved_rotation_is_left_alone():
@@ -137,6 +167,6 @@ def test_a_model_that_changed_is_prepared_anew():
     with patches.patched(model):
         assert "forward" not in model.layers[0].mlp.down_proj.__dict__
         assert "forward" in before.__dict__
-    model.to(torch.bfloat16)
+    model.to(torch.float16)
     with patches.patched(model):
         assert not replaced(model)

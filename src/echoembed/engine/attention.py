@@ -185,7 +185,7 @@ def attention(
         here = _queries(run, active.mode)
         if not here.count:
             continue
-        key_CHKE, value_CHKE = (_keys(states[0], run, here.keys(active.causal), groups) for states in (key, value))
+        key_CHKE, value_CHKE = (_keys(states[0], run, here.keys(active.causal)) for states in (key, value))
         stop = here.start + run.count * here.count
         query_CHQE = torch.unflatten(query[0, :, here.start : stop], 1, (run.count, here.count)).transpose(0, 1)
         mask_QK, is_causal, lead = _mask(active, int(attention_mask), run, here, query)
@@ -193,9 +193,17 @@ def attention(
             query_CHQE = nn.functional.pad(query_CHQE, (0, 0, lead, 0))
         if softcap is None:
             out_CHQE = nn.functional.scaled_dot_product_attention(
-                query_CHQE, key_CHKE, value_CHKE, attn_mask=mask_QK, is_causal=is_causal, scale=scale
+                query_CHQE,
+                key_CHKE,
+                value_CHKE,
+                attn_mask=mask_QK,
+                is_causal=is_causal,
+                scale=scale,
+                enable_gqa=groups > 1,  # heads that share keys read them where they are
             )
         else:
+            if groups > 1:
+                key_CHKE, value_CHKE = (states.repeat_interleave(groups, dim=1) for states in (key_CHKE, value_CHKE))
             out_CHQE = _soft_capped(query_CHQE, key_CHKE, value_CHKE, mask_QK, is_causal, scale, softcap)
         rows_CQHE = torch.unflatten(out_THE[here.start : stop], 0, (run.count, here.count))
         rows_CQHE.copy_(out_CHQE[:, :, lead:].transpose(1, 2))
@@ -230,7 +238,7 @@ def _queries(run: Run, mode: str) -> _Queries:
     return _Queries(run.start, run.length, run.prefix, total)
 
 
-def _keys(states_HTE: Tensor, run: Run, count: int, groups: int) -> Tensor:
+def _keys(states_HTE: Tensor, run: Run, count: int) -> Tensor:
     """Keys or values of the first ``count`` tokens of a run's texts, the prefix in front; ``_CHKE``."""
     own_HTE = states_HTE[:, run.start : run.start + run.count * run.length]
     own_HCKE = torch.unflatten(own_HTE, 1, (run.count, run.length))
@@ -238,7 +246,7 @@ def _keys(states_HTE: Tensor, run: Run, count: int, groups: int) -> Tensor:
     if run.prefix:
         prefix_CHKE = states_HTE[None, :, : run.prefix].expand(run.count, -1, -1, -1)
         own_CHKE = torch.cat([prefix_CHKE, own_CHKE], dim=2)
-    return own_CHKE if groups == 1 else own_CHKE.repeat_interleave(groups, dim=1)
+    return own_CHKE
 
 
 def _mask(active: Pass, number: int, run: Run, here: _Queries, like: Tensor) -> tuple[Tensor | None, bool, int]:

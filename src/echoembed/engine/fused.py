@@ -6,6 +6,8 @@ SiLU-gated feed-forward, and the function that rotates queries and keys. Whether
 like is not read off its name: each is tried against the model's own on random states, and left alone where the two
 differ.
 
+In bfloat16 the pieces add up in float32 and round once, at their end; the model's own round more often.
+
 Shapes: T tokens of the pack, D width of the model, H heads, E width of a head.
 """
 
@@ -23,13 +25,14 @@ from echoembed.engine.attention import ACTIVE
 
 ROTATION = "apply_rotary_pos_emb"
 """What transformers calls the function that rotates queries and keys, in every family's file."""
-_ROUNDING = 1e-5  # of the largest number: two orders of adding up in float32
+_ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""Of the largest number: two orders of adding up in float32, and a few roundings to bfloat16."""
 _Piece = Callable[[Tensor], Tensor]
 _ROTATIONS: dict[Callable[..., Any], Callable[..., Any] | None] = {}
 
 
 def forwards(model: nn.Module) -> list[tuple[nn.Module, _Piece]]:
-    """The model's norms and gates, each with a forward of fewer passes, in float32 on a CPU."""
+    """The model's norms and gates, each with a forward of fewer passes, on a CPU."""
     pairs = []
     for module in model.modules():
         if type(module).__name__.endswith(("RMSNorm", "MLP")) and "forward" not in module.__dict__:
@@ -54,23 +57,33 @@ def rotations(model: nn.Module) -> list[tuple[ModuleType, Callable[..., Any]]]:
 
 def _maker(module: nn.Module) -> Callable[[nn.Module], _Piece] | None:
     """What makes the replacement of a module, if there is one that does the same."""
+    makes: tuple[Callable[[nn.Module], _Piece], ...]
     if _is_norm(module):
-        make, width = _norm, len(module.weight)  # type: ignore[arg-type]
+        makes, width = (_norm, _norm_of_one_more), len(module.weight)  # type: ignore[arg-type]
     elif _is_gate(module):
-        make, width = _gate, int(module.gate_proj.in_features)  # type: ignore[arg-type, union-attr]
+        makes, width = (_gate,), int(module.gate_proj.in_features)  # type: ignore[arg-type, union-attr]
     else:
         return None
-    states = torch.randn(1, 5, width, generator=torch.Generator().manual_seed(0)) * 3
-    with torch.no_grad():
-        try:
-            same = _same(make(module)(states), module.forward(states.clone()))
-        except Exception:  # a piece of another kind under the same name
-            return None
-    return make if same else None
+    states = (torch.randn(1, 5, width, generator=torch.Generator().manual_seed(0)) * 3).to(_dtype(module))
+    for make in makes:
+        with torch.no_grad():
+            try:
+                if _same(make(module)(states), module.forward(states.clone())):
+                    return make
+            except Exception:  # a piece of another kind under the same name
+                return None
+    return None
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """What a piece computes in: its floating weights' dtype; float32 where they are in eight bits."""
+    weight = next((weight for weight in module.parameters() if weight.is_floating_point()), None)
+    return torch.float32 if weight is None else weight.dtype
 
 
 def _same(got: Tensor, wanted: Tensor) -> bool:
-    return got.shape == wanted.shape and bool((got - wanted).abs().max() <= _ROUNDING * wanted.abs().max())
+    most = _ROUNDING.get(wanted.dtype, 0.0) * wanted.abs().max()
+    return got.shape == wanted.shape and got.dtype == wanted.dtype and bool((got - wanted).abs().max() <= most)
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -79,28 +92,34 @@ def _is_norm(module: nn.Module) -> bool:
         type(module).__name__.endswith("RMSNorm")
         and isinstance(weight, Tensor)
         and weight.ndim == 1
-        and weight.dtype == torch.float32
+        and weight.dtype in _ROUNDING
         and weight.device.type == "cpu"
     )
 
 
-def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def _norm_of_one_more(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The norms of families whose weights are what is added to 1."""
+    return _norm(module, one_more=True)
+
+
+def _norm(module: nn.Module, *, one_more: bool = False) -> Callable[[Tensor], Tensor]:
     epsilon = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
     own = type(module).forward
 
     def weight() -> Tensor:
         current = module.weight  # read at each call: the module may have moved
         assert isinstance(current, Tensor)
-        return current
+        return 1.0 + current.float() if one_more else current.float()
 
     def forward(states: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or states.dtype != torch.float32:  # another thread's training
+        if torch.is_grad_enabled() or states.dtype not in _ROUNDING:  # another thread's training
             result: Tensor = own(module, states)
             return result
-        size = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        exact = states.float()
+        size = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
         size.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()
-        normed: Tensor = (states * size).mul_(weight())
-        return normed
+        normed: Tensor = (exact * size).mul_(weight()) if exact is states else exact.mul_(size).mul_(weight())
+        return normed.to(states.dtype)
 
     return forward
 
@@ -111,14 +130,14 @@ def _is_gate(module: nn.Module) -> bool:
     if not all(isinstance(part, nn.Module) for part in parts) or not isinstance(gate_proj, nn.Module):
         return False
     weight = getattr(gate_proj, "weight", None)
-    return isinstance(weight, Tensor) and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.int8)
+    return isinstance(weight, Tensor) and weight.device.type == "cpu" and weight.dtype in (*_ROUNDING, torch.int8)
 
 
 def _gate(module: nn.Module) -> Callable[[Tensor], Tensor]:
     own = type(module).forward
 
     def forward(states: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or states.dtype != torch.float32:  # another thread's training
+        if torch.is_grad_enabled() or states.dtype not in _ROUNDING:  # another thread's training
             result: Tensor = own(module, states)
             return result
         inner = nn.functional.silu(module.gate_proj(states), inplace=True)  # type: ignore[operator]
@@ -133,7 +152,7 @@ def _rotation_like(own: Callable[..., Any]) -> Callable[..., Any]:
 
     def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
         plain = not args and not kwargs and cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
-        if ACTIVE.get() is None or torch.is_grad_enabled() or not plain or query.dtype != torch.float32:
+        if ACTIVE.get() is None or torch.is_grad_enabled() or not plain or query.dtype not in _ROUNDING:
             return own(query, key, cos, sin, *args, **kwargs)
         cos, sin = cos[:, None], sin[:, None]
         return rotated(query, cos, sin), rotated(key, cos, sin)
