@@ -35,10 +35,11 @@ OTHER = {
     "checkpoint": "org/model",
     "adapters": ("org/adapter",),
     "trained": True,
+    "tuned_for": "smollm2-135m",
     "source": "Section 1",
     "description": "A line.",
 }
-NOTES = {"name", "checkpoint", "adapters", "trained", "source", "description"}
+NOTES = {"name", "checkpoint", "adapters", "trained", "tuned_for", "source", "description"}
 
 
 def recipe(**changed) -> Recipe:
@@ -64,6 +65,7 @@ BAD = [
     *(("checkpoint", value) for value in (None, 5)),
     *(("adapters", value) for value in ("org/adapter", None, 5, [5], [""])),
     *(("trained", value) for value in ("yes", 1, None)),
+    *(("tuned_for", value) for value in (None, 5)),
     *(("source", value) for value in (None, 5)),
     *(("description", value) for value in (None, 5)),
 ]

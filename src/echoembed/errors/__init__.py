@@ -38,8 +38,8 @@ from echoembed.errors.models import (
 )
 from echoembed.errors.prompts import (
     instruction_unused, no_room_for_text, prompt_name_unknown, recipe_bad_field, recipe_file_unknown_key,
-    recipe_file_unreadable, recipe_unknown, task_unknown, template_bad_slot, template_pools_apart,
-    template_pools_nothing, template_special_tokens, template_spells_special, template_unbalanced,
+    recipe_file_unreadable, recipe_tuned_for_another, recipe_unknown, task_unknown, template_bad_slot,
+    template_pools_apart, template_pools_nothing, template_special_tokens, template_spells_special, template_unbalanced,
     template_unknown_slot, template_wants_token, template_without_text, text_blank, text_breaks_tokenizer, text_not_str,
     text_spells_special, text_with_character, text_without_tokens,
 )

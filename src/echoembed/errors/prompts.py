@@ -204,6 +204,14 @@ def recipe_bad_field(recipe: object, field: str, value: object, allowed: str) ->
     return RecipeError(f"Recipe {quoted(recipe)} has {field} = {quoted(value)}. Allowed: {allowed}. Change that field.")
 
 
+def recipe_tuned_for_another(recipe: str, model: str, got: str) -> RecipeError:
+    """A recipe that was tuned for one model, on another."""
+    return RecipeError(
+        f"The recipe {recipe!r} was tuned for {model}, whose calibration comes with it, and was asked for on {got}. "
+        "Make one for this model: 'echoembed tune MODEL --texts FILE -o DIR'. Or choose the recipe 'echo-deep'."
+    )
+
+
 def recipe_file_unreadable(path: object, reason: str) -> RecipeError:
     """A file of recipes that is no TOML."""
     return RecipeError(

@@ -42,6 +42,10 @@ _CHUNK = 256
 _SENTENCES = Path(__file__).with_name("sentences.txt")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")
 _ROWS = 16384
+_SHIPPED = Path(__file__).with_name("fitted")
+"""Calibrations that come with the package: weights, recipe and sentences → a folder."""
+_BUDGET = 512
+"""The budget of the recipes that these are of; no sentence is longer."""
 
 
 def calibrate(
@@ -164,7 +168,12 @@ def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
 
     What that costs, about as much as embedding 512 texts, is said in a line on standard error.
     """
-    kind = transformer.recipe.calibration
+    kind, name = transformer.recipe.calibration, transformer.recipe.tuned_for
+    shipped = _SHIPPED / _key(transformer.under(transformer.recipe.overridden(budget=_BUDGET)), shipped=True)
+    if shipped.is_dir():
+        return Calibration.load(str(shipped))
+    if name:
+        raise errors.recipe_tuned_for_another(transformer.recipe.name, name, transformer.name)
     folder = gguf_cache.home().parent / "calibrations" / _key(transformer)
     with suppress(errors.ModelError):  # not there, or damaged: it is fitted anew
         if folder.is_dir():
@@ -190,12 +199,13 @@ def sentences() -> tuple[str, ...]:
     return tuple(line.partition("\t")[2] for line in lines if not line.startswith("#"))
 
 
-def _key(transformer: EchoTransformer) -> str:
-    """What decides a calibration that is fitted on the package's sentences."""
+def _key(transformer: EchoTransformer, *, shipped: bool = False) -> str:
+    """What decides a calibration that is fitted on the package's sentences; those that are shipped suit every dtype."""
     same = transformer.int8 or sketch(transformer.model) == transformer.sketch
     weights = transformer.revision if same else digest(transformer.model)
     dtype = "int8" if transformer.int8 else transformer.model.dtype
-    parts = [FITTING, weights, transformer.recipe.fingerprint(), transformer.context, dtype, *sentences()]
+    parts = [FITTING, weights, transformer.recipe.fingerprint(), *sentences()]
+    parts += [] if shipped else [transformer.context, dtype]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:40]
 
 

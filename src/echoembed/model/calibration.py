@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +39,13 @@ class Fitted:
         texts: How many texts.
         texts_sha256: Hash of them all, in order; empty where there were none.
         dtype: Dtype of the model that gave their vectors.
+        stable: Whether the texts alone decide the map, to rounding, on every machine.
     """
 
     texts: int = 0
     texts_sha256: str = ""
     dtype: str = "float32"
+    stable: bool = False
 
 
 class Calibration(Module):
@@ -157,17 +159,20 @@ class Calibration(Module):
         Raises:
             ModelError: If they are too few, or constant in a dimension that must be divided by its deviation.
         """
-        return cls(kind, **map_of(kind, moments), fitted=fitted)
+        parts = map_of(kind, moments)
+        name, number = calibration_parts(kind) or ("", 0)
+        stable = not moments.full or (name == "components" and moments.apart(number))
+        return cls(kind, **parts, fitted=replace(fitted or Fitted(), stable=stable))
 
     # Identity, saving and loading.
 
     def identity(self) -> str:
         """What vectors must have in common with others to be compared with them.
 
-        A shift and a scale are the same on every machine to rounding: what they were fitted on names them. Directions
-        are not, where two are about equally wide: their numbers name them.
+        What is the same on every machine to rounding is named by what it was fitted on. Directions that two machines
+        may find otherwise, because two are about equally wide, are named by their numbers.
         """
-        as_fitted = self.matrix_DK is None and self.fitted.texts_sha256 and self.digest() == self._made_of
+        as_fitted = self.fitted.stable and self.fitted.texts_sha256 and self.digest() == self._made_of
         on = f"fitted on {self.fitted.texts} texts {self.fitted.texts_sha256}"
         return f"{self.kind} {on if as_fitted else self.digest()}"
 

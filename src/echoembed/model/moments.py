@@ -32,6 +32,9 @@ LEAST_TEXTS = 16
 _ROUNDING = 1e-6
 """Deviation, relative to the size of the vectors, that the rounding of float32 makes."""
 
+_APART = 1e-3
+"""Difference of two deviations, relative to them, that no rounding makes."""
+
 
 class Moments:
     """Number, mean and scatter of vectors, taken up chunk by chunk in float64.
@@ -89,6 +92,14 @@ class Moments:
         """Deviations ``_D``, largest first, and the unit directions that have them, the columns of ``_DD``."""
         variance_D, directions_DD = np.linalg.eigh(self.scatter / self.count)
         return np.sqrt(np.maximum(variance_D[::-1], 0)), _signed(directions_DD[:, ::-1])
+
+    def apart(self, count: int) -> bool:
+        """Whether the ``count`` widest directions span the same space on every machine.
+
+        They do where they are wider than all others by more than rounding.
+        """
+        along_D, _ = self.directions()
+        return bool(along_D[count - 1] - along_D[count] > _APART * along_D[count])
 
 
 def map_of(kind: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
