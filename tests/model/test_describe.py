@@ -125,6 +125,12 @@ def test_describe_says_what_is_in_force(model):
     assert facts["query_budget_in_force"] == min(512, (1024 - frame) // 2)
 
 
+def test_a_budget_that_refuses_the_shown_text_does_not_refuse_the_description():
+    facts = echoembed.describe(tiny(budget=1, overflow="error"))
+    assert facts["budget"] == 1
+    assert "TEXT" not in facts["query_prompt"]  # it is cut, as any text would be
+
+
 def test_describe_follows_overrides():
     facts = echoembed.describe(tiny("classical-bidirectional", layer=1, budget=7, normalize=False, dtype="float16"))
     found = {key: facts[key] for key in ("layers", "budget", "normalized", "dtype", "attention", "pooling")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any, get_args
 
 from sentence_transformers import SentenceTransformer
@@ -136,9 +137,10 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "context": transformer.context,
         "budget": recipe.budget,
     }
+    reader = replace(transformer.reader, overflow="ignore")  # the budget may be too small even for this word
     for kind in get_args(Kind):
         facts[f"{kind}_template"] = recipe.template(kind).source
-        facts[f"{kind}_prompt"] = transformer.reader.render(["TEXT"], task=kind)[0].text
+        facts[f"{kind}_prompt"] = reader.render(["TEXT"], task=kind)[0].text
         facts[f"{kind}_budget_in_force"] = transformer.reader.room(task=kind)
     return {
         **facts,
