@@ -264,6 +264,26 @@ def test_a_request_that_the_queue_is_too_full_for_is_not_rendered_to_its_end(mon
     assert len(rendered) == 64
 
 
+def test_a_body_without_room_beside_what_waits_is_refused_before_it_is_parsed_and_taken_where_nothing_waits():
+    settings = Settings(port=0, limits=Limits(request_tokens=4000))
+    with serving.running(Quick, settings) as server, ThreadPoolExecutor(4) as pool:
+        encoder, service = server.server.service.encoder, server.server.service
+        for seed in range(20):  # the server learns how many tokens a body of such texts holds
+            assert server.post(E, {"input": texts(10, seed=seed)})[0] == 200
+        encoder.hold()
+        begun = pool.submit(server.post, E, {"input": texts(10)})
+        encoder.wait_for_pack()
+        full = pool.submit(server.post, E, {"input": texts(10, seed=1) * 3})
+        wait_until(lambda: service.queue.waiting > 2000)
+        parsed = b'{"input": ' + b'["a broken body", ' * 1000
+        assert server.ask("POST", E, parsed, **{"Content-Type": "application/json"})[0] == 429
+        assert server.ask("POST", "/tokenize", parsed, **{"Content-Type": "application/json"})[0] == 400
+        assert server.post("/tokenize", {"inputs": texts(10)})[0] == 200
+        encoder.free.set()
+        assert [one.result(serving.LONG)[0] for one in (begun, full)] == [200, 200]
+        assert server.ask("POST", E, parsed, **{"Content-Type": "application/json"})[0] == 400
+
+
 def test_a_client_that_does_not_read_its_answer_loses_its_connection_and_holds_nothing():
     settings = Settings(port=0, limits=Limits(header_seconds=0.2))
     with serving.running(Quick, settings) as server:

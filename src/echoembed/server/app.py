@@ -137,6 +137,8 @@ class App:
             if route.method == "POST":
                 body, taken = await http.read_body(request, self.service.limits, self.held)
                 request.scope[_BODY_READ] = True
+                if route.queued:
+                    self.service.check_room(len(body))
                 large = len(body) > _LARGE
                 data = await self.service.thread(lambda: json_body.parse(body)) if large else json_body.parse(body)
             # 3. The answer, for as long as somebody waits for it.

@@ -35,6 +35,11 @@ class Route:
     tei: bool = False
     open: bool = False
 
+    @property
+    def queued(self) -> bool:
+        """Whether its texts wait for the model."""
+        return self.method == "POST" and self.path != "/tokenize"
+
 
 def _post(path: str, body: type[Body], answer: Callable[[Service, Any], Work], *, tei: bool = False) -> Route:
     async def handler(service: Service, data: dict[str, Any]) -> Answer:

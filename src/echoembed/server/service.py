@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _AT_ONCE = 64  # texts that a thread renders before it looks for other requests
+_AROUND = 4  # bytes of a body around each text: quotes, a comma, a blank
+_NEWEST = 0.2  # weight of the newest request in what is expected of the next
 _UNBOUNDED = 2**21  # tokens of a request where a prompt may be of any length
 _STUCK = 60.0  # seconds after which a pack that is not done counts as hanging
 
@@ -102,6 +104,7 @@ class Service:
         longest = encoder.longest_prompt()
         self.request_tokens = self.limits.request_tokens or (longest * self.limits.texts if longest else _UNBOUNDED)
         self._shortest = encoder.shortest_prompt()
+        self._tokens_per_byte = 0.0  # of the bodies so far, the last ones counting most
         self.metrics = Metrics()
         self.queue = Queue(tokens=self.request_tokens, pack=encoder.pack_tokens)
         self.worker = Worker(encoder, self.queue, self.metrics, on_death)
@@ -157,6 +160,19 @@ class Service:
     async def thread(self, work: Callable[[], T]) -> T:
         """Run work that takes long in a thread other than the model's."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    def check_room(self, size: int) -> None:
+        """Refuse a body before it is parsed: if it is like the ones before, it has no room beside what waits.
+
+        Args:
+            size: Its bytes. Nothing is refused for its size alone: where nothing waits, the body is read.
+
+        Raises:
+            RequestError: 429.
+        """
+        if self.queue.waiting:
+            tokens = min(int(size * self._tokens_per_byte), self.queue.limit)
+            self.queue.check(tokens, retry_after=seconds_until_room(self.queue, self.worker))
 
     async def read(self, ask: Ask, lane: str = "", *, queued: bool = False) -> list[Rendered]:
         """The prompts of texts, checked and within the limits.
@@ -228,6 +244,8 @@ class Service:
             raise errors.server_model_stopped()
         read = [await self.read(ask, lane, queued=True) for ask in asks]
         job = Job([prompt for prompts in read for prompt in prompts], lane=lane, raw=not asks[0].normalize)
+        size = sum(len(text) + _AROUND for ask in asks for text in ask.texts)
+        self._tokens_per_byte += _NEWEST * (job.tokens / size - self._tokens_per_byte)
         vectors_ND = await self._computed(job)
         answers = []
         start = 0
