@@ -72,3 +72,14 @@ def test_an_export_is_whole_or_not_there(model, tmp_path, monkeypatch):
 
 def _full(*_, **__):
     raise OSError(28, "No space left on device")
+
+
+def test_our_own_loader_reads_it_and_runs_none_of_its_code(exported, sides, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(exported, tmp_path / "model")
+    for path in [folder / "echo_module.py", *(folder / "code").rglob("*.py")]:
+        path.write_text("raise SystemExit('the code of the folder ran')\n")
+    again = echoembed.load(folder)
+    np.testing.assert_allclose(again.encode_document(DOCUMENTS), sides[0], atol=1e-6)
+    np.testing.assert_allclose(again.encode_query([QUERY])[0], np.ravel(sides[1]), atol=1e-6)

@@ -299,3 +299,19 @@ def test_nor_do_they_leave_another_process(tmp_path):
             model.encode(TEXTS[:2], pool=pool, truncate_dim=6)
     finally:
         model.stop_multi_process_pool(pool)
+
+
+@by_both_loaders
+def test_a_bare_encode_uses_the_template_that_was_chosen_for_it(loader, tmp_path):
+    model = two(bare="document")
+    assert echoembed.describe(model)["bare_encode"] == "the document template"
+    assert echoembed.describe(two())["bare_encode"] == "the query template"
+    again = LOADERS[loader](echoembed.save(model, tmp_path / "model"))
+    for kept in (model, again):
+        assert np.array_equal(kept.encode(TEXTS), two().encode_document(TEXTS))
+        assert np.array_equal(kept.encode_query(TEXTS), two().encode_query(TEXTS))
+        assert np.array_equal(kept.encode(TEXTS, task="query"), two().encode_query(TEXTS))
+    back = echoembed.load(tmp_path / "model", bare="query", device="cpu")
+    assert np.array_equal(back.encode(TEXTS), two().encode_query(TEXTS))
+    with pytest.raises(ModelError, match="query, document or None"):
+        two(bare="passage")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,6 +28,12 @@ def export(
             help="Carry the code along: plain sentence-transformers reads the folder, with trust_remote_code=True.",
         ),
     ] = False,
+    bare: Annotated[
+        Literal["query", "document"] | None,
+        typer.Option(
+            help="Template that tools use which do not say query or document. Default: query.", show_default=False
+        ),
+    ] = None,
     overwrite: opt.Overwrite = False,
     recipe: opt.Recipe = None,
 ) -> None:
@@ -39,6 +45,8 @@ def export(
     options = with_model(options, model_name)
     session.check_names(options, [recipe])
     model = session.load(options, recipe)
+    if bare is not None:
+        model.default_prompt_name = bare
     if self_contained:
         from echoembed.integrations.export import export_self_contained
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import echoembed
 from echoembed import errors
 from echoembed.model.save import save, whole_folder
+from echoembed.model.saved import CARRIED
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 CODE = "code"
-MODULE = "echo_module"
+MODULE, _ = CARRIED.split(".")
 # What reading a saved model takes: the rooms below the model, without the bundled weights.
 PARTS = ("errors", "prompts", "sources", "engine", "model")
 MODULE_CODE = '''"""Loads the first module of this model: with echoembed if it is installed, else its copy in code/."""
@@ -96,7 +97,7 @@ def _add_code(folder: Path) -> None:
         shutil.copytree(package / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / f"{MODULE}.py").write_text(MODULE_CODE, encoding="utf-8")
     pipeline = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    pipeline[0]["type"] = f"{MODULE}.EchoModule"
+    pipeline[0]["type"] = CARRIED
     (folder / "modules.json").write_text(json.dumps(pipeline, indent=2), encoding="utf-8")
     with (folder / "README.md").open("a", encoding="utf-8") as card:
         card.write(USE)

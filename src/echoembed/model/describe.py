@@ -14,6 +14,7 @@ from echoembed.model.calibration import Calibration
 from echoembed.model.pooling import LIBRARY_MODE
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.weights import digest, sketch
+from echoembed.prompts.reader import TASK_MARKS
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind
 from echoembed.sources.gguf import cache
@@ -90,6 +91,16 @@ def _engine(transformer: EchoTransformer) -> str:
     return f"{choice.name} ({choice.reason})"
 
 
+def _bare(model: SentenceTransformer) -> str:
+    """What ``encode`` uses without a task and a prompt."""
+    name = model.default_prompt_name
+    prompt = None if name is None else model.prompts.get(name)
+    kinds = {mark: kind for kind, mark in TASK_MARKS.items() if kind in get_args(Kind)}
+    if not prompt or prompt in kinds:
+        return f"{kinds[prompt] if prompt else 'query'} template"
+    return f"query template with the prompt {name!r}"
+
+
 def _calibration(model: SentenceTransformer) -> str:
     fitted = [module for module in model if isinstance(module, Calibration)]
     return ", ".join(f"{module.kind} (fitted on {module.fitted.texts:,} texts)" for module in fitted) or "none"
@@ -142,6 +153,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         facts[f"{kind}_template"] = recipe.template(kind).source
         facts[f"{kind}_prompt"] = reader.render(["TEXT"], task=kind)[0].text
         facts[f"{kind}_budget_in_force"] = transformer.reader.room(task=kind)
+    facts["bare_encode"] = f"the {_bare(model)}"
     return {
         **facts,
         "recipe_fingerprint": recipe.fingerprint(),

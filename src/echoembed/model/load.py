@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -24,7 +24,7 @@ from echoembed.model.running import Running
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.trust import load_module_after
 from echoembed.prompts.reader import Overflow
-from echoembed.recipe import Recipe, find_recipe, recipe_of_checkpoint
+from echoembed.recipe import Kind, Recipe, find_recipe, recipe_of_checkpoint
 from echoembed.sources.adapters import Adapter, Base, is_adapter
 from echoembed.sources.adapters import find as find_adapter
 from echoembed.sources.resolve import Source, joint_revision, resolve, resolve_adapter
@@ -49,6 +49,7 @@ def load(
     device: str | torch.device | None = None,
     budget: int | None = None,
     normalize: bool | None = None,
+    bare: Kind | None = None,
     engine: Engine | None = None,
     deterministic: bool = False,
     overflow: Overflow = "warn",
@@ -74,6 +75,8 @@ def load(
         device: Where it runs, as sentence-transformers takes it; None for the best there is.
         budget: Overrides the recipe's budget: most tokens of text that each reading takes.
         normalize: Whether vectors are scaled to length 1; None for yes, and for what was saved with the model.
+        bare: Which template a bare ``encode`` uses, one without task, prompt or name: ``document`` for tools that store
+            documents with it. Saved with the model. None for what was saved, and for ``query``.
         engine: ``packed`` computes no padding and no state that is not pooled; ``padded`` is the plain forward.
             They agree to rounding (checked here). None for ``packed`` where the model passes, else ``padded``;
             ``describe`` says which and why. ``echoembed train`` chooses its own; other training runs ``padded``.
@@ -164,6 +167,10 @@ def load(
 
     # 4. The pipeline on its device, where the engine proves itself.
     embedder = assemble(modules, name=source.name, device=str(target), settings=settings)
+    if bare is not None:
+        if bare not in get_args(Kind):
+            raise errors.ModelError.bad_value("bare", bare, "query, document or None")
+        embedder.default_prompt_name = bare
     transformer = transformer_of(embedder)
     transformer.selector.choice(transformer.model)
     if dtype == "auto" and target.type == "cpu":

@@ -18,6 +18,8 @@ from echoembed.sources.resolve import Source
 CONFIG = "echoembed_config.json"
 OURS = "echoembed.model.EchoTransformer"
 """The type of our first module in ``modules.json``; models that were saved earlier name it too."""
+CARRIED = "echo_module.EchoModule"
+"""The same in a folder that carries the code it is read with; here it is read with ours, and that code never runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,8 @@ def read_modules(source: Source) -> list[dict[str, Any]]:
         return []
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        return [{"type": str(row["type"]), "path": str(row["path"])} for row in rows]
+        types = [OURS if row["type"] == CARRIED else str(row["type"]) for row in rows]
+        return [{"type": type_, "path": str(row["path"])} for type_, row in zip(types, rows, strict=True)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"modules.json ({error})") from error
 

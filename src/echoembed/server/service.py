@@ -245,7 +245,8 @@ class Service:
         read = [await self.read(ask, lane, queued=True) for ask in asks]
         job = Job([prompt for prompts in read for prompt in prompts], lane=lane, raw=not asks[0].normalize)
         size = sum(len(text) + _AROUND for ask in asks for text in ask.texts)
-        self._tokens_per_byte += _NEWEST * (job.tokens / size - self._tokens_per_byte)
+        before = self._tokens_per_byte or job.tokens / size
+        self._tokens_per_byte = before + _NEWEST * (job.tokens / size - before)
         vectors_ND = await self._computed(job)
         answers = []
         start = 0
