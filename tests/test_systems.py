@@ -141,6 +141,7 @@ SYSTEMS = {
     "prompteol": System(ZERO_SHOT, PROMPTEOL, PROMPTEOL, "last", prepared=True),
     "echo-deep": System(ZERO_SHOT[1:4], NEWLINE_ECHO, NEWLINE_ECHO, depth=0.8, calibration="components-8"),
     "echo-tuned": System(ZERO_SHOT[1:3], PROMPTEOL, PROMPTEOL, "last", prepared=True, calibration="z-score"),
+    "bag-of-words": System(ZERO_SHOT[1:3], CLASSICAL, CLASSICAL, depth=1 / 3, calibration="z-score"),
     "echo-3": System(ZERO_SHOT[:3], THREE, THREE),
     "echo-chat": System(("gpt2",), CHATML, CHATML),
     "echo-one-word": System(ZERO_SHOT[:3], ONE_WORD, ONE_WORD, "last", prepared=True),

@@ -45,6 +45,19 @@ def test_plain_sentence_transformers_gives_our_vectors_without_our_package(expor
     np.testing.assert_allclose(vectors["query"], sides[1], atol=1e-6)
 
 
+def test_a_calibration_is_exported_with_the_code_that_reads_it(tmp_path):
+    model = echoembed.calibrate(
+        echoembed.load("tiny", device="cpu"), [f"{text} {n}" for n in range(8) for text in DOCUMENTS]
+    )
+    folder = export_self_contained(model, tmp_path / "model")
+    code = CHILD.format(folder=str(folder), out=str(tmp_path / "out.npz"), documents=DOCUMENTS, query=QUERY)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=_environment()
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    np.testing.assert_allclose(np.load(tmp_path / "out.npz")["documents"], model.encode_document(DOCUMENTS), atol=1e-6)
+
+
 def _environment():
     return {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"}
 
