@@ -91,6 +91,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=32, help="tokens of text, for each reading")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--curve", type=int, default=2, help="scores on the way, of the first seed; 0 for none")
+    parser.add_argument("--pairs", type=int, default=200, help="pairs of each set that are scored")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--poolings", nargs="+", choices=POOLINGS, default=list(POOLINGS))
     parser.add_argument("--part", default="1/1", help="I/N: the I-th of N shares of the runs")
@@ -113,7 +116,7 @@ def config_of(arm: str, pooling: str, seed: int, options: argparse.Namespace) ->
         )
         for name, ratio in SETS.items()
     )
-    curve = max(1, options.steps // 2) if seed == 0 else 0
+    curve = max(1, options.steps // options.curve) if seed == 0 and options.curve else 0
     return TrainConfig(
         output=str(options.out / f"{arm.replace(', ', '-').replace(' ', '-')}-{pooling}-{seed}"),
         model=options.model,
@@ -130,18 +133,22 @@ def config_of(arm: str, pooling: str, seed: int, options: argparse.Namespace) ->
             chunk_size=16,
             gradient_cache=False,
             learning_rate=options.learning_rate,
+            precision=options.precision,
             warmup_steps=max(1, options.steps // 10),
             compute_matched=arm == "echo, compute-matched",
         ),
         checkpoint=CheckpointConfig(every=max(1, options.steps // 2)),
-        score=ScoreConfig(data=str(options.data), tasks=("sts",), every=curve, sample=200) if curve else ScoreConfig(),
+        score=ScoreConfig(data=str(options.data), tasks=("sts",), every=curve, sample=options.pairs)
+        if curve
+        else ScoreConfig(),
         **ARMS[arm],
     )
 
 
-def sts(model: Any, data: Path) -> dict[str, float]:
-    """Spearman correlation by set, at most 200 pairs of each."""
-    return {score.task: score.score for score in evaluate(model, local_tasks(data, ["sts"], max_texts=400))}
+def sts(model: Any, options: argparse.Namespace) -> dict[str, float]:
+    """Spearman correlation by set."""
+    tasks = local_tasks(options.data, ["sts"], max_texts=2 * options.pairs)
+    return {score.task: score.score for score in evaluate(model, tasks)}
 
 
 def run(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -160,7 +167,7 @@ def run(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> dict[
         "arm": arm,
         "pooling": pooling,
         "seed": seed,
-        "sts": sts(model, options.data),
+        "sts": sts(model, options),
         "read": READ,
         "cpu_seconds": spent,
         "fingerprint": fingerprint(model),
@@ -172,11 +179,12 @@ def run(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> dict[
 
 def zero_shot(arm: str, pooling: str, options: argparse.Namespace) -> dict[str, float]:
     """The same recipe before training."""
-    kept = options.out / f"zero-shot-{arm}-{pooling}-{READ}.json"
+    name = arm.removesuffix(", compute-matched")  # which differs in its training alone
+    kept = options.out / f"zero-shot-{name}-{pooling}-{READ}.json"
     if not kept.is_file():
         recipe = recipe_of(config_of(arm, pooling, 0, options).effective())
         model = echoembed.load(options.model, recipe=replace(recipe, trained=False), budget=READ)
-        kept.write_text(json.dumps(sts(model, options.data)), encoding="utf-8")
+        kept.write_text(json.dumps(sts(model, options)), encoding="utf-8")
     return json.loads(kept.read_text(encoding="utf-8"))
 
 

@@ -22,6 +22,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from rich.console import Console
 
 import echoembed
 from echoembed.engine import gradients
@@ -127,12 +128,11 @@ def main() -> None:
             f"{max(distances[way]):.1e} |"
         )
     table = "\n".join(lines)
-    print(table)
+    Console().print(table, markup=False)
     if options.report:
         page = options.report.read_text(encoding="utf-8")
-        (start, rest), end = page.split(MARKS[0]), page.split(MARKS[1])[1]
+        start, end = page.split(MARKS[0])[0], page.split(MARKS[1])[1]
         options.report.write_text(f"{start}{MARKS[0]}\n{table}\n{MARKS[1]}{end}", encoding="utf-8")
-        del rest
 
 
 if __name__ == "__main__":

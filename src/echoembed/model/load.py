@@ -25,7 +25,7 @@ from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.trust import load_module_after
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Kind, Recipe, find_recipe, recipe_of_checkpoint
-from echoembed.sources.adapters import Adapter, Base, is_adapter
+from echoembed.sources.adapters import Adapter, Base, names_one
 from echoembed.sources.adapters import find as find_adapter
 from echoembed.sources.resolve import Source, joint_revision, resolve, resolve_adapter
 
@@ -96,7 +96,7 @@ def load(
         TemplateError: If the recipe's templates do not fit the model's tokenizer.
     """
     # 1. What the names mean: recipe, device, adapter.
-    if adapter is None and revision is None and is_adapter(model):
+    if adapter is None and revision is None and names_one(model):
         adapter, model = model, None
     chosen = None if recipe is None else find_recipe(recipe)
     target = _best_device() if device is None else _device(device)

@@ -24,7 +24,7 @@ from echoembed.sources.resolve import Origin, Source, resolve_adapter
 FILE = "echoembed_adapter_config.json"
 FORMAT = 1
 BUNDLED = Path(__file__).parents[1] / "tiny" / "adapters"
-"""Adapters of the bundled model that come with the package, each a folder."""
+"""Adapters that come with the package, each a folder; the model below each is named in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,11 @@ class Adapter:
 def is_adapter(name: object) -> bool:
     """Whether this is a folder with an adapter of ours."""
     return isinstance(name, (str, os.PathLike)) and (Path(name).expanduser() / FILE).is_file()
+
+
+def names_one(name: object) -> bool:
+    """Whether this names an adapter where a model is asked for: its folder, or one that comes with the package."""
+    return is_adapter(name) or (isinstance(name, str) and name in bundled() and not Path(name).is_dir())
 
 
 def bundled() -> list[str]:

@@ -29,7 +29,7 @@ def check_model(name: str | None, *, revision: str | None = None) -> None:
     text = DEFAULT if name is None else name
     if text.lower() in PACKAGED:
         packaged_file(text.lower())
-    if text.lower() in RESERVED or adapters.is_adapter(text):
+    if text.lower() in RESERVED or adapters.names_one(text):
         return
     path = Path(text).expanduser()
     try:

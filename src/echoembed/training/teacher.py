@@ -108,7 +108,10 @@ def _load(name: str) -> Any:
             place = name
     try:
         model = SentenceTransformer(
-            str(place), device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            str(place),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
         )
     except Exception as error:  # whatever the library, transformers or the hub raise
         raise errors.teacher_unusable(name, f"{type(error).__name__}: {error}") from error
@@ -119,7 +122,7 @@ def _identity(model: Any) -> bytes:
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(weight.detach().float().contiguous().numpy().tobytes())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.digest()
 
 

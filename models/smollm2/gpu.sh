@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Trains smollm2-echo where there is a GPU, in about eight minutes, and writes the adapter for the package.
+#
+#   CORPUS=../shared/corpus DATA=../shared/data models/smollm2/gpu.sh
+#
+# May be stopped and called again: it goes on from its checkpoint. PYTHON and ECHOEMBED name other commands, CONFIG another
+# configuration, RUN its folder, TEXTS the folder of its texts, SHARDS how much of the corpus is read, MINUTES how long
+# training may take before it is stopped, ADAPTER the folder to write.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-python}
+config=${CONFIG:-models/smollm2/gpu.toml}
+run=${RUN:-runs/smollm2-echo-gpu}
+texts=${TEXTS:-runs/smollm2-echo-data}
+adapter=${ADAPTER:-src/echoembed/tiny/adapters/smollm2-echo}
+
+# 1. Texts and pairs, cut to what is read of them.
+[ -f "$texts/pairs.jsonl.gz" ] || "$python" models/smollm2/texts.py --corpus "$CORPUS" --data "$DATA" --out "$texts" \
+    --shards "${SHARDS:-4}"
+
+# 2. What it would cost; nothing is started where the data or the settings cannot be used.
+"${ECHOEMBED:-echoembed}" train "$config" --dry-run --quiet
+
+# 3. Training. Ctrl-C, and the time limit, leave a checkpoint.
+timeout --foreground -s INT "${MINUTES:-8}m" "${ECHOEMBED:-echoembed}" train "$config" --resume --quiet || [ $? = 124 ]
+
+# 4. The best step, in half precision, with its card.
+"$python" models/smollm2/ship.py "$run" --out "$adapter" ${SCORED-${DATA:+--data "$DATA"}} ${CORPUS:+--corpus "$CORPUS"}
