@@ -75,6 +75,7 @@ def write(chosen: Path, target: Path) -> int:
             shutil.copyfile(path, target / path.name)
     weights = {name: weight.to(torch.float16).contiguous() for name, weight in load_file(chosen / WEIGHTS).items()}
     save_file(weights, target / WEIGHTS)
+    (target / WEIGHTS).chmod(0o644)
     size = (target / WEIGHTS).stat().st_size
     if size > MOST_BYTES:
         raise SystemExit(f"{size:,} bytes are more than {MOST_BYTES:,}: lower the rank")
