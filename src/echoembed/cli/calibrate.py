@@ -30,20 +30,15 @@ def calibrate(
     options: ModelOptions,
     model_name: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help="Name on the Hugging Face hub, folder, GGUF file, or tiny.", show_default=False
-        ),
+        typer.Argument(metavar="MODEL", help="Name on the Hugging Face hub, folder, GGUF file, or tiny."),
     ],
     texts: groups.TextOptions,
-    folder: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write; must not exist.", show_default=False)
-    ],
+    folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write; must not exist.")],
     calibration: Annotated[
         str | None,
         typer.Option(
             help="mean, z-score, components-K, whiten-K, or spectrum-R, which needs no texts. Default: the recipe's, "
-            "else z-score.",
-            show_default=False,
+            "else z-score."
         ),
     ] = None,
     overwrite: opt.Overwrite = False,

@@ -34,7 +34,7 @@ def compare(
     json: opt.Json = False,
     heatmap: Annotated[
         Path | None,
-        typer.Option(help="Draw a matrix per recipe: .png, .svg or .pdf. Needs matplotlib.", show_default=False),
+        typer.Option(help="Draw a matrix per recipe: .png, .svg or .pdf. Needs matplotlib."),
     ] = None,
     overwrite: opt.Overwrite = False,
 ) -> None:

@@ -42,7 +42,6 @@ class JobOptions(ModelOptions):
         typer.Option(
             help="packed or padded computes here; ray on a pool of models on Ray. Default: packed where it can.",
             rich_help_panel="Model",
-            show_default=False,
         ),
     ] = None  # type: ignore[assignment]
 
@@ -54,23 +53,17 @@ def build(
         typer.Argument(
             metavar="INPUT...",
             help="JSONL, CSV and TSV, also as .gz and .zst; Parquet; Markdown and text; folders of these.",
-            show_default=False,
         ),
     ],
-    out_: Annotated[Path, typer.Option("--out", "-o", help="The folder of the corpus.", show_default=False)],
+    out_: Annotated[Path, typer.Option("--out", "-o", help="The folder of the corpus.")],
     file_format: Annotated[
         Literal["jsonl", "csv", "tsv", "parquet", "lines", "document"] | None,
-        typer.Option(
-            "--format",
-            help="Format of every file named. Default: by suffix.",
-            rich_help_panel=_TEXTS,
-            show_default=False,
-        ),
+        typer.Option("--format", help="Format of every file named. Default: by suffix.", rich_help_panel=_TEXTS),
     ] = None,
     column: opt.Column = "text",
     id_column: Annotated[
         str | None,
-        typer.Option(help="Column that holds the id. Default: FILE:LINE.", rich_help_panel=_TEXTS, show_default=False),
+        typer.Option(help="Column that holds the id. Default: FILE:LINE.", rich_help_panel=_TEXTS),
     ] = None,
     keep: Annotated[
         list[str] | None,
@@ -78,7 +71,6 @@ def build(
             metavar="NAME[:TYPE]",
             help="A further column to store, for filters: text, int, float or bool. May be repeated.",
             rich_help_panel=_TEXTS,
-            show_default=False,
         ),
     ] = None,
     chunk: Annotated[
@@ -87,14 +79,11 @@ def build(
             "--chunk/--no-chunk",
             help="Cut texts into chunks of whole sentences. Default: documents yes, rows no.",
             rich_help_panel=_TEXTS,
-            show_default=False,
         ),
     ] = None,
     chunk_tokens: Annotated[
         int | None,
-        typer.Option(
-            help="Most tokens of a chunk. Default: 200, or the budget.", rich_help_panel=_TEXTS, show_default=False
-        ),
+        typer.Option(help="Most tokens of a chunk. Default: 200, or the budget.", rich_help_panel=_TEXTS),
     ] = None,
     on_overflow: Annotated[
         Literal["cut", "reject"],
@@ -195,7 +184,7 @@ def _say(report: Report, folder: Path) -> None:
 
 
 def info(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the corpus.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the corpus.")],
     json: opt.Json = False,
 ) -> None:
     """Show what a corpus holds and where its vectors come from."""

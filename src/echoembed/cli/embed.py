@@ -35,7 +35,6 @@ def embed(
             "--output",
             "-o",
             help=".jsonl, .npy or .parquet; it appears when it is whole. Default: JSONL to standard output.",
-            show_default=False,
         ),
     ] = None,
     overwrite: opt.Overwrite = False,
@@ -45,9 +44,7 @@ def embed(
     server: Annotated[
         str | None,
         typer.Option(
-            metavar="URL",
-            help="Let a running 'echoembed serve' embed, with the model and recipe that it serves.",
-            show_default=False,
+            metavar="URL", help="Let a running 'echoembed serve' embed, with the model and recipe that it serves."
         ),
     ] = None,
 ) -> None:

@@ -35,12 +35,11 @@ def evaluate(
             metavar="NAME",
             help="'MTEB(eng, v1)', mteb-mini, local, a data set or a kind in --data, or an mteb task; repeat it. "
             "Default: local.",
-            show_default=False,
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of data sets, KIND/NAME/: see above.", show_default=False),
+        typer.Option(help="Folder of data sets, KIND/NAME/: see above."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -48,12 +47,11 @@ def evaluate(
             "--out",
             "-o",
             help="Folder that keeps scores. What is there is not computed again; an interrupted run goes on.",
-            show_default=False,
         ),
     ] = None,
     max_texts: Annotated[
         int | None,
-        typer.Option(min=1, help="Score each local data set on a sample of at most so many texts.", show_default=False),
+        typer.Option(min=1, help="Score each local data set on a sample of at most so many texts."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 42,
     json: opt.Json = False,
@@ -65,7 +63,6 @@ def evaluate(
             "-r",
             help="Row of 'echoembed recipes'; repeat it. Default: the recipe saved with the model, else echo.",
             rich_help_panel="Model",
-            show_default=False,
         ),
     ] = None,
     batch_size: opt.BatchSize = 32,

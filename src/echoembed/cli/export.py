@@ -17,10 +17,8 @@ EPILOG = opt.examples("echoembed export Qwen/Qwen3-0.6B qwen-echo --recipe echo 
 
 def export(
     options: ModelOptions,
-    model_name: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name on the Hugging Face hub, or a folder.", show_default=False)
-    ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must not exist.", show_default=False)],
+    model_name: Annotated[str, typer.Argument(metavar="MODEL", help="Name on the Hugging Face hub, or a folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must not exist.")],
     self_contained: Annotated[
         bool,
         typer.Option(

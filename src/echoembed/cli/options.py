@@ -17,12 +17,10 @@ Inputs = Annotated[
     typer.Argument(
         metavar="TEXT|FILE|-...",
         help="Texts; files (.txt, .jsonl, .csv and .tsv, also as .gz, and .parquet); or - for standard input.",
-        show_default=False,
     ),
 ]
 Texts = Annotated[
-    list[str] | None,
-    typer.Option("--text", "-t", help="A text, whatever it looks like. May be repeated.", show_default=False),
+    list[str] | None, typer.Option("--text", "-t", help="A text, whatever it looks like. May be repeated.")
 ]
 
 Model = Annotated[
@@ -33,19 +31,14 @@ Model = Annotated[
         help="Name on the Hugging Face hub, folder, GGUF file, or tiny, the bundled model. Default: the recipe's "
         "checkpoint, else smollm2-135m.",
         rich_help_panel=_MODEL,
-        show_default=False,
     ),
 ]
-ModelArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="MODEL", help="The model, as --model names it.", show_default=False),
-]
+ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help="The model, as --model names it.")]
 Adapter = Annotated[
     str | None,
     typer.Option(
         help="What 'echoembed train' wrote: a folder, a name on the hub, or one of the package's own. Brings its base.",
         rich_help_panel=_MODEL,
-        show_default=False,
     ),
 ]
 Recipe = Annotated[
@@ -55,7 +48,6 @@ Recipe = Annotated[
         "-r",
         help="Row of 'echoembed recipes'. Default: the recipe saved with the model, else echo.",
         rich_help_panel=_MODEL,
-        show_default=False,
     ),
 ]
 Recipes = Annotated[
@@ -65,40 +57,22 @@ Recipes = Annotated[
         "-r",
         help="Row of 'echoembed recipes'; repeat it. Default: classical and echo.",
         rich_help_panel=_MODEL,
-        show_default=False,
     ),
 ]
 RecipesFile = Annotated[
     Path | None,
-    typer.Option(
-        help="TOML file with recipes of your own, which --recipe can then name.",
-        rich_help_panel=_MODEL,
-        show_default=False,
-    ),
+    typer.Option(help="TOML file with recipes of your own, which --recipe can then name.", rich_help_panel=_MODEL),
 ]
-Revision = Annotated[
-    str | None,
-    typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL, show_default=False),
-]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL)]
 Layer = Annotated[
-    int | None,
-    typer.Option(
-        help="Pool this layer instead of the recipe's; -1 is the last.", rich_help_panel=_MODEL, show_default=False
-    ),
+    int | None, typer.Option(help="Pool this layer instead of the recipe's; -1 is the last.", rich_help_panel=_MODEL)
 ]
 Budget = Annotated[
     int | None,
-    typer.Option(
-        help="Most tokens of text in each copy, instead of the recipe's budget.",
-        rich_help_panel=_MODEL,
-        show_default=False,
-    ),
+    typer.Option(help="Most tokens of text in each copy, instead of the recipe's budget.", rich_help_panel=_MODEL),
 ]
 Device = Annotated[
-    str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=_COMPUTING, show_default=False
-    ),
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=_COMPUTING)
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8"] | None,
@@ -106,7 +80,6 @@ Dtype = Annotated[
         help="Dtype of the weights. Best for many texts on a CPU: auto, the fastest whose vectors are checked to be "
         "close to float32's. Default: float32 on a CPU, else as saved.",
         rich_help_panel=_COMPUTING,
-        show_default=False,
     ),
 ]
 EngineOption = Annotated[
@@ -116,7 +89,6 @@ EngineOption = Annotated[
         help="packed computes no padding; padded is the plain forward. Default: packed where it is proved on this "
         "model.",
         rich_help_panel=_COMPUTING,
-        show_default=False,
     ),
 ]
 Deterministic = Annotated[
@@ -136,7 +108,6 @@ Instruction = Annotated[
     typer.Option(
         help="The instruction for the recipe's template, where the template has a place for one.",
         rich_help_panel=_MODEL,
-        show_default=False,
     ),
 ]
 BatchSize = Annotated[
@@ -155,7 +126,6 @@ PaddedTexts = Annotated[
         help="Texts of a padded forward; the packed engine takes what --pack-tokens hold, whatever this says. "
         "Default: 32.",
         rich_help_panel=_COMPUTING,
-        show_default=False,
     ),
 ]
 PackTokens = Annotated[
@@ -165,7 +135,6 @@ PackTokens = Annotated[
         help="Most tokens of a forward of the packed engine: fewer need less memory, more may be faster on a GPU. "
         "Default: 256 to 2,048 on a CPU, by the model's width; 16,384 on a GPU.",
         rich_help_panel=_COMPUTING,
-        show_default=False,
     ),
 ]
 OnOverflow = Annotated[
@@ -181,7 +150,6 @@ Format = Annotated[
         "--format",
         help="Format of every input, whatever its name. Default: by suffix; standard input is txt, a text a line.",
         rich_help_panel=_READING,
-        show_default=False,
     ),
 ]
 Delimiter = Annotated[
@@ -189,16 +157,13 @@ Delimiter = Annotated[
     typer.Option(
         help="What separates the columns of .csv and .tsv: a character, or tab. Default: a comma, in .tsv a tab.",
         rich_help_panel=_READING,
-        show_default=False,
     ),
 ]
 Column = Annotated[str, typer.Option(help="Column, or JSON key, that holds the text.", rich_help_panel=_READING)]
 IdColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column, or JSON key, that holds the id. Default: texts are numbered from 0.",
-        rich_help_panel=_READING,
-        show_default=False,
+        help="Column, or JSON key, that holds the id. Default: texts are numbered from 0.", rich_help_panel=_READING
     ),
 ]
 OnBadText = Annotated[

@@ -26,12 +26,7 @@ def recipes(
     json: opt.Json = False,
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Show it with this model's tokenizer. Default: the bundled model's.",
-            show_default=False,
-        ),
+        typer.Option("--model", "-m", help="Show it with this model's tokenizer. Default: the bundled model's."),
     ] = None,
     recipes_file: opt.RecipesFile = None,
 ) -> None:

