@@ -105,3 +105,10 @@ def test_a_model_cut_at_a_layer_is_refused(tmp_path):
     cut = echoembed.load(tiny_models.folder("llama"), layer=1, device="cpu")
     with pytest.raises(errors.ModelError, match="names no layer"):
         LayerStore(tmp_path).fill(cut, prompts_of(cut))
+
+
+def test_what_is_missing_is_counted(model, tmp_path):
+    store = LayerStore(tmp_path)
+    assert store.missing(model, prompts_of(model)) == 3
+    store.fill(model, prompts_of(model))
+    assert store.missing(model, prompts_of(model, [*TEXTS, "A new one."])) == 1

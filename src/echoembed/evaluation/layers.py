@@ -97,6 +97,11 @@ class LayerStore:
             if progress is not None:
                 progress(len(prompts) - len(order) + start + len(keys))
 
+    def missing(self, model: SentenceTransformer, prompts: Sequence[Rendered]) -> int:
+        """How many of the prompts have no vectors yet."""
+        weights, known = weights_key(model), self._index(_folder_name(model))
+        return len({prompt_key(weights, prompt) for prompt in prompts} - known.keys())
+
     def vectors(
         self, model: SentenceTransformer, prompts: Sequence[Rendered], layers: Sequence[int], pooling: Pooling
     ) -> Vectors:

@@ -51,6 +51,7 @@ class Moments:
         self.count = 0
         self.mean_D: NDArray[np.float64] = np.zeros(0)
         self.scatter: NDArray[np.float64] = np.zeros(0)
+        self._found: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @classmethod
     def needed_by(cls, kind: str) -> Moments:
@@ -90,8 +91,10 @@ class Moments:
 
     def directions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Deviations ``_D``, largest first, and the unit directions that have them, the columns of ``_DD``."""
-        variance_D, directions_DD = np.linalg.eigh(self.scatter / self.count)
-        return np.sqrt(np.maximum(variance_D[::-1], 0)), _signed(directions_DD[:, ::-1])
+        if self._found is None or self._found[0] != self.count:  # several calibrations may be made of the same moments
+            variance_D, directions_DD = np.linalg.eigh(self.scatter / self.count)
+            self._found = self.count, np.sqrt(np.maximum(variance_D[::-1], 0)), _signed(directions_DD[:, ::-1])
+        return self._found[1:]
 
     def apart(self, count: int) -> bool:
         """Whether the ``count`` widest directions span the same space on every machine.

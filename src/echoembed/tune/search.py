@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
@@ -25,8 +24,7 @@ from echoembed import errors
 from echoembed.evaluation.cache import Vectors
 from echoembed.evaluation.layers import LayerStore
 from echoembed.model.calibrate import calibrate
-from echoembed.model.calibration import Calibration
-from echoembed.model.moments import LEAST_TEXTS, Moments
+from echoembed.model.moments import LEAST_TEXTS, Moments, map_of
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import under
 from echoembed.recipe import Recipe
@@ -119,6 +117,7 @@ def tune(
     costs = cost.measured(model, distinct[: cost.TEXTS], rows[0])
     search = _Search(model, store, costs, evidence, fitted)
     # 1. A small sample under all prompts that can be within the cost at all.
+    rows = [row for row in rows if _fits(row, model)]
     affordable = [row for row in rows if costs.of(model, row, 1) <= most_cost]
     best: dict[str, float] = {}
     for row in affordable:
@@ -155,6 +154,15 @@ def tune(
         candidates=len(found),
         model=_calibrated(load, winner[0], distinct),
     )
+
+
+def _fits(row: Recipe, model: SentenceTransformer) -> bool:
+    """Whether the model's tokenizer has what the row's template needs, such as the marks of a chat."""
+    try:
+        transformer_of(model).under(row)
+    except errors.TemplateError:
+        return False
+    return True
 
 
 def _evidence(texts: Sequence[str], pairs: Sequence[tuple[str, str, float]] | None) -> tuple[list[str], Evidence]:
@@ -217,9 +225,10 @@ class _Search:
         texts = [self.evidence.texts[place] for place in used]
         prompts = [*reader.render(fitted), *reader.render(texts)]
         self.store.fill(whole, prompts)
+        directions = any(candidate.calibration.startswith(("components", "whiten")) for candidate in candidates)
         for (layer, pooling), group in groupby(candidates, key=lambda one: (one.layer, one.pooling)):
             pooled_ND = self.store.vectors(whole, prompts, [layer], pooling)[:, 0]
-            moments = Moments(full=True)
+            moments = Moments(full=directions)
             moments.add(pooled_ND[: len(fitted)])
             for candidate in group:
                 try:
@@ -233,10 +242,15 @@ class _Search:
 
 
 def _calibrated_vectors(kind: str, moments: Moments, pooled_ND: Vectors) -> Vectors:
+    """What ``Calibration`` gives, of many vectors at once."""
     if kind == "none":
         return pooled_ND
-    made: Vectors = Calibration.of(kind, moments).calibrated(torch.from_numpy(pooled_ND)).numpy()
-    return made
+    made = {name: array.astype(np.float32) for name, array in map_of(kind, moments).items()}
+    moved_ND: Vectors = (pooled_ND - made["shift_D"]) * made.get("scale_D", np.float32(1))
+    if "matrix_DK" not in made:
+        return moved_ND
+    along_NK: Vectors = moved_ND @ made["matrix_DK"]
+    return moved_ND - along_NK @ made["matrix_DK"].T if kind.startswith("components") else along_NK
 
 
 def _frontier(search: _Search, found: Sequence[tuple[Candidate, float]]) -> Iterator[tuple[Candidate, float]]:
