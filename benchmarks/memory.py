@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                      the engine on texts of several lengths and numbers
     python benchmarks/memory.py --flat 100000        one call on so many short texts, watched as it goes on
+    python benchmarks/memory.py --load smollm2-135m  loading a model in each dtype, a GGUF file converted beforehand
 
 Peaks are the kernel's high-water mark of resident memory since a first small encode, minus what was resident then.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+DTYPES = ("float32", "bfloat16", "int8", "auto")
 SYSTEMS = ("padded", "packed", "int8")
 CASES = ((25, 64), (25, 1000), (1000, 16))
 """Tokens of a text, and how many texts."""
@@ -32,7 +34,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--flat", type=int, default=0, metavar="TEXTS")
+    parser.add_argument("--load", nargs="+", default=[], metavar="MODEL")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--load-child", nargs=2, metavar=("MODEL", "DTYPE"), help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=4, metavar=("FOLDER", "SYSTEM", "LENGTH", "COUNT"), help=argparse.SUPPRESS)
     parser.add_argument("--flat-child", nargs=2, metavar=("FOLDER", "TEXTS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -42,6 +46,15 @@ def main() -> None:
         return
     if arguments.flat_child:
         print(json.dumps(_flat(Path(arguments.flat_child[0]), int(arguments.flat_child[1]))))
+        return
+
+    if arguments.load_child:
+        print(json.dumps(_loaded(*arguments.load_child)))
+        return
+    if arguments.load:
+        rows = {Path(name).name: loading(name) for name in arguments.load}
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "memory-load.json").write_text(json.dumps(rows, indent=1) + "\n")
         return
 
     import models
@@ -66,6 +79,45 @@ def measure(folder: Path, cases: tuple[tuple[int, int], ...]) -> list[dict[str, 
             rows.append({"system": system, "length": length, "texts": count, **row})
             print(f"memory: {rows[-1]}", flush=True)
     return rows
+
+
+def loading(name: str) -> list[dict[str, Any]]:
+    """One model in each dtype: what loading takes at its peak, and what stays."""
+    run(["--load-child", name, "float32"])  # converts a GGUF file, which is done once
+    rows = []
+    for dtype in DTYPES:
+        rows.append({"dtype": dtype, **run(["--load-child", name, dtype])})
+        print(f"loading {name}: {rows[-1]}", flush=True)
+    return rows
+
+
+def _loaded(name: str, dtype: str) -> dict[str, Any]:
+    import torch
+
+    import echoembed
+
+    torch.set_num_threads(1)
+    echoembed.load("tiny", device="cpu").encode("a text")  # what the libraries take is no part of it
+    before = _resident()
+    _forget_peak()
+    started = time.process_time()
+    model = echoembed.load(name, device="cpu", dtype=dtype)
+    seconds, peak, stays = time.process_time() - started, _peak() - before, _resident() - before
+    facts = echoembed.describe(model)
+    from safetensors import safe_open
+
+    folder = model[0].weights_folder
+    whole = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            whole += sum(4 * weights.get_tensor(key).numel() for key in weights.keys())  # noqa: SIM118
+    return {
+        "became": facts["dtype"],
+        "float32_mb": round(whole / 1e6, 1),
+        "peak_over_float32": round(peak * 1e6 / whole, 2),
+        "stays_over_float32": round(stays * 1e6 / whole, 2),
+        "cpu_s": round(seconds, 1),
+    }
 
 
 def run(arguments: list[str]) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """What a dtype costs and what it gives: vectors, scores and processor time beside float32's.
 
     python benchmarks/numerics.py smollm2-135m path/to/gemma.gguf
+    python benchmarks/numerics.py smollm2-135m --long 1000 4000     documents of so many tokens instead
 
-Texts are the 336 pairs of examples/data, read under echo. For each dtype: the least and the mean cosine of a text's
-vector to that in float32; the least cosine of a text embedded alone to the same text in a batch; the STS score; and
-the processor time of one thread as a share of float32's, in turns, the median with its least and greatest.
+Run it where you have AMX: bfloat16's share is what that processor makes of it. Texts are the 336 pairs of
+examples/data, read under echo. For each dtype: the least and the mean cosine of a text's vector to that in float32; the
+least cosine of a text embedded alone to the same text in a batch; the STS score; and the processor time of one thread
+as a share of float32's, in turns, the median with its least and greatest. Of long documents: seconds, the share of
+float32's, and the cosine to float32.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import platform
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -35,17 +39,54 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["smollm2-135m"])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--texts", type=int, default=64, help="sentences timed in a turn")
+    parser.add_argument("--long", type=int, nargs="*", default=[], help="tokens of long documents")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.long:
+        rows = {Path(name).name: long(name, arguments.long, turns=arguments.turns) for name in arguments.models}
+        write(arguments.out / "numerics-long.json", rows)
+        return
     lines = (ROOT / "examples/data/sts/everyday/test.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = [json.loads(line) for line in lines]
     results = {
         Path(name).name: measure(name, pairs, turns=arguments.turns, texts=arguments.texts) for name in arguments.models
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    write(arguments.out / "numerics.json", results)
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    """What was measured, with the machine it was measured on."""
     record = {"machine": machine(), "torch": torch.__version__, "models": results}
-    (arguments.out / "numerics.json").write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def long(name: str, lengths: list[int], *, turns: int) -> list[dict[str, Any]]:
+    """One document of each length, read twice, in each dtype, in turns."""
+    models = {
+        dtype: echoembed.load(name, device="cpu", dtype=dtype, budget=max(lengths), overflow="ignore")
+        for dtype in DTYPES
+    }
+    lines = (ROOT / "examples/data/sts/everyday/test.jsonl").read_text(encoding="utf-8").splitlines()
+    words = " ".join(json.loads(line)[key] for line in lines for key in ("sentence1", "sentence2"))
+    tokens = models["float32"].tokenizer(words, add_special_tokens=False)["input_ids"]
+    rows: list[dict[str, Any]] = []
+    for length in lengths:
+        text = models["float32"].tokenizer.decode(tokens[:length])
+        for turn in range(turns):
+            vectors, seconds = {}, {}
+            for dtype, model in models.items():
+                started = time.process_time()
+                vectors[dtype] = model.encode(text)
+                seconds[dtype] = time.process_time() - started
+            row: dict[str, Any] = {"tokens": length, "turn": turn}
+            for dtype in DTYPES:
+                share, cosine = seconds[dtype] / seconds["float32"], float(vectors[dtype] @ vectors["float32"])
+                row[dtype] = {"seconds": seconds[dtype], "share": share, "cosine": cosine}
+            rows.append(row)
+            print(name, row, flush=True)
+    return rows
 
 
 def measure(name: str, pairs: list[dict[str, str]], *, turns: int, texts: int) -> dict[str, dict[str, float]]:

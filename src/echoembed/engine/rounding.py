@@ -103,8 +103,8 @@ def _round(rows_RK: Tensor) -> Codes:
     # 1. A step for each row: its largest number has the last code.
     # Two reductions: aminmax, which would be one, is not vectorised along a row and takes ten times as long.
     largest_R1 = torch.maximum(rows_RK.amax(dim=1, keepdim=True), rows_RK.amin(dim=1, keepdim=True).neg_())
-    largest_R1 = largest_R1.float().clamp_min_(1e-30)
-    scale_R1 = largest_R1 / LEVELS
+    largest_R1 = largest_R1.float()
+    scale_R1 = largest_R1.clamp_min(1e-30).mul_(1 / LEVELS)
     # 2. Rows whose largest number is many times their mean size. Each row decides for itself, in whatever company.
     size_R1 = torch.linalg.vector_norm(rows_RK, dim=1, keepdim=True, dtype=torch.float32)
     peaked_P = torch.nonzero(largest_R1[:, 0] > size_R1[:, 0] * (PEAKED * rows_RK.shape[1] ** -0.5))[:, 0]
