@@ -43,3 +43,9 @@ def test_amx_comes_before_vnni_and_bfloat16_needs_amx():
     assert Processor(amx=True, vnni=True).fast == ("bfloat16", "int8")
     assert Processor(amx=False, vnni=True).fast == ("int8",)
     assert Processor(amx=False, vnni=False).fast == ()
+
+
+def test_it_says_what_it_has():
+    assert str(Processor(amx=True, vnni=True)) == "a processor with AMX and VNNI"
+    assert str(Processor(amx=False, vnni=True)) == "a processor with VNNI and without AMX"
+    assert str(Processor(amx=False, vnni=False)) == "a processor without AMX or VNNI"

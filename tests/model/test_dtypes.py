@@ -28,7 +28,9 @@ def test_the_processor_decides_and_the_vectors_are_those_of_the_dtype_asked_for(
     assert str(processor) in facts["dtype_reason"]
     assert np.array_equal(model.encode(TEXTS), asked.encode(TEXTS))
     assert facts["numerics"] == echoembed.describe(asked)["numerics"]
-    assert facts["fingerprint"] == echoembed.fingerprint(echoembed.load("tiny", device="cpu"))
+    plain = echoembed.load("tiny", device="cpu")
+    assert facts["fingerprint"] == echoembed.fingerprint(plain)
+    assert facts["parameters"] == sum(weight.numel() for weight in plain[0].model.parameters())
 
 
 def test_what_was_measured_is_told():

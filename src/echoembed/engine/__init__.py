@@ -21,7 +21,7 @@ Knows prompts as ids and spans; knows nothing of texts, templates or recipes.
 
 from echoembed.engine.choice import Engine, Selector
 from echoembed.engine.engine import PackedEngine, tokens_in_flight
-from echoembed.engine.int8 import float_layers, quantize
+from echoembed.engine.int8 import float_layers, parameter_count, quantize
 from echoembed.engine.processor import Processor
 from echoembed.engine.proof import Choice, choose
 
@@ -33,6 +33,7 @@ __all__ = [
     "Selector",
     "choose",
     "float_layers",
+    "parameter_count",
     "quantize",
     "tokens_in_flight",
 ]

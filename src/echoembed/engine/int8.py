@@ -120,6 +120,15 @@ def _columns_of(weight_NK: Tensor, outlier_J: Tensor) -> nn.Linear:
     return linear
 
 
+def parameter_count(model: nn.Module) -> int:
+    """How many weights a model has, whatever they are kept in."""
+    layers = [module for module in model.modules() if isinstance(module, Int8Linear)]
+    twice = sum(weight.numel() for layer in layers for weight in layer.parameters())  # columns kept in floating point
+    coded = sum(layer.in_features * layer.out_features for layer in layers)
+    biases = sum(layer.bias.numel() for layer in layers if layer.bias is not None)
+    return sum(weight.numel() for weight in model.parameters()) - twice + coded + biases
+
+
 def float_layers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
     """The linear layers that can be put into eight bits, each with the module that holds it and its name there."""
     return [

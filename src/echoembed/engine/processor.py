@@ -47,8 +47,10 @@ class Processor:
         return ("bfloat16",) * self.amx + ("int8",) * self.vnni
 
     def __str__(self) -> str:
-        features = ["AMX" if self.amx else "no AMX", "VNNI" if self.vnni else "no VNNI"]
-        return f"a processor with {' and '.join(features)}"
+        has = {"AMX": self.amx, "VNNI": self.vnni}
+        present, missing = ([name for name, there in has.items() if there is wanted] for wanted in (True, False))
+        parts = [f"with {' and '.join(present)}"] * bool(present) + [f"without {' or '.join(missing)}"] * bool(missing)
+        return f"a processor {' and '.join(parts)}"
 
 
 def _has(feature: str) -> bool:

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import nn
 
+from echoembed.engine import parameter_count
 from echoembed.model.calibration import Calibration
 from echoembed.model.pooling import LIBRARY_MODE
 from echoembed.model.transformer import EchoTransformer, transformer_of
@@ -132,7 +133,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "revision": transformer.revision,
         **_file(transformer),
         "architecture": config.model_type,
-        "parameters": sum(weight.numel() for weight in transformer.model.parameters()),
+        "parameters": parameter_count(transformer.model),
         "dtype": _dtype(transformer).removeprefix("torch."),
         "dtype_reason": transformer.running.dtype_reason,
         "device": str(model.device),
