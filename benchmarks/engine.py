@@ -88,9 +88,11 @@ def main() -> None:
             peers=not arguments.no_peers,
             sample=[*SAMPLE] * 8,
             gguf=packaged_file(models.DEFAULT) if arguments.model == models.DEFAULT else None,
+            wanted=arguments.systems or [""],
         )
         for name, reason in skipped.items():
             print(f"left out: {name}: {reason}")
+        before = results.get("facts", {})
         results["facts"] = {
             **machine,
             "command": measure.command(),
@@ -98,11 +100,15 @@ def main() -> None:
             "batch size": arguments.batch_size,
             "threads": "one thread" if arguments.device == "cpu" else "one GPU",
             "clock": "processor time" if arguments.device == "cpu" else "wall time",
-            "left out": skipped,
-            "systems": {name: system.note for name, system in systems.items()},
+            "left out": {**before.get("left out", {}), **skipped},
+            "systems": {**before.get("systems", {}), **{name: system.note for name, system in systems.items()}},
         }
         for name, cell in _cells(systems[OURS], arguments).items():
-            results["cells"][name] = _cell(name, cell, systems, arguments)
+            found = _cell(name, cell, systems, arguments)
+            earlier = results["cells"].get(name, {}) if arguments.systems else {}
+            for part in ("systems", "ratios"):
+                found[part] = earlier.get(part, {}) | found[part]
+            results["cells"][name] = found
             # After every cell: a run that is stopped leaves what it has.
             results["facts"]["load average before and after"] = [load_before, os.getloadavg()]
             results["facts"]["minutes"] = round((time.time() - begun) / 60, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ def load_all(
     peers: bool = True,
     sample: list[str],
     gguf: Path | None = None,
+    wanted: Sequence[str] = ("",),
 ) -> tuple[dict[str, System], dict[str, str]]:
     """Every system that runs here, and why others do not.
 
@@ -72,6 +73,7 @@ def load_all(
         peers: Whether ONNX, OpenVINO and llama.cpp are looked for.
         sample: Texts by which peers are checked and tuned.
         gguf: The file that the model was read from, if it was.
+        wanted: How the names of those begin that are loaded beside the first two and ours.
     """
     dtype = "float32" if device == "cpu" else "bfloat16"
     shared: list[SentenceTransformer] = []
@@ -104,17 +106,23 @@ def load_all(
     }
     if device != "cpu":
         return systems, dict.fromkeys((DEPTH, BFLOAT16, INT8, DETERMINISTIC, *PEERS), "measured on a CPU only")
-    exact = ours("echo", deterministic=True)
-    systems[DETERMINISTIC] = System(run(exact), exact, engine(exact))
     layers = int(packed[0].model.config.num_hidden_layers)
-    part = ours("echo", layer=max(1, round(0.8 * layers)))
-    systems[DEPTH] = System(run(part), part, f"layer {part[0].layers} of {layers}")
-    for name, type_ in ((BFLOAT16, "bfloat16"), (INT8, "int8")):
-        model = ours("echo", dtype=type_)
-        systems[name] = System(run(model), model, engine(model), type_)
+    more: dict[str, dict[str, Any]] = {
+        DETERMINISTIC: {"deterministic": True},
+        DEPTH: {"layer": max(1, round(0.8 * layers))},
+        BFLOAT16: {"dtype": "bfloat16"},
+        INT8: {"dtype": "int8"},
+    }
+    for name, settings in more.items():
+        if name.startswith(tuple(wanted)):
+            model = ours("echo", **settings)
+            note = f"layer {model[0].layers} of {layers}, {engine(model)}"
+            systems[name] = System(run(model), model, note, settings.get("dtype", "float32"))
     skipped: dict[str, str] = {}
     loaders = _peers(packed, padded, stock, bare, folder, scratch, batch_size, gguf)
     for name, load in loaders.items() if peers else ():
+        if not name.startswith(tuple(wanted)):
+            continue
         try:
             systems[name] = load(sample)
         except ImportError as error:
