@@ -145,6 +145,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cells", nargs="*", help="only these, put to an earlier run's: sentences, n=25, N=1000")
     parser.add_argument("--systems", nargs="*", help="only those whose names begin so, and what they are compared with")
     parser.add_argument("--batch-size", type=int, default=32, help="sentence-transformers' own default")
+    parser.add_argument("--pairs", type=int, default=0, help="graded pairs; 0 for 64 or, in full, all 336")
     parser.add_argument("--slices", type=int, default=0, help="turns of each cell; 0 for 4 or, in full, 16")
     parser.add_argument("--allowance", type=float, default=0, help="seconds of processor time for a system in a cell")
     parser.add_argument("--no-peers", action="store_true", help="without ONNX, OpenVINO and llama.cpp")
@@ -152,6 +153,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     arguments.slices = arguments.slices or (16 if arguments.full else 4)
+    arguments.pairs = arguments.pairs or (336 if arguments.full else 64)
     arguments.allowance = arguments.allowance or (60.0 if arguments.full else 20.0)
     return arguments
 
@@ -163,7 +165,7 @@ def _cells(ours: System, arguments: argparse.Namespace) -> dict[str, dict[str, A
         return {arguments.texts.name: {"kind": "real", "texts": own, "source": arguments.texts.name}}
     known = texts.words(ours.counted)
     trained = arguments.model == models.DEFAULT
-    graded = texts.pairs(336 if arguments.full else 64)
+    graded = texts.pairs(arguments.pairs)
     sentences = list(dict.fromkeys(text for left, right, _ in graded for text in (left, right)))
     cells: dict[str, dict[str, Any]] = {
         PAIRS: {"kind": "real", "texts": sentences, "source": "graded pairs of examples/data", "pairs": graded}
