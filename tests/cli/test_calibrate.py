@@ -51,3 +51,11 @@ def test_nothing_is_left_where_something_is_wrong(run, tmp_path):
         assert not (tmp_path / "model").exists()
     (tmp_path / "model").mkdir()
     assert "exists already" in run("tiny", "-t", "one", "-o", "model", code=1).stderr
+
+
+def test_a_recipes_own_calibration_is_fitted_on_the_texts_alone(run, monkeypatch):
+    monkeypatch.setattr("echoembed.model.calibrate.sentences", lambda: pytest.fail("fitted on the package's sentences"))
+    args = ("tiny", "texts.jsonl", "--column", "body", "--on-bad-text", "skip", "-r", "echo-deep", "--budget", "9")
+    told = run(*args, "-o", "model")
+    assert "calibrated (components-8) on 40 texts" in told.stderr
+    assert "texts were over the budget" in told.stderr

@@ -54,6 +54,7 @@ def calibrate(
     from echoembed.files import check_free
     from echoembed.model.calibrate import calibrate as fit
     from echoembed.model.transformer import transformer_of
+    from echoembed.recipe import find_recipe
 
     options = with_model(options, model_name)
     # 1. Everything that can be wrong is told before the model reads the first text.
@@ -65,17 +66,25 @@ def calibrate(
     reader = texts.reader() if texts.inputs or texts.text or not _needs_none(calibration) else None
     if reader is not None:
         session.check_texts(reader, quiet=quiet)
-    model = session.load(options, recipe, on_overflow=texts.on_overflow)
+    row = session.recipe_named(recipe, options.recipes_file)
+    own = "none" if row is None else find_recipe(row).calibration
+    model = session.load(options, recipe, on_overflow=texts.on_overflow, calibrated=False)
     if transformer_of(model).int8:
         raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
     # 2. One pass over the texts.
+    cut: list[int] = []
     expected = reader.expected if reader is not None else (lambda: None)
     with Progress(expected, what="calibrating", shown=not quiet) as progress:
-        calibrated = fit(model, _readable(reader, model), calibration, progress=progress)
+        kind = calibration or (None if own == "none" else own)
+        calibrated = fit(model, _readable(reader, model, cut), kind, progress=progress)
     # 3. The model with what was fitted.
     save(calibrated, folder, overwrite=overwrite)
     if reader is not None:
         session.report_skipped(reader)
+    if cut and texts.on_overflow == "warn":
+        out.warn(
+            f"{len(cut):,} texts were over the budget: {sum(cut):,} of their tokens were not read. Raise --budget."
+        )
     if not quiet:
         kind = transformer_of(calibrated).recipe.calibration
         read = 0 if reader is None else reader.count - reader.skipped
@@ -86,16 +95,17 @@ def _needs_none(calibration: str | None) -> bool:
     return (calibration or "").startswith("spectrum-")
 
 
-def _readable(reader: TextReader | None, model: SentenceTransformer) -> Iterator[str]:
-    """The texts, one by one, without those that this model cannot read, if the reader may leave them out."""
+def _readable(reader: TextReader | None, model: SentenceTransformer, cut: list[int]) -> Iterator[str]:
+    """The texts, without those that this model cannot read, if the reader may leave them out; ``cut`` grows."""
     from echoembed import errors
     from echoembed.model.transformer import transformer_of
 
     for item in reader or ():
         try:
-            transformer_of(model).reader.render([item.text])
+            [prompt] = transformer_of(model).reader.render([item.text])
         except errors.TextError as error:
             assert reader is not None
             reader.leave_out(error)
         else:
+            cut += [prompt.dropped] * (prompt.dropped > 0)
             yield item.text

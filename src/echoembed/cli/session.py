@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -99,20 +99,26 @@ def check_names(options: ModelOptions, names: Sequence[str | None]) -> None:
         check_model(options.model, revision=options.revision)
 
 
-def load(options: ModelOptions, recipe: str | None = None, *, on_overflow: str = "warn") -> SentenceTransformer:
-    """The model that the options name, under a recipe."""
+def load(
+    options: ModelOptions, recipe: str | None = None, *, on_overflow: str = "warn", calibrated: bool = True
+) -> SentenceTransformer:
+    """The model that the options name, under a recipe, or under the recipe without its calibration."""
     _silence_imports()
     with startup.without_unused():
-        return _load(options, recipe, on_overflow)
+        return _load(options, recipe, on_overflow, calibrated)
 
 
-def _load(options: ModelOptions, recipe: str | None, on_overflow: str) -> SentenceTransformer:
+def _load(options: ModelOptions, recipe: str | None, on_overflow: str, calibrated: bool) -> SentenceTransformer:
     silence()
     import echoembed
+    from echoembed.recipe import find_recipe
 
     given = {field.name: getattr(options, field.name) for field in fields(options)}
     overflow: Any = "error" if on_overflow == "error" else "ignore"  # cuts are reported once, at the end
-    return echoembed.load(recipe=recipe_named(recipe, given.pop("recipes_file")), overflow=overflow, **given)
+    row = recipe_named(recipe, given.pop("recipes_file"))
+    if row is not None and not calibrated:
+        row = replace(find_recipe(row), calibration="none", tuned_for="")
+    return echoembed.load(recipe=row, overflow=overflow, **given)
 
 
 def embedder(model: SentenceTransformer, options: EncodeOptions) -> Embedder:
