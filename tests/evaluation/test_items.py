@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, v_measure_score
 
 import echoembed
 from echoembed.evaluation.items import differences, score_of
@@ -73,3 +73,15 @@ def test_differences_are_those_of_scipys_paired_bootstrap():
 def test_a_system_does_not_differ_from_itself():
     items = {"outcome": [0.1, 0.9, 0.5, 1.0]}
     assert not differences("Retrieval", items, items, random=np.random.default_rng(0), draws=20).any()
+
+
+def test_fast_statistics_are_scikit_learns():
+    random = np.random.default_rng(5)
+    for count in random.integers(2, 60, size=100):
+        cosines, labels = random.integers(0, 12, count) / 3, random.integers(0, 2, count).astype(float)
+        labels[0] = 1
+        pairs = {"estimate": cosines, "truth": labels}
+        assert score_of("PairClassification", pairs) == pytest.approx(average_precision_score(labels, cosines))
+        found, true = random.integers(0, 5, count).astype(float), random.integers(0, 4, count).astype(float)
+        clusters = {"estimate": found, "truth": true}
+        assert score_of("Clustering", clusters) == pytest.approx(v_measure_score(true, found), abs=1e-9)

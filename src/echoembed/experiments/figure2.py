@@ -37,7 +37,7 @@ RECIPES = (
     ),
 )
 METHODS = ("classical mean", "classical last", "echo mean")
-_PER_STRUCTURE = {True: 100, False: 300}
+_PER_STRUCTURE = {True: 40, False: 300}
 """Triples: quick, and full."""
 _AT_ONCE = 50
 """Triples between two words on how far the work is."""

@@ -45,7 +45,9 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     setting = bench.setting
     sets = selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed)
     rows: list[Row] = []
+    some = [pairs for pairs in sets if pairs.name in {task.name for task in bench.few}] or sets
     for model in plan.models:
+        own = sets if model == bench.model_name else some
         for recipe in plan.recipes:
             loaded = bench.models.get(model, recipe)
             transformer = transformer_of(loaded)
@@ -60,7 +62,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                 forms: dict[str, Callable[[Vectors], Vectors]] = {RAW: _same}
                 if bench.calibration_texts:
                     forms[Z] = z_scores(read(bench.calibration_texts, layer))
-                for pairs in sets:
+                for pairs in own:
                     left_ND, right_ND = read(pairs.first, layer), read(pairs.second, layer)
                     for form, apply in forms.items():
                         score = correlation(_cosines(apply(left_ND), apply(right_ND)), np.asarray(pairs.gold))
@@ -95,6 +97,12 @@ def best(rows: list[Row], **equal: object) -> tuple[int, float]:
     return max(((layer, sweep.mean_score(own, layer=layer)) for layer in distinct(own, "layer")), key=lambda at: at[1])
 
 
+def _sets(rows: list[Row], model: str) -> str:
+    """How much of a model was scored: ``6 sets, 1,200 pairs``."""
+    own = values(rows, model=model, method=rows[0]["method"], form=RAW, layer=0)
+    return f"{len(own)} set{'s' if len(own) > 1 else ''}, {sum(row['pairs'] for row in own):,} pairs"
+
+
 def summary(rows: list[Row]) -> Summary:
     """For each method: the last layer, the best, and the first after the embeddings."""
     out = []
@@ -108,9 +116,9 @@ def summary(rows: list[Row]) -> Summary:
                 out.append(
                     [model, method, form, *(f"{cell:.2f}" for cell in cells), f"{score:.2f}", f"{layer} of {last}"]
                 )
-    pairs = sum(row["pairs"] for row in values(rows, **{k: rows[0][k] for k in ("model", "method", "form", "layer")}))
+    read = [f"{model}: {_sets(rows, model)}" for model in distinct(rows, "model")]
     notes = [
-        f"Mean Spearman correlation × 100 over {len(distinct(rows, 'task'))} STS sets, {pairs} pairs in all.",
+        f"Mean Spearman correlation × 100 ({'; '.join(read)}).",
         "The best layer is chosen on the pairs that it is scored on, so its score flatters. Layer 0 is the token "
         "embeddings; up to layer k, k of the layers run, so that the cost grows in step.",
         "Layer 1 of one reading is a bag of words.",
@@ -133,7 +141,7 @@ def plot(rows: list[Row]) -> Figure:
                     places = sorted(distinct(own, "layer"))
                     scores = [sweep.mean_score(own, layer=place) for place in places]
                     axis.plot(places, scores, style, color=plots.colour(method), label=label, linewidth=1.8)
-        axis.set(title=model, xlabel="layer (0: token embeddings)")
+        axis.set(title=f"{model}: {_sets(rows, model)}", xlabel="layer (0: token embeddings)")
     axes[0].set_ylabel("mean Spearman correlation × 100")
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawn
