@@ -190,9 +190,8 @@ def plot(rows: list[Row]) -> Figure:
             axis.hist(errors, bins=edges, alpha=0.5, color=shade, label=label)
             axis.axvline(fmean(errors), color=shade, linewidth=2)
         axis.set(title=recipe, xlabel="rank by cosine minus rank by gold, share of the pairs")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17))  # below: the bars are everywhere
     axes[0].set_ylabel("pairs")
-    axes[0].set_ylim(top=1.25 * axes[0].get_ylim()[1])  # room for the legends; the axes share it
     return drawn
 
 
