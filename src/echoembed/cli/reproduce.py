@@ -157,7 +157,7 @@ def reproduce(
     with out.kept(f"what is finished is kept in {output}, and the same command goes on from there"):
         results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)
     if report is not None:
-        write_report(report, results, setting, _command(names))
+        write_report(report, results, setting, _command(names, model or []))
         out.note(f"wrote {report}")
     if json:
         out.print_json([_as_dict(result) for result in results])
@@ -210,10 +210,11 @@ def _print_dry_run(facts: dict[str, Any]) -> None:
     )
 
 
-def _command(names: list[str]) -> str:
+def _command(names: list[str], models: list[str]) -> str:
     """The command as a page can show it, without paths of this machine."""
     given = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick")]
-    return shlex.join(["echoembed", "reproduce", *names, *given])
+    named = [part for name in models for part in ("-m", Path(name).name if name.endswith(".gguf") else name)]
+    return shlex.join(["echoembed", "reproduce", *names, *given, *named])
 
 
 def _print(result: Result) -> None:

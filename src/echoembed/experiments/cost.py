@@ -58,7 +58,7 @@ def summary(rows: list[Row]) -> Summary:
         own = values(rows, recipe=recipe)
         out.append([recipe, f"{sweep.mean_score(own):.2f}", f"{1000 * own[0]['seconds']:.1f}"])
     notes = [
-        f"Mean Spearman correlation × 100 over {len(distinct(rows, 'task'))} STS sets; {rows[0]['model']}.",
+        f"Mean Spearman correlation × 100 over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
         f"Milliseconds of processor time for one of {TEXTS} STS sentences, best of {ROUNDS} rounds.",
     ]
     return Summary(["recipe", "STS", "ms a text"], out, notes)

@@ -219,7 +219,7 @@ class Bench:
             model, [task], store=self.store, batch_size=self.setting.batch_size, cache=self.cache, items=True
         )
         if score.items:
-            self.items[score.model, score.recipe, score.task] = score.items
+            self.items[called(score.model), score.recipe, score.task] = score.items
         return _row(score)
 
     def key(self, experiment: Experiment, plan: Plan) -> dict[str, Any]:
@@ -254,6 +254,14 @@ def trained(run: Path) -> str:
     return f"{len(steps):,} steps, {texts:,} texts, {tokens:,} tokens: very little beside the paper's."
 
 
+def called(model: str) -> str:
+    """A model's name as pages show it: a path is this machine's business, so only its last part."""
+    name = (
+        model.rstrip("/").rpartition("/")[2] if model.startswith(("/", ".", "~")) or model.endswith(".gguf") else model
+    )
+    return name.removesuffix(".gguf")
+
+
 def work(recipe: Recipe, task: Task) -> float:
     """About how much a score costs: characters read."""
     return float(max(task.characters, 1) * recipe.template("query").copies)
@@ -272,7 +280,7 @@ def named(recipe: str | Recipe, name: str, **changes: Any) -> Recipe:
 def _row(score: Score) -> Row:
     details = score.details
     return {
-        "model": score.model,
+        "model": called(score.model),
         "recipe": score.recipe,
         "fingerprint": score.fingerprint,
         "task": score.task,

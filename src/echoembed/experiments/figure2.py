@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from echoembed import plots
 from echoembed.evaluation import rows as files
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, called
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.toy import STRUCTURES, Triple, make_triples, read_triples
 from echoembed.model.transformer import transformer_of
@@ -36,6 +36,8 @@ RECIPES = (
         source=_SOURCE,
     ),
 )
+FIRST = ("positive_first", "negative_first")
+"""Cosines of first parts: query and positive, query and negative."""
 METHODS = ("classical mean", "classical last", "echo mean")
 _PER_STRUCTURE = {True: 40, False: 300}
 """Triples: quick, and full."""
@@ -90,7 +92,7 @@ def _measure(
     texts = [text for triple in triples for text in (triple.query, triple.positive, triple.negative)]
     firsts = [first for triple in triples for first in (triple.firsts or ("", "", ""))]
     vectors = token_vectors(model, texts, firsts, batch_size)
-    name = transformer_of(model).name
+    name = called(transformer_of(model).name)
     found: list[Row] = []
     for pooling in ("mean", "last"):
         if f"{recipe} {pooling}" not in METHODS:
@@ -196,10 +198,11 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].axhline(50, color="black", linestyle=":", linewidth=1)
     axes[0].set(ylim=(0, 118), title="Accuracy by where the difference stands (dotted: chance)")
     axes[0].legend(fontsize=8, ncols=3, loc="upper center")
-    for axis, method in zip(axes[1:], ("classical mean", "echo mean"), strict=True):
-        group = values(own, method=method, structure=STRUCTURES[2])
-        edges = np.linspace(min(0.98, *(row["negative_first"] for row in group)), 1.0005, 25).tolist()
-        for key, shade in (("positive_first", "#2a9d5c"), ("negative_first", "#b02e4f")):
+    groups = {name: values(own, method=name, structure=STRUCTURES[2]) for name in ("classical mean", "echo mean")}
+    least = min(0.98, *(row[key] for group in groups.values() for row in group for key in FIRST))
+    edges = np.linspace(least, 1.0005, 25).tolist()
+    for axis, (method, group) in zip(axes[1:], groups.items(), strict=True):
+        for key, shade in zip(FIRST, ("#2a9d5c", "#b02e4f"), strict=True):
             found = [row[key] for row in group]
             label = "paraphrase" if key == "positive_first" else "opposite"
             axis.hist(found, bins=edges, alpha=0.6, color=shade, label=f"{label} (mean {fmean(found):.3f})")
@@ -208,7 +211,10 @@ def plot(rows: list[Row]) -> Figure:
             xlabel="cosine with the query's first part",
         )
         axis.set_ylabel("triples")
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper left")
+    most = max(axis.get_ylim()[1] for axis in axes[1:])
+    for axis in axes[1:]:
+        axis.set_ylim(0, most)
     return drawn
 
 

@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 
 from echoembed import plots
 from echoembed.experiments import scoretable, selection
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, called
 from echoembed.experiments.interval import cosines
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.splitter import Splitter, load_splitter, splitter_name
@@ -47,7 +47,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     """
     setting = bench.setting
     split = load_splitter(setting.splitter)
-    name = transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name
+    name = called(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
     rows: list[Row] = []
     for pairs in selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed):
         alike = [half_similarities(split, pairs.first, pairs.second, half) for half in (0, 1)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from echoembed import plots
 from echoembed.evaluation.items import Array, correlation
 from echoembed.experiments import scoretable, selection
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, called
 from echoembed.experiments.results import Row, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
@@ -39,7 +39,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     random = np.random.default_rng(setting.seed)
     drawn: list[Array] = []
     rows: list[Row] = []
-    name = transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name
+    name = called(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
     for pairs in selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed):
         echo, classical = [cosines(bench, recipe, pairs.first, pairs.second) for recipe in NAMES]
         gold = np.asarray(pairs.gold)

@@ -15,7 +15,7 @@ from echoembed import plots
 from echoembed.evaluation.cache import Vectors
 from echoembed.evaluation.items import correlation
 from echoembed.experiments import scoretable, selection, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, called
 from echoembed.experiments.others import z_scores
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
@@ -68,7 +68,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                         score = correlation(_cosines(apply(left_ND), apply(right_ND)), np.asarray(pairs.gold))
                         rows.append(
                             {
-                                "model": transformer.name,
+                                "model": called(transformer.name),
                                 "method": recipe.name,
                                 "form": form,
                                 "layer": layer,
@@ -78,7 +78,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                                 "score": score,
                             }
                         )
-            bench.progress.done(0, f"layers of {recipe.name}, {transformer.name}")
+            bench.progress.done(0, f"layers of {recipe.name}, {called(transformer.name)}")
     return rows
 
 
@@ -142,6 +142,7 @@ def plot(rows: list[Row]) -> Figure:
                     scores = [sweep.mean_score(own, layer=place) for place in places]
                     axis.plot(places, scores, style, color=plots.colour(method), label=label, linewidth=1.8)
         axis.set(title=f"{model}: {_sets(rows, model)}", xlabel="layer (0: token embeddings)")
+        axis.set_xticks(range(0, max(distinct(values(rows, model=model), "layer")) + 1, 3))
     axes[0].set_ylabel("mean Spearman correlation × 100")
     drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return drawn

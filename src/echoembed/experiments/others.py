@@ -28,7 +28,7 @@ DEPTH = 0.8
 NO_TEXTS = "texts to calibrate on: train/NAME/ in the data"
 
 
-def others(bench: Bench, model: str | None) -> tuple[list[System], list[System], list[str]]:
+def others(bench: Bench, model: str | None) -> tuple[list[System], list[str]]:
     """The systems beside recipes.
 
     Args:
@@ -36,8 +36,7 @@ def others(bench: Bench, model: str | None) -> tuple[list[System], list[System],
         model: The language model that the bag of words, our best layer and local-llm-embed read with.
 
     Returns:
-        Those that are scored on everything, those on STS alone if quick, for they run at a third of our speed, and a
-        line for each that is absent.
+        The systems, and a line for each that is absent.
     """
     texts = bench.calibration_texts
     whole = bench.models.get(model, "classical")
@@ -52,13 +51,14 @@ def others(bench: Bench, model: str | None) -> tuple[list[System], list[System],
         if texts
         else []
     )
-    slow: list[System] = []
     if bench.setting.peers:
-        slow, absent = peers.whitened(whole, texts)
-        encoders, absent_too = peers.encoders(bench.setting.further)
-        systems += encoders
+        encoders, absent = peers.encoders(bench.setting.further)
+        whitened, absent_too = peers.whitened(whole, texts)
+        if bench.setting.quick and whitened:
+            whitened, absent_too = [], ["local-llm-embed: not run on samples, for it takes longest; --full runs it."]
+        systems += [*encoders, *whitened]
         missing += [*absent, *absent_too]
-    return systems, slow, missing
+    return systems, missing
 
 
 def calibrated(bench: Bench, model: str | None, recipe: str, layer: int, name: str) -> System:

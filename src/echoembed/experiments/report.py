@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
-from echoembed.experiments.experiment import Setting, Summary
+from echoembed.experiments.experiment import Setting, Summary, called
 from echoembed.experiments.interval import interval_line
 from echoembed.experiments.overview import PICTURES as FIRST
 from echoembed.experiments.overview import overview
@@ -77,8 +77,9 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
     table1 = next((result.about for result in done if result.experiment.name == "table1"), {})
     versions = ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())
     size = "samples" if setting.quick else "whole data sets"
+    models = dict.fromkeys(_model(name) for result in done for name in result.about.get("models", []))
     facts = [
-        ("model", ", ".join(about.get("models", [])) or "-"),
+        ("models", ", ".join(models) or "-"),
         ("machine", about.get("machine", "-")),
         ("versions", versions or "-"),
         ("seed", str(setting.seed)),
@@ -107,6 +108,12 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
         pictures=shown,
         facts="\n".join(lines),
     )
+
+
+def _model(identity: str) -> str:
+    """A model's identity, its name as pages show it."""
+    name, _, rest = identity.partition(" ")
+    return f"{called(name)} {rest}".strip()
 
 
 def _kept(result: Result, setting: Setting) -> tuple[list[Row], dict[str, Any]] | None:

@@ -51,7 +51,7 @@ def not_run() -> list[str]:
 def plan(bench: Bench) -> Plan:
     """The recipes and what stands beside them, on all local tasks."""
     needs = "" if bench.tasks else scoretable.NO_DATA
-    systems = [] if needs else chain(*others(bench, bench.model_name)[:2])
+    systems = [] if needs else others(bench, bench.model_name)[0]
     beside = [system.identity for system in systems]
     settings = {"beside": beside, "llm2vec": [] if bench.setting.quick else bench.llm2vec_identities()}
     return Plan(recipes=RECIPES, tasks=bench.tasks, models=(bench.model_name,), settings=settings, needs=needs)
@@ -60,12 +60,11 @@ def plan(bench: Bench) -> Plan:
 def run(bench: Bench, plan: Plan) -> list[Row]:
     """A row per system and task; then one per category for the differences, which has no task."""
     rows = scoretable.run_scores(bench, plan)
-    systems, slow, missing = others(bench, bench.model_name)
+    systems, missing = others(bench, bench.model_name)
     quick = bench.setting.quick
     if not quick:
         rows += bench.llm2vec_scores(plan.tasks, bench.setting.llm2vec[-1:])
     rows += bench.system_scores(systems, plan.tasks)
-    rows += bench.system_scores(slow, bench.kind("STS") if quick else plan.tasks)
     rows = [{**row, "low": None, "high": None, "missing": ""} for row in rows]
     model = rows[0]["model"]
     for rival in [*AGAINST, *(system.name for system in systems[:1])]:
