@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import random
 import re
+import shlex
 import statistics
 import sys
 import time
@@ -143,7 +144,7 @@ def command() -> str:
     if "--out" in words:
         at = words.index("--out")
         words = words[:at] + words[at + 2 :]
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def slug(name: str) -> str:

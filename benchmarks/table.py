@@ -27,7 +27,7 @@ def table(folder: Path) -> str:
     grouped: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("engine-*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
-        for name, cell in results["cells"].items():
+        for name, cell in results.get("cells", {}).items():
             if cell["kind"] == "real" and "ceiling_gops" in cell:  # older results have other columns
                 facts = results["facts"]
                 column = {**cell, "processor": facts["processor"], "load": cell["load"], "command": facts["command"]}
