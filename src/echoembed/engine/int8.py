@@ -82,7 +82,7 @@ class Int8Linear(nn.Module):
                 rows_SN.mul_(self.scale).mul_(rounded.scale[here])
         out_RN = out_SN[: len(rows_RK)]
         if len(rounded.peaked):
-            out_RN.index_add_(0, rounded.peaked, out_SN[len(rows_RK) :])
+            out_RN.index_add_(0, rounded.peaked, out_SN[len(rows_RK) : len(rows_RK) + len(rounded.peaked)])
         if self.exact is not None:  # as a batch of one, which is how the engine's products take it
             out_RN.add_(self.exact(rows_RK.index_select(1, self.outlier_J).float()[None])[0])
         if self.bias is not None:

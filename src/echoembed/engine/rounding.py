@@ -6,7 +6,7 @@ activations at the first tokens of a prompt, and gated layers give such rows any
 eight bits: what their codes leave over is coded again, in steps 254 times as fine, and goes through the same product
 as one more row. So no weight is held twice, and every route that a prompt can take rounds alike.
 
-Shapes: R rows (tokens), P peaked rows, S = R + P, K inputs, N outputs, J inputs that stand out.
+Shapes: R rows (tokens), P peaked rows, S = R + P and what fills it up, K inputs, N outputs, J inputs that stand out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from torch import Tensor
 
 CHUNK = 256
 """Rows of a product at a time: what is in between stays in the processor's cache."""
+STEP = 32
+"""Products have a multiple of so many rows: oneDNN prepares each new number of rows, which can cost as much as the
+product, and how many rows are peaked differs from layer to layer."""
 LEVELS = 127
 """The largest code."""
 _OFFSET = 128
@@ -63,7 +66,7 @@ class Codes:
     """States in eight bits, those of peaked rows in twice eight.
 
     Attributes:
-        codes: ``_SK``: R rows, then what the first code of each peaked row leaves over, in finer steps.
+        codes: ``_SK``: R rows, what the first code of each peaked row leaves over, in finer steps, and rows of zeros.
         scale: Size of a step in each of them, ``_S1``.
         peaked: Numbers of the peaked rows, ``_P``.
     """
@@ -109,11 +112,15 @@ def _round(rows_RK: Tensor) -> Codes:
     size_R1 = torch.linalg.vector_norm(rows_RK, dim=1, keepdim=True, dtype=torch.float32)
     peaked_P = torch.nonzero(largest_R1[:, 0] > size_R1[:, 0] * (PEAKED * rows_RK.shape[1] ** -0.5))[:, 0]
     # 3. Codes of all rows, and of what they leave over of the peaked ones.
-    rows, total = len(rows_RK), len(rows_RK) + len(peaked_P)
+    rows, used = len(rows_RK), len(rows_RK) + len(peaked_P)
+    total = -(-used // STEP) * STEP
     unsigned = fused()
     codes_SK = torch.empty(
         total, rows_RK.shape[1], dtype=torch.uint8 if unsigned else torch.int8, device=rows_RK.device
     )
+    codes_SK[used:] = _OFFSET if unsigned else 0
+    scale_S1 = torch.zeros(total, 1, device=rows_RK.device)
+    scale_S1[:rows] = scale_R1
     for start in range(0, rows, CHUNK):
         here = slice(start, min(start + CHUNK, rows))
         levels_RK = torch.div(rows_RK[here], scale_R1[here]).round_()
@@ -122,6 +129,6 @@ def _round(rows_RK: Tensor) -> Codes:
         peaked_PK, step_P1 = rows_RK.index_select(0, peaked_P).float(), scale_R1.index_select(0, peaked_P)
         left_PK = peaked_PK.div_(step_P1)
         left_PK = left_PK.sub_(left_PK.round()).mul_(2 * LEVELS).round_()
-        codes_SK[rows:] = left_PK.add_(_OFFSET) if unsigned else left_PK
-        scale_R1 = torch.cat([scale_R1, step_P1 / (2 * LEVELS)])
-    return Codes(codes_SK, scale_R1, peaked_P)
+        codes_SK[rows:used] = left_PK.add_(_OFFSET) if unsigned else left_PK
+        scale_S1[rows:used] = step_P1 / (2 * LEVELS)
+    return Codes(codes_SK, scale_S1, peaked_P)
