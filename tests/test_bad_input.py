@@ -168,7 +168,7 @@ ENCODE = [
         lambda: model().encode(TEXT, processing_kwargs={"text": {"max_length": 3}}),
         ModelError,
         "Got processing_kwargs",
-        "a recipe says what is read",
+        "recipes say what is read",
     ),
     (
         "render kind",
@@ -196,7 +196,7 @@ ENCODE = [
     ),
 ]
 LOAD = [
-    ("recipe near", {"recipe": "ehco"}, RecipeError, "There is no recipe 'ehco'", "Did you mean 'echo'?"),
+    ("recipe near", {"recipe": "ehco"}, RecipeError, "There is no recipe 'ehco'", "Did you mean 'echo'"),
     ("recipe far", {"recipe": "zzzz"}, RecipeError, "There is no recipe 'zzzz'", "List them with 'echoembed recipes'"),
     ("recipe empty", {"recipe": ""}, RecipeError, "There is no recipe ''", "List them"),
     ("recipe number", {"recipe": 5}, RecipeError, "There is no recipe 5", "pass an echoembed.Recipe"),

@@ -20,6 +20,7 @@ def main() -> None:
     import echoembed.training.run  # noqa: F401
     from echoembed import cli
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where whoever runs the tests ignores it
     ends = []
     for entry in json.loads(Path(sys.argv[1]).read_text()):
         reading, writing = os.pipe()  # a standard input that never ends

@@ -92,7 +92,7 @@ def quoted(value: object, limit: int = 40) -> str:
 
 def near(name: str, known: Iterable[str]) -> str:
     """A hint such as `` Did you mean 'echo'?``, or nothing."""
-    matches = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    matches = get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
 
 

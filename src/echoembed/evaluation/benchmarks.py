@@ -113,7 +113,7 @@ def _check_names(names: Sequence[str], sets: Mapping[str, Any]) -> None:
     files = [path.read_text(encoding="utf-8") for path in (Path(package.origin).parent / "tasks").rglob("*.py")]
     for name in names:
         if not any(f'"{name}"' in text for text in files):
-            near = [task for text in files for task in re.findall(r'^ +name="([^"]+)",$', text, re.MULTILINE)]
+            near = [task for text in files for task in re.findall(r'^ {8}name="([^"]+)",$', text, re.MULTILINE)]
             raise errors.evaluation_task_unknown(name, [*sets, *BENCHMARKS, *near], "")
 
 
