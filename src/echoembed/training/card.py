@@ -25,7 +25,7 @@ _OBJECTIVES = {
     "simcse": "unsupervised SimCSE",
     "distil": "distillation of a teacher's cosines within each batch",
 }
-_TEMPLATE = Path(__file__).with_name("card.md")
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _LAST = 0.1
 """Share of the steps, from the end, over which the loss is averaged."""
 
