@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,6 @@ from echoembed.cli import app
 VERBS = ["embed", "similarity", "compare", "recipes", "info"]
 SENTENCES = ["A cat sat on the mat.", "A feline rested on the rug.", "Stocks fell sharply on Monday."]
 HEAVY = {"torch", "transformers", "sentence_transformers", "numpy", "pyarrow", "matplotlib", "huggingface_hub"}
-
-
-@pytest.fixture(autouse=True)
-def _keep_warnings(monkeypatch):
-    """What the command line does to warnings ends with its process, and here with the test."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """``echoembed corpus``, ``search`` and ``export`` as users meet them: exit codes, lines, JSON."""
 
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,6 @@ import echoembed
 from echoembed.cli import app
 
 TINY = str(Path(echoembed.__file__).parent / "tiny")
-
-
-@pytest.fixture(autouse=True)
-def _keep_warnings(monkeypatch):
-    """What the command line does to warnings ends with its process, and here with the test."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -33,12 +32,6 @@ steps = 2
 batch_size = 4
 warmup_steps = 0
 """
-
-
-@pytest.fixture(autouse=True)
-def _keep_warnings(monkeypatch):
-    """What the command line does to warnings ends with its process, and here with the test."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 @pytest.fixture

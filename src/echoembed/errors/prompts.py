@@ -205,9 +205,10 @@ def recipe_bad_field(recipe: object, field: str, value: object, allowed: str) ->
 
 
 def recipe_tuned_for_another(recipe: str, model: str, got: str) -> RecipeError:
-    """A recipe that was tuned for one model, on another."""
+    """A recipe that was tuned for one model, on another one, or on other weights or another layer of the same."""
+    other = f"other weights or another layer of {got}" if got == model else got
     return RecipeError(
-        f"The recipe {recipe!r} was tuned for {model}, whose calibration comes with it, and was asked for on {got}. "
+        f"The recipe {recipe!r} was tuned for {model}, whose calibration comes with it, and was asked for on {other}. "
         "Make one for this model: 'echoembed tune MODEL --texts FILE -o DIR'. Or choose the recipe 'echo-deep'."
     )
 

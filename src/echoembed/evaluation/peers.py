@@ -22,6 +22,7 @@ import numpy as np
 
 from echoembed.evaluation.cache import Vectors
 from echoembed.model.transformer import transformer_of
+from echoembed.sources.resolve import resolve
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -61,6 +62,9 @@ def encoders(names: Sequence[str] = ()) -> tuple[list[System], list[str]]:
 
     Returns:
         The systems, and a line for each that is absent.
+
+    Raises:
+        ModelError: If one that is named cannot be found, or its files are not safe.
     """
     systems, missing = [_encoder(name, name) for name in names], []
     folder = packaged_folder()
@@ -71,18 +75,20 @@ def encoders(names: Sequence[str] = ()) -> tuple[list[System], list[str]]:
     return systems, missing
 
 
-def _encoder(name: str, source: str) -> System:
+def _encoder(name: str, place: str) -> System:
+    source = resolve(place)  # safe files alone, with the hash of their content: others are another system
     kept: list[Any] = []
 
     def encode(texts: Sequence[str]) -> Vectors:
         if not kept:
             from sentence_transformers import SentenceTransformer
 
-            kept.append(SentenceTransformer(source, trust_remote_code=False))
+            kept.append(SentenceTransformer(str(source.folder), trust_remote_code=False))
         vectors: Vectors = kept[0].encode(list(texts), show_progress_bar=False)
         return vectors
 
-    return System(name=Path(name).name, model=Path(name).name, identity=f"sentence-transformers {name}", encode=encode)
+    identity = f"sentence-transformers {name} {source.revision}"
+    return System(name=Path(name).name, model=Path(name).name, identity=identity, encode=encode)
 
 
 def whitened(model: SentenceTransformer, texts: Sequence[str]) -> tuple[list[System], list[str]]:
