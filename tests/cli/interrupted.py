@@ -1,15 +1,21 @@
 """Commands that are interrupted in the middle of their work, each in a process forked after the imports.
 
 ``python interrupted.py PLAN.json`` takes a list of commands: the words of each, the folder it runs in, a pattern of
-what appears there once its work has begun (empty: at once, while it waits for its input), and the signal it then gets.
-What it said on standard error is left in ``stderr.txt`` of that folder, its exit status is printed.
+what appears there in its work (empty: it reads its input, and waits for more of it), and the signal it then gets. Two
+files of the pattern are waited for: a file that has its name may not have reached the disk, and an interrupt then takes
+it back; the one before it has. What the command said on standard error is left in ``stderr.txt`` of that folder, its
+exit status is printed.
 """
 
+import fcntl
 import json
 import os
 import signal
 import sys
+import termios
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 PATIENCE = 120.0
@@ -17,6 +23,7 @@ PATIENCE = 120.0
 
 def main() -> None:
     import echoembed.evaluation.run
+    import echoembed.experiments.reproduce
     import echoembed.training.run  # noqa: F401
     from echoembed import cli
 
@@ -33,20 +40,28 @@ def main() -> None:
             sys.argv = ["echoembed", *entry["words"]]
             cli.main()
             os._exit(0)
-        os.close(reading)
-        wait_for(child, Path(entry["folder"]), entry["begun"])
+        os.write(writing, b"a text\n")
+        wait_for(child, partial(has_begun, Path(entry["folder"]), entry["begun"], reading))
         os.kill(child, getattr(signal, entry["signal"]))
         ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         os.close(writing)
+        os.close(reading)
     sys.stdout.write(json.dumps(ends))
 
 
-def wait_for(child: int, folder: Path, begun: str) -> None:
-    """Until something of that name is there, or the child has ended, which its exit status will show."""
+def has_begun(folder: Path, pattern: str, reading: int) -> bool:
+    """Whether a second file of this pattern is there, or what was written to the standard input has been read."""
+    if pattern:
+        return len(list(folder.glob(pattern))) > 1
+    waiting = fcntl.ioctl(reading, termios.FIONREAD, bytes(4))
+    return int.from_bytes(waiting, sys.byteorder) == 0
+
+
+def wait_for(child: int, begun: Callable[[], bool]) -> None:
+    """Until its work has begun, or the child has ended, which its exit status will show."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if any(folder.glob(begun or "stderr.txt")):
-            time.sleep(0.0 if begun else 0.5)
+        if begun():
             return
         time.sleep(0.01)
 

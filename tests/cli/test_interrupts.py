@@ -22,20 +22,26 @@ batch_size = 4
 warmup_steps = 0
 [checkpoint]
 every = 1
+keep = 3
 """
-# The words of each command, what tells that its work has begun, and what it has to say.
+# The words of each command, what its work leaves there (empty: it waits for its input), and what it has to say.
 VERBS = {
     "similarity": ("similarity -", "", "nothing was written"),
     "compare": ("compare -", "", "nothing was written"),
     "corpus": (
         "corpus build texts.jsonl -o out --shard-rows 16",
-        "out/shards/*.parquet",
+        "out/shards/[!.]*.parquet",  # a pattern's * matches a hidden name too
         "every shard that was finished is kept in out, and the same command goes on from there",
     ),
     "eval": (
         "eval --data data -o out",
         "out/**/[!.]*.json",
         "the scores made so far are kept in out, and the same command goes on from there",
+    ),
+    "reproduce": (
+        "reproduce table2 --full --data data -o out",
+        "out/scores/**/[!.]*.json",
+        "what is finished is kept in out, and the same command goes on from there",
     ),
     "train": ("train run.toml -q", "out/checkpoints/step-*", "--resume"),
 }
@@ -69,7 +75,7 @@ def prepare(folder: Path) -> None:
     """More work than is done before the signal."""
     folder.mkdir()
     rows = [{"sentence1": text, "sentence2": text[::-1], "score": 1.0 + n % 5} for n, text in enumerate(TEXTS)]
-    for name, some in (("first", rows[:20]), ("second", rows)):
+    for name, some in (("first", rows[:20]), ("second", rows[20:40]), ("third", rows)):
         (folder / "data/sts" / name).mkdir(parents=True)
         (folder / "data/sts" / name / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
@@ -89,8 +95,8 @@ def test_a_verb_that_is_interrupted_says_in_one_line_what_was_kept(said, verb):
 
 
 def test_what_is_said_to_be_kept_is_there(said):
-    assert list(said["corpus"][3].glob("out/shards/*.parquet"))
-    assert list(said["eval"][3].glob("out/**/[!.]*.json"))
+    for verb in ("corpus", "eval", "reproduce"):
+        assert list(said[verb][3].glob(VERBS[verb][1])), verb
     last = said["train"][2].splitlines()[-1]
     assert any(str(step) in last for step in said["train"][3].glob("out/checkpoints/step-*")), last
     assert not [path for name in VERBS for path in said[name][3].rglob("*.part")]
