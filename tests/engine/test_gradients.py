@@ -11,7 +11,7 @@ import torch
 
 import echoembed
 import tiny_models
-from echoembed.engine import gradients, grid
+from echoembed.engine import gradients, padded_batch
 from echoembed.engine.gradients import TrainingEngine
 from echoembed.model.pooling import unpad
 from echoembed.model.transformer import transformer_of
@@ -112,7 +112,7 @@ def test_texts_over_the_length_at_which_scores_are_kept_give_the_same_gradients(
         for text, times in zip(QUERIES + POSITIVES, [1, 9, 2, 3, 1, 1, 8, 1, 2, 2], strict=True)
     ]
     wanted = gradients_of(model, info_nce(by_hand(model, texts)))
-    monkeypatch.setattr(grid, "_SHORT", 16)
+    monkeypatch.setattr(padded_batch, "_SHORT", 16)
     got = gradients_of(model, info_nce(by_engine(model, texts, engine_of(model))))
     for name, gradient in wanted.items():
         assert float((got[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()), name
@@ -133,13 +133,13 @@ def test_a_model_whose_gradients_differ_is_trained_through_its_own_forward(monke
     model = trained("llama")
     bare = transformer_of(model).model
     assert gradients.choose(bare, causal=True, dtype=torch.float32).engine is not None
-    forward = grid._Spread.backward
+    forward = padded_batch._Pad.backward
 
     def half(ctx, gradient):
         given, *rest = forward(ctx, gradient)
         return (given / 2, *rest)
 
-    monkeypatch.setattr(grid._Spread, "backward", half)
+    monkeypatch.setattr(padded_batch._Pad, "backward", half)
     choice = gradients.choose(bare, causal=True, dtype=torch.float32)
     assert choice.engine is None
     assert "differ" in choice.reason

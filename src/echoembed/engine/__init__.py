@@ -1,22 +1,23 @@
-"""The packed forward: the same states as the padded one, without the padding and what nobody pools.
+"""The packed forward: the padded forward's states, computed without padding and only for the tokens that are pooled.
 
-- ``pack.py``: how prompts lie one after the other in one sequence
+- ``pack.py``: prompts laid end to end in one sequence
 - ``attention.py``: attention inside each prompt, called by the model's own code
-- ``varlen.py``: attention of a whole pack in one kernel, on a GPU
+- ``varlen.py``: attention over a whole pack in one kernel, on a GPU
 - ``last_layer.py``: the last layer, for pooled tokens only
-- ``onednn.py``: matrix products as fast as the processor has them
-- ``fused.py``: norms, gates and rotations in fewer passes over memory
-- ``patches.py``: the modules' other forwards, prepared once for each model
-- ``rounding.py``: states as codes of eight bits, and their products
-- ``int8.py``: linear layers in eight bits
-- ``processor.py``: what this processor multiplies fast
+- ``onednn.py``: matrix products with oneDNN, where it is faster than MKL
+- ``fused.py``: norms, gates and rotary positions in fewer passes over memory
+- ``patches.py``: replacement forwards for the model's modules, prepared once per model
+- ``rounding.py``: states as 8-bit codes, and products of such codes
+- ``int8.py``: linear layers in int8
+- ``processor.py``: which dtypes this processor multiplies fast
 - ``engine.py``: the engine: prompts in, pooled states out
-- ``proof.py``: proof, at load, that it gives the padded forward's states
-- ``determinism.py``: whether neighbours change a prompt's bits
+- ``proof.py``: proof, when a model is loaded, that the engine gives the padded forward's states
+- ``determinism.py``: whether the other prompts of a pack change a prompt's bits
 - ``choice.py``: which forward a model runs
-- ``gradients.py``: the packed forward in training: ``grid.py`` is its attention, ``frozen.py`` its cheaper pieces
+- ``gradients.py``: the packed forward in training, with its attention in ``padded_batch.py`` and cheaper modules in
+``frozen.py``
 
-Knows prompts as ids and spans; knows nothing of texts, templates or recipes.
+This room knows prompts as ids and spans. It knows nothing of texts, templates or recipes.
 """
 
 from echoembed.engine.choice import Engine, Selector

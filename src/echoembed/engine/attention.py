@@ -1,11 +1,11 @@
-"""Attention inside each text of a pack, registered with transformers.
+"""Attention inside each prompt of a pack, registered with transformers.
 
-The model's own code calls it with queries, keys and values of the whole pack: projections, rotary positions,
-norms, soft-cap and the choice between full and sliding layers stay the model's. What a token may see
-follows from the mask function that the model hands to transformers, evaluated at positions in the text, so that it
-means the same as without packing.
+The model's own code calls this attention with the queries, keys and values of the whole pack. Projections, rotary
+positions, norms, the soft-cap and the choice between full and sliding-window layers stay the model's. Which key tokens
+a query token attends to follows from the mask function that the model hands to transformers. That function is evaluated
+at positions in the prompt, not in the pack, so that it means the same as without packing.
 
-Shapes: H heads, T tokens of the pack, C texts of a run, Q queries and K keys of each, E width of a head.
+Shapes: H heads, T tokens of the pack, C prompts of a run, Q queries and K keys of each, E width of a head.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from echoembed.engine import varlen
-from echoembed.engine.grid import Grid
 from echoembed.engine.pack import Layout, Run
+from echoembed.engine.padded_batch import PaddedBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "echoembed_packed"
-_GRID = 24  # positions over which a full layer's mask function is compared with what is assumed of it
+_GRID = 24  # positions at which a full layer's mask function is checked to be causal or bidirectional
 
 
 class UnsupportedError(Exception):
-    """The model's attention is of a kind that packing does not know. Caught at load; never seen by a user."""
+    """The model's attention is of a kind that packing does not support. Caught at load; users never see it."""
 
 
 class KeysAndValues(NamedTuple):
-    """Of a layer, for all tokens of a pack: ``_1HTE``."""
+    """A layer's keys and values for all tokens of a pack: ``_1HTE``."""
 
     key: Tensor
     value: Tensor
@@ -44,8 +44,8 @@ class KeysAndValues(NamedTuple):
 class Captured(Exception):  # noqa: N818
     """Carries the keys and values of a layer out of the model's code; not an error.
 
-    Whoever catches this exception drops it at once: its traceback holds the frames it passed through, and these hold
-    the states of the pack.
+    Do not keep this exception after it is caught: its traceback holds the frames it passed through, and these frames
+    hold the states of the pack.
     """
 
     def __init__(self, states: KeysAndValues) -> None:
@@ -54,14 +54,14 @@ class Captured(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a layer's tokens may see: transformers' mask function, and its window if it has one."""
+    """A layer's mask: transformers' mask function, and the size of its sliding window if it has one."""
 
     function: Callable[[Any, Any, Any, Any], Any]
     window: int | None
 
     def allowed(self, query_Q: Tensor, key_K: Tensor) -> Tensor:
-        """Whether the token at each position may see the tokens at others."""
-        zero = torch.zeros((), dtype=torch.long, device=key_K.device)  # the batch and the head: the same for all
+        """Return whether the query token at each position attends to the key token at each position, ``_QK``."""
+        zero = torch.zeros((), dtype=torch.long, device=key_K.device)  # index of row and head: all have the same mask
         allowed: Tensor = self.function(zero, zero, query_Q[:, None], key_K[None, :])
         return allowed.expand(len(query_Q), len(key_K))
 
@@ -72,12 +72,16 @@ class Pass:
 
     Attributes:
         layout: The pack.
-        causal: Whether tokens see only what is before them.
-        verify: Whether the model's mask functions are compared with ``causal``.
-        mode: ``all``: every token is a query. ``capture``: nothing is computed, keys and values are handed out.
-            ``pooled``: only pooled tokens are queries; keys and values are those that were captured.
+        causal: Whether attention is causal; if not, it is bidirectional.
+        verify: Whether to check the model's mask functions against ``causal``.
+        mode: ``all``: every token is a query. ``capture``: attention is not computed, and raises ``Captured`` with the
+            keys and values. ``pooled``: only pooled tokens are queries; keys and values are the captured ones.
+        captured: The keys and values of the last layer, between ``capture`` and ``pooled``.
         called: Whether the model has called the attention.
-        grid: Where gradients are wanted: what attention runs on, as one table for all texts.
+        padded: With gradients: the padded batch of the pack's prompts, on which attention runs; None without.
+        rules: The masks that the model has made, in order; a layer's ``attention_mask`` is an index into them.
+        masks: Additive masks that are already made, by rule, run and mode.
+        packings: Bounds for the GPU kernel that are already made, by mode.
     """
 
     layout: Layout
@@ -86,7 +90,7 @@ class Pass:
     mode: Literal["all", "capture", "pooled"] = "all"
     captured: KeysAndValues | None = None
     called: bool = False
-    grid: Grid | None = None
+    padded: PaddedBatch | None = None
     rules: list[Rule] = field(default_factory=list)
     masks: dict[tuple[int, Run, str], Tensor] = field(default_factory=dict)
     packings: dict[str, varlen.Packing] = field(default_factory=dict)
@@ -97,7 +101,7 @@ ACTIVE: ContextVar[Pass | None] = ContextVar("active_pass", default=None)
 
 @contextmanager
 def packed(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model use this attention for a while."""
+    """Let the model use this module's attention inside a ``with`` block."""
     config = model.config
     before = config._attn_implementation
     config._attn_implementation = NAME
@@ -108,7 +112,7 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
 
 
 def mask(mask_function: Callable[..., Any], device: torch.device, **kwargs: Any) -> Tensor | None:
-    """What transformers calls for a mask: gives the number of the rule, in the shape of a mask."""
+    """Stand in for transformers' mask: record the rule, and return its index in the shape of a mask."""
     active = ACTIVE.get()
     if active is None:  # another thread's ordinary forward
         from transformers.masking_utils import sdpa_mask
@@ -141,7 +145,7 @@ def attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls for attention: ``query``, ``key``, ``value`` are ``_1HTE``, the result ``_1THE``."""
+    """Stand in for transformers' attention: ``query``, ``key`` and ``value`` are ``_1HTE``, the result ``_1THE``."""
     active = ACTIVE.get()
     if active is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -150,45 +154,52 @@ def attention(
             module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
         )
         return plain
-    # 1. Refuse, at load, what packing does not know.
+    # 1. Refuse what packing does not support. The proof at load meets it, so users never see this error.
     active.called = True
     if attention_mask is None or attention_mask.numel() != 1:
         raise UnsupportedError("it makes its masks itself")
     if kwargs.get("s_aux") is not None or kwargs.get("position_bias") is not None:
         raise UnsupportedError("its attention has sinks or biases of its own")
-    # 2. In the last layer: hand keys and values out, or take those that were handed out.
+    # 2. In the last layer, which is called twice: hand out keys and values, then use those for the pooled queries.
     if active.mode == "capture":
         raise Captured(KeysAndValues(key, value))
     if active.mode == "pooled" and active.captured is not None:
         key, value = active.captured
-    # 3. With gradients: a table of all texts. Without, on a GPU: the whole pack in one kernel.
+    # 3. With gradients: a padded batch of all prompts. Without gradients, on a GPU: the whole pack in one kernel.
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if active.grid is not None:
-        number, pooled = int(attention_mask), active.mode == "pooled"
-        rule, dropout = active.rules[number], float(kwargs.get("dropout") or 0.0)
-        dtype = value.dtype
-        query, key, value = query.float(), key.float(), value.float()  # rounding of scores shows in gradients first
-        how = {"rule": rule, "causal": active.causal, "pooled": pooled, "scale": scale, "softcap": softcap}
-        states = active.grid.attend(query, key, value, number=number, dropout=dropout, **how)  # type: ignore[arg-type]
-        return states.to(dtype), None
-    window = active.rules[int(attention_mask)].window
+    number = int(attention_mask)
+    if active.padded is not None:
+        out_1THE = active.padded.attend(
+            query.float(),  # as gradients are sensitive to rounded scores
+            key.float(),
+            value.float(),
+            number=number,
+            rule=active.rules[number],
+            causal=active.causal,
+            pooled=active.mode == "pooled",
+            scale=scale,
+            softcap=softcap,
+            dropout=float(kwargs.get("dropout") or 0.0),
+        )
+        return out_1THE.to(value.dtype), None
+    window = active.rules[number].window
     if varlen.fits(query, value, active.layout, window=window, softcap=softcap):
         if active.mode not in active.packings:
             pooled = active.mode == "pooled"
             active.packings[active.mode] = varlen.packing(active.layout, active.causal, pooled, query.device)
         packing = active.packings[active.mode]
         return varlen.attend(query[0], key[0], value[0], packing, active.causal, scale)[None], None
-    # 4. Elsewhere: run by run, as all prompts of a run have one shape.
+    # 4. Elsewhere: one call per run, as all prompts of a run have the same length and span.
     out_THE = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
     for run in active.layout.runs:
-        here = _queries(run, active.mode)
-        if not here.count:
+        queries = _queries(run, active.mode)
+        if not queries.count:
             continue
-        key_CHKE, value_CHKE = (_keys(states[0], run, here.keys(active.causal)) for states in (key, value))
-        stop = here.start + run.count * here.count
-        query_CHQE = torch.unflatten(query[0, :, here.start : stop], 1, (run.count, here.count)).transpose(0, 1)
-        mask_QK, is_causal, lead = _mask(active, int(attention_mask), run, here, query)
+        key_CHKE, value_CHKE = (_keys(states[0], run, queries.keys(active.causal)) for states in (key, value))
+        place = slice(queries.start, queries.start + run.count * queries.count)
+        query_CHQE = torch.unflatten(query[0, :, place], 1, (run.count, queries.count)).transpose(0, 1)
+        mask_QK, is_causal, lead = _mask(active, number, run, queries, query)
         if lead:
             query_CHQE = nn.functional.pad(query_CHQE, (0, 0, lead, 0))
         if softcap is None:
@@ -199,13 +210,13 @@ def attention(
                 attn_mask=mask_QK,
                 is_causal=is_causal,
                 scale=scale,
-                enable_gqa=groups > 1,  # heads that share keys read them where they are
+                enable_gqa=groups > 1,  # heads that share keys and values read them without a copy
             )
         else:
             if groups > 1:
                 key_CHKE, value_CHKE = (states.repeat_interleave(groups, dim=1) for states in (key_CHKE, value_CHKE))
             out_CHQE = _soft_capped(query_CHQE, key_CHKE, value_CHKE, mask_QK, is_causal, scale, softcap)
-        rows_CQHE = torch.unflatten(out_THE[here.start : stop], 0, (run.count, here.count))
+        rows_CQHE = torch.unflatten(out_THE[place], 0, (run.count, queries.count))
         rows_CQHE.copy_(out_CHQE[:, :, lead:].transpose(1, 2))
     return out_THE[None], None
 
@@ -215,10 +226,10 @@ class _Queries:
     """The query tokens of a run.
 
     Attributes:
-        start: Where those of the first text begin in the pack.
-        count: How many each text has.
-        position: Position in the text of the first of them.
-        total: Tokens of each text, the shared prefix among them.
+        start: Where the first prompt's queries begin among the queries of the pack.
+        count: Queries of each prompt.
+        position: Position in the prompt of its first query.
+        total: Tokens of each prompt, the shared prefix included.
     """
 
     start: int
@@ -227,7 +238,7 @@ class _Queries:
     total: int
 
     def keys(self, causal: bool) -> int:
-        """How many of the text's tokens they can see at most."""
+        """Return how many of a prompt's first tokens its queries can attend to at most."""
         return self.position + self.count if causal else self.total
 
 
@@ -239,7 +250,7 @@ def _queries(run: Run, mode: str) -> _Queries:
 
 
 def _keys(states_HTE: Tensor, run: Run, count: int) -> Tensor:
-    """Keys or values of the first ``count`` tokens of a run's texts, the prefix in front; ``_CHKE``."""
+    """Keys or values of the first ``count`` tokens of each prompt of a run, its prefix included; ``_CHKE``."""
     own_HTE = states_HTE[:, run.start : run.start + run.count * run.length]
     own_HCKE = torch.unflatten(own_HTE, 1, (run.count, run.length))
     own_CHKE: Tensor = own_HCKE[:, :, : count - run.prefix].transpose(0, 1)
@@ -249,29 +260,29 @@ def _keys(states_HTE: Tensor, run: Run, count: int) -> Tensor:
     return own_CHKE
 
 
-def _mask(active: Pass, number: int, run: Run, here: _Queries, like: Tensor) -> tuple[Tensor | None, bool, int]:
-    """How a run's queries are kept from later keys.
+def _mask(active: Pass, number: int, run: Run, queries: _Queries, like: Tensor) -> tuple[Tensor | None, bool, int]:
+    """Choose how a run's queries are masked.
 
     Returns:
-        The additive mask, or None; whether the kernel's own causal mask is to be applied instead; and how many
-        empty queries to put in front for that, which costs less than a mask where they are the shared prefix only.
+        The additive mask, or None; whether to use the kernel's own causal mask instead; and how many empty queries to
+        put in front for the kernel's mask. Empty queries for the shared prefix alone cost less than an additive mask.
     """
     rule = active.rules[number]
-    count = here.keys(active.causal)
-    windowed = rule.window is not None and here.total > rule.window
+    count = queries.keys(active.causal)
+    windowed = rule.window is not None and queries.total > rule.window
     if not windowed:
-        if not active.causal or here.count == 1:  # one query that is the last key sees them all
+        if not active.causal or queries.count == 1:  # a single query is the last key, and attends to all
             return None, False, 0
-        if here.position <= run.prefix:
-            return None, True, here.position
-    place = (number if windowed else -1, run, active.mode)
-    if place not in active.masks:
-        query_Q = torch.arange(here.position, here.position + here.count, device=like.device)
+        if queries.position <= run.prefix:
+            return None, True, queries.position
+    mask_key = (number if windowed else -1, run, active.mode)
+    if mask_key not in active.masks:
+        query_Q = torch.arange(queries.position, queries.position + queries.count, device=like.device)
         key_K = torch.arange(count, device=like.device)
         allowed_QK = rule.allowed(query_Q, key_K) if windowed else key_K <= query_Q[:, None]
         zero_QK = torch.zeros(allowed_QK.shape, dtype=like.dtype, device=like.device)
-        active.masks[place] = zero_QK.masked_fill_(~allowed_QK, -torch.inf)
-    return active.masks[place], False, 0
+        active.masks[mask_key] = zero_QK.masked_fill_(~allowed_QK, -torch.inf)
+    return active.masks[mask_key], False, 0
 
 
 def _soft_capped(
@@ -283,7 +294,7 @@ def _soft_capped(
     scale: float,
     softcap: float,
 ) -> Tensor:
-    """Attention whose scores are bent below a cap, as Gemma 2 has it; no fused kernel does it on a CPU."""
+    """Attention whose scores are soft-capped, as in Gemma 2; no fused kernel does this on a CPU."""
     score_CHQK = query_CHQE @ key_CHKE.transpose(2, 3) * scale
     score_CHQK = torch.tanh(score_CHQK / softcap) * softcap
     if is_causal:
@@ -295,7 +306,7 @@ def _soft_capped(
 
 
 def register() -> None:
-    """Make the attention known to transformers; again does nothing."""
+    """Register the attention and its mask with transformers; a second call changes nothing."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

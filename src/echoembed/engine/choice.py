@@ -1,4 +1,4 @@
-"""Which forward a model runs: the one that the caller wants, if it passes the proof on the model's device."""
+"""Which forward a model runs: the one that the caller asks for, if it passes the proof on the model's device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Engine = Literal["packed", "padded"]
 
 @dataclass(kw_only=True)
 class Selector:
-    """Chooses once for each device and dtype.
+    """Chooses a model's forward, once for each device and dtype.
 
     Attributes:
         name: What errors call the model.
-        causal: Whether tokens see only what is before them.
-        context: Most tokens the model reads at once.
-        wanted: What the caller wants; None for the packed one where it passes the proof.
-        deterministic: Whether vectors must have the same bits in any company.
-        tokens: Most tokens of a pack; None for what suits the model and the device.
+        causal: Whether attention is causal; if not, it is bidirectional.
+        context: The most tokens that the model reads at once.
+        wanted: The forward that the caller asks for; None for the packed engine where it passes the proof.
+        deterministic: Whether a text's vector must have the same bits whatever texts are encoded with it.
+        tokens: The most tokens of a pack; None for the number that suits the model and the device.
     """
 
     name: str
@@ -40,27 +40,28 @@ class Selector:
     _choices: dict[tuple[str, torch.dtype], Choice] = field(default_factory=dict)
 
     def choice(self, model: PreTrainedModel) -> Choice:
-        """The forward to run.
+        """Return the forward to run.
 
         Raises:
-            ModelError: If the packed one was insisted on and does not pass.
+            ModelError: If the caller asks for the packed engine, or for deterministic vectors, and the engine does not
+                pass the proof.
         """
         weight = next(model.parameters())
-        place = (weight.device.type, weight.dtype)
-        if place not in self._choices:
-            self._choices[place] = self._choose(model)
-        return self._choices[place]
+        key = (weight.device.type, weight.dtype)
+        if key not in self._choices:
+            self._choices[key] = self._choose(model)
+        return self._choices[key]
 
-    def try_bits_again(self, model: PreTrainedModel) -> None:
-        """Try anew whether neighbours change a prompt's bits, after the model's layers were replaced."""
+    def retest_invariance(self, model: PreTrainedModel) -> None:
+        """Test batch invariance again, after the model's layers were replaced."""
         weight = next(model.parameters())
-        place = (weight.device.type, weight.dtype)
+        key = (weight.device.type, weight.dtype)
         choice = self.choice(model)
         if not self.deterministic or choice.engine is None or choice.engine.solo:
             return
         if not is_invariant(choice.engine, model, self.context):
             reason = choice.reason.replace("bits tried in many packs", "a text at a time")
-            self._choices[place] = replace(choice, engine=replace(choice.engine, solo=True), reason=reason)
+            self._choices[key] = replace(choice, engine=replace(choice.engine, solo=True), reason=reason)
 
     def _choose(self, model: PreTrainedModel) -> Choice:
         if self.wanted == "padded" and not self.deterministic:
@@ -71,8 +72,8 @@ class Selector:
         if choice.engine is not None:
             choice = replace(choice, engine=replace(choice.engine, tokens=self.tokens))
         if choice.engine is not None and self.deterministic:
-            # Alone there is no beginning to share, and sharing it adds up in another order.
-            fast = next(model.parameters()).device.type == "cpu" and available()  # MKL's bits depend on the rows
+            # A shared prefix changes the order of sums, so that a prompt's bits would depend on whether it is shared.
+            fast = next(model.parameters()).device.type == "cpu" and available()  # MKL's bits depend on the batch
             engine = replace(choice.engine, share_prefix=False, fast_linear=fast)
             solo = not is_invariant(engine, model, self.context)
             how = "a text at a time" if solo else "bits tried in many packs"

@@ -1,9 +1,9 @@
-"""Whether a text's states have the same bits in any company, found by trying.
+"""Batch invariance: whether a prompt's states have the same bits whatever prompts are computed with it.
 
-Sums in floating point depend on their order, and a matrix product may choose another for another number of rows.
-Whether it does is a matter of the library and the processor: oneDNN's products (``onednn.py``) have, where this was
-written, the same bits for a row among 1 or 2000. So packs may be of any size where the trial passes; where it does
-not, each prompt is a pack by itself, which no neighbour can change.
+A sum in floating point depends on its order, and a matrix product may choose another order for another number of rows.
+Whether it does depends on the library and the processor, so that it is tested when a model is loaded. On the processors
+that we tried, oneDNN (``onednn.py``) gives a row the same bits among 1 or 2000 rows. Where the test passes, packs may
+have any size. Where it fails, each prompt is a pack by itself, so that no other prompt can change its bits.
 
 Shapes: M rows, K inputs of a linear layer.
 """
@@ -30,14 +30,14 @@ _TRIALS = 12
 
 @torch.no_grad()
 def is_invariant(engine: PackedEngine, model: PreTrainedModel, context: int | None) -> bool:
-    """Whether every linear layer and the whole model give the same bits in any company that is tried."""
-    return _linears_are(model) and _model_is(engine, model, min(context or 96, 96))
+    """Return whether every linear layer and the whole model gave the same bits in all batches that were tried."""
+    return _linears_invariant(model) and _model_invariant(engine, model, min(context or 96, 96))
 
 
-def _linears_are(model: PreTrainedModel) -> bool:
+def _linears_invariant(model: PreTrainedModel) -> bool:
     generator = torch.Generator().manual_seed(0)
     tried = set()
-    with patched(model, light=False):
+    with patched(model, fuse=False):
         for module in model.modules():
             if not isinstance(module, nn.Linear) or (shape := (module.weight.shape, module.bias is None)) in tried:
                 continue
@@ -53,17 +53,17 @@ def _linears_are(model: PreTrainedModel) -> bool:
     return True
 
 
-def _model_is(engine: PackedEngine, model: PreTrainedModel, longest: int) -> bool:
-    chance = random.Random(0)  # noqa: S311 - no secrets here
+def _model_invariant(engine: PackedEngine, model: PreTrainedModel, longest: int) -> bool:
+    generator = random.Random(0)  # noqa: S311 - no secrets here
     size = min(int(model.config.vocab_size), 4096)
     prompts = []
     for _ in range(_TRIALS):
-        length = chance.choice([2, 3, longest // 2, longest // 2, chance.randint(2, longest)])
-        start = chance.choice([0, length // 2, length - 1])
-        prompts.append(Rendered(tuple(chance.randrange(size) for _ in range(length)), (start, length)))
+        length = generator.choice([2, 3, longest // 2, longest // 2, generator.randint(2, longest)])
+        start = generator.choice([0, length // 2, length - 1])
+        prompts.append(Rendered(tuple(generator.randrange(size) for _ in range(length)), (start, length)))
     alone = [next(engine.run(model, [prompt]))[1] for prompt in prompts]
     for count in (2, _TRIALS // 2, _TRIALS):
-        chosen = chance.sample(range(_TRIALS), count)
+        chosen = generator.sample(range(_TRIALS), count)
         for order, states in engine.run(model, [prompts[index] for index in chosen]):
             if not torch.equal(states, torch.cat([alone[chosen[index]] for index in order])):
                 return False

@@ -4,10 +4,10 @@
     states_BSD, mask_BS = engine.states(model, prompts)
     states_LBSD, mask_BS = engine.states(model, prompts, layers=True)
 
-Equal prompts are computed once. While a pack runs, some of the model's modules have other forwards (``patches.py``);
-they are put back after it, and one pack runs at a time.
+Equal prompts are computed once. While a pack runs, some of the model's modules have replacement forwards
+(``patches.py``). Their own forwards are put back after the pack, and only one pack runs at a time.
 
-Shapes: B prompts, S tokens of the longest span, P pooled tokens of a pack, D width of the model, L layers and one.
+Shapes: B prompts, S tokens of the longest span, P pooled tokens of a pack, D width of the model, L layers + 1.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from echoembed.prompts.template import Rendered
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LOCK = RLock()  # of all engines: they take turns in the modules' forwards
+LOCK = RLock()  # shared by all engines: only one at a time may replace the modules' forwards
 MEMORY = 128 * 2**20
-"""Bytes that the widest activations of a pack may take on a CPU."""
+"""The most bytes that the widest activations of a pack may take on a CPU."""
 CPU_TOKENS = 2048
 GPU_TOKENS = 16384
 
@@ -42,12 +42,12 @@ class PackedEngine:
     """The packed forward of a model.
 
     Attributes:
-        causal: Whether tokens see only what is before them; else everything.
-        share_prefix: Whether the tokens that all prompts begin with are computed once a pack.
-        trim: Whether the last layer works on pooled tokens only.
+        causal: Whether attention is causal; if not, it is bidirectional.
+        share_prefix: Whether the template's constant prefix is computed once per pack.
+        trim: Whether the last layer computes pooled tokens only.
         fast_linear: Whether float32 products go to oneDNN (see ``onednn.py``).
-        fused: Whether norms, gates and rotations take fewer passes over memory (see ``fused.py``).
-        tokens: Most tokens of a pack; None for what suits the model and the device.
+        fused: Whether norms, gates and rotary positions take fewer passes over memory (see ``fused.py``).
+        tokens: The most tokens of a pack; None for the number that suits the model and the device.
         solo: Whether each prompt is a pack by itself.
     """
 
@@ -62,20 +62,20 @@ class PackedEngine:
     def states(
         self, model: PreTrainedModel, prompts: Sequence[Rendered], *, layers: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """The pooled states of prompts.
+        """Compute the pooled states of prompts.
 
         Args:
             model: The language model, without its head.
-            prompts: B prompts; equal ones are computed once.
-            layers: Whether the states of every layer are given, from the same forward: as transformers'
-                ``output_hidden_states``, first the token embeddings, then each layer's, the last after the norm.
+            prompts: B prompts; equal prompts are computed once.
+            layers: Whether to return the states of every layer, from the same forward. They are those of transformers'
+                ``output_hidden_states``: first the token embeddings, then each layer's output, the last after the norm.
 
         Returns:
-            ``states_BSD`` (``states_LBSD`` of every layer) in float32, on the left and zeros after them, and
+            ``states_BSD`` (with ``layers``: ``states_LBSD``) in float32, padded with zeros on the right, and
             ``mask_BS`` in int64.
         """
         unique = {(prompt.ids, prompt.span): prompt for prompt in prompts}
-        number = {key: index for index, key in enumerate(unique)}
+        index_of = {key: index for index, key in enumerate(unique)}
         distinct = list(unique.values())
         pooled = [prompt.span[1] - prompt.span[0] for prompt in distinct]
         out: Tensor | None = None  # ``_BSD`` or ``_LBSD``
@@ -88,7 +88,7 @@ class PackedEngine:
                 out[..., index, : pooled[index], :] = states[..., start : start + pooled[index], :]
                 start += pooled[index]
         assert out is not None
-        rows_B = torch.tensor([number[prompt.ids, prompt.span] for prompt in prompts])
+        rows_B = torch.tensor([index_of[prompt.ids, prompt.span] for prompt in prompts])
         slot_S = torch.arange(max(pooled))
         mask_BS = (slot_S < torch.tensor(pooled)[rows_B, None]).long().to(out.device)
         if len(distinct) < len(prompts):
@@ -102,13 +102,13 @@ class PackedEngine:
 
         Args:
             model: The language model, without its head.
-            prompts: The prompts, best without equal ones.
-            verify: Whether the model's masks are compared with what is assumed of them.
+            prompts: The prompts, best without duplicates.
+            verify: Whether to check that the model's masks are what the engine assumes (causal or bidirectional).
             layers: As for ``states``.
 
         Yields:
-            Numbers of prompts, and the states of their pooled tokens in that order, ``_PD`` (``_LPD`` of every layer)
-            in the model's dtype.
+            For each pack, the indices of its prompts, and the states of their pooled tokens in that order: ``_PD``
+            (with ``layers``: ``_LPD``) in the model's dtype.
         """
         prefix = self._prefix(prompts)
         budget = 1 if self.solo else self.most_tokens(model)
@@ -117,13 +117,14 @@ class PackedEngine:
             yield layout.order, self._forward(model, layout, verify=verify, layers=layers)
 
     def most_tokens(self, model: nn.Module) -> int:
-        """Most tokens in flight at once; a longer prompt is a pack by itself."""
+        """Return the most tokens of a pack; a longer prompt is a pack by itself."""
         return self.tokens or tokens_in_flight(model)
 
     def _prefix(self, prompts: Sequence[Rendered]) -> int:
-        """Tokens that are computed once a pack: the template's constant ones, none of them pooled.
+        """Count the tokens that are computed once per pack: the template's constant prefix, none of it pooled.
 
-        A text alone shares them with nobody and yet is computed in the same way: rounding must not depend on company.
+        A single prompt has nobody to share its prefix with, and is still computed in the same way, as its rounding must
+        not depend on the other prompts of the call.
         """
         if not (self.share_prefix and self.causal) or self.solo:
             return 0
@@ -137,14 +138,14 @@ class PackedEngine:
         with self._prepared(model, active):
             output = model(
                 input_ids=layout.ids[None],
-                attention_mask=torch.ones_like(layout.ids)[None],  # given: transformers looks for packing else
+                attention_mask=torch.ones_like(layout.ids)[None],  # without a mask, transformers would look for packs
                 position_ids=layout.positions[None],
                 use_cache=False,
                 output_hidden_states=layers,
             )
         if not active.called:
             raise attention.UnsupportedError("it ignores the attention it is given")
-        if layers:  # trimming widens the last layer's states again, so that every layer's are of all tokens
+        if layers:  # a trimmed last layer scatters its states back to all tokens, so every layer has as many
             return torch.stack([states_1TD[0].index_select(0, layout.pooled) for states_1TD in output.hidden_states])
         states_PD: Tensor = output.last_hidden_state[0].index_select(0, layout.pooled)
         return states_PD
@@ -155,8 +156,8 @@ class PackedEngine:
             stack.enter_context(LOCK)
             attention.register()
             stack.enter_context(attention.packed(model))
-            light = self.fused and model.device.type == "cpu"
-            stack.enter_context(patched(model, fast_linear=self.fast_linear, light=light))
+            fuse = self.fused and model.device.type == "cpu"
+            stack.enter_context(patched(model, fast_linear=self.fast_linear, fuse=fuse))
             layer = last_layer(model) if self.trim else None
             if layer is not None and len(active.layout.pooled) < len(active.layout.ids):
                 stack.enter_context(trimmed(layer, active))
@@ -169,7 +170,7 @@ class PackedEngine:
 
 
 def tokens_in_flight(model: nn.Module) -> int:
-    """Tokens of a pack that suit the model's width and its device."""
+    """Return the number of tokens of a pack that suits the model's width and its device."""
     weight = next(model.parameters())
     if weight.device.type != "cpu":
         return GPU_TOKENS
@@ -178,14 +179,14 @@ def tokens_in_flight(model: nn.Module) -> int:
 
 
 def _width(module: nn.Module) -> int:
-    width = getattr(module, "out_features", getattr(module, "nf", 0))  # nf: GPT-2's name for it
+    width = getattr(module, "out_features", getattr(module, "nf", 0))  # nf: GPT-2's name
     return width if isinstance(width, int) else 0
 
 
 def _by_rotary(model: PreTrainedModel, prompts: Sequence[Rendered], prefix: int, budget: int) -> Iterator[list[int]]:
-    """Groups as ``cut`` makes them, never across the length at which the model changes its rotary positions.
+    """Group prompts as ``cut`` does, and never mix prompts that take different rotary positions.
 
-    Some models (longrope, dynamic NTK) choose them by the longest text of the call.
+    Some models (longrope, dynamic NTK) choose their rotary positions by the longest prompt of the call.
     """
     rope = getattr(model.config, "rope_parameters", None) or {}
     limit = rope.get("original_max_position_embeddings") if isinstance(rope, dict) else None

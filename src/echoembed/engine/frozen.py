@@ -1,14 +1,14 @@
-"""The pieces of a model whose own weights are frozen, with forwards and gradients of fewer and cheaper passes.
+"""Cheaper forwards and gradients for the modules of a model whose own weights are frozen.
 
-A frozen weight needs no gradient of its own, and its product may be in the dtype that the processor multiplies fastest;
-what is trained, LoRA's two small matrices, stays in float32, and so does the sum that runs through the layers. Here:
+A frozen weight needs no gradient, and its product may be in the dtype that the processor multiplies fastest. The
+trained weights, LoRA's two small matrices, stay in float32, and so does the residual stream. The modules are:
 
 - a linear layer with LoRA, as one operation: y = W x + s B (A x), all products in one dtype
-- RMSNorm, whose result leaves in the dtype of the products that follow
-- the product of a SiLU gate, which keeps its two inputs and computes the rest again
+- RMSNorm, whose result is in the dtype of the products that follow
+- the product of a SiLU gate, which stores its two inputs and computes the rest again in the backward pass
 - the rotation of queries and keys
 
-What a module is, is not read off its name: each is tried against the model's own forward, and left alone where the two
+A name does not prove what a module computes: each forward is compared with the model's own, and dropped where the two
 differ. Shapes: T tokens of the pack, I inputs and O outputs of a layer, R LoRA's rank, E width of a head.
 """
 
@@ -24,15 +24,15 @@ from echoembed.engine import fused, onednn
 from echoembed.engine.attention import ACTIVE
 
 Forward = Callable[..., Any]
-_ROUNDING = 1e-5  # of the largest number, in a piece that is tried in float32
+_ROUNDING = 1e-5  # in float32, relative to the largest number
 
 
 def forwards(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, Forward]]:
-    """Linear layers, norms and gates of a model, each with a forward for training.
+    """Return a model's linear layers, norms and gates, each with a forward for training.
 
     Args:
-        model: Its own weights frozen, LoRA on some layers.
-        dtype: Of the products; frozen weights in another one are held twice.
+        model: A model with frozen weights and LoRA on some layers.
+        dtype: The dtype of products; frozen weights in another dtype are copied into it.
     """
     pairs: list[tuple[nn.Module, Forward]] = []
     within = [part for stack in model.modules() if isinstance(stack, nn.ModuleList) for part in stack.modules()]
@@ -55,39 +55,39 @@ def forwards(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, Forw
     return pairs
 
 
-def rotation_like(own: Forward, dtype: torch.dtype) -> Forward:
-    """Another function for a family's code that rotates queries and keys, whose results are in ``dtype``."""
+def rotation_like(original: Forward, dtype: torch.dtype) -> Forward:
+    """Make a replacement, with results in ``dtype``, for a family's function that rotates queries and keys."""
 
     def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
         plain = not args and not kwargs and cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
         if ACTIVE.get() is None or not plain:  # another thread's forward, or another kind of rotation
-            return own(query, key, cos, sin, *args, **kwargs)
+            return original(query, key, cos, sin, *args, **kwargs)
         cos, sin = cos[:, None], sin[:, None]
-        turned = [_Rotate.apply(states, cos, sin, dtype) for states in (query, key)]  # type: ignore[no-untyped-call]
-        return tuple(turned)
+        rotated = [_Rotate.apply(states, cos, sin, dtype) for states in (query, key)]  # type: ignore[no-untyped-call]
+        return tuple(rotated)
 
-    rotation.replaces = own  # type: ignore[attr-defined]
+    rotation.replaces = original  # type: ignore[attr-defined]
     return rotation
 
 
 def _agrees(module: nn.Module, forward: Forward) -> bool:
-    """Whether a norm's or a gate's other forward does what its own does."""
+    """Return whether a replacement forward of a norm or a gate gives the results of the module's own forward."""
     width = len(module.weight) if _frozen_vector(module) else int(module.gate_proj.in_features)  # type: ignore[arg-type, union-attr]
     generator = torch.Generator().manual_seed(0)
     weight = next(module.parameters())
     states = (torch.randn(1, 5, width, generator=generator) * 3).to(weight.device)
     with torch.no_grad():
         try:
-            wanted, got = module.forward(states.clone()), forward(states)
+            expected, result = module.forward(states.clone()), forward(states)
         except Exception:  # a piece of another kind under the same name
             return False
-    if got.shape != wanted.shape:
+    if result.shape != expected.shape:
         return False
-    return bool((got.float() - wanted).abs().max() <= _ROUNDING * wanted.abs().max())
+    return bool((result.float() - expected).abs().max() <= _ROUNDING * expected.abs().max())
 
 
 def _has_lora(module: nn.Module) -> bool:
-    """Whether this is peft's linear layer with one plain LoRA in force, on a frozen ``nn.Linear``."""
+    """Return whether a module is peft's linear layer with a single active, plain LoRA on a frozen ``nn.Linear``."""
     names = getattr(module, "active_adapters", None)
     if not (isinstance(getattr(module, "lora_A", None), nn.ModuleDict) and isinstance(names, list) and len(names) == 1):
         return False
@@ -116,7 +116,7 @@ def _has_gate(module: nn.Module) -> bool:
 
 
 def product(states_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A product without gradients, by oneDNN where PyTorch's own is slower."""
+    """Multiply without gradients, by oneDNN where that is faster than PyTorch's own product."""
     if states_TI.dtype == torch.float32 and states_TI.device.type == "cpu" and onednn.wanted():
         fast: Tensor = torch.ops.mkldnn._linear_pointwise(states_TI, weight_OI, bias, "none", [], "")
         return fast
@@ -142,10 +142,10 @@ def _lora(module: Any, dtype: torch.dtype) -> Forward:
 
     def forward(states: Tensor, *_: Any, **__: Any) -> Tensor:
         states = states.to(dtype)
-        if module.training and getattr(dropout, "p", 0):  # LoRA's input is another than the layer's
-            own: Tensor = _Frozen.apply(states, weight_OI, bias)  # type: ignore[no-untyped-call]
+        if module.training and getattr(dropout, "p", 0):  # dropout makes LoRA's input differ from the layer's
+            frozen: Tensor = _Frozen.apply(states, weight_OI, bias)  # type: ignore[no-untyped-call]
             inner = nn.functional.linear(dropout(states), a_RI.to(dtype))
-            return own + nn.functional.linear(inner, b_OR.to(dtype)) * scale
+            return frozen + nn.functional.linear(inner, b_OR.to(dtype)) * scale
         result: Tensor = _Lora.apply(states, weight_OI, bias, a_RI, b_OR, scale)  # type: ignore[no-untyped-call]
         return result
 
@@ -205,7 +205,7 @@ class _Lora(torch.autograd.Function):
 def _norm(module: Any, dtype: torch.dtype) -> Forward:
     epsilon = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
     weight_D = module.weight.detach().float()
-    with torch.no_grad():  # Gemma's kind scales by one more than its weight
+    with torch.no_grad():  # Gemma's norms scale by 1 + weight
         ones = torch.ones(1, 1, len(weight_D), device=weight_D.device)
         scale = module.forward(ones) - weight_D
         more = bool((scale - 1).abs().max() < scale.abs().max())
@@ -224,8 +224,8 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, scale_D: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
         states_float = states.float()
-        size = torch.linalg.vector_norm(states_float, dim=-1, keepdim=True)
-        inverse = size.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()
+        inverse = torch.linalg.vector_norm(states_float, dim=-1, keepdim=True)
+        inverse.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(states, scale_D, inverse)
         normed: Tensor = (states_float * inverse).mul_(scale_D).to(dtype)
         return normed
@@ -265,7 +265,7 @@ class _Gate(torch.autograd.Function):
 
 
 class _Rotate(torch.autograd.Function):
-    """Queries or keys turned by their positions' angles; the gradient is turned back."""
+    """Rotate queries or keys by their positions' angles, and the gradient by the opposite angles."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
@@ -277,7 +277,7 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
         half = gradient.shape[-1] // 2
-        turned = gradient.float() * cos
-        turned[..., :half].addcmul_(gradient[..., half:], sin[..., half:])
-        turned[..., half:].addcmul_(gradient[..., :half], sin[..., :half], value=-1)
-        return turned.to(ctx.dtype), None, None, None
+        rotated = gradient.float() * cos
+        rotated[..., :half].addcmul_(gradient[..., half:], sin[..., half:])
+        rotated[..., half:].addcmul_(gradient[..., :half], sin[..., :half], value=-1)
+        return rotated.to(ctx.dtype), None, None, None

@@ -1,12 +1,12 @@
-"""Norms, gates and rotary positions in fewer passes over memory than the model's own code takes for them.
+"""Norms, gates and rotary positions in fewer passes over memory than the model's own code takes.
 
-A packed forward on a CPU spends what its matrix products leave on reading and writing activations. Three pieces that
-most families share are, for the time of it, replaced by ones that compute the same with fewer passes: RMSNorm, the
-SiLU-gated feed-forward, and the function that rotates queries and keys. Whether a model's piece is what it looks
-like is not read off its name: each is tried against the model's own on random states, and left alone where the two
-differ.
+Beside its matrix products, a packed forward on a CPU spends its time on reading and writing activations. Three pieces
+that most model families share are therefore replaced during a packed forward: RMSNorm, the SiLU-gated feed-forward, and
+the function that rotates queries and keys. The replacements compute the same with fewer passes. A name does not prove
+what a piece computes: each replacement is compared with the model's own piece on random states, and dropped where the
+two differ.
 
-In bfloat16 the pieces add up in float32 and round once, at their end; the model's own round more often.
+In bfloat16 the replacements sum in float32 and round once, at the end; the model's own pieces round more often.
 
 Shapes: T tokens of the pack, D width of the model, H heads, E width of a head.
 """
@@ -24,15 +24,16 @@ from torch import Tensor, nn
 from echoembed.engine.attention import ACTIVE
 
 ROTATION = "apply_rotary_pos_emb"
-"""What transformers calls the function that rotates queries and keys, in every family's file."""
+"""The name, in each model family's file, of the function that rotates queries and keys."""
 _ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-"""Of the largest number: two orders of adding up in float32, and a few roundings to bfloat16."""
+"""The largest difference that counts as rounding, relative to the largest number: in float32 from another order of
+sums, in bfloat16 from a few roundings."""
 _Piece = Callable[[Tensor], Tensor]
 _ROTATIONS: dict[Callable[..., Any], Callable[..., Any] | None] = {}
 
 
 def forwards(model: nn.Module) -> list[tuple[nn.Module, _Piece]]:
-    """The model's norms and gates, each with a forward of fewer passes, on a CPU."""
+    """Return the model's norms and gates on a CPU, each with a forward that takes fewer passes."""
     pairs = []
     for module in model.modules():
         if type(module).__name__.endswith(("RMSNorm", "MLP")) and "forward" not in module.__dict__:
@@ -42,24 +43,24 @@ def forwards(model: nn.Module) -> list[tuple[nn.Module, _Piece]]:
 
 
 def rotations(model: nn.Module) -> list[tuple[ModuleType, Callable[..., Any]]]:
-    """The modules of transformers' code that this model's attention is from, each with its other rotation."""
+    """Return the Python modules that define this model's attention, each with its replacement rotation."""
     homes = {type(module).__module__ for module in model.modules() if type(module).__name__.endswith("Attention")}
     pairs = []
     for home in (sys.modules[name] for name in sorted(homes)):
-        own = getattr(home, ROTATION, None)
-        if callable(own) and not hasattr(own, "replaces"):
-            if own not in _ROTATIONS:
-                _ROTATIONS[own] = _rotation_like(own) if _rotates_halves(own) else None
-            if (rotation := _ROTATIONS[own]) is not None:
+        original = getattr(home, ROTATION, None)
+        if callable(original) and not hasattr(original, "replaces"):
+            if original not in _ROTATIONS:
+                _ROTATIONS[original] = _rotation_like(original) if _rotates_halves(original) else None
+            if (rotation := _ROTATIONS[original]) is not None:
                 pairs.append((home, rotation))
     return pairs
 
 
 def _maker(module: nn.Module) -> Callable[[nn.Module], _Piece] | None:
-    """What makes the replacement of a module, if there is one that does the same."""
+    """Return the function that makes a module's replacement forward; None if no replacement computes the same."""
     makes: tuple[Callable[[nn.Module], _Piece], ...]
     if _is_norm(module):
-        makes, width = (_norm, _norm_of_one_more), len(module.weight)  # type: ignore[arg-type]
+        makes, width = (_norm, _norm_plus_one), len(module.weight)  # type: ignore[arg-type]
     elif _is_gate(module):
         makes, width = (_gate,), int(module.gate_proj.in_features)  # type: ignore[arg-type, union-attr]
     else:
@@ -76,14 +77,16 @@ def _maker(module: nn.Module) -> Callable[[nn.Module], _Piece] | None:
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
-    """What a piece computes in: its floating weights' dtype; float32 where they are in eight bits."""
+    """Return the dtype that a piece computes in: that of its floating-point weights, or float32 if all are in int8."""
     weight = next((weight for weight in module.parameters() if weight.is_floating_point()), None)
     return torch.float32 if weight is None else weight.dtype
 
 
-def _same(got: Tensor, wanted: Tensor) -> bool:
-    most = _ROUNDING.get(wanted.dtype, 0.0) * wanted.abs().max()
-    return got.shape == wanted.shape and got.dtype == wanted.dtype and bool((got - wanted).abs().max() <= most)
+def _same(states: Tensor, expected: Tensor) -> bool:
+    if states.shape != expected.shape or states.dtype != expected.dtype:
+        return False
+    most = _ROUNDING.get(expected.dtype, 0.0) * expected.abs().max()
+    return bool((states - expected).abs().max() <= most)
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -97,28 +100,28 @@ def _is_norm(module: nn.Module) -> bool:
     )
 
 
-def _norm_of_one_more(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The norms of families whose weights are what is added to 1."""
-    return _norm(module, one_more=True)
+def _norm_plus_one(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """RMSNorm in families, such as Gemma, that scale by 1 + weight."""
+    return _norm(module, plus_one=True)
 
 
-def _norm(module: nn.Module, *, one_more: bool = False) -> Callable[[Tensor], Tensor]:
+def _norm(module: nn.Module, *, plus_one: bool = False) -> Callable[[Tensor], Tensor]:
     epsilon = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
-    own = type(module).forward
+    original = type(module).forward
 
     def weight() -> Tensor:
         current = module.weight  # read at each call: the module may have moved
         assert isinstance(current, Tensor)
-        return 1.0 + current.float() if one_more else current.float()
+        return 1.0 + current.float() if plus_one else current.float()
 
     def forward(states: Tensor) -> Tensor:
         if torch.is_grad_enabled() or states.dtype not in _ROUNDING:  # another thread's training
-            result: Tensor = own(module, states)
+            result: Tensor = original(module, states)
             return result
         exact = states.float()
-        size = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        size.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()
-        normed: Tensor = (exact * size).mul_(weight()) if exact is states else exact.mul_(size).mul_(weight())
+        inverse = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        inverse.square_().mul_(1 / states.shape[-1]).add_(epsilon).rsqrt_()  # 1 / sqrt(mean(x²) + ε)
+        normed: Tensor = (exact * inverse).mul_(weight()) if exact is states else exact.mul_(inverse).mul_(weight())
         return normed.to(states.dtype)
 
     return forward
@@ -134,11 +137,11 @@ def _is_gate(module: nn.Module) -> bool:
 
 
 def _gate(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    own = type(module).forward
+    original = type(module).forward
 
     def forward(states: Tensor) -> Tensor:
         if torch.is_grad_enabled() or states.dtype not in _ROUNDING:  # another thread's training
-            result: Tensor = own(module, states)
+            result: Tensor = original(module, states)
             return result
         inner = nn.functional.silu(module.gate_proj(states), inplace=True)  # type: ignore[operator]
         result = module.down_proj(inner.mul_(module.up_proj(states)))  # type: ignore[operator]
@@ -147,34 +150,34 @@ def _gate(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _rotation_like(own: Callable[..., Any]) -> Callable[..., Any]:
-    """Another rotation for a family's code; a forward that is not packed goes on to the family's own."""
+def _rotation_like(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a family's replacement rotation; outside packed forwards it calls the family's own function."""
 
     def rotation(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
         plain = not args and not kwargs and cos.ndim == 3 and cos.shape[-1] == query.shape[-1] == key.shape[-1]
         if ACTIVE.get() is None or torch.is_grad_enabled() or not plain or query.dtype not in _ROUNDING:
-            return own(query, key, cos, sin, *args, **kwargs)
+            return original(query, key, cos, sin, *args, **kwargs)
         cos, sin = cos[:, None], sin[:, None]
         return rotated(query, cos, sin), rotated(key, cos, sin)
 
-    rotation.replaces = own  # type: ignore[attr-defined]
+    rotation.replaces = original  # type: ignore[attr-defined]
     return rotation
 
 
-def _rotates_halves(own: Callable[..., Any]) -> bool:
+def _rotates_halves(original: Callable[..., Any]) -> bool:
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 2, 3, 8, generator=generator)
     cos, sin = torch.randn(2, 1, 3, 8, generator=generator)
     try:
-        wanted = own(query, key, cos, sin)
+        expected = original(query, key, cos, sin)
     except Exception:  # a function of another kind under the same name
         return False
-    got = (rotated(query, cos[:, None], sin[:, None]), rotated(key, cos[:, None], sin[:, None]))
-    return all(map(_same, got, wanted))
+    states = (rotated(query, cos[:, None], sin[:, None]), rotated(key, cos[:, None], sin[:, None]))
+    return all(map(_same, states, expected))
 
 
 def rotated(states_1HTE: Tensor, cos_11TE: Tensor, sin_11TE: Tensor) -> Tensor:
-    """Queries or keys turned by their positions' angles, one half of a head's width against the other."""
+    """Rotate queries or keys by their positions' angles: the first half of a head's width against the second."""
     half = states_1HTE.shape[-1] // 2
     out_1HTE = states_1HTE * cos_11TE
     out_1HTE[..., :half].addcmul_(states_1HTE[..., half:], sin_11TE[..., :half], value=-1)

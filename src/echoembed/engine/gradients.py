@@ -1,12 +1,12 @@
-"""The packed forward with gradients: what training runs, where the model passes the proof.
+"""The packed forward with gradients: the forward of training, where the model passes the proof.
 
     engine = TrainingEngine.of(model, causal=True, dtype=torch.bfloat16)
-    gradients.use(model, engine)          # EchoTransformer's forward then takes it in training
+    gradients.use(model, engine)          # in training, EchoTransformer's forward then runs this engine
 
-All prompts of a call lie end to end in one sequence: linear layers, norms and gates compute no padding, attention runs
-on a table of the texts (``grid.py``), the last layer on pooled tokens only, and tokens that all prompts begin with are
-computed once. The gradient flows through all of it. Frozen weights get none, and their products are in ``dtype``
-(``frozen.py``).
+All prompts of a call lie end to end in one sequence. Linear layers, norms and gates compute no padding; attention runs
+on a padded batch of the prompts (``padded_batch.py``); the last layer computes pooled tokens only; the tokens that all
+prompts begin with are computed once. Gradients flow through all of these, except to frozen weights, whose products are
+in ``dtype`` (``frozen.py``).
 
 Shapes: B prompts, S tokens of the longest span, P pooled tokens of the pack, D width of the model.
 """
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from echoembed.engine import attention, frozen, fused
 from echoembed.engine.engine import LOCK
-from echoembed.engine.grid import Grid
 from echoembed.engine.last_layer import last_layer, trimmed
 from echoembed.engine.pack import lay_out
-from echoembed.engine.patches import worn
+from echoembed.engine.padded_batch import PaddedBatch
+from echoembed.engine.patches import replacements
 from echoembed.engine.proof import probes
 from echoembed.prompts.template import Rendered
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 _AGREES = {torch.float32: 1e-3, torch.bfloat16: 0.2}
-"""Largest difference of states and gradients that counts as rounding, of their size; an error of kind is about 1."""
+"""The largest relative difference of states and gradients that counts as rounding; a wrong one is about 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,11 +45,11 @@ class TrainingEngine:
     """The packed forward of a model that is being trained.
 
     Attributes:
-        causal: Whether tokens see only what is before them.
-        forwards: Modules, each with its forward for training.
-        rotations: Modules of transformers' code, each with its function that rotates queries and keys.
-        trim: Whether the last layer works on pooled tokens only.
-        random: Whether dropout acts: then tokens that prompts share are computed for each, as each draws its own.
+        causal: Whether attention is causal; if not, it is bidirectional.
+        forwards: The model's modules, each with its forward for training.
+        rotations: Python modules of transformers, each with its replacement for ``apply_rotary_pos_emb``.
+        trim: Whether the last layer computes pooled tokens only.
+        random: Whether dropout acts. If so, no prefix is shared, as each prompt draws its own dropout.
     """
 
     causal: bool
@@ -62,12 +62,12 @@ class TrainingEngine:
     def of(
         cls, model: PreTrainedModel, *, causal: bool, dtype: torch.dtype = torch.float32, random: bool = False
     ) -> TrainingEngine:
-        """The engine of a model as it is now, its weights frozen but for what is trained.
+        """Make the engine of a model as it is now, all its weights frozen except those that are trained.
 
         Args:
             model: The language model, without its head; frozen weights are copied in ``dtype``.
-            causal: Whether tokens see only what is before them.
-            dtype: Of products with frozen weights.
+            causal: Whether attention is causal; if not, it is bidirectional.
+            dtype: The dtype of products with frozen weights.
             random: Whether dropout acts.
         """
         with torch.no_grad():
@@ -79,25 +79,25 @@ class TrainingEngine:
         return cls(causal=causal, forwards=tuple(forwards), rotations=tuple(rotations), random=random)
 
     def states(self, model: PreTrainedModel, prompts: Sequence[Rendered]) -> tuple[Tensor, Tensor]:
-        """The pooled states of prompts, through which gradients flow.
+        """Compute the pooled states of prompts, with gradients.
 
         Args:
             model: The language model, without its head.
             prompts: B prompts.
 
         Returns:
-            ``states_BSD`` in float32, on the left and zeros after them, and ``mask_BS`` in int64.
+            ``states_BSD`` in float32, padded with zeros on the right, and ``mask_BS`` in int64.
         """
-        # 1. Neighbours of one shape, the tokens that all begin with in front.
+        # 1. Lay the prompts end to end, those with the same length and span next to each other.
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].ids), prompts[index].span))
-        layout = lay_out(prompts, order, self._shared(prompts)).to(model.device)
-        # 2. The model's own code over the pack, with this engine's attention and forwards in it.
-        active = attention.Pass(layout, self.causal, grid=Grid(layout, model.device))
+        layout = lay_out(prompts, order, self._shared_prefix(prompts)).to(model.device)
+        # 2. Run the model's own code over the pack, with this engine's attention and forwards in place.
+        active = attention.Pass(layout, self.causal, padded=PaddedBatch(layout, model.device))
         with ExitStack() as stack:
             stack.enter_context(LOCK)
             attention.register()
             stack.enter_context(attention.packed(model))
-            stack.enter_context(worn(self.forwards, self.rotations))
+            stack.enter_context(replacements(self.forwards, self.rotations))
             layer = last_layer(model) if self.trim else None
             if layer is not None and len(layout.pooled) < len(layout.ids):
                 stack.enter_context(trimmed(layer, active))
@@ -114,7 +114,7 @@ class TrainingEngine:
         if not active.called:
             raise attention.UnsupportedError("it ignores the attention it is given")
         states_PD: Tensor = output.last_hidden_state[0].index_select(0, layout.pooled).float()
-        # 3. The pooled states of each prompt in its row, on the left.
+        # 3. Scatter the pooled states: a row for each prompt, padded on the right.
         pooled = [prompt.span[1] - prompt.span[0] for prompt in prompts]
         row_P = torch.tensor([index for index in layout.order for _ in range(pooled[index])], device=model.device)
         slot_P = torch.tensor([slot for index in layout.order for slot in range(pooled[index])], device=model.device)
@@ -122,14 +122,14 @@ class TrainingEngine:
         mask_BS = torch.arange(max(pooled)) < torch.tensor(pooled)[:, None]
         return out_BSD.index_put((row_P, slot_P), states_PD), mask_BS.long().to(model.device)
 
-    def _shared(self, prompts: Sequence[Rendered]) -> int:
-        """Tokens that all prompts begin with, none of them pooled; 0 where later tokens or dropout tell them apart."""
+    def _shared_prefix(self, prompts: Sequence[Rendered]) -> int:
+        """Count the tokens that all prompts begin with, none pooled; 0 where later tokens or dropout change them."""
         if not self.causal or self.random or len(prompts) < 2:
             return 0
         count = min(prompt.span[0] for prompt in prompts)
         starts = [prompt.ids[:count] for prompt in prompts]
-        pairs = zip(min(starts), max(starts), strict=True)  # what these two have in common, all have
-        return next((place for place, (one, other) in enumerate(pairs) if one != other), count)
+        pairs = zip(min(starts), max(starts), strict=True)  # all prompts share what the first and last in order share
+        return next((place for place, (low, high) in enumerate(pairs) if low != high), count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +137,8 @@ class TrainingChoice:
     """Which forward a model is trained through, and why.
 
     Attributes:
-        engine: The packed one, or None for the model's own padded one.
-        reason: What the proof found.
+        engine: The packed engine, or None for the model's own padded forward.
+        reason: The result of the proof.
     """
 
     engine: TrainingEngine | None
@@ -146,14 +146,14 @@ class TrainingChoice:
 
 
 def choose(model: PreTrainedModel, *, causal: bool, dtype: torch.dtype, random: bool = False) -> TrainingChoice:
-    """The packed forward, if its states and gradients are those of the model's own padded forward.
+    """Choose the packed forward, if its states and gradients are those of the model's own padded forward.
 
-    A handful of prompts goes through both; what does not pass is left out, first the trimmed last layer, then packing.
+    A few prompts go through both. If they differ, the packed forward is tried again without the trimmed last layer.
 
     Args:
         model: The language model as it will be trained, in evaluation mode.
-        causal: Whether tokens see only what is before them.
-        dtype: Of products with frozen weights.
+        causal: Whether attention is causal; if not, it is bidirectional.
+        dtype: The dtype of products with frozen weights.
         random: Whether dropout will act.
     """
     if int(model.config.num_hidden_layers) == 0:
@@ -161,18 +161,19 @@ def choose(model: PreTrainedModel, *, causal: bool, dtype: torch.dtype, random: 
     prompts = probes(int(model.config.vocab_size))
     reason = ""
     try:
-        wanted = _with_gradients(model, prompts, None)
+        expected = _with_gradients(model, prompts, None)
         engine = TrainingEngine.of(model, causal=causal, dtype=dtype, random=random)
-    except Exception as error:  # whatever a model's code does here, its own forward is there
+    except Exception as error:  # whatever a model's code raises here, its own forward remains
         return TrainingChoice(None, f"{type(error).__name__}: {error}")
     for trim in (True, False):
         engine = replace(engine, trim=trim)
         try:
-            got = _with_gradients(model, prompts, engine)
+            packed = _with_gradients(model, prompts, engine)
         except Exception as error:
             reason = str(error) if isinstance(error, attention.UnsupportedError) else f"{type(error).__name__}: {error}"
             continue
-        difference = max(float((one - other).norm() / other.norm()) for one, other in zip(got, wanted, strict=True))
+        pairs = zip(packed, expected, strict=True)
+        difference = max(float((row - padded).norm() / padded.norm()) for row, padded in pairs)
         if difference <= _AGREES[dtype]:
             return TrainingChoice(engine, f"checked, with gradients{', trimmed last layer' * trim}")
         reason = f"its states or gradients differ from the padded ones by {difference:.1e}"
@@ -182,7 +183,7 @@ def choose(model: PreTrainedModel, *, causal: bool, dtype: torch.dtype, random: 
 def _with_gradients(
     model: PreTrainedModel, prompts: Sequence[Rendered], engine: TrainingEngine | None
 ) -> tuple[Tensor, Tensor]:
-    """The pooled states of prompts, and the gradient of a sum of them by all that is trained, each as one row."""
+    """Compute the pooled states of prompts, and the gradient of a weighted sum of them, each as one flat tensor."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     with torch.enable_grad():
         if engine is not None:
@@ -199,15 +200,16 @@ def _with_gradients(
         noise_PD = torch.randn(states_PD.shape, generator=torch.Generator().manual_seed(0)).to(states_PD.device)
         gradients = torch.autograd.grad((states_PD * noise_PD).sum(), trained, allow_unused=True)
     zeros = [torch.zeros_like(weight) for weight in trained]
-    row = [(zero if given is None else given).flatten() for given, zero in zip(gradients, zeros, strict=True)]
-    return states_PD.detach().flatten(), torch.cat(row)
+    pairs = zip(gradients, zeros, strict=True)
+    row = torch.cat([(zero if gradient is None else gradient).flatten() for gradient, zero in pairs])
+    return states_PD.detach().flatten(), row
 
 
 _IN_USE: WeakKeyDictionary[nn.Module, TrainingEngine] = WeakKeyDictionary()
 
 
 def use(model: nn.Module, engine: TrainingEngine | None) -> None:
-    """Have a language model trained through an engine, or through its own padded forward again."""
+    """Train a language model through an engine; with None, through its own padded forward again."""
     if engine is None:
         _IN_USE.pop(model, None)
     else:
@@ -215,5 +217,5 @@ def use(model: nn.Module, engine: TrainingEngine | None) -> None:
 
 
 def in_use(model: nn.Module) -> TrainingEngine | None:
-    """The engine that a language model is trained through, if any."""
+    """Return the engine that a language model is trained through, if any."""
     return _IN_USE.get(model)

@@ -1,19 +1,20 @@
-"""Linear layers in eight bits, on a CPU: a quarter of the memory, and faster products in wide models.
+"""Linear layers in int8, on a CPU: a quarter of the memory, and faster products in wide models.
 
-Weights have one scale for each output channel, activations one for each token (see ``rounding.py``). PyTorch's own
-dynamic quantisation has one for all tokens of a call, so that a text's vector would depend on its neighbours; it is
-not used for that reason. The product itself, with exact int32 sums, is PyTorch's (oneDNN): where the processor has
-VNNI, in one pass with the scales of the weights, which it wants packed and the activations' codes unsigned; elsewhere
-int8 times int8. Both give the same bits.
-A few columns of a language model's states are many times larger than the rest; one scale for a whole token would
-leave the rest few levels. Columns that stand out on a handful of probe prompts are therefore multiplied in floating
-point, with their own columns of the weights (Dettmers et al. 2022, LLM.int8(), section 3.2): 2 in 100 of
-SmolLM2-135M's, 6 in 100 of Gemma 3 270M's.
+Weights have one scale per output channel, activations one per token (see ``rounding.py``). PyTorch's own dynamic
+quantisation has one scale for all tokens of a call, so that a text's vector would depend on the other texts; for that
+reason it is not used. The product itself, with exact int32 sums, is PyTorch's (oneDNN). Where the processor has VNNI,
+one pass multiplies and applies the weights' scales; it needs packed weights and unsigned codes of the activations.
+Elsewhere the product is int8 times int8. Both give the same bits.
 
-Layers that are given the same states one after the other (queries, keys and values; gate and up) share one rounding.
-Embeddings, norms, attention and what is no ``nn.Linear`` (the experts of a mixture) stay in float32.
+A few columns of a language model's states are many times larger than the rest, so that one scale for a whole token
+would leave the rest few levels. These outlier columns are found with a few probe prompts and multiplied in floating
+point, with the columns of the weights that belong to them (Dettmers et al. 2022, LLM.int8(), section 3.2). They are 2 %
+of the columns of SmolLM2-135M, and 6 % of Gemma 3 270M's.
 
-Shapes: R rows (tokens), K inputs, N outputs, J inputs that stand out.
+Consecutive layers with the same input (queries, keys and values; gate and up) share one rounding. Embeddings, norms,
+attention, and weights outside ``nn.Linear`` (such as the experts of a mixture) stay in float32.
+
+Shapes: R rows (tokens), K inputs, N outputs, J outlier columns of the inputs.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ from echoembed.engine.rounding import CHUNK, LEVELS, Rounded, fused, pack, produ
 from echoembed.prompts.template import Rendered
 
 STANDS_OUT = (3.0, 2.0)
-"""A column stands out if its largest number is above this many times the median of all columns' largest: the first of
-these by which the probe prompts' vectors come close enough, or the last."""
+"""Thresholds for outlier columns, tried in this order until the probe prompts' vectors come close enough. A column is
+an outlier if its largest number is above the threshold times the median of all columns' largest numbers."""
 CLOSE = 0.9993
-"""Least cosine of the probe prompts' vectors to floating point that is close enough."""
+"""The probe prompts' vectors come close enough if their cosine to those in floating point is at least this."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with weights in int8; made from one in floating point, for inference.
+    """A linear layer with weights in int8, made from a layer in floating point, for inference.
 
     Args:
-        linear: The layer.
-        rounded: Shared by layers of a model, so that the same states are rounded once.
-        outlier_J: Numbers of the columns that stand out; None for none.
+        linear: The layer in floating point.
+        rounded: The states rounded last. All layers of a model share it, so that the same states are rounded once.
+        outlier_J: Indices of the outlier columns; None for none.
 
     Attributes:
         in_features: K.
         out_features: N.
-        exact: The layer on the columns that stand out, in floating point; None where there are none.
+        exact: The layer on its outlier columns, in floating point; None where there are none.
     """
 
     weight: Tensor
@@ -69,7 +70,7 @@ class Int8Linear(nn.Module):
             self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
 
     def forward(self, states: Tensor) -> Tensor:
-        """The product, in the dtype of ``states``."""
+        """Return the product, in the dtype of ``states``."""
         rows_RK = states.reshape(-1, self.in_features)
         rounded = self.rounded(states, rows_RK, self.outlier_J)
         if self.weight.is_mkldnn:
@@ -77,40 +78,40 @@ class Int8Linear(nn.Module):
         else:
             out_SN = torch.empty(len(rounded.codes), self.out_features, device=states.device)
             for start in range(0, len(rounded.codes), CHUNK):
-                here = slice(start, start + CHUNK)
-                rows_SN = out_SN[here].copy_(torch._int_mm(rounded.codes[here], self.weight.t()))
-                rows_SN.mul_(self.scale).mul_(rounded.scale[here])
+                chunk = slice(start, start + CHUNK)
+                rows_SN = out_SN[chunk].copy_(torch._int_mm(rounded.codes[chunk], self.weight.t()))
+                rows_SN.mul_(self.scale).mul_(rounded.scale[chunk])
         out_RN = out_SN[: len(rows_RK)]
         if len(rounded.peaked):
             out_RN.index_add_(0, rounded.peaked, out_SN[len(rows_RK) : len(rows_RK) + len(rounded.peaked)])
-        if self.exact is not None:  # as a batch of one, which is how the engine's products take it
+        if self.exact is not None:  # with a batch dimension, as the engine's products expect
             out_RN.add_(self.exact(rows_RK.index_select(1, self.outlier_J).float()[None])[0])
         if self.bias is not None:
             out_RN.add_(self.bias)
         return out_RN.view(*states.shape[:-1], self.out_features).to(states.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles take: packed weights as a plain matrix, which another processor reads too."""
+        """Return the state for copies and pickles: packed weights as a plain matrix, which any processor can read."""
         state = dict(self.__dict__)
         weight = self.weight.to_dense().t().contiguous() if self.weight.is_mkldnn else self.weight
         state["_buffers"] = {**self._buffers, "weight": weight}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take such a state, and pack the weights where that is of use."""
+        """Restore such a state, and pack the weights where the processor has VNNI."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         if fused():
             self._buffers["weight"] = pack(self.weight)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows."""
+        """Describe the layer for ``print``."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 def forget(model: nn.Module) -> None:
-    """Let go of the states that the model's layers rounded last: beside a large model they are large."""
+    """Release the states that the model's layers rounded last, which take much memory in a large model."""
     layer = next((module for module in model.modules() if isinstance(module, Int8Linear)), None)
-    if layer is not None:  # it shares them with all others
+    if layer is not None:  # all layers share the same ``Rounded``
         layer.rounded.forget()
 
 
@@ -121,16 +122,18 @@ def _columns_of(weight_NK: Tensor, outlier_J: Tensor) -> nn.Linear:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many weights a model has, whatever they are kept in."""
+    """Count a model's weights, whatever their dtype."""
     layers = [module for module in model.modules() if isinstance(module, Int8Linear)]
-    twice = sum(weight.numel() for layer in layers for weight in layer.parameters())  # columns kept in floating point
+    outliers = sum(
+        weight.numel() for layer in layers for weight in layer.parameters()
+    )  # columns kept in floating point
     coded = sum(layer.in_features * layer.out_features for layer in layers)
     biases = sum(layer.bias.numel() for layer in layers if layer.bias is not None)
-    return sum(weight.numel() for weight in model.parameters()) - twice + coded + biases
+    return sum(weight.numel() for weight in model.parameters()) - outliers + coded + biases
 
 
 def float_layers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """The linear layers that can be put into eight bits, each with the module that holds it and its name there."""
+    """Return the linear layers that can be put into int8, each after its parent module and its name there."""
     return [
         (parent, name, child)
         for parent in model.modules()
@@ -141,20 +144,20 @@ def float_layers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
 
 @torch.no_grad()
 def quantize(model: nn.Module, prompts: Sequence[Rendered] = ()) -> int:
-    """Put the model's linear layers into eight bits, in place.
+    """Put the model's linear layers into int8, in place.
 
     Args:
         model: The language model, without its head, in floating point on a CPU.
-        prompts: Probe prompts that show which columns of the states stand out; none: no column does.
+        prompts: Probe prompts that show which columns of the states are outliers; without prompts, none are.
 
     Returns:
-        How many layers there were.
+        The number of layers put into int8.
     """
-    # 1. What the probe prompts show of the model in floating point: its vectors, and the columns of its states.
+    # 1. With the model in floating point: the probe prompts' vectors, and the largest number of each column.
     vectors_PD = _vectors(model, prompts)
     largest = _largest_columns(model, prompts)
     layers = float_layers(model)
-    # 2. Eight bits, with as few columns in floating point as bring the probe prompts' vectors close enough.
+    # 2. Put the layers into int8, with as few outlier columns as bring the probe prompts' vectors close enough.
     for threshold in STANDS_OUT:
         rounded = Rounded()
         for parent, name, linear in layers:
@@ -168,7 +171,7 @@ def quantize(model: nn.Module, prompts: Sequence[Rendered] = ()) -> int:
 
 
 def _vectors(model: nn.Module, prompts: Sequence[Rendered]) -> Tensor:
-    """The mean state of each prompt's span, by the model's own forward; ``_PD``, P prompts and width D."""
+    """Compute the mean state of each prompt's span by the model's own forward; ``_PD``: P prompts, width D."""
     vectors = [
         model(input_ids=torch.tensor([prompt.ids]), use_cache=False).last_hidden_state[0, slice(*prompt.span)].mean(0)
         for prompt in prompts
@@ -177,7 +180,7 @@ def _vectors(model: nn.Module, prompts: Sequence[Rendered]) -> Tensor:
 
 
 def _largest_columns(model: nn.Module, prompts: Sequence[Rendered]) -> dict[nn.Module, Tensor]:
-    """The largest absolute number of each column of each linear layer's input, ``_K``, over the probe prompts."""
+    """Find the largest absolute number of each column of each linear layer's input, ``_K``, over the probe prompts."""
     largest: dict[nn.Module, Tensor] = {}
 
     def watching(module: nn.Module) -> Callable[..., None]:

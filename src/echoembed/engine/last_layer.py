@@ -1,13 +1,13 @@
 """The last layer, for pooled tokens only.
 
-Its keys and values are needed of all tokens, its queries, output projection and feed-forward only where states
-are pooled. The layer's own forward is called twice:
+The last layer's keys and values are needed for all tokens; its queries, output projection and feed-forward only for
+pooled tokens. The layer's own forward is called twice:
 
-1. on all tokens, as far as the attention, which hands its keys and values out;
+1. on all tokens, as far as the attention, which hands out its keys and values;
 2. on the pooled tokens, whose queries attend to those keys and values.
 
-The first call needs no queries and the second no keys and values: where the layer has separate projections for them,
-these are skipped.
+The first call needs no queries, and the second neither keys nor values. Where the layer has separate projections for
+them, these are skipped.
 
 Shapes: T tokens of the pack, P pooled tokens of the pack, D width of the model.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def last_layer(model: PreTrainedModel) -> nn.Module | None:
-    """The last of the model's layers, if they can be told."""
+    """Return the last of the model's layers; None if the list of layers cannot be told from other lists of modules."""
     count = int(model.config.num_hidden_layers)
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     return stacks[0][-1] if count and len(stacks) == 1 else None
@@ -37,7 +37,7 @@ def last_layer(model: PreTrainedModel) -> nn.Module | None:
 
 @contextmanager
 def trimmed(layer: nn.Module, active: Pass) -> Iterator[None]:
-    """Let the layer work on pooled tokens only for a while; other tokens get zeros for states."""
+    """Let the layer compute pooled tokens only inside a ``with`` block; other tokens get zeros for states."""
     original = layer.forward
     rows_P = active.layout.pooled
     total = len(active.layout.ids)
@@ -75,14 +75,14 @@ def _narrow(value: Any, rows_P: Tensor, total: int) -> Any:
 
 
 def _widen(states_1PD: Tensor, rows_P: Tensor, total: int) -> Tensor:
-    """Put the pooled rows back where they were: what comes after the layer may count tokens."""
+    """Scatter the pooled rows back to their tokens, as the code after the layer may count tokens."""
     states_1TD = states_1PD.new_zeros(1, total, states_1PD.shape[-1])
     return states_1TD.index_copy_(1, rows_P, states_1PD)
 
 
 @contextmanager
 def _silent(layer: nn.Module, *names: str) -> Iterator[None]:
-    """Let the projections of those names give zeros, at no cost, where the layer has projections so called."""
+    """Let the layer's projections of these names, if it has any, return zeros at no cost."""
     with ExitStack() as stack:
         for path, module in layer.named_modules():
             width = getattr(module, "out_features", None)

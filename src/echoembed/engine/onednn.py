@@ -1,9 +1,9 @@
-"""Matrix products as fast as the processor has them.
+"""Matrix products with oneDNN, where it is faster than MKL.
 
-PyTorch sends float32 products on a CPU to MKL, which on processors that are not Intel's runs at less than half of
-what oneDNN, in the same wheel, does with the same weights (measured with AVX-512 on an AMD EPYC: 90 against 200
-GFLOP/s on one core). So there, for the time of a packed forward, the model's ``nn.Linear`` layers call oneDNN, on
-the weights as they are: nothing is held twice. On Intel's processors MKL is the faster of the two by a tenth.
+PyTorch sends float32 products on a CPU to MKL. On processors of other makers than Intel, MKL is less than half as fast
+as oneDNN, which is in the same wheel (measured with AVX-512 on an AMD EPYC: 90 against 200 GFLOP/s on one core). There,
+the model's ``nn.Linear`` layers call oneDNN during a packed forward. It takes the weights as they are, without a copy.
+On Intel's processors, MKL is a tenth faster than oneDNN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 def available() -> bool:
-    """Whether this PyTorch has the operation and it works."""
+    """Return whether this PyTorch has oneDNN's product, and the product works."""
     if not torch._C._has_mkldnn:
         return False
     try:
@@ -30,7 +30,7 @@ def available() -> bool:
 
 
 def wanted() -> bool:
-    """Whether it works and is the faster one: by the processor's maker, so that bits do not depend on a stopwatch."""
+    """Return whether oneDNN works and is faster; the processor's maker decides, so that bits depend on no timing."""
     return available() and not _is_intel()
 
 
@@ -48,7 +48,7 @@ def _product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def forwards(model: nn.Module) -> list[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    """The model's float32 linear layers, each with a forward that calls oneDNN where no gradient is wanted."""
+    """Return the model's float32 linear layers, each with a forward that calls oneDNN where no gradient is needed."""
     return [
         (module, _forward_of(module))
         for module in model.modules()
@@ -64,7 +64,7 @@ def _forward_of(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(states: Tensor) -> Tensor:
         if torch.is_grad_enabled() or states.dtype != torch.float32:  # another thread's training
             return nn.functional.linear(states, module.weight, module.bias)
-        if states.numel() == module.in_features:  # one row would go to another kernel, with other last bits
+        if states.numel() == module.in_features:  # a single row would go to another kernel, with other last bits
             return _product(states.repeat(*[1] * (states.ndim - 2), 2, 1), module.weight, module.bias)[..., :1, :]
         return _product(states, module.weight, module.bias)
 

@@ -1,9 +1,9 @@
-"""How texts lie in a pack: one sequence without padding.
+"""How prompts lie in a pack: one sequence without padding.
 
-    [ prefix that all share ][ text 0 ][ text 1 ][ text 2 ] …
+    [ shared prefix ][ prompt 0 ][ prompt 1 ][ prompt 2 ] …
 
-Texts of one shape are neighbours and form a run, on which attention is one batched call. "Own" tokens are
-those after the shared prefix; positions count from the beginning of the prompt, prefix and all.
+Neighbouring prompts with the same length and span form a run, on which attention is one batched call. A prompt's "own"
+tokens are those after the shared prefix. Positions count from the beginning of the prompt, prefix included.
 
 Shapes: T tokens of the pack, P pooled tokens of the pack.
 """
@@ -22,15 +22,15 @@ from echoembed.prompts.template import Rendered
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbours of one shape.
+    """Neighbouring prompts with the same length and span.
 
     Attributes:
-        start: Where in the pack the first one's own tokens begin.
-        count: How many they are.
-        length: Own tokens of each.
+        start: Where in the pack the first prompt's own tokens begin.
+        count: The number of prompts.
+        length: Own tokens of each prompt.
         prefix: Shared tokens before them.
-        span: Pooled positions of each; empty for the prefix itself.
-        pooled_start: Where the first one's pooled tokens begin among those of the pack.
+        span: Pooled positions of each prompt; empty for the prefix itself.
+        pooled_start: Where the first prompt's pooled tokens begin among the pooled tokens of the pack.
     """
 
     start: int
@@ -42,7 +42,7 @@ class Run:
 
     @property
     def pooled(self) -> int:
-        """Pooled tokens of each."""
+        """Pooled tokens of each prompt."""
         return self.span[1] - self.span[0]
 
 
@@ -52,10 +52,10 @@ class Layout:
 
     Attributes:
         ids: Token ids, ``_T``.
-        positions: Position of each token in its prompt, ``_T``.
-        pooled: Which tokens are pooled, run by run, ``_P``.
-        runs: What lies where, the prefix (if any) first.
-        order: The prompts of the runs, as numbers in the list they were given in.
+        positions: The position of each token in its prompt, ``_T``.
+        pooled: Indices of the pooled tokens in the pack, run by run, ``_P``.
+        runs: The runs in the order of the pack; the shared prefix, if any, is the first.
+        order: The index, in the caller's list, of each prompt of the pack.
     """
 
     ids: Tensor
@@ -65,21 +65,21 @@ class Layout:
     order: tuple[int, ...]
 
     def to(self, device: torch.device) -> Layout:
-        """The same pack with its tensors on another device."""
+        """Return the same pack with its tensors on another device."""
         ids, positions, pooled = (tensor.to(device) for tensor in (self.ids, self.positions, self.pooled))
         return replace(self, ids=ids, positions=positions, pooled=pooled)
 
 
 def cut(prompts: Sequence[Rendered], prefix: int, budget: int) -> Iterator[list[int]]:
-    """Group prompts, shortest first, so that a group's own tokens stay within the budget.
+    """Group prompts, shortest first, so that the tokens of a group stay within the budget.
 
     Args:
         prompts: The prompts.
-        prefix: Tokens at the beginning that all share.
-        budget: Most tokens of a group; a longer prompt is a group by itself.
+        prefix: Tokens of the prefix that all prompts share.
+        budget: The most tokens of a group; a longer prompt is a group by itself.
 
     Yields:
-        Numbers of prompts, those of one shape next to each other.
+        Indices of prompts, those with the same length and span next to each other.
     """
     group: list[int] = []
     tokens = prefix
@@ -95,7 +95,7 @@ def cut(prompts: Sequence[Rendered], prefix: int, budget: int) -> Iterator[list[
 
 
 def lay_out(prompts: Sequence[Rendered], group: Sequence[int], prefix: int) -> Layout:
-    """Put the prompts of a group (see ``cut``) one after the other."""
+    """Lay the prompts of a group (see ``cut``) end to end."""
     ids: list[int] = list(prompts[group[0]].ids[:prefix])
     positions: list[int] = list(range(prefix))
     pooled: list[int] = []

@@ -1,7 +1,7 @@
-"""Other forwards for some of a model's modules while a pack runs.
+"""Replacement forwards for some of a model's modules while a pack runs.
 
-What is replaced, and by what, is prepared once for each model and worn pack by pack. A model that was changed since
-(a layer put into eight bits, an adapter, another dtype or device) is prepared anew.
+The replacements are prepared once per model and put in place for each pack. They are prepared anew for a model that has
+changed since (a layer in int8, an adapter, another dtype or device).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Forward = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class _Patches:
-    """What is worn.
+    """The replacements for one model.
 
     Attributes:
-        state: The model as it was when this was prepared: its modules, and the type and place of its weights.
-        forwards: Modules, each with its other forward.
-        rotations: Modules of transformers' code, each with its other function that rotates queries and keys.
+        state: The model that the replacements were prepared for: its modules, and its weights' dtype and device.
+        forwards: The model's modules, each with its replacement forward.
+        rotations: Python modules of transformers, each with its replacement for ``apply_rotary_pos_emb``.
     """
 
     state: tuple[object, ...]
@@ -40,26 +40,28 @@ _PREPARED: WeakKeyDictionary[nn.Module, dict[tuple[bool, bool], _Patches]] = Wea
 
 
 @contextmanager
-def patched(model: nn.Module, *, fast_linear: bool = True, light: bool = True) -> Iterator[None]:
-    """Let the model's modules run with other forwards for a while; a module that has one already keeps it.
+def patched(model: nn.Module, *, fast_linear: bool = True, fuse: bool = True) -> Iterator[None]:
+    """Let the model's modules run with replacement forwards inside a ``with`` block.
+
+    A module whose forward is already replaced keeps that replacement.
 
     Args:
         model: The language model.
         fast_linear: Whether float32 products go to oneDNN.
-        light: Whether norms, gates and rotations take fewer passes over memory.
+        fuse: Whether norms, gates and rotary positions take fewer passes over memory.
     """
-    patches = _prepared(model, fast_linear, light)
-    with worn(patches.forwards, patches.rotations):
+    patches = _prepared(model, fast_linear, fuse)
+    with replacements(patches.forwards, patches.rotations):
         yield
 
 
 @contextmanager
-def worn(
+def replacements(
     forwards: Sequence[tuple[nn.Module, Forward]], rotations: Sequence[tuple[ModuleType, Forward]]
 ) -> Iterator[None]:
-    """Let modules run with other forwards, and families' code with other rotations, for a while."""
+    """Put replacement forwards and rotations in place inside a ``with`` block."""
     forwards = [(module, forward) for module, forward in forwards if "forward" not in module.__dict__]
-    own = [(home, getattr(home, fused.ROTATION)) for home, _ in rotations]
+    originals = [(home, getattr(home, fused.ROTATION)) for home, _ in rotations]
     try:
         for module, forward in forwards:
             module.__dict__["forward"] = forward
@@ -67,7 +69,7 @@ def worn(
             setattr(home, fused.ROTATION, rotation)
         yield
     finally:
-        for home, rotation in own:
+        for home, rotation in originals:
             setattr(home, fused.ROTATION, rotation)
         for module, _ in forwards:
             module.__dict__.pop("forward", None)
@@ -75,7 +77,7 @@ def worn(
 
 @contextmanager
 def replaced(module: nn.Module, forward: Forward) -> Iterator[None]:
-    """Let another function be one module's forward for a while, over whatever stands in for it already."""
+    """Replace one module's forward inside a ``with`` block, even if it is replaced already."""
     before = module.__dict__.get("forward")
     module.__dict__["forward"] = forward
     try:
@@ -88,14 +90,14 @@ def replaced(module: nn.Module, forward: Forward) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _prepared(model: nn.Module, fast_linear: bool, light: bool) -> _Patches:
+def _prepared(model: nn.Module, fast_linear: bool, fuse: bool) -> _Patches:
     weight = next(model.parameters())
     state = (*map(id, model.modules()), weight.dtype, weight.device)
-    known = _PREPARED.setdefault(model, {})
-    patches = known.get((fast_linear, light))
+    prepared = _PREPARED.setdefault(model, {})
+    patches = prepared.get((fast_linear, fuse))
     if patches is None or patches.state != state:
         forwards = onednn.forwards(model) if fast_linear else []
-        forwards += fused.forwards(model) if light else []
-        rotations = fused.rotations(model) if light else []
-        patches = known[fast_linear, light] = _Patches(state, tuple(forwards), tuple(rotations))
+        forwards += fused.forwards(model) if fuse else []
+        rotations = fused.rotations(model) if fuse else []
+        patches = prepared[fast_linear, fuse] = _Patches(state, tuple(forwards), tuple(rotations))
     return patches

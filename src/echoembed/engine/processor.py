@@ -1,4 +1,4 @@
-"""What this processor multiplies fast: the features by which ``dtype="auto"`` is decided, never a stopwatch."""
+"""Which dtypes this processor multiplies fast. ``dtype="auto"`` depends on these features, never on a measured time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import torch
 
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-"""Environment variables by which a user keeps oneDNN from newer instructions; the first one that is set counts."""
+"""Environment variables that keep oneDNN from newer instructions; the first variable that is set counts."""
 _WITHOUT_VNNI = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
-"""Their values under which oneDNN multiplies eight bits without VNNI."""
+"""Values of those variables under which oneDNN multiplies 8-bit integers without VNNI."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Processor:
-    """Features of a processor, as far as oneDNN may use them.
+    """Those features of a processor that oneDNN may use.
 
     Attributes:
-        amx: Products of bfloat16 matrices (AMX-BF16), several times as fast as in float32.
-        vnni: Products of 8-bit integers (AVX-512 VNNI), about twice as fast as in float32.
+        amx: Whether it has AMX-BF16: products of bfloat16 matrices are several times as fast as in float32.
+        vnni: Whether it has AVX-512 VNNI: products of 8-bit integers are about twice as fast as in float32.
     """
 
     amx: bool
@@ -28,10 +28,10 @@ class Processor:
 
     @classmethod
     def here(cls, environment: Mapping[str, str] = os.environ) -> Processor:
-        """What PyTorch sees of this machine, less what the environment keeps oneDNN from.
+        """Return the features that PyTorch finds on this machine, except those that the environment turns off.
 
         Args:
-            environment: Where ``ONEDNN_MAX_CPU_ISA`` may be set.
+            environment: The environment variables, where ``ONEDNN_MAX_CPU_ISA`` may be set.
         """
         limit = next((environment[name].upper() for name in _LIMITS if environment.get(name)), "ALL")
         unlimited = limit in ("ALL", "DEFAULT")
@@ -43,18 +43,19 @@ class Processor:
 
     @property
     def fast(self) -> tuple[str, ...]:
-        """Dtypes that are faster here than float32, the fastest first."""
+        """The dtypes that are faster than float32 on this processor, the fastest first."""
         return ("bfloat16",) * self.amx + ("int8",) * self.vnni
 
     def __str__(self) -> str:
-        has = {"AMX": self.amx, "VNNI": self.vnni}
-        present, missing = ([name for name, there in has.items() if there is wanted] for wanted in (True, False))
+        features = {"AMX": self.amx, "VNNI": self.vnni}
+        present = [name for name, has in features.items() if has]
+        missing = [name for name, has in features.items() if not has]
         parts = [f"with {' and '.join(present)}"] * bool(present) + [f"without {' or '.join(missing)}"] * bool(missing)
         return f"a processor {' and '.join(parts)}"
 
 
 def _has(feature: str) -> bool:
-    """Whether the processor has a feature; PyTorch has two ways to say so, of which older versions have one."""
+    """Return whether the processor has a feature. Older versions of PyTorch have one of the two ways to ask."""
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get(feature, False))
     names = {"amx_bf16": "amx_tile", "avx512_vnni": "vnni"}

@@ -1,7 +1,8 @@
-"""Proof, at load, that the packed engine gives the padded forward's states.
+"""Proof, when a model is loaded, that the packed engine gives the padded forward's states.
 
-A handful of prompts of different lengths, spans and shared beginnings goes through both. What does not pass is
-left out, first the trimmed last layer or the shared prefix, then packing itself.
+A few prompts of different lengths and spans, with a shared prefix, go through both forwards. If the states differ, the
+engine is tried again without its fused pieces, without the shared prefix and without the trimmed last layer. If they
+still differ, the model runs padded.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class Choice:
     """Which forward a model runs, and why.
 
     Attributes:
-        engine: The packed one, or None for the padded one.
-        reason: What the check found.
-        difference: How far it is from the padded forward (see ``relative_difference``).
+        engine: The packed engine, or None for the padded forward.
+        reason: The result of the proof.
+        difference: How far the engine's states are from the padded forward's (see ``relative_difference``).
     """
 
     engine: PackedEngine | None
@@ -47,12 +48,12 @@ class Choice:
 
 
 def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) -> Choice:
-    """The packed engine with everything that passes the check, or the padded forward and the reason.
+    """Choose the packed engine with all settings that pass the proof, or the padded forward and the reason.
 
     Args:
-        model: The language model, without its head, in evaluation mode, where it will run.
-        causal: Whether tokens see only what is before them.
-        context: Most tokens the model reads at once.
+        model: The language model, without its head, in evaluation mode, on the device where it will run.
+        causal: Whether attention is causal; if not, it is bidirectional.
+        context: The most tokens that the model reads at once.
     """
     if int(model.config.num_hidden_layers) == 0:
         return Choice(None, "token embeddings need no forward")
@@ -63,13 +64,13 @@ def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) 
     reason = ""
     cpu = next(model.parameters()).device.type == "cpu"
     both, none = (True, False), (False,)
-    for trim, share_prefix, light in product(both, both if causal else none, both if cpu else none):
+    for trim, share_prefix, fused in product(both, both if causal else none, both if cpu else none):
         engine = PackedEngine(
-            causal=causal, trim=trim, share_prefix=share_prefix, fast_linear=cpu and wanted(), fused=light
+            causal=causal, trim=trim, share_prefix=share_prefix, fast_linear=cpu and wanted(), fused=fused
         )
         try:
             difference = _difference(engine, model, prompts, expected)
-        except Exception as error:  # whatever a model's code does here, the padded forward is there
+        except Exception as error:  # whatever a model's code raises here, the padded forward remains
             reason = str(error) if isinstance(error, UnsupportedError) else f"{type(error).__name__}: {error}"
             continue
         if difference <= TOLERANCE[model.dtype]:
@@ -80,7 +81,7 @@ def choose(model: PreTrainedModel, *, causal: bool, context: int | None = None) 
 
 
 def probes(vocabulary: int) -> list[Rendered]:
-    """Prompts that begin alike, with spans at their end, in their middle and of one token."""
+    """Make prompts with a shared prefix, whose spans are at the end, in the middle, or one token long."""
     size = min(vocabulary, 4096)
     shared = tuple((31 * place + 11) % size for place in range(_SHARED))
     prompts = []
@@ -95,7 +96,7 @@ def probes(vocabulary: int) -> list[Rendered]:
 
 @torch.no_grad()
 def _padded(model: PreTrainedModel, prompts: list[Rendered]) -> list[Tensor]:
-    """Pooled states of each prompt by the model's own padded forward; ``_SD`` each."""
+    """Compute the pooled states of each prompt by the model's own padded forward; ``_SD`` each."""
     longest = max(len(prompt.ids) for prompt in prompts)
     pad = getattr(model.config, "pad_token_id", None)
     rows = [prompt.ids + (pad if isinstance(pad, int) else 0,) * (longest - len(prompt.ids)) for prompt in prompts]

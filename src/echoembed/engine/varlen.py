@@ -1,9 +1,10 @@
-"""Attention over all texts of a pack in one kernel: PyTorch's flash attention for unequal lengths, on a GPU.
+"""Attention over all prompts of a pack in one kernel: PyTorch's variable-length flash attention, on a GPU.
 
-On a CPU, and where the kernel lacks what a model needs (float32, soft-caps, texts beyond a sliding window), attention
-is one call per run of texts of one shape (``attention.py``), which a GPU would spend on starting kernels.
+Elsewhere, attention is one call per run (``attention.py``): on a CPU, and where the kernel lacks what a model needs
+(float32, soft-caps, prompts longer than a sliding window). A GPU would spend most of the time of such small calls on
+launching kernels.
 
-Shapes: H heads, T tokens of the pack, Q queries of all texts, K keys of all texts, N texts, E width of a head.
+Shapes: H heads, T tokens of the pack, Q queries of all prompts, K keys of all prompts, N prompts, E width of a head.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ WIDEST_HEAD = 256
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Where each text's queries and keys lie.
+    """Where each prompt's queries and keys lie.
 
     Attributes:
-        keys: Which tokens of the pack are the keys, text by text, ``_K``; None where they are as they lie.
-        query_bounds: Where each text's queries begin among all, and the end, ``_N+1``, int32.
-        key_bounds: The same of keys.
-        most_queries: Of one text.
-        most_keys: Of one text.
+        keys: The tokens of the pack that are keys, prompt by prompt, ``_K``; None where these are all tokens in order.
+        query_bounds: Where each prompt's queries begin, and where the last prompt's end, ``_N+1``, int32.
+        key_bounds: The same for keys.
+        most_queries: The most queries of a prompt.
+        most_keys: The most keys of a prompt.
     """
 
     keys: Tensor | None
@@ -41,7 +42,7 @@ class Packing:
 
 
 def kernel() -> Callable[..., Any] | None:
-    """PyTorch's flash attention for unequal lengths; None where this PyTorch has none."""
+    """Return PyTorch's variable-length flash attention; None where this version of PyTorch has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -51,7 +52,7 @@ def kernel() -> Callable[..., Any] | None:
 
 
 def supported(query: Tensor) -> bool:
-    """Whether the kernel runs on these queries' device and type."""
+    """Return whether the kernel runs on these queries' device and dtype."""
     return (
         query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
@@ -61,14 +62,14 @@ def supported(query: Tensor) -> bool:
 
 
 def fits(query: Tensor, value: Tensor, layout: Layout, *, window: int | None, softcap: float | None) -> bool:
-    """Whether the kernel does what a layer needs.
+    """Return whether the kernel does what a layer needs.
 
     Args:
         query: ``_1HQE``.
         value: ``_1HTE``.
         layout: The pack.
-        window: Most tokens that one sees, itself included; None for all.
-        softcap: Where scores are bent below a cap.
+        window: The most tokens that a query attends to, itself included; None for all.
+        softcap: The layer's soft-cap on scores; None for none.
     """
     width = query.shape[-1]
     if softcap is not None or width != value.shape[-1] or width % 8 or width > WIDEST_HEAD or not supported(query):
@@ -77,25 +78,25 @@ def fits(query: Tensor, value: Tensor, layout: Layout, *, window: int | None, so
 
 
 def packing(layout: Layout, causal: bool, pooled: bool, device: torch.device) -> Packing:
-    """Where queries and keys lie, if all tokens are queries or pooled ones only."""
+    """Compute where queries and keys lie, for all tokens as queries or (``pooled``) for pooled tokens only."""
     keys: list[int] = []
     query_counts: list[int] = []
     key_counts: list[int] = []
     for run in layout.runs:
-        asking, last = (run.pooled, run.span[1]) if pooled else (run.length, run.prefix + run.length)
-        if not asking:
+        queries, end = (run.pooled, run.span[1]) if pooled else (run.length, run.prefix + run.length)
+        if not queries:
             continue
-        # The kernel's causal mask has the last query see the last key: keys after it are left out.
-        count = last if causal else run.prefix + run.length
-        for text in range(run.count):
-            start = run.start + text * run.length
+        # The kernel's causal mask aligns the last query with the last key, so that keys after it are left out.
+        key_count = end if causal else run.prefix + run.length
+        for number in range(run.count):
+            start = run.start + number * run.length
             keys.extend(range(run.prefix))
-            keys.extend(range(start, start + count - run.prefix))
-        query_counts += [asking] * run.count
-        key_counts += [count] * run.count
-    as_they_lie = keys == list(range(len(layout.ids)))
+            keys.extend(range(start, start + key_count - run.prefix))
+        query_counts += [queries] * run.count
+        key_counts += [key_count] * run.count
+    in_order = keys == list(range(len(layout.ids)))
     return Packing(
-        keys=None if as_they_lie else torch.tensor(keys, device=device),
+        keys=None if in_order else torch.tensor(keys, device=device),
         query_bounds=_bounds(query_counts, device),
         key_bounds=_bounds(key_counts, device),
         most_queries=max(query_counts),
@@ -107,22 +108,24 @@ def _bounds(counts: list[int], device: torch.device) -> Tensor:
     return torch.tensor([0, *counts]).cumsum(0).to(device, torch.int32)
 
 
-def attend(query_HQE: Tensor, key_HTE: Tensor, value_HTE: Tensor, where: Packing, causal: bool, scale: float) -> Tensor:
-    """Attention inside each text; gives ``_QHE``. Keys and values may have fewer heads than queries."""
-    run = kernel()
-    assert run is not None  # ``supported`` has looked
+def attend(
+    query_HQE: Tensor, key_HTE: Tensor, value_HTE: Tensor, bounds: Packing, causal: bool, scale: float
+) -> Tensor:
+    """Compute attention inside each prompt, ``_QHE``. Keys and values may have fewer heads than queries."""
+    flash_attention = kernel()
+    assert flash_attention is not None  # ``supported`` has checked
     key_KHE, value_KHE = (
-        states.transpose(0, 1) if where.keys is None else states.index_select(1, where.keys).transpose(0, 1)
+        states.transpose(0, 1) if bounds.keys is None else states.index_select(1, bounds.keys).transpose(0, 1)
         for states in (key_HTE, value_HTE)
     )
-    out_QHE: Tensor = run(
+    out_QHE: Tensor = flash_attention(
         query_HQE.transpose(0, 1).contiguous(),
         key_KHE.contiguous(),
         value_KHE.contiguous(),
-        where.query_bounds,
-        where.key_bounds,
-        where.most_queries,
-        where.most_keys,
+        bounds.query_bounds,
+        bounds.key_bounds,
+        bounds.most_queries,
+        bounds.most_keys,
         scale=scale,
         window_size=(-1, 0) if causal else (-1, -1),
         enable_gqa=query_HQE.shape[0] != key_HTE.shape[0],

@@ -1,6 +1,7 @@
 """Where the parts meet: a language model under a recipe, as a ``SentenceTransformer``.
 
-Knows prompts, sources and the engine; knows nothing of files of texts, evaluation, training or the command line.
+This room knows prompts, sources and the engine. It knows nothing of files of texts, evaluation, training or the command
+line.
 """
 
 from echoembed import versions

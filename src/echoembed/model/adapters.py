@@ -1,10 +1,10 @@
-"""Adapters that peft has saved, merged into a model: the vectors of the model they were saved from, or a refusal.
+"""Merging adapters saved by peft: the result gives the vectors of the model they were saved from, or merging fails.
 
-1. Read what the adapter says. Every entry must be known, and none may name code or a pattern without end.
-2. Show peft the model as the adapter knew it: one that was trained under a language-model head has names one level
-   deeper. The head itself never touches the states: what the adapter holds for it is left out.
-3. Let peft put the adapter in and fill it. Every weight has its place, and every place its weight.
-4. Merge it. The states before and after must agree.
+1. Check the adapter's settings. Every entry must be known, and none may name code or a pattern that takes forever.
+2. Give the model the names that the adapter expects: an adapter trained under a language-model head has names one level
+   deeper. The head itself never touches the states, so that the adapter's weights for it are left out.
+3. Let peft add the adapter and load its weights. Each weight must have a place, and each place a weight.
+4. Merge the adapter. The states before and after must agree.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LISTS = ("target_modules", "exclude_modules", "modules_to_save", "feedforward_m
 _PATTERNS = ("target_modules", "exclude_modules", "feedforward_modules")
 _TABLES = ("rank_pattern", "alpha_pattern")
 _SECONDS, _LONGEST = 5.0, 10_000
-# What cannot be in a merged model, and why.
+# Settings that a merged model cannot have, and why.
 _REFUSED = {
     "megatron_config": "it names code to import",
     "layer_replication": "it adds layers, whose states are no layer's of the model",
@@ -46,7 +46,7 @@ _REFUSED = {
     "use_bdlora": "its weights are made for several devices",
     "arrow_config": "it chooses between adapters for every token",
 }
-_NOTES = ("peft_version", "auto_mapping", "runtime_config")  # where the adapter is from; other entries change vectors
+_NOTES = ("peft_version", "auto_mapping", "runtime_config")  # entries that change no vectors; all others may
 _RANKS = ("r", "init_r", "target_r", "rank")
 _HEADED = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
 
@@ -56,8 +56,8 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
 
     Args:
         model: The model without its head; changed in place.
-        name: What errors call it.
-        folders: Each with adapter_config.json and adapter_model.safetensors.
+        name: What errors call the model.
+        folders: Folders with adapter_config.json and adapter_model.safetensors.
 
     Returns:
         The model, in evaluation mode.
@@ -71,7 +71,7 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
     for folder in folders:
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")  # about names and other bases, all of which is checked here
+                warnings.simplefilter("ignore")  # about names and other base models, which are checked here
                 _merge(model, name, folder)
         except errors.EchoembedError:
             raise
@@ -90,18 +90,18 @@ def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
     settings = read_json(folder / ADAPTER_CONFIG, dict)
     _check_settings(settings, weights, name, folder)
 
-    # The model as the adapter knew it.
+    # 1. Give the model the names that the adapter expects.
     inside = f"{_BODY}{model.base_model_prefix}."
     headed = settings.get("task_type") in _HEADED or any(key.startswith(inside) for key in weights)
     if headed and hasattr(model, model.base_model_prefix):
-        headed = False  # a name that the body has, too
+        headed = False  # the model without its head has this name too
     known: nn.Module = _UnderHead(model) if headed else model
     if headed:
         weights = {key: w for key, w in weights.items() if key.startswith(inside) or not key.startswith(_BODY)}
     config = _config(settings, known, headed=headed, name=name, folder=folder)
     _check_vocabulary(model, weights, name, folder)
 
-    # Put it in. Every weight has its place, and every place its weight.
+    # 2. Add the adapter. Each weight must have a place, and each place a weight.
     adapted: Any = get_peft_model(known, config)
     result: Any = set_peft_model_state_dict(adapted, weights)
     wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
@@ -112,7 +112,7 @@ def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
         reason = f"{len(keys)} weights have no place ({', '.join(keys[:2])})"
         raise errors.model_adapter_unusable(name, str(folder), reason)
 
-    # Merge it, and compare the states before and after.
+    # 3. Merge the adapter, and compare the states before and after.
     adapted.train(False)
     before_BTD = _states(model)
     adapted.merge_and_unload()
@@ -121,7 +121,7 @@ def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
 
 
 class _UnderHead(nn.Module):
-    """The model one level deeper, as it stands under a head; without one."""
+    """A model whose modules' names are one level deeper, as under a head, but without the head."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _UnderHead(nn.Module):
 
 
 def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: str, folder: Path) -> None:
-    """Refuse what cannot be merged, what this peft does not know, and sizes that the weights contradict."""
+    """Refuse settings that cannot be merged, that this peft does not know, or that contradict the weights' sizes."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     kind = settings.get("peft_type")
@@ -169,7 +169,7 @@ def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: 
 
 
 def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: str, folder: Path) -> Any:
-    """The configuration as peft takes it, for a model without a head, its patterns written out as names."""
+    """Make peft's configuration for a model without a head, with patterns expanded to the names they match."""
     from peft import PeftConfig
 
     names = [key for key, _ in known.named_modules()]
@@ -191,13 +191,13 @@ def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: s
     if headed:
         for key in ("modules_to_save", "trainable_token_indices"):
             settings[key] = _without_heads(settings.get(key), names)
-        if settings.get("target_modules") == "all-linear":  # which peft allows for whole models only
+        if settings.get("target_modules") == "all-linear":  # peft allows this value for whole models only
             settings["target_modules"] = [key for key, module in known.named_modules() if _is_linear(module)]
     return PeftConfig.from_peft_type(**settings)  # type: ignore[no-untyped-call]
 
 
 def _without_heads(value: Any, names: list[str]) -> Any:
-    """Names of modules, as a list or as the keys of a table, without those that only a head has."""
+    """Remove, from a list or from the keys of a table, the names of modules that only a head has."""
     if isinstance(value, (list, dict)) and all(isinstance(key, str) for key in value):
         there = [key for key in value if any(name == key or name.endswith(key) for name in names)]
         return ({key: value[key] for key in there} if isinstance(value, dict) else there) or None
@@ -211,17 +211,17 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _matching(pattern: str, names: list[str]) -> list[str]:
-    """The names that a whole pattern matches."""
-    import regex  # type: ignore[import-untyped]  # unlike re, it can be stopped
+    """Return the names that a pattern matches as a whole."""
+    import regex  # type: ignore[import-untyped]  # unlike ``re``, it takes a timeout
 
     compiled = regex.compile(pattern)
     return [name for name in names if compiled.fullmatch(name, timeout=_SECONDS)]
 
 
 def _written_out(table: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """A table of patterns as peft reads it, with the first that matches a module's name, or its end, in charge.
+    """Expand a table of patterns: the first pattern that matches a module's name, or its end, decides, as in peft.
 
-    Plain names stay as they are; if one is a pattern, every module that the table is about is named whole.
+    A table of plain names stays as it is.
     """
     import regex
 
@@ -237,7 +237,7 @@ def _written_out(table: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def _check_vocabulary(model: PreTrainedModel, weights: dict[str, Tensor], name: str, folder: Path) -> None:
-    """Refuse an adapter for more tokens than the model has: its tokenizer has them, and this model's does not."""
+    """Refuse an adapter with another vocabulary: its tokenizer has tokens that this model's tokenizer lacks."""
     embeddings: Any = model.get_input_embeddings()
     width, known = embeddings.weight.shape[1], embeddings.weight.shape[0]
     for key, weight in weights.items():
@@ -248,7 +248,7 @@ def _check_vocabulary(model: PreTrainedModel, weights: dict[str, Tensor], name: 
 
 @torch.no_grad()
 def _states(model: PreTrainedModel) -> Tensor:
-    """States of a few ids, which the adapter must leave as they are when it is merged."""
+    """Compute the states of a few ids, which merging the adapter must not change."""
     embeddings: Any = model.get_input_embeddings()
     size = min(int(embeddings.weight.shape[0]), 4096)
     ids_BT = torch.arange(1, size, max(1, size // 12))[None, :12].to(model.device)

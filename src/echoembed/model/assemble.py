@@ -1,8 +1,8 @@
-"""Modules become a ``SentenceTransformer``: the library's settings as saved, prompts by their names, no zero vector.
+"""Modules become a ``SentenceTransformer`` with the library's saved settings, named prompts, and a guard against zeros.
 
-``encode(prompt_name=...)`` looks a name up among the model's prompts and hands the prompt alone to the first module. So
-the names that tools use for the two kinds of text stand for marks that our reader knows (``TASK_MARKS``); they are
-saved with the model like any prompt, and mean the same where the library loads it.
+``encode(prompt_name=...)`` looks a name up among the model's prompts and passes only the prompt to the first module. So
+the names that tools use for queries and documents are mapped to marks that our reader knows (``TASK_MARKS``). The marks
+are saved with the model like any prompt, and mean the same in a model that the library loads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from echoembed.prompts.reader import TASK_MARKS
 
 
 class Prompts(dict[str, str | None]):
-    """A model's prompts by name; an unknown name is refused as everything else is."""
+    """A model's prompts by name; an unknown name raises our own error."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise errors.prompt_name_unknown(name, self)
@@ -29,13 +29,13 @@ class Prompts(dict[str, str | None]):
 def assemble(
     modules: Iterable[nn.Module], *, name: str, device: str, settings: Mapping[str, Any] | None = None
 ) -> SentenceTransformer:
-    """The modules as one model.
+    """Make one model of modules.
 
     Args:
-        modules: In order; the first is ours.
+        modules: The modules in order; the first is ours.
         name: What errors call the model.
-        device: Where it runs.
-        settings: What the library saved of it beside its modules (``config_sentence_transformers.json``).
+        device: The device on which the model runs.
+        settings: The library's saved settings (``config_sentence_transformers.json``).
 
     Raises:
         ModelError: If a setting has a value that is not allowed.
@@ -45,13 +45,13 @@ def assemble(
     _take_over(model, name, settings)
     own = {name: prompt for name, prompt in model.prompts.items() if prompt or name not in TASK_MARKS}
     model.prompts = Prompts(TASK_MARKS | own)
-    model.similarity_fn_name = model.similarity_fn_name  # cosine, unless something else was saved
+    model.similarity_fn_name = model.similarity_fn_name  # sets the default, cosine, unless another was saved
     guard(model)
     return model
 
 
 def _take_over(model: SentenceTransformer, name: str, settings: Mapping[str, Any]) -> None:
-    """Have the library read its settings as it does when it loads the model itself: all of them, also newer ones."""
+    """Let the library read all its settings, also newer ones, as when it loads the model itself."""
     known = (*model.SUPPORTED_SIMILARITY_FN_NAMES, None)
     if (similarity := settings.get("similarity_fn_name")) not in known:
         raise errors.model_saved_unreadable(name, f"similarity_fn_name ({similarity!r})")
@@ -69,7 +69,7 @@ def _take_over(model: SentenceTransformer, name: str, settings: Mapping[str, Any
 
 
 def _prompts(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """The saved prompts that are not empty."""
+    """Return the saved prompts, without those that are None."""
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values() if text is not None):
         raise errors.model_saved_unreadable(name, f"prompts ({errors.quoted(prompts, 60)})")

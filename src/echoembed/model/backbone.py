@@ -1,11 +1,10 @@
-"""The language model under a recipe: safe loading, kind of attention, choice of layer, and proof of both.
+"""The language model under a recipe: loaded safely, with the recipe's attention and layer, both proved by a probe.
+
+The probe is a short sequence whose last token is edited. Under causal attention the edit must not change the earlier
+states; under bidirectional attention it must. Padding must not change states, and a model cut at a layer must give the
+whole model's states of that layer.
 
 Shapes: B sequences, T tokens, D width of the model.
-
-Nothing a model promises is taken on trust. After loading, a probe edits the last token of a short
-sequence: under causal attention the earlier states must not move, under bidirectional attention
-they must. Padding must not move them either, and a model cut at a layer must give that layer's
-states of the whole model.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ _BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "attn.bias", "attention.bias")
 
 
 def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConfig:
-    """The model's configuration, set to the recipe's attention.
+    """Read the model's configuration, and set it to the recipe's attention.
 
     Raises:
-        ModelError: If it cannot be read, or is no causal or masked language model, or is a masked one
-            where the recipe reads causally.
+        ModelError: If the configuration cannot be read, the model is no causal or masked language model, or it cannot
+            have the recipe's attention.
     """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -58,7 +57,7 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
         raise errors.model_attention(name, "bidirectional", f"its layers of type {fixed} read from left to right only")
     pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
     if isinstance(pad, int) and isinstance(size, int) and not 0 <= pad < size:
-        config.pad_token_id = None  # older configurations say -1 where there is none
+        config.pad_token_id = None  # older configurations write -1 for no padding token
     if is_decoder:
         config.is_causal = attention == "causal"
     config.use_cache = False
@@ -66,7 +65,7 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
 
 
 def _layers_without_attention(config: PreTrainedConfig) -> str:
-    """A type of layer that no mask reaches, as hybrids of attention and recurrence have them; else nothing."""
+    """Return a layer type that ignores masks, as in hybrids of attention and recurrence; "" if there is none."""
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or []
     return next((str(kind) for kind in kinds if kind == "linear_attention" or not str(kind).endswith("attention")), "")
 
@@ -74,17 +73,17 @@ def _layers_without_attention(config: PreTrainedConfig) -> str:
 def load_model(
     folder: Path, name: str, config: PreTrainedConfig, dtype: torch.dtype, *, cut: bool = False
 ) -> PreTrainedModel:
-    """The model without its head, from safetensors, in evaluation mode.
+    """Load the model without its head, from safetensors, in evaluation mode.
 
     Args:
-        folder: Where the weights are.
+        folder: The folder of the weights.
         name: What errors call the model.
         config: From ``read_config``.
-        dtype: Type of the weights in memory.
-        cut: Whether the folder holds a model that was cut at a layer, which has no norm at its end.
+        dtype: The dtype of the weights in memory.
+        cut: Whether the folder holds a model that was cut at a layer, which has no final norm.
 
     Raises:
-        ModelError: If transformers refuses it, or weights are missing that would silently be random.
+        ModelError: If transformers refuses the model, or weights are missing, which would silently be random.
     """
     from transformers import AutoModel
 
@@ -110,7 +109,7 @@ def load_model(
         wrong = [key for key in wrong if key in kept]
     if wrong:
         raise errors.model_weights_missing(name, wrong)
-    # A head has no place here; but a bias or a layer without a place shows that the config is another model's.
+    # The weights of a head may be unused. An unused weight of a layer shows that the configuration is another model's.
     inside = re.compile(r"(^|\.)\d+\.")
     unused = [key for key in map(str, info["unexpected_keys"]) if inside.search(key) and not key.endswith(_BUFFERS)]
     if unused and not cut:
@@ -120,7 +119,7 @@ def load_model(
 
 @contextmanager
 def quiet(*, bar: bool) -> Iterator[None]:
-    """Keep transformers from reporting what is checked here, and from showing a bar that is gone at once."""
+    """Silence transformers' reports of what is checked here and, without ``bar``, its progress bar."""
     from transformers.utils import logging
 
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -136,19 +135,19 @@ def quiet(*, bar: bool) -> Iterator[None]:
 
 
 def context_length(model: PreTrainedModel, tokenizer_limit: int | None, *, copies: int = 1) -> int | None:
-    """Most tokens that the model reads at once, or None where nothing limits it (as under ALiBi).
+    """Return the most tokens that the model reads at once, or None where nothing limits them (as with ALiBi).
 
     Args:
         model: The model.
-        tokenizer_limit: What its tokenizer says.
-        copies: How often a prompt holds the text. A second reading must see the first: where every layer looks
-            back no further than a window, prompts end there.
+        tokenizer_limit: The limit that its tokenizer states.
+        copies: How many copies of the text a prompt holds. The second copy must attend to the first, so that a prompt
+            may not be longer than the window where every layer has a sliding window.
     """
     config = model.config
     positions = getattr(config, "max_position_embeddings", None)
     limits = [positions] if isinstance(positions, int) and positions > 0 else []
     for name, module in model.named_modules():
-        # RoBERTa and its kin number positions from the padding id up, so that many positions cannot be used.
+        # RoBERTa and similar models number positions from the padding id up, which leaves fewer of them for tokens.
         if isinstance(module, nn.Embedding) and "position" in name and module.padding_idx is not None:
             limits.append(module.num_embeddings - module.padding_idx - 1)
     if tokenizer_limit is not None and 0 < tokenizer_limit < 10**6:  # "unlimited" is written as 1e30
@@ -161,15 +160,15 @@ def context_length(model: PreTrainedModel, tokenizer_limit: int | None, *, copie
 
 
 def cut_at_layer(model: PreTrainedModel, name: str, layer: int) -> int:
-    """Keep the layers up to ``layer`` only, in place, and no norm after them.
+    """Remove the layers after ``layer`` and the final norm, in place.
 
     Args:
         model: The whole model.
-        name: What errors call it.
-        layer: 0 for the token embeddings, k for the k-th layer; negative from the end, -1 the last.
+        name: What errors call the model.
+        layer: 0 for the token embeddings, k for the k-th layer; negative numbers count from the end, -1 is the last.
 
     Returns:
-        How many layers run.
+        The number of layers that are left.
 
     Raises:
         ModelError: If there is no such layer, or the cut model's states are not that layer's.
@@ -189,10 +188,10 @@ def cut_at_layer(model: PreTrainedModel, name: str, layer: int) -> int:
 
 
 def drop_layers(model: PreTrainedModel, name: str, kept: int) -> None:
-    """Remove the layers from ``kept`` on and the norm after them, in place, without proof.
+    """Keep only the first ``kept`` layers, without the final norm, in place and without proof.
 
     Raises:
-        ModelError: If the stack of layers cannot be found.
+        ModelError: If the list of layers cannot be found.
     """
     count = int(model.config.num_hidden_layers)
     stacks = [
@@ -216,10 +215,10 @@ def drop_layers(model: PreTrainedModel, name: str, kept: int) -> None:
 
 @torch.no_grad()
 def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> None:
-    """Prove by a probe that the model attends as the recipe says, alone and padded in a batch.
+    """Prove by a probe that the model attends as the recipe says, and that padding changes no states.
 
     Raises:
-        ModelError: If it does not, or padding changes its states.
+        ModelError: If the model attends otherwise, or padding changes its states.
     """
     ids_BT = _probe(model)
     states_BTD = torch.cat([_states(model, ids_BT[:1]), _states(model, ids_BT[1:])])
@@ -228,7 +227,7 @@ def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> 
     if len(set(ids_BT[0].tolist())) > 1 and bool((states_BTD[0] == states_BTD[0, :1]).all()):
         raise errors.model_states_equal(name)
     if int(model.config.num_hidden_layers) == 0:
-        return  # token embeddings see nothing but themselves
+        return  # token embeddings attend to nothing
     early_BTD = states_BTD[:, : PROBE_LENGTH // 2]
     seen = relative_difference(early_BTD[0], early_BTD[1]) > VISIBLE[model.dtype]
     if seen and attention == "causal":
@@ -252,7 +251,7 @@ def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> 
 
 
 def _probe(model: PreTrainedModel) -> Tensor:
-    """Two sequences of ordinary ids that differ in the last one only; ``ids_BT``."""
+    """Make two sequences of ordinary ids that differ in the last id only; ``ids_BT``."""
     config = model.config
     named = [getattr(config, f"{role}_token_id", None) for role in ("pad", "bos", "eos", "sep", "cls", "unk")]
     special = {id_ for ids in named for id_ in (ids if isinstance(ids, list) else [ids])}
@@ -278,7 +277,7 @@ def _states(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = Non
 
 
 def check_special_tokens(rendered: Rendered, template: Template, pieces: PieceTokenizer) -> None:
-    """Assert, at load, that BOS and EOS are where the template puts them and nowhere else.
+    """Check, at load, that BOS and EOS are where the template puts them, and nowhere else.
 
     Raises:
         TemplateError: If they are not.

@@ -1,4 +1,4 @@
-"""Fitting a calibration: on a user's texts, or once for each model on the sentences that come with the package.
+"""Fitting a calibration: on a user's texts, or once per model on the sentences that come with the package.
 
     ECHOEMBED_CACHE/calibrations/KEY/    a calibration fitted on these sentences, as ``Calibration.save`` writes it
 
@@ -35,17 +35,17 @@ from echoembed.recipe import CALIBRATIONS, Recipe, calibration_parts
 from echoembed.sources.gguf import cache as gguf_cache
 
 FITTING = 1
-"""Counts on when the same texts become another calibration: every cached one is fitted anew."""
+"""The version of the fit. Raise it when the same texts give another calibration; cached ones are then fitted anew."""
 DEFAULT = "z-score"
-"""What ``calibrate`` fits where neither the caller nor the recipe says."""
+"""The calibration that ``calibrate`` fits if neither the caller nor the recipe names one."""
 _CHUNK = 256
 _SENTENCES = Path(__file__).with_name("sentences.txt")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")
 _ROWS = 16384
 _SHIPPED = Path(__file__).with_name("fitted")
-"""Calibrations that come with the package: weights, recipe and sentences → a folder."""
+"""Calibrations that come with the package, a folder for each key of weights, recipe and sentences."""
 _BUDGET = 512
-"""The budget of the recipes that these are of; no sentence is longer."""
+"""The budget of the recipes for which these were fitted; no sentence is longer."""
 
 
 def calibrate(
@@ -55,25 +55,26 @@ def calibrate(
     *,
     progress: Callable[[int], object] | None = None,
 ) -> SentenceTransformer:
-    """The model with a calibration fitted on texts, which need no labels; the model given stays as it is.
+    """Return a model with a calibration fitted on texts, which need no labels; the given model does not change.
 
-    The texts are read in one pass and not kept. Where the recipe writes queries and documents differently, every second
-    text is read as a document: one map serves both.
+    The texts are read in one pass and not stored. Where the recipe has different templates for queries and documents,
+    every second text is read as a document, as one map serves both.
 
     Args:
         model: From ``load``.
-        texts: Some hundreds of the kind that will be embedded, and none that the result is judged on.
+        texts: Some hundreds of texts of the kind that will be embedded, none of them used to judge the result.
         calibration: ``mean``, ``z-score``, ``components-K``, ``whiten-K`` or ``spectrum-R`` (which reads no texts);
-            None for the recipe's own, or ``z-score`` where it has none.
+            None for the recipe's own, or ``z-score`` if the recipe has none.
         progress: Called now and then with the number of texts read.
 
     Returns:
-        A model whose recipe names the calibration and whose fingerprint covers it; ``save`` keeps both.
+        A model whose recipe names the calibration and whose fingerprint covers it; ``save`` writes both.
 
     Raises:
         RecipeError: If there is no such calibration.
         TextError: If a text cannot be embedded.
-        ModelError: If there are too few texts, they are all alike in a dimension, or the model is not from ``load``.
+        ModelError: If there are too few texts, a dimension is the same in all of them, or the model is not from
+            ``load``.
     """
     transformer = transformer_of(model)
     own = transformer.recipe.calibration
@@ -87,7 +88,7 @@ def calibrate(
 
 
 def with_calibration(model: SentenceTransformer, recipe: Recipe, calibration: Calibration) -> SentenceTransformer:
-    """The same weights under a recipe with a fitted calibration; the model given stays as it is."""
+    """Return the same weights under a recipe with a fitted calibration; the given model does not change."""
     transformer = transformer_of(model).under(recipe)
     later = [module for module in list(model)[2:] if not isinstance(module, Calibration)]
     modules = calibrated_modules(transformer, [calibration, *later])
@@ -95,15 +96,14 @@ def with_calibration(model: SentenceTransformer, recipe: Recipe, calibration: Ca
 
 
 def calibrated_modules(transformer: EchoTransformer, later: Sequence[nn.Module]) -> list[nn.Module]:
-    """All modules of a model, with the calibration that its recipe names.
+    """Return all modules of a model, with the calibration that its recipe names.
 
     Args:
         transformer: The first module, on its device.
-        later: Those after it, as they were saved: a pooling and a calibration among them are taken as they are, else
-            made.
+        later: The saved modules after it. Pooling and calibration are made if they are not among these.
 
     Raises:
-        ModelError: If the calibration is of vectors of another width.
+        ModelError: If the calibration was fitted on vectors of another width.
     """
     pooling: list[nn.Module] = [module for module in later if isinstance(module, LibraryPooling)]
     fitted = [module for module in later if isinstance(module, Calibration)]
@@ -118,7 +118,7 @@ def calibrated_modules(transformer: EchoTransformer, later: Sequence[nn.Module])
 
 
 def carry_settings(model: SentenceTransformer, other: SentenceTransformer) -> SentenceTransformer:
-    """The other model, with the library's settings of the first."""
+    """Copy the library's settings of a model to another model, and return the other model."""
     other.prompts, other.default_prompt_name = model.prompts, model.default_prompt_name
     other.similarity_fn_name = model.similarity_fn_name
     most = other.get_embedding_dimension()
@@ -129,7 +129,7 @@ def carry_settings(model: SentenceTransformer, other: SentenceTransformer) -> Se
 def fit(
     transformer: EchoTransformer, kind: str, texts: Iterable[str], *, progress: Callable[[int], object] = lambda _: None
 ) -> Calibration:
-    """A calibration of the vectors that a model pools of texts.
+    """Fit a calibration on the pooled vectors of texts.
 
     Args:
         transformer: The model's first module.
@@ -139,7 +139,7 @@ def fit(
 
     Raises:
         TextError: If a text cannot be embedded.
-        ModelError: If there are too few texts, or they are all alike in a dimension.
+        ModelError: If there are too few texts, or a dimension is the same in all of them.
     """
     name, number = calibration_parts(kind) or ("", 0)
     dtype = "int8" if transformer.int8 else str(transformer.model.dtype).removeprefix("torch.")
@@ -164,9 +164,9 @@ def fit(
 
 
 def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
-    """The calibration of the transformer's recipe, fitted on the package's sentences now or earlier, and kept.
+    """Return the recipe's calibration, fitted on the package's sentences, from the package, the cache, or fitted now.
 
-    What that costs, about as much as embedding 512 texts, is said in a line on standard error.
+    Fitting costs about as much as embedding 512 texts; a line on standard error says so.
     """
     kind, name = transformer.recipe.calibration, transformer.recipe.tuned_for
     shipped = _SHIPPED / _key(transformer.under(transformer.recipe.overridden(budget=_BUDGET)), shipped=True)
@@ -175,7 +175,7 @@ def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
     if name:
         raise errors.recipe_tuned_for_another(transformer.recipe.name, name, transformer.name)
     folder = gguf_cache.home().parent / "calibrations" / _key(transformer)
-    with suppress(errors.ModelError):  # not there, or damaged: it is fitted anew
+    with suppress(errors.ModelError):  # a damaged calibration is fitted anew
         if folder.is_dir():
             return Calibration.load(str(folder))
     begun = time.monotonic()
@@ -194,13 +194,13 @@ def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
 
 @cache
 def sentences() -> tuple[str, ...]:
-    """Generic English texts that come with the package: short and long, of many subjects."""
+    """Return the generic English texts that come with the package: short and long, on many subjects."""
     lines = _SENTENCES.read_text(encoding="utf-8").splitlines()
     return tuple(line.partition("\t")[2] for line in lines if not line.startswith("#"))
 
 
 def _key(transformer: EchoTransformer, *, shipped: bool = False) -> str:
-    """What decides a calibration that is fitted on the package's sentences; those that are shipped suit every dtype."""
+    """Hash all that decides a calibration fitted on the package's sentences; those in the package suit every dtype."""
     same = transformer.int8 or sketch(transformer.model) == transformer.sketch
     weights = transformer.revision if same else digest(transformer.model)
     dtype = "int8" if transformer.int8 else transformer.model.dtype
@@ -220,10 +220,10 @@ def _chunks(texts: Iterable[str]) -> Iterator[Sequence[str]]:
 
 
 def _unembedding(transformer: EchoTransformer) -> Iterator[Tensor]:
-    """The rows of a model's unembedding, in chunks: of its token embeddings where both are one.
+    """Yield the rows of a model's unembedding in chunks: those of its token embeddings, where both are tied.
 
     Raises:
-        ModelError: If the folder of the weights has none.
+        ModelError: If the folder of the weights has no unembedding.
     """
     from safetensors import safe_open
 

@@ -1,6 +1,6 @@
 """Calibration: an affine map of pooled vectors, as a module between pooling and normalising.
 
-``model/moments.py`` says which maps there are and how they are fitted.
+``model/moments.py`` fits the maps.
 
 Shapes: B vectors of a batch, D their width, K directions.
 """
@@ -36,10 +36,10 @@ class Fitted:
     """What a calibration was fitted on.
 
     Attributes:
-        texts: How many texts.
-        texts_sha256: Hash of them all, in order; empty where there were none.
-        dtype: Dtype of the model that gave their vectors.
-        stable: Whether the texts alone decide the map, to rounding, on every machine.
+        texts: The number of texts.
+        texts_sha256: A hash of all texts, in order; empty if there were none.
+        dtype: The dtype of the model that computed their vectors.
+        stable: Whether the same texts give the same map, to rounding, on every machine.
     """
 
     texts: int = 0
@@ -51,16 +51,16 @@ class Fitted:
 class Calibration(Module):
     """The affine map, as a module between pooling and normalising.
 
-    Vectors become ``(v - shift) * scale``. With a matrix they are then projected on its columns (``whiten-K``,
-    ``spectrum-R``: K dimensions) or lose what they have of them (``components-K``). All of it is float32, and done row
-    by row: a vector has the same bits in any batch.
+    Vectors become ``(v - shift) * scale``. With a matrix, they are then projected on its columns (``whiten-K``,
+    ``spectrum-R``: K dimensions), or the projection on its columns is subtracted from them (``components-K``). All
+    arithmetic is in float32 and row by row, so that a vector has the same bits in any batch.
 
     Args:
-        kind: One of ``recipe.CALIBRATIONS`` other than none.
-        shift_D: What is subtracted.
-        scale_D: What is multiplied; None for nothing.
-        matrix_DK: Columns; None for none.
-        fitted: What it was fitted on.
+        kind: One of ``recipe.CALIBRATIONS`` other than ``none``.
+        shift_D: The vector that is subtracted.
+        scale_D: The factor of each dimension; None for no scaling.
+        matrix_DK: The matrix, of orthogonal columns; None for no projection.
+        fitted: What the calibration was fitted on.
 
     Raises:
         ModelError: If the parts do not make such a map, or a number in them is not finite.
@@ -111,23 +111,23 @@ class Calibration(Module):
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def get_embedding_dimension(self) -> int:
-        """Dimensions of what comes out."""
+        """Return the dimension of calibrated vectors."""
         return len(self.shift_D) if self._removes or self.matrix_DK is None else self.matrix_DK.shape[1]
 
     @property
     def width(self) -> int:
-        """Dimensions of what goes in."""
+        """The dimension of pooled vectors."""
         return len(self.shift_D)
 
     def forward(self, features: dict[str, Any], **_: object) -> dict[str, Any]:
-        """The features with ``sentence_embedding`` calibrated, float32."""
+        """Return the features with a calibrated ``sentence_embedding``, in float32."""
         return {**features, "sentence_embedding": self.calibrated(features["sentence_embedding"])}
 
     def calibrated(self, vectors_BD: Tensor) -> Tensor:
-        """Vectors calibrated: ``_BD``, or ``_BK`` where directions are kept; float32.
+        """Calibrate vectors: ``_BD``, or ``_BK`` where they are projected; float32.
 
         Raises:
-            ModelError: If they are of another width.
+            ModelError: If the vectors have another width.
         """
         if vectors_BD.shape[-1] != self.width:
             raise errors.calibration_other_width(self.width, int(vectors_BD.shape[-1]))
@@ -143,7 +143,7 @@ class Calibration(Module):
         return row_D - matrix_DK @ along_K if self._removes else along_K
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Calibration:
-        """Move to another device, but stay in float32 whatever becomes of the language model."""
+        """Move to another device, but stay in float32 whatever the language model's dtype."""
 
         def moved(tensor: Tensor) -> Tensor:
             other = fn(tensor)
@@ -154,10 +154,10 @@ class Calibration(Module):
 
     @classmethod
     def of(cls, kind: str, moments: Moments, *, fitted: Fitted | None = None) -> Calibration:
-        """The calibration that such vectors ask for.
+        """Fit a calibration to the moments of vectors.
 
         Raises:
-            ModelError: If they are too few, or constant in a dimension that must be divided by its deviation.
+            ModelError: If there are too few vectors, or a dimension to divide by its standard deviation is constant.
         """
         parts = map_of(kind, moments)
         name, number = calibration_parts(kind) or ("", 0)
@@ -167,17 +167,17 @@ class Calibration(Module):
     # Identity, saving and loading.
 
     def identity(self) -> str:
-        """What vectors must have in common with others to be compared with them.
+        """Name the calibration; vectors may be compared only if their calibrations have the same name.
 
-        What is the same on every machine to rounding is named by what it was fitted on. Directions that two machines
-        may find otherwise, because two are about equally wide, are named by their numbers.
+        A map that is the same on every machine, to rounding, is named by the texts it was fitted on. Two machines may
+        find different directions where two eigenvalues are almost equal; such a map is named by its numbers.
         """
         as_fitted = self.fitted.stable and self.fitted.texts_sha256 and self.digest() == self._made_of
         on = f"fitted on {self.fitted.texts} texts {self.fitted.texts_sha256}"
         return f"{self.kind} {on if as_fitted else self.digest()}"
 
     def digest(self) -> str:
-        """SHA-256 of its kind and numbers."""
+        """Return the SHA-256 of the calibration's kind and numbers."""
         total = hashlib.sha256(self.kind.encode())
         for name, tensor in self._tensors().items():
             total.update(f"\n{name} {tuple(tensor.shape)}\n".encode())
@@ -185,7 +185,7 @@ class Calibration(Module):
         return total.hexdigest()
 
     def save(self, output_path: str, *args: object, safe_serialization: bool = True, **kwargs: object) -> None:
-        """Write the numbers and what they were fitted on; the library calls it to save the module."""
+        """Write the numbers and what they were fitted on; the library calls this method to save the module."""
         save_file(self._tensors(), Path(output_path) / _WEIGHTS)
         facts = {"kind": self.kind, **asdict(self.fitted), "sha256": self.digest()}
         (Path(output_path) / self.config_file_name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -201,10 +201,10 @@ class Calibration(Module):
         local_files_only: bool = False,
         **_: object,
     ) -> Calibration:
-        """The module of a saved model; called by the library, and by ``echoembed.load``.
+        """Load the module of a saved model; the library and ``echoembed.load`` call this method.
 
         Raises:
-            ModelError: If its files cannot be read, or are not those that were written together.
+            ModelError: If its files cannot be read, or were not written together.
         """
         where: dict[str, Any] = {
             "subfolder": subfolder,

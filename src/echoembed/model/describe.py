@@ -1,4 +1,4 @@
-"""What a loaded model says of itself: the prompt of a text, its fingerprint, a page of facts."""
+"""Facts about a loaded model: the prompt of a text, the fingerprint, and a page of all settings in force."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from echoembed.sources.gguf import cache
 
 
 def render(model: SentenceTransformer, text: str, *, kind: Kind = "query", instruction: str | None = None) -> Rendered:
-    """What the model reads for a text.
+    """Return the prompt that the model reads for a text.
 
     Args:
         model: From ``load``.
         text: The text.
-        kind: Which template, ``query`` or ``document``.
-        instruction: What stands in ``{instruction}``; None for the recipe's own.
+        kind: The template, ``query`` or ``document``.
+        instruction: What fills ``{instruction}``; None for the recipe's own.
 
     Returns:
-        The prompt: ``ids``, ``span`` of the pooled tokens, ``dropped`` tokens, ``text``.
+        The prompt: its ``ids``, the ``span`` of pooled tokens, the number of ``dropped`` tokens, and its ``text``.
 
     Raises:
         TextError: If the text cannot be embedded.
@@ -40,12 +40,12 @@ def render(model: SentenceTransformer, text: str, *, kind: Kind = "query", instr
 
 
 def fingerprint(model: SentenceTransformer) -> str:
-    """16 hexadecimal digits that name what a stored vector is comparable with: its *identity*.
+    """Return the *identity* of a model's vectors in 16 hexadecimal digits.
 
-    They cover the recipe, the exact weights, the context, the modules that follow and a dimension that vectors are
-    truncated to: vectors with different fingerprints must not be compared. They are the same on every machine and
-    under every version of the libraries; what moves the last digits only is named by ``numerics``. Weights that were
-    trained after loading are hashed anew. The instruction of a call is not covered, unless it is the recipe's own.
+    Vectors with different fingerprints must not be compared. A fingerprint covers the recipe, the exact weights, the
+    context, the later modules, and the dimension that vectors are truncated to. It is the same on every machine and
+    under every version of the libraries; settings that change only the last digits are named by ``numerics``. Weights
+    that were trained after loading are hashed anew. An instruction is covered only if it is the recipe's own.
     """
     transformer = transformer_of(model)
     same = transformer.int8 or sketch(transformer.model) == transformer.sketch
@@ -60,9 +60,9 @@ def fingerprint(model: SentenceTransformer) -> str:
 
 
 def numerics(model: SentenceTransformer) -> str:
-    """What moves no more than the last digits of a vector: dtype, engine, and whether its bits are deterministic.
+    """Name the settings that change only the last digits of a vector: dtype, engine, deterministic bits.
 
-    Vectors of one fingerprint and of two numerics may be compared; they are equal to rounding.
+    Vectors with the same fingerprint and different numerics may be compared; they are equal to rounding.
     """
     transformer = transformer_of(model)
     parts = [_dtype(transformer).removeprefix("torch."), transformer.selector.choice(transformer.model).name]
@@ -72,7 +72,7 @@ def numerics(model: SentenceTransformer) -> str:
 
 
 def module_identity(module: nn.Module) -> str:
-    """What a later module does to vectors, in words of ours: the library's settings change with its version."""
+    """Name what a later module does to vectors, in our own words, as the library's settings change with its version."""
     if isinstance(module, Pooling):
         return ""  # the recipe says how states are pooled
     if isinstance(module, Normalize):
@@ -93,7 +93,7 @@ def _engine(transformer: EchoTransformer) -> str:
 
 
 def _bare(model: SentenceTransformer) -> str:
-    """What ``encode`` uses without a task and a prompt."""
+    """Name the template that ``encode`` uses without a task and a prompt."""
     name = model.default_prompt_name
     prompt = None if name is None else model.prompts.get(name)
     kinds = {mark: kind for kind, mark in TASK_MARKS.items() if kind in get_args(Kind)}
@@ -108,7 +108,7 @@ def _calibration(model: SentenceTransformer) -> str:
 
 
 def _file(transformer: EchoTransformer) -> dict[str, str]:
-    """Of a model from a GGUF file: the file, the hash of its bytes, and the folder it was converted into."""
+    """Return, for a model from a GGUF file, the file, the hash of its bytes, and the folder of the converted model."""
     base = transformer.base
     if base is None or base.origin not in ("gguf", "package"):
         return {}
@@ -118,11 +118,11 @@ def _file(transformer: EchoTransformer) -> dict[str, str]:
 
 
 def describe(model: SentenceTransformer) -> dict[str, Any]:
-    """What model and recipe resolve to, in plain values.
+    """Return the facts of a model and its recipe, in plain values.
 
     Returns:
-        Names, exact revision, architecture, sizes, templates with their rendered prompts, budget in force,
-        context, attention and layers as checked at load, and the fingerprint.
+        Names, exact revision, architecture, sizes, templates with rendered prompts, the budget in force, the context,
+        attention and layers as checked at load, and the fingerprint.
     """
     transformer = transformer_of(model)
     config = transformer.model.config
@@ -149,7 +149,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "context": transformer.context,
         "budget": recipe.budget,
     }
-    reader = replace(transformer.reader, overflow="ignore")  # the budget may be too small even for this word
+    reader = replace(transformer.reader, overflow="ignore")  # the budget may be too small even for the word TEXT
     for kind in get_args(Kind):
         facts[f"{kind}_template"] = recipe.template(kind).source
         facts[f"{kind}_prompt"] = reader.render(["TEXT"], task=kind)[0].text

@@ -1,8 +1,8 @@
 """``dtype="auto"``: the dtype that a loaded model runs in, and why.
 
-It is the fastest dtype that this processor has instructions for and whose vectors are close enough to
-float32's. Speed is read off the processor's features; closeness is measured on probe texts, on the vectors that the
-whole pipeline gives, calibration included. A dtype that is not close enough is undone.
+``auto`` takes the fastest dtype that this processor has instructions for and whose vectors are close enough to
+float32's. The processor's features tell which dtypes are fast. How close a dtype comes is measured on probe texts, with
+the vectors of the whole pipeline, calibration included. A dtype that does not come close enough is undone.
 
 Shapes: N probe texts, D width of the vectors.
 """
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 def settle(model: SentenceTransformer, processor: Processor | None = None) -> None:
-    """Let a model that was loaded in float32 on a CPU run in the dtype that suits the processor, as ``auto`` means it.
+    """Choose the dtype of a model that was loaded in float32 on a CPU, as ``dtype="auto"`` does.
 
-    What was chosen and why stands in ``transformer_of(model).running``, and in ``describe``.
+    ``transformer_of(model).running`` and ``describe`` tell which dtype was chosen, and why.
 
     Args:
         model: From ``load``; changed in place.
-        processor: What is fast; None for what this machine's processor has.
+        processor: The features to decide by; None for those of this machine's processor.
     """
     processor = processor or Processor.here()
     transformer = transformer_of(model)
@@ -76,9 +76,9 @@ def _record(transformer: EchoTransformer, dtype: str, processor: Processor, foun
 
 
 def _convert(transformer: EchoTransformer, dtype: str) -> Callable[[], None] | None:
-    """Convert a float32 model in place; gives what undoes it, or None if it cannot be converted.
+    """Convert a float32 model in place; return a function that undoes it, or None if the model cannot be converted.
 
-    What is undone costs no second conversion: the float32 weights stay in memory until the dtype has passed.
+    The float32 weights stay in memory until the dtype has passed, so that undoing needs no second conversion.
     """
     model = transformer.model
     if dtype == "int8":
@@ -91,7 +91,7 @@ def _convert(transformer: EchoTransformer, dtype: str) -> Callable[[], None] | N
             for parent, name, linear in layers:
                 setattr(parent, name, linear)
     else:
-        # What a file holds, no more: frequencies of rotary positions stay in float32, as in a model loaded so.
+        # Only weights that a file holds: rotary frequencies stay in float32, as in a model loaded in bfloat16.
         kept = [(weight, weight.data) for weight in model.state_dict(keep_vars=True).values()]
         for weight, data in kept:
             weight.data = data.to(torch.bfloat16) if data.is_floating_point() else data
@@ -104,7 +104,7 @@ def _convert(transformer: EchoTransformer, dtype: str) -> Callable[[], None] | N
 
 
 def _prompts(transformer: EchoTransformer, texts: tuple[str, ...]) -> list[Rendered]:
-    """The texts as the model reads them; those that its tokenizer cannot read are left out."""
+    """Render the texts, without those that the model's tokenizer cannot read."""
     reader = replace(transformer.reader, overflow="ignore")
     prompts: list[Rendered] = []
     for text in texts:

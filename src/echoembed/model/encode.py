@@ -1,9 +1,9 @@
-"""Many texts to vectors: how many share a forward is the engine's business, so that its packs fill.
+"""From many texts to vectors, with as many texts in each forward as fill the engine's packs.
 
-``EchoSentenceTransformer`` is the library's class, whose ``encode`` hands the first module as many texts at a time as
-packs hold; ``encode_prompts`` is for callers that render first: they see what is cut, and share prompts.
+``EchoSentenceTransformer`` is the library's class; its ``encode`` passes as many texts at a time to the first module as
+fill packs. ``encode_prompts`` is for callers that render prompts first, so that they see what was cut.
 
-Shapes: N prompts, G of them in a group, D width of the vectors.
+Shapes: N prompts, G prompts of a group, D width of the vectors.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHARACTERS = 4
-"""Of a token, about: how many texts fill packs is told before they are tokenised, and need not be exact."""
+"""Characters of a token, roughly. How many texts fill a pack is estimated before they are tokenised."""
 _LEAST = 8
-"""Tokens that a template puts around a text, about."""
+"""Tokens that a template puts around a text, roughly."""
 _SPREAD = 8
-"""How far the longest texts of a call may be over the average, in packs, before fewer share a forward."""
+"""The longest texts of a call may be longer than average by at most this many packs before fewer share a forward."""
 _SIGNATURE = inspect.signature(SentenceTransformer.encode)
 
 
 class EchoSentenceTransformer(SentenceTransformer):
-    """The library's model, which the packed engine is fed with as many texts at a time as its packs hold.
+    """The library's model, whose ``encode`` gives the packed engine as many texts at a time as fill its packs.
 
-    ``batch_size`` says how many texts a padded forward takes. All else is the library's: order, progress bar,
-    precisions, processes, and what it refuses.
+    ``batch_size`` limits the texts of a padded forward. All else is the library's: order, progress bar, precisions,
+    processes, and the errors for wrong arguments.
     """
 
     if not TYPE_CHECKING:  # the library's overloads stay
@@ -51,7 +51,7 @@ class EchoSentenceTransformer(SentenceTransformer):
             try:
                 call = _SIGNATURE.bind(self, *args, **kwargs)
             except TypeError:
-                return super().encode(*args, **kwargs)  # which says what is wrong with the call
+                return super().encode(*args, **kwargs)  # the library says what is wrong with the call
             call.apply_defaults()
             given = call.arguments
             if given["output_value"] == "sentence_embedding" and not self.is_singular_input(given["inputs"]):
@@ -65,12 +65,12 @@ class EchoSentenceTransformer(SentenceTransformer):
             return super().encode(*call.args[1:], **call.kwargs)
 
 
-# What model cards and the library's messages call the class; pickle goes by the qualified name.
+# The name for model cards and the library's messages; pickle uses the qualified name.
 EchoSentenceTransformer.__name__ = SentenceTransformer.__name__
 
 
 def _texts_at_once(model: SentenceTransformer, texts: list[str]) -> int:
-    """How many texts fill ``PACKS`` packs; 0 where packs do not matter."""
+    """Estimate how many texts fill ``PACKS`` packs; 0 where the engine does not pack them."""
     transformer = model[0]
     if not texts or not isinstance(transformer, EchoTransformer) or not _pools_as_recipe(model):
         return 0
@@ -81,13 +81,13 @@ def _texts_at_once(model: SentenceTransformer, texts: list[str]) -> int:
     copies = max(recipe.template(kind).copies for kind in get_args(Kind))
     tokens_N = -np.sort([-min(len(text) / CHARACTERS, recipe.budget or len(text)) for text in texts]) * copies + _LEAST
     most = PACKS * engine.most_tokens(transformer.model)
-    # The first call of the library takes the longest, the others as many of shorter ones.
+    # The library's first batch takes the longest texts, the later batches as many shorter texts.
     longest = int(np.searchsorted(np.cumsum(tokens_N), _SPREAD * most))
     return min(longest, -int(-most // tokens_N.mean()))
 
 
 def _pools_as_recipe(model: SentenceTransformer) -> bool:
-    """Whether the module after ours is the pooling that the recipe names, so that states may be pooled before it."""
+    """Return whether the recipe's pooling follows our module, so that states may be pooled before it."""
     pooling = model[1] if len(model) > 1 else None
     mode = LIBRARY_MODE[transformer_of(model).recipe.pooling]
     return isinstance(pooling, LibraryPooling) and pooling.pooling_mode == mode
@@ -101,13 +101,13 @@ def encode_prompts(
     batch_size: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.float32]:
-    """What ``model.encode`` gives for the texts that these prompts were rendered from.
+    """Encode prompts to the vectors that ``model.encode`` returns for their texts.
 
     Args:
         model: From ``load``.
         prompts: N prompts from the model's reader.
-        batch_size: Prompts of a padded forward; None for the library's 32. Packs take what they hold.
-        progress: Called after each group of prompts with their number.
+        batch_size: Prompts of a padded forward; None for the library's 32. It does not limit packs.
+        progress: Called after each group of prompts with the number of prompts in it.
 
     Returns:
         ``vectors_ND``, float32, in the order of the prompts.

@@ -1,4 +1,4 @@
-"""Prompts of any number, a group at a time: the engine's packs are full, and no more than a group's states are held.
+"""Any number of prompts, a group at a time, so that packs are full and only one group's states are in memory.
 
 Shapes: B prompts, D width of the model.
 """
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 PADDED_TEXTS = 32
 """Prompts of one padded forward, as in the library."""
 PACKS = 4
-"""Packs' worth of tokens that go to the engine at once: it cuts them into packs of about equal length."""
+"""How many packs' tokens go to the engine at once; it cuts them into packs of prompts of similar length."""
 
 
 def in_groups(prompts: Sequence[Rendered], *, tokens: int | None, most: int) -> Iterator[list[int]]:
-    """Numbers of prompts, longest first, as many at a time as one forward takes.
+    """Yield the indices of prompts, longest first, as many at a time as one forward takes.
 
     Args:
         prompts: B prompts.
-        tokens: What the engine takes at once, as its states are padded: prompts times the longest one's tokens. None
-            where the forward is padded.
-        most: Prompts of a padded forward.
+        tokens: The most tokens that go to the engine at once. As its states are padded, these are the number of prompts
+            times the tokens of the longest. None where the forward is padded.
+        most: The most prompts of a padded forward.
     """
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].ids))
     start = 0
@@ -44,16 +44,17 @@ def in_groups(prompts: Sequence[Rendered], *, tokens: int | None, most: int) -> 
 def pool_in_groups(
     transformer: EchoTransformer, prompts: Sequence[Rendered], *, tokens: int | None, most: int
 ) -> dict[str, Tensor]:
-    """The transformer's features of prompts, pooled by its recipe: no more than a group's states are held at once.
+    """Compute the pooled states of prompts, a group at a time, so that only one group's states are in memory.
 
     Args:
-        transformer: Gives the states of a group.
+        transformer: The module that computes the states of a group.
         prompts: B prompts.
         tokens: As for ``in_groups``.
         most: As for ``in_groups``.
 
     Returns:
-        ``token_embeddings``, ``_B1D``: what any of the library's poolings leaves as it is; ``attention_mask``, ``_B1``.
+        ``token_embeddings``, ``_B1D``, which each of the library's poolings leaves unchanged; ``attention_mask``,
+        ``_B1``.
     """
     pooling = library_pooling(transformer, transformer.recipe.pooling)
     vectors_BD: Tensor | None = None
@@ -63,7 +64,7 @@ def pool_in_groups(
         if vectors_BD is None:
             vectors_BD = vectors_GD.new_empty(len(prompts), vectors_GD.shape[-1])
         vectors_BD[torch.tensor(group, device=vectors_GD.device)] = vectors_GD
-    assert vectors_BD is not None  # nobody asks for the vectors of no prompts
+    assert vectors_BD is not None  # there is at least one prompt
     return {
         "token_embeddings": vectors_BD[:, None],
         "attention_mask": torch.ones(len(prompts), 1, dtype=torch.long, device=vectors_BD.device),

@@ -1,6 +1,6 @@
-"""The pooled states of every layer, from one forward: what a choice of layer, or of several, is made from.
+"""The pooled states of every layer, from one forward, by which a recipe's layers are chosen.
 
-Shapes: B prompts, T tokens of the longest prompt, S tokens of the longest span, D width of the model, L layers and one.
+Shapes: B prompts, T tokens of the longest prompt, S tokens of the longest span, D width of the model, L layers + 1.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from echoembed.prompts.template import Rendered
 
 @torch.inference_mode()
 def layer_states(model: SentenceTransformer, prompts: Sequence[Rendered]) -> tuple[Tensor, Tensor]:
-    """The pooled states of every layer, by the forward that the model runs: packed where that passed its proof.
+    """Compute the pooled states of every layer by the model's forward: packed where the engine passed its proof.
 
-    All of them are in memory at once; give as many prompts as one forward should take.
+    All states are in memory at once, so pass only as many prompts as one forward should take.
 
     Args:
         model: From ``load``.
         prompts: B prompts from the model's reader.
 
     Returns:
-        ``states_LBSD`` in float32: the token embeddings, then each layer's states, the last after the norm; on the
-        left and zeros after them. And ``mask_BS`` in int64, 1 where a state is a pooled one.
+        ``states_LBSD`` in float32: the token embeddings, then each layer's states, the last after the norm, padded with
+        zeros on the right; and ``mask_BS`` in int64, 1 for pooled states and 0 for padding.
 
     Raises:
         ModelError: If a state is not finite.

@@ -1,9 +1,9 @@
-"""Adapters in training: kept beside the merged weights of a checkpoint, so that a run can go on from it.
+"""Adapters in training, saved beside the merged weights of a checkpoint, so that a run can resume from it.
 
-A saved model holds merged weights, which any loader reads. The adapter cannot be recovered from these, so a model
-that is saved with an adapter still apart (as a trainer saves its checkpoints) has the adapter's own numbers in a file
-beside them. A trainer that goes on, or goes back to its best checkpoint, loads the checkpoint as a model and copies
-its state into the one in training; the two hooks here carry the numbers across.
+A saved model holds merged weights, which any loader reads, but from which the adapter cannot be recovered. So a model
+that is saved before its adapter is merged (as trainers save checkpoints) has the adapter's weights in a further file. A
+trainer that resumes, or returns to its best checkpoint, loads the checkpoint as a model and copies its state into the
+model in training. The two hooks here carry the adapter's weights across.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _MARK = "adapter_in_training."
 
 
 def is_live(model: nn.Module) -> bool:
-    """Whether a model has an adapter that is not merged."""
+    """Return whether a model has an adapter that is not merged."""
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
 def write(model: nn.Module, folder: Path) -> None:
-    """Write all numbers that training an adapter changes, by their names in the model; nothing where there is none."""
+    """Write all weights that training an adapter changes, by their names in the model; nothing without an adapter."""
     if not is_live(model):
         return
     from safetensors.torch import save_file
@@ -39,7 +39,7 @@ def write(model: nn.Module, folder: Path) -> None:
 
 
 def carry(module: EchoTransformer, folder: Path) -> EchoTransformer:
-    """Make the state of a module that was loaded from a checkpoint hold the adapter's numbers, too."""
+    """Add the adapter's weights to the state of a module that was loaded from a checkpoint."""
     if not (folder / FILE).is_file():
         return module
     from safetensors.torch import load_file
@@ -54,10 +54,10 @@ def carry(module: EchoTransformer, folder: Path) -> EchoTransformer:
 
 
 def receive(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Before a state is loaded: an adapter takes its numbers, and the frozen weights below it stay.
+    """Change a state before it is loaded: the adapter takes its own weights, and the frozen weights stay.
 
     Raises:
-        ModelError: If the state is of merged weights, from which the adapter cannot be told.
+        ModelError: If the state holds only merged weights, from which the adapter cannot be recovered.
     """
     numbers: dict[str, Tensor] = {}
     for key in [key for key in state if key.startswith(f"{prefix}{_MARK}")]:

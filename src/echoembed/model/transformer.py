@@ -202,7 +202,7 @@ class EchoTransformer(Transformer):
             raise errors.ModelError.bad_value(
                 "dtype", "int8", "float32 or bfloat16 for this model: no layer is an nn.Linear"
             )
-        self.selector.try_bits_again(self.model)
+        self.selector.retest_invariance(self.model)
 
     # The library's interface.
 
