@@ -95,18 +95,18 @@ def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
     headed = settings.get("task_type") in _HEADED or any(key.startswith(inside) for key in weights)
     if headed and hasattr(model, model.base_model_prefix):
         headed = False  # the model without its head has this name too
-    known: nn.Module = _UnderHead(model) if headed else model
+    target: nn.Module = _UnderHead(model) if headed else model
     if headed:
         weights = {key: w for key, w in weights.items() if key.startswith(inside) or not key.startswith(_BODY)}
-    config = _config(settings, known, headed=headed, name=name, folder=folder)
+    config = _config(settings, target, headed=headed, name=name, folder=folder)
     _check_vocabulary(model, weights, name, folder)
 
     # 2. Add the adapter. Each weight must have a place, and each place a weight.
-    adapted: Any = get_peft_model(known, config)
+    adapted: Any = get_peft_model(target, config)
     result: Any = set_peft_model_state_dict(adapted, weights)
-    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    missing = [key for key in result.missing_keys if key.replace(f".{_NAME}", "") in wanted]
-    missing += [key for key in wanted if key.endswith(".bias") and key not in weights]
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    missing = [key for key in result.missing_keys if key.replace(f".{_NAME}", "") in expected]
+    missing += [key for key in expected if key.endswith(".bias") and key not in weights]
     if result.unexpected_keys or missing:
         keys = [*result.unexpected_keys, *missing]
         reason = f"{len(keys)} weights have no place ({', '.join(keys[:2])})"
@@ -168,11 +168,11 @@ def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: 
             raise errors.model_adapter_unusable(name, str(folder), reason)
 
 
-def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: str, folder: Path) -> Any:
+def _config(settings: dict[str, Any], target: nn.Module, *, headed: bool, name: str, folder: Path) -> Any:
     """Make peft's configuration for a model without a head, with patterns expanded to the names they match."""
     from peft import PeftConfig
 
-    names = [key for key, _ in known.named_modules()]
+    names = [key for key, _ in target.named_modules()]
     settings = {key: value for key, value in settings.items() if key not in _NOTES}
     settings |= {"task_type": None, "base_model_name_or_path": None, "inference_mode": True}
     try:
@@ -184,7 +184,7 @@ def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: s
                 settings[key] = _matching(pattern, names)
         for key in _TABLES:
             if table := settings.get(key):
-                settings[key] = _written_out(table, [*names, *(key for key, _ in known.named_parameters())])
+                settings[key] = _expanded(table, [*names, *(key for key, _ in target.named_parameters())])
     except TimeoutError as error:
         reason = "a pattern in its adapter_config.json takes too long to match"
         raise errors.model_adapter_unusable(name, str(folder), reason) from error
@@ -192,15 +192,15 @@ def _config(settings: dict[str, Any], known: nn.Module, *, headed: bool, name: s
         for key in ("modules_to_save", "trainable_token_indices"):
             settings[key] = _without_heads(settings.get(key), names)
         if settings.get("target_modules") == "all-linear":  # peft allows this value for whole models only
-            settings["target_modules"] = [key for key, module in known.named_modules() if _is_linear(module)]
+            settings["target_modules"] = [key for key, module in target.named_modules() if _is_linear(module)]
     return PeftConfig.from_peft_type(**settings)  # type: ignore[no-untyped-call]
 
 
 def _without_heads(value: Any, names: list[str]) -> Any:
     """Remove, from a list or from the keys of a table, the names of modules that only a head has."""
     if isinstance(value, (list, dict)) and all(isinstance(key, str) for key in value):
-        there = [key for key in value if any(name == key or name.endswith(key) for name in names)]
-        return ({key: value[key] for key in there} if isinstance(value, dict) else there) or None
+        present = [key for key in value if any(name == key or name.endswith(key) for name in names)]
+        return ({key: value[key] for key in present} if isinstance(value, dict) else present) or None
     return value
 
 
@@ -218,7 +218,7 @@ def _matching(pattern: str, names: list[str]) -> list[str]:
     return [name for name in names if compiled.fullmatch(name, timeout=_SECONDS)]
 
 
-def _written_out(table: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def _expanded(table: dict[str, Any], names: list[str]) -> dict[str, Any]:
     """Expand a table of patterns: the first pattern that matches a module's name, or its end, decides, as in peft.
 
     A table of plain names stays as it is.
@@ -227,23 +227,23 @@ def _written_out(table: dict[str, Any], names: list[str]) -> dict[str, Any]:
 
     if all(_PLAIN.fullmatch(key) for key in table):
         return table
-    whole = {}
+    expanded = {}
     patterns = {key: regex.compile(rf"(.*\.)?({key})$") for key in table}
     for name in names:
         key = next((key for key, pattern in patterns.items() if pattern.match(name, timeout=_SECONDS)), None)
         if key is not None:
-            whole[rf"^{re.escape(name)}"] = table[key]
-    return whole
+            expanded[rf"^{re.escape(name)}"] = table[key]
+    return expanded
 
 
 def _check_vocabulary(model: PreTrainedModel, weights: dict[str, Tensor], name: str, folder: Path) -> None:
     """Refuse an adapter with another vocabulary: its tokenizer has tokens that this model's tokenizer lacks."""
     embeddings: Any = model.get_input_embeddings()
-    width, known = embeddings.weight.shape[1], embeddings.weight.shape[0]
+    vocabulary, width = embeddings.weight.shape
     for key, weight in weights.items():
         table = key.endswith(("embed_tokens.weight", "embeddings.weight", "wte.weight", "embed_in.weight"))
-        if table and weight.ndim == 2 and weight.shape[1] == width and weight.shape[0] != known:
-            raise errors.model_adapter_vocabulary(name, str(folder), weight.shape[0], known)
+        if table and weight.ndim == 2 and weight.shape[1] == width and weight.shape[0] != vocabulary:
+            raise errors.model_adapter_vocabulary(name, str(folder), weight.shape[0], vocabulary)
 
 
 @torch.no_grad()

@@ -42,18 +42,18 @@ def assemble(
     """
     settings = settings or {}
     model = EchoSentenceTransformer(modules=list(modules), device=device, prompts=_prompts(name, settings))
-    _take_over(model, name, settings)
-    own = {name: prompt for name, prompt in model.prompts.items() if prompt or name not in TASK_MARKS}
-    model.prompts = Prompts(TASK_MARKS | own)
+    _apply(model, name, settings)
+    saved = {name: prompt for name, prompt in model.prompts.items() if prompt or name not in TASK_MARKS}
+    model.prompts = Prompts(TASK_MARKS | saved)
     model.similarity_fn_name = model.similarity_fn_name  # sets the default, cosine, unless another was saved
     guard(model)
     return model
 
 
-def _take_over(model: SentenceTransformer, name: str, settings: Mapping[str, Any]) -> None:
+def _apply(model: SentenceTransformer, name: str, settings: Mapping[str, Any]) -> None:
     """Let the library read all its settings, also newer ones, as when it loads the model itself."""
-    known = (*model.SUPPORTED_SIMILARITY_FN_NAMES, None)
-    if (similarity := settings.get("similarity_fn_name")) not in known:
+    allowed = (*model.SUPPORTED_SIMILARITY_FN_NAMES, None)
+    if (similarity := settings.get("similarity_fn_name")) not in allowed:
         raise errors.model_saved_unreadable(name, f"similarity_fn_name ({similarity!r})")
     most = model.get_embedding_dimension()
     if (dimension := settings.get("truncate_dim")) is not None and (

@@ -105,8 +105,8 @@ def load_model(
     wrong = [key for key in wrong if not key.startswith("pooler.")]  # BERT's pooler: not used, often not saved
     if cut:
         drop_layers(model, name, int(config.num_hidden_layers))
-        kept = model.state_dict()
-        wrong = [key for key in wrong if key in kept]
+        left = model.state_dict()
+        wrong = [key for key in wrong if key in left]
     if wrong:
         raise errors.model_weights_missing(name, wrong)
     # The weights of a head may be unused. An unused weight of a layer shows that the configuration is another model's.
@@ -229,10 +229,10 @@ def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> 
     if int(model.config.num_hidden_layers) == 0:
         return  # token embeddings attend to nothing
     early_BTD = states_BTD[:, : PROBE_LENGTH // 2]
-    seen = relative_difference(early_BTD[0], early_BTD[1]) > VISIBLE[model.dtype]
-    if seen and attention == "causal":
+    sees_later = relative_difference(early_BTD[0], early_BTD[1]) > VISIBLE[model.dtype]
+    if sees_later and attention == "causal":
         raise errors.model_attention(name, "causal", "early tokens see later ones")
-    if not seen and attention == "bidirectional":
+    if not sees_later and attention == "bidirectional":
         raise errors.model_attention(name, "bidirectional", "early tokens do not see later ones")
 
     pad = model.config.pad_token_id if isinstance(getattr(model.config, "pad_token_id", None), int) else 0
@@ -253,8 +253,8 @@ def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> 
 def _probe(model: PreTrainedModel) -> Tensor:
     """Make two sequences of ordinary ids that differ in the last id only; ``ids_BT``."""
     config = model.config
-    named = [getattr(config, f"{role}_token_id", None) for role in ("pad", "bos", "eos", "sep", "cls", "unk")]
-    special = {id_ for ids in named for id_ in (ids if isinstance(ids, list) else [ids])}
+    by_role = [getattr(config, f"{role}_token_id", None) for role in ("pad", "bos", "eos", "sep", "cls", "unk")]
+    special = {id_ for ids in by_role for id_ in (ids if isinstance(ids, list) else [ids])}
     size = min(int(config.vocab_size), 4096)
     ordinary = [id_ for id_ in range(size - 1, 0, -1) if id_ not in special] or [0]
     ids = [ordinary[(7 * place) % len(ordinary)] for place in range(PROBE_LENGTH + 1)]
@@ -283,7 +283,7 @@ def check_special_tokens(rendered: Rendered, template: Template, pieces: PieceTo
         TemplateError: If they are not.
     """
     ends = {"bos": pieces.bos, "eos": pieces.eos}
-    wanted = [ends[part.slot] for part in template.parts if part.slot in ends]
+    expected = [ends[part.slot] for part in template.parts if part.slot in ends]
     present = [id_ for id_ in rendered.ids if id_ in ends.values()]
-    if present != [id_ for id_ in wanted if id_ is not None]:
+    if present != [id_ for id_ in expected if id_ is not None]:
         raise errors.template_special_tokens(template.source, rendered.text)

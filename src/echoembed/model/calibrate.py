@@ -77,8 +77,8 @@ def calibrate(
             ``load``.
     """
     transformer = transformer_of(model)
-    own = transformer.recipe.calibration
-    kind = calibration or (DEFAULT if own == "none" else own)
+    of_recipe = transformer.recipe.calibration
+    kind = calibration or (DEFAULT if of_recipe == "none" else of_recipe)
     if not isinstance(kind, str) or calibration_parts(kind) in (None, ("none", 0)):
         raise errors.recipe_bad_field(transformer.recipe.name, "calibration", kind, CALIBRATIONS)
     if isinstance(texts, (str, bytes)):
@@ -149,17 +149,17 @@ def fit(
     pooling = library_pooling(transformer, transformer.recipe.pooling)
     device = str(next(transformer.model.parameters()).device)
     pooled = assemble([transformer, pooling], name=transformer.name, device=device)
-    moments, total, asymmetric = Moments.needed_by(kind), hashlib.sha256(), _asymmetric(transformer.recipe)
+    moments, texts_hash, asymmetric = Moments.needed_by(kind), hashlib.sha256(), _asymmetric(transformer.recipe)
     for chunk in _chunks(texts):
         prompts = []
         for place, text in enumerate(chunk, start=moments.count):
             task = "document" if asymmetric and place % 2 else "query"
             prompts += transformer.reader.render([text], task=task)
-            total.update(f"{len(text.encode())} {text}\n".encode())
+            texts_hash.update(f"{len(text.encode())} {text}\n".encode())
         transformer.reader.warn_of_cuts(prompts)
         moments.add(encode_prompts(pooled, prompts))
         progress(moments.count)
-    fitted = Fitted(texts=moments.count, texts_sha256=total.hexdigest(), dtype=dtype)
+    fitted = Fitted(texts=moments.count, texts_sha256=texts_hash.hexdigest(), dtype=dtype)
     return Calibration.of(kind, moments, fitted=fitted)
 
 
@@ -183,12 +183,12 @@ def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
     with Progress(lambda: len(texts), what=f"calibrating {transformer.name}") as progress:
         quiet = transformer.under(transformer.recipe, overflow="ignore")
         calibration = fit(quiet, kind, texts, progress=progress)
-    kept = "not kept, as its folder cannot be written"
+    fate = "not kept, as its folder cannot be written"
     with suppress(OSError), files.whole_folder(folder, overwrite=True) as unfinished:
         calibration.save(str(unfinished))
-        kept = f"kept in {folder}"
+        fate = f"kept in {folder}"
     took = f"{time.monotonic() - begun:.1f} s"
-    sys.stderr.write(f"calibrated {transformer.name} ({kind}) on {len(texts)} sentences in {took}; {kept}\n")
+    sys.stderr.write(f"calibrated {transformer.name} ({kind}) on {len(texts)} sentences in {took}; {fate}\n")
     return calibration
 
 
@@ -201,8 +201,8 @@ def sentences() -> tuple[str, ...]:
 
 def _key(transformer: EchoTransformer, *, shipped: bool = False) -> str:
     """Hash all that decides a calibration fitted on the package's sentences; those in the package suit every dtype."""
-    same = transformer.int8 or sketch(transformer.model) == transformer.sketch
-    weights = transformer.revision if same else digest(transformer.model)
+    unchanged = transformer.int8 or sketch(transformer.model) == transformer.sketch
+    weights = transformer.revision if unchanged else digest(transformer.model)
     dtype = "int8" if transformer.int8 else transformer.model.dtype
     parts = [FITTING, weights, transformer.recipe.fingerprint(), *sentences()]
     parts += [] if shipped else [transformer.context, dtype]

@@ -96,13 +96,13 @@ class Calibration(Module):
 
     def _check(self, kind: str, count: int) -> None:
         width = len(self.shift_D)
-        wanted: dict[str, tuple[int, ...]] = {"shift_D": (width,)}
-        wanted |= {"scale_D": (width,)} if kind == "z-score" else {}
+        expected: dict[str, tuple[int, ...]] = {"shift_D": (width,)}
+        expected |= {"scale_D": (width,)} if kind == "z-score" else {}
         if kind in ("components", "whiten", "spectrum"):
-            wanted["matrix_DK"] = (width, width // count if kind == "spectrum" else count)
-        found = {name: tuple(tensor.shape) for name, tensor in self._tensors().items()}
-        if self.shift_D.ndim != 1 or found != wanted:
-            raise errors.ModelError.bad_value("calibration", f"{self.kind} with {found}", f"{wanted}")
+            expected["matrix_DK"] = (width, width // count if kind == "spectrum" else count)
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors().items()}
+        if self.shift_D.ndim != 1 or shapes != expected:
+            raise errors.ModelError.bad_value("calibration", f"{self.kind} with {shapes}", f"{expected}")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self._tensors().values()):
             raise errors.calibration_not_finite()
 
@@ -136,9 +136,9 @@ class Calibration(Module):
             moved_BD = moved_BD * self.scale_D
         if self.matrix_DK is None or not len(moved_BD):
             return moved_BD[:, : self.get_embedding_dimension()]
-        return torch.stack([self._turned(row_D.clone(), self.matrix_DK) for row_D in moved_BD])
+        return torch.stack([self._projected(row_D.clone(), self.matrix_DK) for row_D in moved_BD])
 
-    def _turned(self, row_D: Tensor, matrix_DK: Tensor) -> Tensor:
+    def _projected(self, row_D: Tensor, matrix_DK: Tensor) -> Tensor:
         along_K = row_D @ matrix_DK
         return row_D - matrix_DK @ along_K if self._removes else along_K
 
@@ -146,8 +146,8 @@ class Calibration(Module):
         """Move to another device, but stay in float32 whatever the language model's dtype."""
 
         def moved(tensor: Tensor) -> Tensor:
-            other = fn(tensor)
-            return other if other.dtype == tensor.dtype else tensor.to(other.device)
+            applied = fn(tensor)
+            return applied if applied.dtype == tensor.dtype else tensor.to(applied.device)
 
         super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
         return self

@@ -48,13 +48,14 @@ def fingerprint(model: SentenceTransformer) -> str:
     that were trained after loading are hashed anew. An instruction is covered only if it is the recipe's own.
     """
     transformer = transformer_of(model)
-    same = transformer.int8 or sketch(transformer.model) == transformer.sketch
+    unchanged = transformer.int8 or sketch(transformer.model) == transformer.sketch
     parts = [transformer.recipe.fingerprint(), transformer.revision, str(transformer.context)]
-    parts += [] if same else [digest(transformer.model)]
+    parts += [] if unchanged else [digest(transformer.model)]
     parts += [module_identity(module) for module in list(model)[1:]]
-    own = LIBRARY_MODE[transformer.recipe.pooling]
-    pooled = [module.pooling_mode for module in model if isinstance(module, Pooling)]
-    parts += [f"pooled by {mode}" for mode in pooled if mode not in (own, (own,), [own])]  # not as the recipe says
+    of_recipe = LIBRARY_MODE[transformer.recipe.pooling]
+    modes = [module.pooling_mode for module in model if isinstance(module, Pooling)]
+    as_recipe = (of_recipe, (of_recipe,), [of_recipe])
+    parts += [f"pooled by {mode}" for mode in modes if mode not in as_recipe]
     parts += [f"truncated to {model.truncate_dim}"] * bool(model.truncate_dim)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -112,9 +113,9 @@ def _file(transformer: EchoTransformer) -> dict[str, str]:
     base = transformer.base
     if base is None or base.origin not in ("gguf", "package"):
         return {}
-    known = cache.facts(base.revision)
-    file = base.model if base.origin == "gguf" else known.get("file")
-    return {"file": file or "", "file_sha256": known.get("sha256", ""), "converted_into": known.get("folder", "")}
+    facts = cache.facts(base.revision)
+    file = base.model if base.origin == "gguf" else facts.get("file")
+    return {"file": file or "", "file_sha256": facts.get("sha256", ""), "converted_into": facts.get("folder", "")}
 
 
 def describe(model: SentenceTransformer) -> dict[str, Any]:

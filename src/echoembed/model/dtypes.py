@@ -42,35 +42,35 @@ def settle(model: SentenceTransformer, processor: Processor | None = None) -> No
     processor = processor or Processor.here()
     transformer = transformer_of(model)
     prompts = _prompts(transformer, BOUND_TEXTS)
-    found: list[str] = []
+    tried: list[str] = []
     exact_ND = _unit(encode_prompts(model, prompts)) if processor.fast else None
     for dtype in processor.fast:
         undo = _convert(transformer, dtype)
         if undo is None:
-            found.append(f"{dtype} refused: no layer is an nn.Linear")
+            tried.append(f"{dtype} refused: no layer is an nn.Linear")
             continue
         assert exact_ND is not None
         cosine_N = (_unit(encode_prompts(model, prompts)) * exact_ND).sum(axis=1)
         bound, least, mean = LEAST_COSINE[dtype], float(cosine_N.min()), float(cosine_N.mean())
         passed = least >= bound
-        word = "cosine to float32" if passed else "refused: cosine to float32"
-        found.append(
-            f"{dtype} {word} {least:.5f} at least, {mean:.5f} on average, of {len(prompts)} texts (bound {bound})"
+        verdict = "cosine to float32" if passed else "refused: cosine to float32"
+        tried.append(
+            f"{dtype} {verdict} {least:.5f} at least, {mean:.5f} on average, of {len(prompts)} texts (bound {bound})"
         )
         if passed:
-            _record(transformer, dtype, processor, found)
+            _record(transformer, dtype, processor, tried)
             return
         undo()
-    _record(transformer, "float32", processor, found)
+    _record(transformer, "float32", processor, tried)
 
 
-def _record(transformer: EchoTransformer, dtype: str, processor: Processor, found: list[str]) -> None:
-    why = "; ".join([f"auto, on {processor}", *found])
+def _record(transformer: EchoTransformer, dtype: str, processor: Processor, tried: list[str]) -> None:
+    reason = "; ".join([f"auto, on {processor}", *tried])
     transformer.running = replace(
         transformer.running,
         dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32,
         int8=dtype == "int8",
-        dtype_reason=why,
+        dtype_reason=reason,
     )
     transformer.sketch = sketch(transformer.model)
 
@@ -92,12 +92,12 @@ def _convert(transformer: EchoTransformer, dtype: str) -> Callable[[], None] | N
                 setattr(parent, name, linear)
     else:
         # Only weights that a file holds: rotary frequencies stay in float32, as in a model loaded in bfloat16.
-        kept = [(weight, weight.data) for weight in model.state_dict(keep_vars=True).values()]
-        for weight, data in kept:
+        originals = [(weight, weight.data) for weight in model.state_dict(keep_vars=True).values()]
+        for weight, data in originals:
             weight.data = data.to(torch.bfloat16) if data.is_floating_point() else data
 
         def undo() -> None:
-            for weight, data in kept:
+            for weight, data in originals:
                 weight.data = data
 
     return undo

@@ -53,15 +53,15 @@ class EchoSentenceTransformer(SentenceTransformer):
             except TypeError:
                 return super().encode(*args, **kwargs)  # the library says what is wrong with the call
             call.apply_defaults()
-            given = call.arguments
-            if given["output_value"] == "sentence_embedding" and not self.is_singular_input(given["inputs"]):
-                inputs, batch_size = given["inputs"], given["batch_size"]
+            arguments = call.arguments
+            if arguments["output_value"] == "sentence_embedding" and not self.is_singular_input(arguments["inputs"]):
+                inputs, batch_size = arguments["inputs"], arguments["batch_size"]
                 if not isinstance(inputs, list):
-                    given["inputs"] = inputs = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+                    arguments["inputs"] = inputs = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
                 if type(batch_size) is int and batch_size > 0 and all(isinstance(text, str) for text in inputs):
-                    given["batch_size"] = max(batch_size, _texts_at_once(self, inputs))
-                    if given["batch_size"] > batch_size:
-                        given["kwargs"] = {"texts_a_forward": batch_size, **given["kwargs"]}
+                    arguments["batch_size"] = max(batch_size, _texts_at_once(self, inputs))
+                    if arguments["batch_size"] > batch_size:
+                        arguments["kwargs"] = {"texts_a_forward": batch_size, **arguments["kwargs"]}
             return super().encode(*call.args[1:], **call.kwargs)
 
 
@@ -121,10 +121,10 @@ def encode_prompts(
     most = batch_size or PADDED_TEXTS
     engine = transformer.selector.choice(transformer.model).engine
     tokens = None if engine is None else PACKS * engine.most_tokens(transformer.model)
-    plain: dict[str, Any] = {"texts_a_forward": most} if _pools_as_recipe(model) else {}
+    pooled: dict[str, Any] = {"texts_a_forward": most} if _pools_as_recipe(model) else {}
     for group in in_groups(prompts, tokens=tokens, most=most):
-        features = transformer.features([prompts[index] for index in group], padded=not plain)
-        vectors_GD = model(batch_to_device(features, model.device), **plain)["sentence_embedding"]
+        features = transformer.features([prompts[index] for index in group], padded=not pooled)
+        vectors_GD = model(batch_to_device(features, model.device), **pooled)["sentence_embedding"]
         if model.truncate_dim is not None:
             vectors_GD = truncate_embeddings(vectors_GD, model.truncate_dim)
         if vectors_ND is None:

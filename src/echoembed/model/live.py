@@ -44,10 +44,10 @@ def carry(module: EchoTransformer, folder: Path) -> EchoTransformer:
         return module
     from safetensors.torch import load_file
 
-    numbers = load_file(folder / FILE)
+    weights = load_file(folder / FILE)
 
     def add(_: nn.Module, state: dict[str, Any], prefix: str, __: object) -> None:
-        state.update({f"{prefix}{_MARK}{key}": value for key, value in numbers.items()})
+        state.update({f"{prefix}{_MARK}{key}": value for key, value in weights.items()})
 
     module.register_state_dict_post_hook(add)  # type: ignore[no-untyped-call]
     return module
@@ -59,15 +59,15 @@ def receive(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -
     Raises:
         ModelError: If the state holds only merged weights, from which the adapter cannot be recovered.
     """
-    numbers: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for key in [key for key in state if key.startswith(f"{prefix}{_MARK}")]:
-        numbers[key.removeprefix(f"{prefix}{_MARK}")] = state.pop(key)
+        weights[key.removeprefix(f"{prefix}{_MARK}")] = state.pop(key)
     model: Any = module.model
-    own = model.state_dict()
-    if not is_live(model) or f"{prefix}model.{next(key for key in own if '.default' in key)}" in state:
+    current = model.state_dict()
+    if not is_live(model) or f"{prefix}model.{next(key for key in current if '.default' in key)}" in state:
         return
-    if missing := [key for key in own if ".default" in key and key not in numbers]:
+    if missing := [key for key in current if ".default" in key and key not in weights]:
         raise errors.adapter_merged_already(missing[0])
     for key in [key for key in state if key.startswith(f"{prefix}model.")]:
         del state[key]
-    state.update({f"{prefix}model.{key}": numbers.get(key, value) for key, value in own.items()})
+    state.update({f"{prefix}model.{key}": weights.get(key, value) for key, value in current.items()})

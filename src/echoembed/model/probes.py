@@ -1,7 +1,7 @@
-"""Texts by which settings of the arithmetic are found, and others on which they are checked, when a model is loaded.
+"""Texts by which a model's numerical settings are chosen when it is loaded, and other texts on which they are checked.
 
-The second set is odd on purpose: rounding is worst where a model reads what it has rarely seen, so a bound that holds
-here says something of texts that nobody has thought of.
+The second set is odd on purpose. Rounding is worst on texts that a model has rarely seen, so that a bound that holds
+for these texts tells something about unforeseen ones.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ PROBE_TEXTS = (
     "3",
     "!",
 )
-"""Texts of several kinds: columns of the states that stand out are found on them. Rounding shows most in the shortest,
-whose vector averages one state."""
+"""Texts of several kinds, on which int8 finds the outlier columns of states. Rounding shows most in the shortest texts,
+whose vectors are a single state."""
 
 BOUND_TEXTS = (
-    # Sentences, short and plain, whose likes are most of what is embedded.
+    # Short and plain sentences, like most texts that are embedded.
     "A man is playing the guitar.",
     "Two dogs run across a snowy field.",
     "The central bank raised interest rates by a quarter of a point.",
@@ -64,7 +64,7 @@ BOUND_TEXTS = (
     "القطار يصل في الساعة الثامنة صباحا",
     "기차가 늦게 도착했습니다.",
     "😀🚀 so happy!!! 🎉🎉",
-    # Longer ones.
+    # Longer texts.
     "The survey covered 1,204 households in four provinces. Enumerators visited each of them twice, once before the "
     "harvest and once after it, and asked about income, debts, and the food that had been eaten during the week. Where "
     "the head of the household was away, another adult answered; the two groups did not differ in any of the outcomes.",
@@ -73,4 +73,4 @@ BOUND_TEXTS = (
     "To reset the device, hold the power button for ten seconds, release it, wait for the light to turn amber, and "
     "press the button twice. If the light stays red, the battery must be replaced: see section 4.2 of the manual.",
 )
-"""What a dtype is checked on: its vectors of all of these must be close enough to float32's (see ``numerics``)."""
+"""Texts on which a dtype is checked: the vectors of all must be close enough to float32's (see ``numerics``)."""

@@ -1,4 +1,4 @@
-"""How a model runs, beside its recipe: what moves no more than the last digits of a vector, and what texts may do."""
+"""How a model runs, apart from its recipe: settings that change only the last digits of vectors, and the overflow."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ class Running:
     """The arguments of ``echoembed.load`` that are neither model nor recipe.
 
     Attributes:
-        dtype: Type of the weights in memory.
-        int8: Whether the linear layers are put into eight bits, once the engine has passed its proof in ``dtype``.
-        dtype_reason: Why it is this dtype.
-        engine: Which forward runs outside training; None for the packed one where it passes the proof.
-        deterministic: Whether a text's vector has the same bits in any company.
-        overflow: What becomes of a text over the budget (see ``Reader``).
-        pack_tokens: Most tokens of one forward of the packed engine; None for what suits the model and the device.
+        dtype: The dtype of the weights in memory.
+        int8: Whether the linear layers are put into int8 after the engine has passed its proof in ``dtype``.
+        dtype_reason: Why the model has this dtype.
+        engine: The forward that runs outside training; None for the packed engine where it passes the proof.
+        deterministic: Whether a text's vector has the same bits whatever texts are encoded with it.
+        overflow: What to do with a text over the budget (see ``Reader``).
+        pack_tokens: The most tokens of one forward of the packed engine; None for the number that suits the model and
+            the device.
 
     Raises:
-        ModelError: For an engine that does not exist, or a number of tokens that is none.
+        ModelError: If the engine does not exist, or ``pack_tokens`` is no positive whole number.
     """
 
     dtype: torch.dtype = torch.float32

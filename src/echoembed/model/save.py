@@ -19,13 +19,13 @@ CARD = "README.md"
 def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Save a model with its recipe, whole or not at all.
 
-    ``load(folder)`` gives it back; ``SentenceTransformer(folder, trust_remote_code=True)`` too, where
-    echoembed is installed. Loaders that know neither fail, as they should: the same weights without the
-    recipe would give other vectors.
+    ``load(folder)`` loads it again, and so does ``SentenceTransformer(folder, trust_remote_code=True)`` where echoembed
+    is installed. Loaders that do not know our module fail, as they should: the same weights without the recipe would
+    give other vectors.
 
     Args:
         model: From ``load``, trained further or not.
-        folder: Where to; must not exist unless ``overwrite``.
+        folder: The folder to write; it must not exist unless ``overwrite``.
         overwrite: Whether an existing folder is replaced.
 
     Returns:
@@ -45,10 +45,10 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
 
 @contextmanager
 def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """``files.whole_folder`` for a model, whose weights safetensors writes.
+    """Do as ``files.whole_folder``, and turn the errors of safetensors, which writes the weights, into our own.
 
     Args:
-        folder: What it is called in the end; must not exist unless ``overwrite``.
+        folder: The finished folder; it must not exist unless ``overwrite``.
         overwrite: Whether an existing folder is replaced.
 
     Yields:

@@ -1,6 +1,6 @@
-"""What a saved model's files say: its modules, the recipe of the first, and sentence-transformers' settings.
+"""The files of a saved model: its modules, the recipe of the first module, and sentence-transformers' settings.
 
-FOLDER/modules.json                         the pipeline: a type and a folder of each module
+FOLDER/modules.json                         the pipeline: the type and the folder of each module
 FOLDER/config_sentence_transformers.json    the library's own settings
 FOLDER/0_EchoTransformer/echoembed_config.json    the recipe, beside the language model
 """
@@ -17,20 +17,20 @@ from echoembed.sources.resolve import Source
 
 CONFIG = "echoembed_config.json"
 OURS = "echoembed.model.EchoTransformer"
-"""The type of our first module in ``modules.json``; models that were saved earlier name it too."""
+"""The type of our first module in ``modules.json``, also in models that earlier versions saved."""
 CARRIED = "echo_module.EchoModule"
-"""The same in a folder that carries the code it is read with; here it is read with ours, and that code never runs."""
+"""The same in a self-contained folder, which carries its own code; we load it with our code, and never run that one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedTransformer:
-    """What the file beside a saved language model says of it.
+    """The content of ``echoembed_config.json`` beside a saved language model.
 
     Attributes:
-        recipe: The recipe it was saved with.
-        name: What it was called.
-        cut: Whether layers above the recipe's were left out when it was saved.
-        max_seq_length: Most tokens of a prompt, where the user set fewer than the model takes.
+        recipe: The recipe that the model was saved with.
+        name: The model's name.
+        cut: Whether the model was saved without the layers above the recipe's.
+        max_seq_length: The most tokens of a prompt, if the user set fewer than the model takes.
     """
 
     recipe: Recipe
@@ -42,25 +42,25 @@ class SavedTransformer:
         """Refuse a recipe that pools another layer than the one at which the model was cut.
 
         Args:
-            recipe: What the model is read with now.
-            layers: How many layers were saved.
+            recipe: The recipe with which the model is loaded now.
+            layers: The number of layers that were saved.
             name: What errors call the model.
 
         Raises:
-            ModelError: If it does.
+            ModelError: If the recipe pools another layer.
         """
-        own = self.recipe
-        if self.cut and (recipe.layer, recipe.depth) not in ((own.layer, own.depth), (layers, None)):
+        saved = (self.recipe.layer, self.recipe.depth)
+        if self.cut and (recipe.layer, recipe.depth) not in (saved, (layers, None)):
             field, value = ("layer", recipe.layer) if recipe.depth is None else ("depth", recipe.depth)
             allowed = f"{'layer ' * (field == 'depth')}{layers}, at which {name} was cut when it was saved"
             raise errors.ModelError.bad_value(field, value, allowed)
 
 
-def read_first(source: Source, subfolder: str) -> SavedTransformer:
-    """What is saved of our first module.
+def read_transformer(source: Source, subfolder: str) -> SavedTransformer:
+    """Read the settings of our first module.
 
     Raises:
-        ModelError: If it cannot be read.
+        ModelError: If the file cannot be read.
     """
     path = source.folder / subfolder / CONFIG
     try:
@@ -75,7 +75,7 @@ def read_first(source: Source, subfolder: str) -> SavedTransformer:
 
 
 def read_modules(source: Source) -> list[dict[str, Any]]:
-    """Type and path of each module, as ``modules.json`` lists them; empty where there is none.
+    """Read the type and the path of each module from ``modules.json``; empty if there is no such file.
 
     Raises:
         ModelError: If the file cannot be read.
@@ -92,7 +92,7 @@ def read_modules(source: Source) -> list[dict[str, Any]]:
 
 
 def read_settings(source: Source) -> dict[str, Any]:
-    """What sentence-transformers saves of a model beside its modules: prompts among others, which are instructions.
+    """Read the settings that sentence-transformers saves beside the modules, such as its prompts (our instructions).
 
     Raises:
         ModelError: If the file cannot be read.

@@ -1,8 +1,8 @@
-"""Does a configuration describe the weights beside it? Asked of the files' headers, before anything is built.
+"""Whether a configuration fits the weights beside it, checked before a model is built.
 
-A configuration says how large the model is that transformers builds; nothing keeps it from saying a billion layers.
-Headers of safetensors are a few kilobytes and say what is there. So counts are held against the headers first, then
-the model is built without memory (on torch's ``meta`` device) and its shapes are held against theirs.
+The configuration decides how large a model transformers builds, and may say a billion layers. The headers of
+safetensors files are a few kilobytes and list the tensors that exist. So the configuration's counts are compared with
+the headers first. Then the model is built without memory (on torch's ``meta`` device), and its shapes are compared.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Shapes = dict[str, tuple[int, ...]]
 _COUNTS = re.compile(r"(^|_)(num|n)_.*(layer|head|expert|block|group)|(layer|block)s$|^n_(layer|head)$")
 _LAYER_COUNTS = re.compile(r"(^|_)(num|n)_(hidden_|decoder_|encoder_)?(layers?|blocks)$")
 _MOST_BUFFERS = 2**30
-_HEADS = 4
-"""How many times the numbers of its weights a model may have: its embeddings twice, and what is tied or left out."""
+_MOST_TIMES = 4
+"""A model may have this many times the numbers of its files, as files leave out tied weights and heads."""
 
 
 def check_sizes(folder: Path, name: str, config: PreTrainedConfig) -> None:
     """Refuse a configuration whose sizes its weights contradict.
 
     Args:
-        folder: With the safetensors.
+        folder: The folder of the safetensors files.
         name: What errors call the model.
         config: The configuration.
 
@@ -44,44 +44,44 @@ def check_sizes(folder: Path, name: str, config: PreTrainedConfig) -> None:
     """
     from transformers import AutoModel
 
-    held = _shapes(folder)
-    _check_counts(name, config, held)
+    shapes = _shapes(folder)
+    _check_counts(name, config, shapes)
     try:
         with torch.device("meta"):
             model: nn.Module = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)  # type: ignore[no-untyped-call]
-    except Exception as error:  # transformers has no common base; sizes that do not go together end here
+    except Exception as error:  # transformers' errors have no common base; sizes that contradict each other end here
         raise errors.model_unreadable(name, str(error)) from error
     if getattr(config, "quantization_config", None):
-        return  # packed: eight numbers in one, and shapes of their own
+        return  # quantised weights hold several numbers in one, and have shapes of their own
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     expected = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
     for key, shape in expected.items():
-        size = held.get(key, held.get(prefix + key))
-        if size is not None and size != shape:
-            raise errors.model_config_misfit(name, f"{key} would be of shape {shape}", f"it is of shape {size}")
-    wanted, there = sum(map(prod, expected.values())), sum(map(prod, held.values()))
-    if wanted > _HEADS * there:
-        raise _too_large(name, wanted, there)
+        actual = shapes.get(key, shapes.get(prefix + key))
+        if actual is not None and actual != shape:
+            raise errors.model_config_misfit(name, f"{key} would be of shape {shape}", f"it is of shape {actual}")
+    needed, present = sum(map(prod, expected.values())), sum(map(prod, shapes.values()))
+    if needed > _MOST_TIMES * present:
+        raise _too_large(name, needed, present)
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    if buffers > max(_MOST_BUFFERS, _HEADS * there):
-        raise _too_large(name, buffers, there)
+    if buffers > max(_MOST_BUFFERS, _MOST_TIMES * present):
+        raise _too_large(name, buffers, present)
 
 
-def _too_large(name: str, wanted: int, there: int) -> errors.ModelError:
-    return errors.model_config_misfit(name, f"the model would have {wanted:,} numbers", f"there are {there:,}")
+def _too_large(name: str, needed: int, present: int) -> errors.ModelError:
+    return errors.model_config_misfit(name, f"the model would have {needed:,} numbers", f"there are {present:,}")
 
 
-def _check_counts(name: str, config: PreTrainedConfig, held: Shapes) -> None:
-    """Counts of parts: each layer has a tensor of its own; heads and experts may share one, which is as wide."""
-    widest = max((size for shape in held.values() for size in shape), default=1)
+def _check_counts(name: str, config: PreTrainedConfig, shapes: Shapes) -> None:
+    """Refuse counts that the tensors contradict: a layer has tensors of its own, heads and experts may share one."""
+    widest = max((size for shape in shapes.values() for size in shape), default=1)
     for key, count in _numbers(config.to_dict()):
-        most = len(held) if _LAYER_COUNTS.search(key) else max(len(held), widest)
+        most = len(shapes) if _LAYER_COUNTS.search(key) else max(len(shapes), widest)
         if _COUNTS.search(key) and count > most:
             raise errors.model_config_misfit(name, f"{key} = {count}", f"{most} is the most there can be")
 
 
 def _numbers(settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Every whole number of a configuration with its key, and the lengths of its lists."""
+    """Yield every whole number of a configuration with its key, and the lengths of its lists."""
     for key, value in settings.items():
         if isinstance(value, dict):
             yield from _numbers(value)
@@ -92,7 +92,7 @@ def _numbers(settings: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _shapes(folder: Path) -> Shapes:
-    """Name and shape of every tensor of a folder's weights."""
+    """Return the name and the shape of every tensor of a folder's weights."""
     from safetensors import safe_open
 
     shapes: Shapes = {}

@@ -1,8 +1,7 @@
-"""Where the parts meet: a language model and a recipe become a ``SentenceTransformer``.
+"""Where the parts meet: a language model and a recipe become the first module of a ``SentenceTransformer``.
 
-``EchoTransformer`` is the first module of the pipeline. It renders texts by the recipe's templates, runs
-the model and hands on the pooled states only; the library's own pooling and normalising follow, so that
-everything that takes a ``SentenceTransformer`` takes the result.
+``EchoTransformer`` renders texts by the recipe's templates, runs the model, and passes on the pooled states only.
+The library's own modules for pooling and normalising follow.
 
 Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the longest span, D width of the model.
 """
@@ -24,13 +23,12 @@ from transformers import PreTrainedConfig
 from echoembed import errors, versions
 from echoembed.engine import PackedEngine, Selector, gradients, quantize
 from echoembed.engine.gradients import TrainingEngine
-from echoembed.model import backbone, live
+from echoembed.model import backbone, live, pooling
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.groups import PACKS, pool_in_groups
-from echoembed.model.pooling import are_padded, check_states, gather_spans, given, keep_layers, pad, pool_each, unpad
 from echoembed.model.probes import PROBE_TEXTS
 from echoembed.model.running import Running
-from echoembed.model.saved import CONFIG, read_first
+from echoembed.model.saved import CONFIG, read_transformer
 from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
 from echoembed.model.zeros import guard_caller
@@ -44,22 +42,22 @@ from echoembed.sources.resolve import Source, joint_revision, resolve
 
 
 class EchoTransformer(Transformer):
-    """A language model that reads texts as a recipe says and gives the states that are pooled.
+    """A language model that reads texts by a recipe and returns the states to pool.
 
     Args:
-        folder: Folder with configuration, tokenizer and safetensors weights (see ``sources.resolve``).
-        recipe: The recipe, or its fields as a saved model holds them.
-        name: What the model is called in errors and reports.
+        folder: A folder with configuration, tokenizer and safetensors weights (see ``sources.resolve``).
+        recipe: The recipe, or its fields from a saved model.
+        name: What errors and reports call the model.
         revision: 40 hexadecimal digits that name these weights.
-        running: Dtype, engine and what else moves no more than the last digits of a vector.
-        cut: Whether the folder holds a model that was cut at the recipe's layer already.
+        running: Dtype, engine and other settings that are not the recipe's.
+        cut: Whether the folder holds a model that is already cut at the recipe's layer.
         adapters: Folders of adapters to merge into the weights, in order.
-        base: The exact weights, as ``echoembed.load`` found them; None where the library loads the model.
-        adapter: Name of the trained adapter that the caller named, or nothing.
+        base: The exact weights, as ``echoembed.load`` found them; None if the library loads the model.
+        adapter: The name of the caller's trained adapter; empty if there is none.
 
     Attributes:
-        reader: Renders texts by the recipe's templates, under the context in force.
-        selector: Says which forward runs, and why.
+        reader: Renders texts by the recipe's templates, within the context.
+        selector: Chooses which forward runs, and says why.
 
     Raises:
         ModelError: If the model cannot be loaded, or a probe shows that it does not do what the recipe says.
@@ -69,8 +67,8 @@ class EchoTransformer(Transformer):
     __module__ = "echoembed.model"  # saved models name the class by this path, which must keep working
     config_file_name = CONFIG
     config_keys: list[str] = ["recipe_fields", "name", "cut"]  # noqa: RUF012 (as the base class declares it)
-    forward_kwargs: set[str] = {"texts_a_forward"}  # noqa: RUF012 (what ``encode`` may be given for this module)
-    # Not in the root: a loader that ignores modules.json would find the plain model and serve other vectors.
+    forward_kwargs: set[str] = {"texts_a_forward"}  # noqa: RUF012 (what ``encode`` may pass to this module)
+    # Saved in a folder below: a loader that ignores modules.json would find the plain model and give other vectors.
     save_in_root = False
 
     def __init__(
@@ -89,7 +87,7 @@ class EchoTransformer(Transformer):
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**recipe)
         self.name = name
         self.revision = revision
-        # The base class's constructor loads through the hooks below, which need these.
+        # The base class's constructor loads through the hooks below, which need these attributes.
         self.weights_folder = Path(folder)
         self.running = running or Running()
         self._cut, self._adapters = cut, tuple(adapters)
@@ -97,15 +95,15 @@ class EchoTransformer(Transformer):
             with nothing_asked(), no_panic():
                 super().__init__(
                     str(folder),
-                    # An empty configuration: under the model's own it would look for a processor of pictures.
+                    # An empty configuration: with the model's own, transformers would look for an image processor.
                     processor_kwargs={"trust_remote_code": False, "config": PreTrainedConfig()},
-                    # Pinned to text: the inputs of instruct models would otherwise be wrapped in their chat format.
+                    # Pinned to text: otherwise the inputs of instruct models would be wrapped in their chat template.
                     modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
                     module_output_name="token_embeddings",
                 )
         except errors.EchoembedError:
             raise
-        except Exception as error:  # whatever a broken tokenizer makes transformers raise
+        except Exception as error:  # a broken tokenizer can make transformers raise anything
             raise errors.model_unreadable(name, str(error)) from error
         layers = int(self.model.config.num_hidden_layers)
         self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer_of(layers))
@@ -118,9 +116,9 @@ class EchoTransformer(Transformer):
         self._most: int | None = None
         self.sketch = sketch(self.model)
         embeddings: Any = self.model.get_input_embeddings()
-        pad, known = self.tokenizer.pad_token_id, len(embeddings.weight)
-        # Masked wherever it stands; a padding token added to the tokenizer alone has no embedding.
-        self.pad_id: int = pad if pad is not None and pad < known else self.pieces.eos or 0
+        pad_id, vocabulary = self.tokenizer.pad_token_id, len(embeddings.weight)
+        # Padding is masked, so that any id serves; one that was added to the tokenizer alone has no embedding.
+        self.pad_id: int = pad_id if pad_id is not None and pad_id < vocabulary else self.pieces.eos or 0
         self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.running.overflow)
         self.base = base
         self.adapter = adapter
@@ -141,7 +139,7 @@ class EchoTransformer(Transformer):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Most tokens of a whole prompt; setting it lowers what is read of long texts, never above the model's own."""
+        """The most tokens of a whole prompt; a lower value cuts long texts earlier, a higher value has no effect."""
         return self.context
 
     @max_seq_length.setter
@@ -154,15 +152,15 @@ class EchoTransformer(Transformer):
 
     @property
     def overflow(self) -> Overflow:
-        """What becomes of a text over the budget; chosen when the model is loaded."""
+        """What to do with a text over the budget; chosen when the model is loaded."""
         return self.reader.overflow
 
     def under(self, recipe: Recipe, *, overflow: Overflow | None = None) -> EchoTransformer:
-        """The same weights under another recipe of the same attention and layer; this module stays as it is.
+        """Return the same weights under another recipe with the same attention and layer; this module does not change.
 
         Args:
             recipe: The other recipe.
-            overflow: What becomes of a text over its budget; None for what this module does.
+            overflow: What to do with a text over the budget; None for the same as this module.
         """
         other = copy.copy(self)
         other.recipe = recipe
@@ -174,29 +172,29 @@ class EchoTransformer(Transformer):
         copies = max(self.recipe.template(kind).copies for kind in get_args(Kind))
         return backbone.context_length(self.model, self.tokenizer.model_max_length, copies=copies)
 
-    # What the base class calls to load: the model as the recipe wants it, and nothing that runs foreign code.
+    # Hooks that the base class calls to load: they set the recipe's attention, and run no code of the folder.
 
     def _load_config(self, *_: object, **__: object) -> tuple[Any, bool]:
         return backbone.read_config(self.weights_folder, self.name, self.recipe.attention), False
 
     def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]
-        if (self.weights_folder / ADAPTER_CONFIG).is_file():  # transformers adds it, or ignores it without peft
+        if (self.weights_folder / ADAPTER_CONFIG).is_file():  # without peft, transformers ignores it
             versions.check("peft", extra="peft", purpose=f"Loading the adapter in {self.name}")
         model = backbone.load_model(self.weights_folder, self.name, config, self.running.dtype, cut=self._cut)
         return merge_adapters(model, self.name, self._adapters)
 
     @property
     def int8(self) -> bool:
-        """Whether the linear layers are in eight bits."""
+        """Whether the linear layers are in int8."""
         return self.running.int8
 
     def to_int8(self) -> None:
-        """Put the linear layers into eight bits, in place.
+        """Put the linear layers into int8, in place.
 
         Raises:
-            ModelError: If there are none.
+            ModelError: If there are no linear layers.
         """
-        self.selector.choice(self.model)  # its proof is exact in floating point only
+        self.selector.choice(self.model)  # before the conversion: the proof needs the model in floating point
         probes = replace(self.reader, overflow="ignore").render(PROBE_TEXTS)
         if not quantize(self.model, probes):
             raise errors.ModelError.bad_value(
@@ -219,18 +217,19 @@ class EchoTransformer(Transformer):
 
         Args:
             inputs: B texts.
-            prompt: The instruction; the recipe's own where it is None or empty.
-            processing_kwargs: Refused: it would change the prompt behind the recipe's back.
+            prompt: The instruction; None or empty for the recipe's own.
+            processing_kwargs: Refused, as these arguments would change prompts against the recipe.
             task: ``query`` or ``document``; None means the query template.
             texts_a_forward: As for ``forward``.
-            _: Ignored; what the library passes to modules of other kinds.
+            _: Ignored arguments, which the library passes to modules of other kinds.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64, and ``dropped_B``, tokens
-            cut from each text; in inference mode ``prompts`` without padding, with ``texts_a_forward`` these alone.
+            ``input_ids``, ``attention_mask`` and ``span_mask``, each ``_BT`` and int64, and ``dropped``, ``_B``, the
+            number of tokens cut from each text. In inference mode also ``prompts`` without padding; with
+            ``texts_a_forward`` only ``prompts`` and ``dropped``.
 
         Raises:
-            TextError: If a text cannot be embedded, the task is unknown, or an instruction has no place.
+            TextError: If a text cannot be embedded, the task is unknown, or the template takes no instruction.
             ModelError: If ``processing_kwargs`` are given.
         """
         if processing_kwargs:
@@ -241,32 +240,32 @@ class EchoTransformer(Transformer):
         return self.features(prompts, padded=texts_a_forward is None)
 
     def features(self, prompts: Sequence[Rendered], *, padded: bool = True) -> dict[str, Any]:
-        """What ``forward`` takes: the prompts as padded tensors, as ``preprocess`` gives them, or the prompts alone.
+        """Make the features for ``forward``: the prompts as padded tensors, or only as prompts.
 
         Raises:
-            ModelError: If the tokenizer knows a token that the model has no embedding for.
+            ModelError: If a token has no embedding in the model.
         """
         embeddings: Any = self.model.get_input_embeddings()
         if (largest := max(max(prompt.ids) for prompt in prompts)) >= len(embeddings.weight):
             raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
         if not padded:
             return {"prompts": list(prompts), "dropped": torch.tensor([prompt.dropped for prompt in prompts])}
-        features: dict[str, Any] = pad(prompts, self.pad_id)
-        if torch.is_inference_mode_enabled():  # the library goes straight on to ``forward``; in training it slices
+        features: dict[str, Any] = pooling.pad(prompts, self.pad_id)
+        if torch.is_inference_mode_enabled():  # ``forward`` is next; in training the library may slice the tensors
             features["prompts"] = list(prompts)
         return features
 
     def forward(self, features: dict[str, Any], *, texts_a_forward: int | None = None, **_: object) -> dict[str, Any]:
-        """Run the model and hand on the pooled states.
+        """Run the model and return the pooled states.
 
         Args:
-            features: ``input_ids``, ``attention_mask``, ``span_mask`` (``_BT``), or ``prompts``, or both; left as is.
-            texts_a_forward: Most prompts of a padded forward; given for vectors only (S is 1), of however many.
-            _: Ignored; the library passes further arguments to other modules' forwards.
+            features: ``input_ids``, ``attention_mask``, ``span_mask`` (``_BT``), or ``prompts``, or both; not changed.
+            texts_a_forward: The most prompts of a padded forward. If given, the states of all prompts come pooled.
+            _: Ignored arguments, which the library passes to other modules' forwards.
 
         Returns:
-            The features, with ``token_embeddings`` (``_BSD``, float32) and their ``attention_mask`` (``_BS``). Where
-            vectors must be deterministic they are pooled already: S is 1.
+            The features, with ``token_embeddings`` (``_BSD``, float32) and their ``attention_mask`` (``_BS``). For
+            deterministic vectors the states are already pooled: S is 1.
 
         Raises:
             ModelError: If a state is not finite (checked outside training).
@@ -276,45 +275,45 @@ class EchoTransformer(Transformer):
         caller, features = features, dict(features)
         prompts = features.pop("prompts", None)
         outside_training = not (self.training or torch.is_grad_enabled())
-        own = self.selector.choice(self.model).engine if outside_training else None
-        # 1. Vectors only: prompts of any number, a group at a time, each by the steps that follow.
+        packed = self.selector.choice(self.model).engine if outside_training else None
+        # 1. If only vectors are needed: pool any number of prompts, a group at a time, each group by steps 2 to 4.
         if texts_a_forward is not None and "input_ids" not in features:
-            tokens = None if own is None else PACKS * own.most_tokens(self.model)
+            tokens = None if packed is None else PACKS * packed.most_tokens(self.model)
             return features | pool_in_groups(self, prompts, tokens=tokens, most=texts_a_forward)
-        # 2. In training without an engine of its own, and where the model did not pass a proof: the padded forward.
-        engine: PackedEngine | TrainingEngine | None = own if outside_training else gradients.in_use(self.model)
+        # 2. Without an engine (other trainers, or a model that did not pass the proof): the padded forward.
+        engine: PackedEngine | TrainingEngine | None = packed if outside_training else gradients.in_use(self.model)
         if engine is None and "input_ids" not in features:
-            features |= batch_to_device(pad(prompts, self.pad_id), self.model.device)
-        ids_BT, mask_BT, span_BT = given(features)
+            features |= batch_to_device(pooling.pad(prompts, self.pad_id), self.model.device)
+        ids_BT, mask_BT, span_BT = pooling.padded_tensors(features)
         if engine is None:
             output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
-            states_BSD, mask_BS = gather_spans(output.last_hidden_state, span_BT)
+            states_BSD, mask_BS = pooling.gather_spans(output.last_hidden_state, span_BT)
             if output.get("hidden_states") is not None:
-                features |= keep_layers(caller, output.hidden_states, mask_BT, span_BT)
-        # 3. Else the engine, which takes prompts as the reader made them.
+                features |= pooling.keep_layers(caller, output.hidden_states, mask_BT, span_BT)
+        # 3. With an engine: give it the reader's prompts, or recover them from tensors that a caller has changed.
         else:
-            if ids_BT is not None and (prompts is None or not are_padded(prompts, ids_BT, mask_BT, span_BT)):
-                prompts = unpad(ids_BT, mask_BT, span_BT)
+            if ids_BT is not None and (prompts is None or not pooling.are_padded(prompts, ids_BT, mask_BT, span_BT)):
+                prompts = pooling.unpad(ids_BT, mask_BT, span_BT)
             states_BSD, mask_BS = engine.states(self.model, prompts)
-        # 4. Sums over a padded dimension are grouped by its length: for equal bits each text is pooled by itself.
+        # 4. For deterministic vectors, pool each text by itself: the order of padded sums depends on their length.
         if outside_training and engine is not None and self.selector.deterministic:
-            states_BSD, mask_BS = pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
+            states_BSD, mask_BS = pooling.pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:
-            check_states(states_BSD, self.name)
+            pooling.check_states(states_BSD, self.name)
         return {**features, "token_embeddings": states_BSD, "attention_mask": mask_BS}
 
     # Saving and loading.
 
     @property
     def recipe_fields(self) -> dict[str, Any]:
-        """The recipe as a saved model holds it."""
+        """The recipe's fields, as they are saved with the model."""
         return self.recipe.as_dict()
 
     def save(self, output_path: str, *args: object, safe_serialization: bool = True, **kwargs: object) -> None:
-        """Write weights (adapters merged in), tokenizer and recipe; what the library calls to save the module.
+        """Write weights (adapters merged), tokenizer and recipe; the library calls this method to save the module.
 
         Raises:
-            ModelError: If the model is in eight bits, of which no exact weights are left.
+            ModelError: If the model is in int8, as its exact weights are gone.
         """
         if self.int8:
             raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16 for saving")
@@ -324,7 +323,7 @@ class EchoTransformer(Transformer):
         self.save_config(output_path)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What is saved beside the weights."""
+        """Return the settings that are saved beside the weights."""
         set_by_user = {} if self._most is None else {"max_seq_length": self._most}
         return {key: getattr(self, key) for key in self.config_keys} | set_by_user
 
@@ -332,9 +331,9 @@ class EchoTransformer(Transformer):
     def load(  # type: ignore[override]
         cls, model_name_or_path: str, subfolder: str = "", revision: str | None = None, **kwargs: Any
     ) -> EchoTransformer:
-        """Load the module of a saved model; called by the library, and by ``echoembed.load``.
+        """Load the module of a saved model; the library calls this method.
 
-        Settings that would loosen what is loaded (remote code, other backends) are not taken over.
+        Arguments that would allow more than our own loading does (remote code, other backends) are ignored.
         """
         local = bool(kwargs.get("local_files_only", False))
         source = resolve(model_name_or_path, revision=revision, local_files_only=local)
@@ -353,21 +352,21 @@ class EchoTransformer(Transformer):
         base: Base | None = None,
         adapter: str = "",
     ) -> EchoTransformer:
-        """The module of a saved model.
+        """Load the module of a saved model, under the saved recipe or another.
 
         Args:
             source: The saved model.
-            subfolder: Where in it the module is.
-            recipe: Another recipe than was saved; None for that one.
+            subfolder: The module's folder in the model's.
+            recipe: Another recipe; None for the saved one.
             running: As for the class.
             adapters: Adapters to merge into the weights, in order.
             base: As for the class.
             adapter: As for the class.
 
         Raises:
-            ModelError: If what was saved cannot be read, or has no layer that the recipe names.
+            ModelError: If the module cannot be read, or has no layer that the recipe names.
         """
-        saved = read_first(source, subfolder)
+        saved = read_transformer(source, subfolder)
         module = cls(
             source.folder / subfolder,
             recipe=recipe or saved.recipe,
@@ -389,7 +388,7 @@ class EchoTransformer(Transformer):
 
 
 def transformer_of(model: SentenceTransformer) -> EchoTransformer:
-    """The model's first module, if it is ours.
+    """Return the model's first module, an ``EchoTransformer``.
 
     Raises:
         ModelError: If the model was not loaded by ``echoembed.load``.

@@ -1,8 +1,8 @@
-"""What a model's folder may not decide: code that runs, kernels, files that were not checked.
+"""What a model's folder may not decide: which code and kernels run, and which files are read unchecked.
 
-The files of a folder can name Python code (``auto_map``), which transformers asks on standard input whether to run,
-or runs. Here nothing is asked and nothing runs. Where the library has a class of its own for the model, as it has
-for most models whose folder still carries old code, that class is used; where it has none, the model is refused.
+The files of a folder can name Python code (``auto_map``). transformers asks on standard input whether to run such code,
+or runs it. Here nothing is asked and no such code runs. Most models whose folders still carry old code have a class in
+the library by now, which is used. A model without such a class is refused.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _TRUSTED = ("echoembed.", "sentence_transformers.")
-# Of the library's modules, those that follow a language model and name no other classes to import.
+# The library's modules that may follow a language model and name no other classes to import.
 _PLAIN_MODULES = ("Pooling", "Normalize", "Dense", "LayerNorm", "Dropout", "CNN", "LSTM", "WeightedLayerPooling")
-# Where a configuration names code, kernels from elsewhere, or weights beside those that were checked.
+# Settings by which a configuration names code, kernels from elsewhere, or weights that were not checked.
 _DECIDES = ("auto_map", "custom_pipelines", "transformers_weights", "fusion_config", "kernel_config", "use_kernels")
 
 
@@ -34,11 +34,11 @@ def refuse_code(folder: Path, name: str) -> None:
     """Refuse a folder that can only be loaded by running code that it names.
 
     Args:
-        folder: With config.json and the tokenizer's files.
+        folder: The folder of config.json and the tokenizer's files.
         name: What errors call the model.
 
     Raises:
-        ModelError: If it is so, or a settings file cannot be read.
+        ModelError: If the folder needs its own code, or a settings file cannot be read.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -47,29 +47,29 @@ def refuse_code(folder: Path, name: str) -> None:
         if (code := _named(settings)) and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
             raise errors.model_needs_code(name, "config.json", code)
     settings = _table(folder, "tokenizer_config.json")
-    code, named = _named(settings), settings.get("auto_map")
-    processor = isinstance(named, dict) and "AutoProcessor" in named
+    code, auto_map = _named(settings), settings.get("auto_map")
+    processor = isinstance(auto_map, dict) and "AutoProcessor" in auto_map
     if code and (processor or not _has_tokenizer(settings.get("tokenizer_class"))):
         raise errors.model_needs_code(name, "tokenizer_config.json", code)
-    for file in _PROCESSORS:  # of pictures and sound, beside a model that here reads text alone
+    for file in _PROCESSORS:  # for pictures and sound; here a model reads text alone
         if code := _named(_table(folder, file)):
             raise errors.model_needs_code(name, file, code)
 
 
 def safe_config(folder: Path, name: str) -> PreTrainedConfig:
-    """The model's configuration, without what is not the folder's to decide.
+    """Read the model's configuration, without the settings that a folder may not decide.
 
     Raises:
-        ModelError: If it cannot be read, or names code without which there is no such model.
+        ModelError: If the configuration cannot be read, or the model needs its own code.
     """
     from transformers import AutoConfig
 
     refuse_code(folder, name)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers and its validators have no common base
+    except Exception as error:  # the errors of transformers and its validators have no common base
         raise errors.model_unreadable(name, str(error)) from error
-    config._attn_implementation = None  # set on the configurations inside it, too
+    config._attn_implementation = None  # this sets it on the inner configurations too
     config._experts_implementation = None
     for part in _parts(config):
         for key in _DECIDES:
@@ -79,11 +79,11 @@ def safe_config(folder: Path, name: str) -> PreTrainedConfig:
 
 @contextmanager
 def nothing_asked() -> Iterator[None]:
-    """Have transformers raise where it would ask on standard input whether to run a folder's code."""
+    """Make transformers raise where it would ask on standard input whether to run a folder's code."""
     from transformers import dynamic_module_utils
 
     had = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # its own switch for machines on which nobody can answer
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # its own setting for machines on which nobody can answer
     try:
         yield
     finally:
@@ -91,7 +91,7 @@ def nothing_asked() -> Iterator[None]:
 
 
 def load_module_after(source: Source, type_: str, path: str) -> Module:
-    """A module that follows the language model, of a saved one: ours, or of the library's those that run no code.
+    """Load a module that follows the language model of a saved model: ours, or one of the library's that run no code.
 
     Args:
         source: The saved model.
@@ -99,7 +99,7 @@ def load_module_after(source: Source, type_: str, path: str) -> Module:
         path: The module's folder in the model's.
 
     Raises:
-        ModelError: If it is another class, names code in its settings, or cannot be read.
+        ModelError: If the class is another, its settings name code, or the module cannot be read.
     """
     module_class = None
     if type_.startswith(_TRUSTED) and (type_.startswith("echoembed.") or type_.rpartition(".")[2] in _PLAIN_MODULES):
@@ -114,7 +114,7 @@ def load_module_after(source: Source, type_: str, path: str) -> Module:
         return module_class.load(str(source.folder), subfolder=path, local_files_only=True)
     except errors.EchoembedError:
         raise
-    except Exception as error:  # whatever settings that do not fit make of it
+    except Exception as error:  # settings that do not fit can raise anything
         raise errors.model_saved_unreadable(source.name, f"{path} ({reason(error)})") from error
 
 
@@ -139,7 +139,7 @@ def _table(folder: Path, file: str) -> dict[str, Any]:
 
 
 def _tables(content: object) -> Iterator[dict[str, Any]]:
-    """A table and all those inside it, however deep."""
+    """Yield a table and all tables inside it, however deep."""
     if isinstance(content, dict):
         yield content
         for value in content.values():
@@ -150,9 +150,10 @@ def _tables(content: object) -> Iterator[dict[str, Any]]:
 
 
 def _named(settings: dict[str, Any]) -> str:
-    """The code that ``auto_map`` names, or nothing."""
-    named = settings.get("auto_map")
-    values = list(named.values()) if isinstance(named, dict) else named if isinstance(named, list) else [named]
+    """Return the code that ``auto_map`` names; "" if it names none."""
+    auto_map = settings.get("auto_map")
+    values = list(auto_map.values()) if isinstance(auto_map, dict) else auto_map
+    values = values if isinstance(values, list) else [values]
     flat = [name for value in values for name in (value if isinstance(value, list) else [value])]
     return ", ".join(str(name) for name in flat if name)
 
@@ -164,5 +165,5 @@ def _has_tokenizer(name: object) -> bool:
     if not isinstance(name, str):
         return False
     plain = name.removesuffix("Fast")
-    known: list[Any] = [tokenizer_class_from_name(each) for each in (plain, f"{plain}Fast")]
-    return any(isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase) for kind in known)
+    classes: list[Any] = [tokenizer_class_from_name(variant) for variant in (plain, f"{plain}Fast")]
+    return any(isinstance(class_, type) and issubclass(class_, PreTrainedTokenizerBase) for class_ in classes)

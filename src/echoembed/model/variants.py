@@ -1,4 +1,4 @@
-"""Models under many recipes: weights are loaded once for all recipes that read them alike."""
+"""Models under many recipes: weights are loaded once for all recipes with the same attention and layer."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe, find_recipe
 
 _READING = ("attention", "layer", "depth", "checkpoint", "adapters")
-"""Fields of a recipe that decide which weights run, and how; the others decide what they are given."""
+"""Fields of a recipe that decide which weights run, and how; the other fields decide what the weights are given."""
 
 
 class Models:
-    """Loads and keeps models.
+    """Loads models, and keeps the last few in memory.
 
     Args:
-        at_once: Most sets of weights in memory.
+        at_once: The most sets of weights in memory.
         device: As ``echoembed.load`` takes it.
         dtype: As ``echoembed.load`` takes it.
         engine: As ``echoembed.load`` takes it.
@@ -49,7 +49,7 @@ class Models:
         self._deterministic = deterministic
 
     def get(self, name: str | None, recipe: str | Recipe) -> SentenceTransformer:
-        """The model under the recipe; None for the default one, or for the checkpoint of a published row."""
+        """Return a model under a recipe; the name None means the recipe's checkpoint, or the default model."""
         row = find_recipe(recipe)
         if name is not None:
             row = replace(row, checkpoint="", adapters=(), trained=False)
@@ -59,7 +59,7 @@ class Models:
                 self._bases.popitem(last=False)
             self._bases[key] = load(
                 name,
-                recipe=replace(row, calibration="none"),  # fitted, or found, by ``under``
+                recipe=replace(row, calibration="none"),  # ``under`` fits or loads the calibration
                 device=self._device,
                 dtype=self._dtype,
                 overflow="ignore",  # no warnings of cuts: budgets are part of the experiments
@@ -70,7 +70,7 @@ class Models:
         return under(self._bases[key], row)
 
     def identity(self, name: str | None) -> str:
-        """Name, exact weights, dtype and context of a model."""
+        """Name a model with its exact weights, dtype and context."""
         if name not in self._identities:
             transformer = transformer_of(self.get(name, "classical"))
             dtype = "int8" if transformer.int8 else transformer.model.dtype
@@ -78,7 +78,7 @@ class Models:
         return self._identities[name]
 
     def fingerprint(self, name: str | None, recipe: Recipe) -> str:
-        """What decides the vectors of a model under a recipe, told without loading it for each layer."""
+        """Hash all that decides the vectors of a model under a recipe, without loading the model for each layer."""
         published = f"{recipe.checkpoint} {recipe.adapters}" if name is None and recipe.checkpoint else ""
         parts = [recipe.fingerprint(), published or self.identity(name)]
         parts += sentences() if recipe.calibration != "none" else ()
@@ -86,17 +86,17 @@ class Models:
 
 
 def under(model: SentenceTransformer, recipe: Recipe, *, overflow: Overflow | None = None) -> SentenceTransformer:
-    """The same weights under another recipe, of the same attention and layer; the model given stays as it is.
+    """Return the same weights under another recipe with the same attention and layer; the given model does not change.
 
     Args:
         model: From ``load``.
         recipe: The other recipe.
-        overflow: What becomes of a text over its budget; None for what the model does.
+        overflow: What to do with a text over the budget; None for the same as the model.
     """
-    own = transformer_of(model)
-    transformer = own.under(recipe, overflow=overflow)
+    original = transformer_of(model)
+    transformer = original.under(recipe, overflow=overflow)
     later = list(model)[2:]
-    if not own.recipe.differs_in_budget_alone(recipe):
+    if not original.recipe.differs_in_budget_alone(recipe):
         later = [module for module in later if not isinstance(module, Calibration)]
     modules = calibrated_modules(transformer, later)
     return carry_settings(model, assemble(modules, name=transformer.name, device=str(model.device)))

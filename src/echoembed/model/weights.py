@@ -1,4 +1,4 @@
-"""Weights in memory: have they changed since they were loaded, and what is saved of them."""
+"""Weights in memory: whether they have changed since they were loaded, and the weights to save."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SAMPLE = 1024
 
 
 def sketch(model: nn.Module) -> str:
-    """A quick hash over up to ``SAMPLE`` evenly spaced numbers of every weight.
+    """Hash up to ``SAMPLE`` evenly spaced numbers of every weight, which is quick.
 
-    Training moves nearly all of them, so it shows; a change of a few numbers by hand may not.
+    Training changes nearly all numbers, and so the hash; a change of a few numbers by hand may go unnoticed.
     """
     return _digest(model, SAMPLE)
 
 
 def digest(model: nn.Module) -> str:
-    """A hash over all weights, 40 hexadecimal digits."""
+    """Hash all weights to 40 hexadecimal digits."""
     return _digest(model, None)
 
 
@@ -40,9 +40,9 @@ def _digest(model: nn.Module, most: int | None) -> str:
 
 
 def to_save(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with its adapters merged in: itself where it has none, else a copy.
+    """Return the model to save: itself if it has no adapters, else a copy with its adapters merged.
 
-    An adapter saved by itself would be a folder that no model can be loaded from.
+    An adapter saved alone would be a folder from which no model can be loaded.
     """
     if not getattr(model, "_hf_peft_config_loaded", False):
         return model
@@ -54,7 +54,7 @@ def to_save(model: PreTrainedModel) -> PreTrainedModel:
     for name, module in list(merged.named_modules()):
         if name.startswith(tuple(f"{above}." for above in replaced)):
             continue
-        if isinstance(module, AuxiliaryTrainingWrapper):  # around the embeddings, where some of their rows are trained
+        if isinstance(module, AuxiliaryTrainingWrapper):  # embeddings of which some rows are trained
             whole = module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
         elif isinstance(module, BaseTunerLayer):
             module.merge()

@@ -1,4 +1,4 @@
-"""No zero vector leaves a model: of what later modules make of pooled states, or where dimensions are cut off.
+"""A guard against zero vectors, which later modules, or a cut to the first dimensions, can make of pooled states.
 
 Shapes: B texts in a batch, D width of their vectors.
 """
@@ -17,13 +17,13 @@ from echoembed import errors
 
 
 def guard(model: SentenceTransformer) -> None:
-    """Have a model refuse vectors without a direction."""
+    """Make a model refuse zero vectors."""
     if _refuse_zero not in model._forward_hooks.values():
         model.register_forward_hook(_refuse_zero)
 
 
 def guard_caller(transformer: nn.Module) -> None:
-    """Guard a model that the library has loaded itself: of that one, we know only that it calls us.
+    """Guard a model that the library has loaded itself, and which we know only as our caller.
 
     Args:
         transformer: The first module, which is about to read texts.
@@ -38,7 +38,7 @@ def guard_caller(transformer: nn.Module) -> None:
 
 
 def _refuse_zero(model: nn.Module, _: object, features: dict[str, Tensor]) -> None:
-    """Refuse vectors without a direction, as they leave ``encode``: whole, or cut to their first dimensions."""
+    """Refuse vectors that are zero as ``encode`` returns them: whole, or cut to their first dimensions."""
     vectors_BD = features.get("sentence_embedding")
     if model.training or vectors_BD is None or bool((vectors_BD[:, 0] != 0).all()):
         return
@@ -48,7 +48,7 @@ def _refuse_zero(model: nn.Module, _: object, features: dict[str, Tensor]) -> No
 
 
 def _dimensions(model: nn.Module) -> int | None:
-    """How many dimensions ``encode`` will keep; it tells no module, so the rare case looks at the call itself."""
+    """Return how many dimensions ``encode`` will keep, read from its frame, as it passes the number to no module."""
     for frame in _callers():
         if frame.f_locals.get("self") is model and "truncate_dim" in frame.f_locals:
             return frame.f_locals["truncate_dim"]  # type: ignore[no-any-return]
@@ -56,7 +56,7 @@ def _dimensions(model: nn.Module) -> int | None:
 
 
 def _callers() -> Iterator[FrameType]:
-    """The frames that have called our caller, the innermost first."""
+    """Yield the frames of our caller's callers, the innermost first."""
     frame = sys._getframe(2)
     while frame.f_back is not None:
         frame = frame.f_back
