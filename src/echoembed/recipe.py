@@ -1,9 +1,8 @@
-"""Recipes: each system the paper compares is one frozen row of one table.
+"""Recipes: each system that the paper compares is one frozen row of one table.
 
-The rows are in ``recipes.toml`` beside this file, and a user's own rows have the same form. A
-recipe says everything that decides a vector apart from the weights: how a query and a document are
-written, which states are pooled and how, under which attention, from which layer, and how much of
-a text is read.
+The rows are in ``recipes.toml`` beside this file, and a user's own rows have the same form. A recipe says everything,
+apart from the weights, that decides a vector: the templates of queries and documents, which states are pooled and how,
+the attention, the layer, the calibration, and how much of a text is read.
 """
 
 from __future__ import annotations
@@ -37,56 +36,57 @@ class Recipe:
     """How texts become vectors.
 
     Raises:
-        RecipeError: If a field has a value that is not allowed; the message names both.
+        RecipeError: If a field has a value that is not allowed.
         TemplateError: If a template is not valid (see ``Template``).
     """
 
     name: str
-    """What it is called in the table and on the command line."""
+    """The name in the table and on the command line."""
     query_template: str
-    """Template of queries, and of all texts where no task is given (grammar: ``prompts/template.py``)."""
+    """The template of queries, and of all texts without a task (grammar: ``prompts/template.py``)."""
     document_template: str = ""
-    """Template of documents; the query template unless given."""
+    """The template of documents; if empty, the query template."""
     pooling: Pooling = "mean"
-    """What becomes of the pooled states: their mean, the last, the first, or the mean weighted 1, 2, 3, …"""
+    """Which vector is made of the pooled states: their mean, the last, the first, or the mean weighted 1, 2, 3, …"""
     attention: Attention = "causal"
-    """Whether a token sees the tokens after it. Checked when a model is loaded."""
+    """Whether a query token attends only to earlier tokens, or to all. Checked when a model is loaded."""
     layer: int = -1
-    """Layer whose states are pooled: 0 the token embeddings, k the k-th layer, -1 the last after its norm."""
+    """The layer whose states are pooled: 0 for the token embeddings, k for the k-th layer, -1 for the last, after its
+    norm."""
     depth: float | None = None
-    """In place of ``layer``: the share of the model's layers that run, above 0 and at most 1; the nearest layer."""
+    """In place of ``layer``: the share of the model's layers that run, above 0 and at most 1, to the nearest layer."""
     calibration: str = "none"
     """The affine map of pooled vectors that is fitted on texts: one of ``CALIBRATIONS`` (see ``model/moments.py``)."""
     budget: int | None = 512
-    """Most tokens of text, for each reading; None for what the model's context holds."""
+    """The most tokens of text in each copy; None for as many as the model's context holds."""
     instruction: str = ""
-    """What stands in ``{instruction}`` where the caller gives no prompt."""
+    """What fills ``{instruction}`` if the caller gives no prompt."""
     markers: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
-    """Further slots: name → the string, or the added token, it stands for. Unlike literals they can be pooled."""
+    """Further slots: name → the string, or the added token, of the slot. Unlike literals, markers can be pooled."""
     preparation: Preparation = "none"
-    """What is done to a text first: ``prompteol`` sets its final full stop and its quotes."""
+    """How a text is changed before it is tokenised: ``prompteol`` changes its quotes and its final full stop."""
     checkpoint: str = ""
-    """The published model the row belongs to: loaded where no model is named, and picks the row where it is."""
+    """The published model of the row. It is loaded if no model is named; if it is named, this row is the default."""
     adapters: tuple[str, ...] = ()
-    """Published adapters that are merged into the checkpoint, in order."""
+    """Published adapters to merge into the checkpoint, in order."""
     trained: bool = False
-    """Whether the row only means something with weights that were trained for it."""
+    """Whether the row needs weights that were trained for it."""
     tuned_for: str = ""
-    """The model whose weights the row's calibration in the package is of; on others the row is refused."""
+    """The model on which the row's calibration in the package was fitted; other models are refused."""
     source: str = ""
-    """The paper's section or table, or the publication."""
+    """The paper's section or table, or another publication."""
     description: str = ""
-    """What it is, in a line."""
+    """A description in one line."""
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # frozen after this
         set_(self, "document_template", self.document_template or self.query_template)
-        given = self.markers
-        if isinstance(given, Mapping):
-            set_(self, "markers", tuple(sorted(given.items(), key=lambda marker: str(marker[0]))))
+        markers = self.markers
+        if isinstance(markers, Mapping):
+            set_(self, "markers", tuple(sorted(markers.items(), key=lambda marker: str(marker[0]))))
 
         def refuse(field: str, value: object, allowed: str) -> errors.RecipeError:
-            return errors.recipe_bad_field(self.name, field, given if field == "markers" else value, allowed)
+            return errors.recipe_bad_field(self.name, field, markers if field == "markers" else value, allowed)
 
         check_fields(self, refuse, _CHECKS)
         if self.depth is not None and self.layer != -1:
@@ -95,7 +95,7 @@ class Recipe:
             self.template(kind)
 
     def template(self, kind: Kind) -> Template:
-        """The parsed template of queries or of documents."""
+        """Return the parsed template of queries or of documents."""
         return self._templates[kind]
 
     @cached_property
@@ -106,26 +106,26 @@ class Recipe:
         }
 
     def overridden(self, *, layer: int | None = None, budget: int | None = None) -> Recipe:
-        """The same recipe with another layer or budget, where one is given; a layer takes the place of a depth."""
+        """Return the recipe with another layer or budget, if given; a layer replaces a depth."""
         changes: dict[str, Any] = {} if layer is None else {"layer": layer, "depth": None}
         changes |= {} if budget is None else {"budget": budget}
         return Recipe(**{**self.as_dict(), **changes}) if changes else self
 
     def differs_in_budget_alone(self, other: Recipe) -> bool:
-        """Whether texts within both budgets have the same vectors under both recipes."""
+        """Return whether texts within both budgets have the same vectors under both recipes."""
         return replace(self, budget=None).fingerprint() == replace(other, budget=None).fingerprint()
 
     def layer_of(self, count: int) -> int:
-        """The layer whose states are pooled, of a model with ``count`` layers; negative ones count from the end."""
+        """Return the layer to pool in a model with ``count`` layers; negative layers count from the end."""
         return self.layer if self.depth is None else math.floor(self.depth * count + 0.5)
 
     def reader(self, pieces: PieceTokenizer, *, context: int | None, overflow: Overflow = "warn") -> Reader:
-        """What renders texts by this recipe for a model.
+        """Return the reader that renders texts by this recipe for a model.
 
         Args:
             pieces: The model's tokenizer.
-            context: Most tokens the model reads at once; None if nothing limits it.
-            overflow: What becomes of a text over the budget (see ``Reader``).
+            context: The most tokens that the model reads at once; None if nothing limits them.
+            overflow: What to do with a text over the budget (see ``Reader``).
 
         Raises:
             TemplateError: If a template does not fit the tokenizer.
@@ -142,10 +142,10 @@ class Recipe:
         )
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over everything in the recipe that decides a vector; name and notes are left out.
+        """Hash all fields that decide a vector to 16 hexadecimal digits; name and notes are left out.
 
-        A field that came after the first release is left out, too, where it stands at its default: the recipes of
-        that time are hashed as they were, and vectors that were stored then can still be compared.
+        A field that was added after the first release is also left out where it has its default. So older recipes keep
+        their hashes, and vectors that were stored with them can still be compared.
         """
         notes = {"name", "checkpoint", "adapters", "trained", "tuned_for", "source", "description"}
         plain, default = self.as_dict(), _DEFAULTS
@@ -157,7 +157,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields as JSON and TOML can hold them; ``Recipe(**recipe.as_dict())`` is the same recipe."""
+        """Return all fields in plain values for JSON and TOML; ``Recipe(**recipe.as_dict())`` is the same recipe."""
         plain: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         return {**plain, "markers": dict(self.markers), "adapters": list(self.adapters)}
 
@@ -173,15 +173,15 @@ _FIRST_RELEASE = (
     "markers",
     "preparation",
 )
-"""Fields that decide vectors and that recipes have had from the beginning, in no need of a default."""
+"""The fields of the first release that decide vectors; they are hashed even where they have their defaults."""
 
 
 CALIBRATIONS = "none, mean, z-score, components-K, whiten-K (K a whole number above 0), spectrum-R (R above 1)"
-"""What a recipe's ``calibration`` can be."""
+"""The allowed values of a recipe's ``calibration``."""
 
 
 def calibration_parts(name: str) -> tuple[str, int] | None:
-    """A calibration's kind and its number, 0 where it has none; None for a name that is no calibration."""
+    """Split a calibration into its kind and its number (0 if it has none); None if it is no calibration."""
     if name in ("none", "mean", "z-score"):
         return name, 0
     match = re.fullmatch(r"(components|whiten|spectrum)-([1-9][0-9]{0,5})", name)
@@ -223,12 +223,12 @@ _CHECKS = {
 
 
 def prepare(text: str, preparation: Preparation) -> str:
-    """A text as its recipe wants it before it is tokenised.
+    """Prepare a text as its recipe says, before it is tokenised.
 
-    ``prompteol`` (Jiang et al. 2023, "Scaling sentence embeddings with large language models"): double
-    quotes become single ones, as double ones enclose the text in the prompt, and the sentence ends in
-    one full stop, also where it asked. The full stop itself stands in the template: it shares a token
-    with the quote behind it, which must be there even when the text is cut.
+    ``prompteol`` (Jiang et al. 2023, "Scaling sentence embeddings with large language models") makes single quotes of
+    double quotes, as the prompt puts the text into double quotes, and removes a final full stop or question mark. The
+    template ends the text with a full stop instead, which shares a token with the quote after it and must be there even
+    if the text is cut.
     """
     if preparation == "none":
         return text
@@ -237,11 +237,11 @@ def prepare(text: str, preparation: Preparation) -> str:
 
 
 def load_recipes(path: str | Path) -> dict[str, Recipe]:
-    """Read recipes from a TOML file: a table per recipe, its keys the fields of ``Recipe``.
+    """Read recipes from a TOML file with a table for each recipe; the keys are the fields of ``Recipe``.
 
     Raises:
         RecipeError: If the file is missing or no TOML, or a table has an unknown key or a bad value.
-        TemplateError: If a template cannot be.
+        TemplateError: If a template is not valid.
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -268,7 +268,7 @@ recipes: Mapping[str, Recipe] = MappingProxyType(load_recipes(Path(__file__).wit
 
 
 def find_recipe(recipe: str | Recipe) -> Recipe:
-    """The recipe itself, or the row of that name.
+    """Return a recipe as it is, or the row of that name.
 
     Raises:
         RecipeError: If there is no such row.
@@ -281,7 +281,7 @@ def find_recipe(recipe: str | Recipe) -> Recipe:
 
 
 def recipe_of_checkpoint(name: str) -> Recipe | None:
-    """The row a published checkpoint belongs to, if it is the checkpoint of exactly one trained row."""
+    """Return the row of a published checkpoint or adapter, if it belongs to exactly one row."""
     rows = [row for row in recipes.values() if name.lower() in (row.checkpoint.lower(), *map(str.lower, row.adapters))]
-    last = [row for row in rows if not row.adapters or row.adapters[-1].lower() == name.lower()]
-    return last[0] if len(last) == 1 else None
+    complete = [row for row in rows if not row.adapters or row.adapters[-1].lower() == name.lower()]
+    return complete[0] if len(complete) == 1 else None

@@ -1,4 +1,4 @@
 """From a text to token ids and the span that is pooled.
 
-Knows templates and tokenizers; knows no models.
+This room knows templates and tokenizers. It knows no models.
 """

@@ -1,9 +1,9 @@
 """Tokenising one piece of a prompt exactly, as if it stood in the middle of the joined text.
 
-Tokenizers treat the beginning of a text specially: SentencePiece models put a blank in front of
-it, which would appear in front of every piece. ``PieceTokenizer`` takes that rule out and remembers
-it, so that the ids of the pieces, put together, are the ids of the joined text wherever no merge
-crosses a seam. User text never yields a special token: these are put in by id, and only by us.
+Tokenizers treat the beginning of a text specially: SentencePiece models put a blank in front of it, which would appear
+in front of every piece. ``PieceTokenizer`` removes that rule and remembers it. So the ids of all pieces, one after
+another, are the ids of the joined text, except where a merge would cross the border of two pieces. User text never
+gives a special token, as only our own code adds these, by id.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def no_panic() -> Iterator[None]:
-    """Turn a panic of the tokenizer into an error of ours: ``except Exception`` does not see panics.
+    """Turn a panic of the tokenizer into our own error, as ``except Exception`` does not catch panics.
 
     Raises:
-        ModelError: If it panicked.
+        ModelError: If the tokenizer panicked.
     """
     try:
         yield
@@ -43,20 +43,20 @@ def _is_panic(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Token ids of one piece, with the character offset in the piece at which each token ends."""
+    """The token ids of one piece, and for each token the character offset in the piece at which it ends."""
 
     ids: tuple[int, ...]
     ends: tuple[int, ...]
 
 
 class PieceTokenizer:
-    """A tokenizer without its habits at the edges of a text.
+    """A tokenizer without its special treatment of a text's beginning and end.
 
     Attributes:
-        leading_blank: Whether the original puts a blank in front of a whole text: ``"never"``,
-            ``"always"``, or only where it is ``"missing"``. The renderer gives it to the first piece.
-        bos: Id of the token that begins a text (BOS, else CLS), or None where the model has none.
-        eos: Id of the token that ends a text (EOS, else SEP), or None.
+        leading_blank: When the original puts a blank in front of a whole text: ``"never"``, ``"always"``, or only if
+            the text has none (``"missing"``). The renderer adds this blank to the first piece.
+        bos: The id of the token that begins a text (BOS, else CLS); None if there is none.
+        eos: The id of the token that ends a text (EOS, else SEP); None if there is none.
 
     Raises:
         ModelError: If the tokenizer has no ``tokenizers`` backend.
@@ -73,7 +73,7 @@ class PieceTokenizer:
             self._tokenizer = Tokenizer.from_str(json.dumps(description))
         try:
             self._encoding("a b")
-        except errors.TextError as error:  # then it is no fault of a text
+        except errors.TextError as error:  # a tokenizer that fails on plain ASCII is broken
             raise errors.tokenizer_broken(str(error.__cause__)) from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -93,7 +93,7 @@ class PieceTokenizer:
             reverse=True,
         )
         ordinary = {id_: token for id_, token in backend.get_added_tokens_decoder().items() if not token.special}
-        whole_words = self.leading_blank == "always"  # the normaliser's blank comes before other tokens are found
+        whole_words = self.leading_blank == "always"  # the normaliser adds its blank before it looks for added tokens
         self._splitting = frozenset(id_ for id_, token in ordinary.items() if not (whole_words and token.normalized))
         with no_panic():
             self._check_added(
@@ -101,7 +101,7 @@ class PieceTokenizer:
             )
 
     def _check_added(self, tokens: list[str], backend: Tokenizer) -> None:
-        """Assert that added tokens are found in texts as the original finds them."""
+        """Check that added tokens are found in texts where the original finds them."""
         if backend.truncation or backend.padding:
             backend = Tokenizer.from_str(backend.to_str())
             backend.no_truncation()
@@ -114,13 +114,13 @@ class PieceTokenizer:
                     raise errors.tokenizer_added_token(token)
 
     def begins_with_blank(self, text: str) -> bool:
-        """Whether the original puts a blank in front of a whole text: not where it begins with an added token."""
+        """Return whether the original puts a blank in front of a text; not if the text begins with an added token."""
         if self.leading_blank == "never" or (self.leading_blank == "missing" and self._has_blank(text)):
             return False
         return not self._splitting or next(iter(self._encoding(text).ids), None) not in self._splitting
 
     def _has_blank(self, text: str) -> bool:
-        """Whether a text begins with what is a blank once it is normalised."""
+        """Return whether a text, once normalised, begins with a blank."""
         normalizer, beginning = self._tokenizer.normalizer, text[:_BEGINNING]
         return (normalizer.normalize_str(beginning) if normalizer else beginning).startswith(self._blanks)
 
@@ -128,40 +128,40 @@ class PieceTokenizer:
         return self._encodings([text])[0]
 
     def _encodings(self, texts: Sequence[str]) -> list[Encoding]:
-        """What the tokenizer makes of each text; which one it breaks down over, it does not say.
+        """Encode texts together or, if the tokenizer fails, one by one, as it does not say on which text it failed.
 
         Raises:
-            TextError: If it breaks down over one.
+            TextError: If the tokenizer fails on a text.
         """
         try:
             return list(self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
         except BaseException as error:
-            if type(error) is not Exception and not _is_panic(error):  # the library has no classes of its own
+            if type(error) is not Exception and not _is_panic(error):  # the library raises plain ``Exception``
                 raise
             if len(texts) == 1:
                 raise errors.text_breaks_tokenizer(texts[0], str(error)) from error
         return [self._encoding(text) for text in texts]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Set this switch again: copies and worker processes get the tokenizer as JSON, which does not hold it."""
+        """Set this switch again, as copies and worker processes get the tokenizer as JSON, which leaves it out."""
         self.__dict__.update(state)
         self._tokenizer.encode_special_tokens = True
 
     def token(self, id_: int) -> str:
-        """The token of an id, as the vocabulary writes it."""
+        """Return the token of an id, as the vocabulary spells it."""
         return str(self._tokenizer.id_to_token(id_))
 
     def special_in(self, literal: str) -> str | None:
-        """The special token that ``literal`` spells, if it spells one."""
+        """Return a special token that ``literal`` spells, if it spells any."""
         return next((token for token in self._special_strings if token in literal), None)
 
     def marker(self, content: str, before: str = "", *, written: bool = False) -> tuple[int, ...]:
-        """Ids of a template's marker: the added token of that name, else its ids as a piece.
+        """Return the ids of a template's marker: of the added token that it spells, else of the string as a piece.
 
         Args:
-            content: What the marker stands for.
+            content: The string of the marker.
             before: The blank in front of it.
-            written: Whether the template has that blank; a blank that the tokenizer adds does not go before a token.
+            written: Whether the template itself has that blank. An added token gets no blank from the tokenizer.
         """
         if content in self._added:
             return (*self.encode([before if written else ""])[0].ids, self._added[content])
@@ -171,8 +171,7 @@ class PieceTokenizer:
         """Tokenise pieces, each by itself, without special tokens.
 
         Raises:
-            TextError: If a piece cannot be tokenised without yielding a special token, or the tokenizer breaks down
-                over it.
+            TextError: If a piece cannot be tokenised without a special token, or the tokenizer fails on it.
         """
         return [self._checked(text, encoding) for text, encoding in zip(pieces, self._encodings(pieces), strict=True)]
 
@@ -182,7 +181,7 @@ class PieceTokenizer:
         return self._without_special(text, encoding)
 
     def _around_added(self, text: str, encoding: Encoding) -> Piece:
-        """Tokenise text with added tokens: the original puts its blank in front of what follows such a token, too."""
+        """Tokenise text with added tokens; the original also puts its blank in front of the text after such a token."""
         ids: list[int] = []
         ends: list[int] = []
         added = [
@@ -208,7 +207,7 @@ class PieceTokenizer:
     def _without_special(self, text: str, encoding: Encoding) -> Piece:
         if self.special_ids.isdisjoint(encoding.ids):
             return Piece(tuple(encoding.ids), tuple(end for _, end in encoding.offsets))
-        # Unigram vocabularies hold "<s>" as an ordinary entry: cut such a word in two and try again.
+        # Unigram vocabularies have "<s>" as an ordinary entry. Cut such a word in two, and tokenise both parts.
         ids: list[int] = []
         ends: list[int] = []
         start = 0
@@ -236,15 +235,15 @@ def _first_id(*ids: int | None) -> int | None:
 
 
 _MOST_PROBED = 200
-_BEGINNING = 20  # characters that tell what a text begins with
+_BEGINNING = 20  # characters of a text that are normalised to see whether it begins with a blank
 LeadingBlank = Literal["never", "always", "missing"]
 
 
 def _normalize_added(description: dict[str, Any], backend: Tokenizer) -> None:
-    """Spell added tokens as the whole normaliser does, in place, so that they are found.
+    """Normalise added tokens, in place, with the original normaliser, so that they are found.
 
-    The library looks for a token that is marked ``normalized`` in the normalised text, and normalises it, too: where
-    the normaliser puts a blank in front, the token has one.
+    The library looks for a token with ``normalized`` set in the normalised text, and normalises the token too. Where
+    the original normaliser puts a blank in front of a text, such a token has one.
     """
     if backend.normalizer is None:
         return
@@ -254,10 +253,10 @@ def _normalize_added(description: dict[str, Any], backend: Tokenizer) -> None:
 
 
 def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, LeadingBlank, tuple[str, ...]]:
-    """Remove, in place, what puts a blank in front of a text.
+    """Remove, in place, the steps that put a blank in front of a text.
 
     Returns:
-        When it did so, when after an added token, and what it takes for a blank that is there.
+        When they put it in front of a text, when after an added token, and which characters count as a blank.
     """
     leading: LeadingBlank = "never"
     inner: LeadingBlank = "never"
@@ -265,25 +264,25 @@ def _take_leading_blank(description: dict[str, Any]) -> tuple[LeadingBlank, Lead
     normalizer = description.get("normalizer")
     if normalizer is not None:
         steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
-        # Strip would take the blank that a piece begins with, as it takes that of a whole text.
-        kept = [step for step in steps if step["type"] not in ("Prepend", "Strip")]
+        # Strip goes too, as it would remove the blank at the beginning of a piece.
+        others = [step for step in steps if step["type"] not in ("Prepend", "Strip")]
         if any(step["type"] == "Prepend" for step in steps):
             leading = inner = "always"
-        if len(kept) < len(steps):
-            description["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+        if len(others) < len(steps):
+            description["normalizer"] = {"type": "Sequence", "normalizers": others} if others else None
     pre_tokenizer = description.get("pre_tokenizer")
     if pre_tokenizer is not None:
         for step in _continuous_steps(pre_tokenizer):
             first_only = step.get("prepend_scheme") == "first"
             if _drop_prefix(step):
                 leading, inner = "missing", inner if first_only else "missing"
-                if step["type"] == "Metaspace":  # it spells blanks before it looks for one
+                if step["type"] == "Metaspace":  # it replaces blanks before it looks for one
                     blanks = (" ", step["replacement"])
     return leading, inner, blanks
 
 
 def _continuous_steps(pre_tokenizer: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """The steps that see the whole text: after a split on blanks each word has its own prefix."""
+    """Yield the steps before the first split on blanks, after which each word has its own prefix."""
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
     for step in steps:
         if step["type"] in {"WhitespaceSplit", "Whitespace", "BertPreTokenizer"}:

@@ -1,7 +1,7 @@
-"""The reader: how one recipe's texts become prompts for one model.
+"""The reader, which turns texts into prompts by one recipe and for one model.
 
-It binds a recipe's two templates to the model's tokenizer and context. It is immutable: what it cuts comes back
-with the call, and the same weights under another recipe have another reader.
+It binds a recipe's two templates to the model's tokenizer and context. It is immutable: the number of tokens it cuts is
+returned with the prompts, and the same weights under another recipe have another reader.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ TASK_MARKS = {
     "passage": "{document}",
     "corpus": "{document}",
 }
-"""Names by which tools ask for a kind of text → the instruction that stands for that kind, and fills nothing."""
+"""Prompt names by which tools ask for a kind of text → a mark that selects that kind's template, and fills no slot."""
 
 
 class TruncationWarning(UserWarning):
-    """Texts were longer than the budget and were cut."""
+    """Warns that texts were longer than the budget and were cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """Renders texts by a recipe's templates, under the budget and the context in force.
+    """Renders texts by a recipe's templates, within the budget and the context.
 
     Attributes:
         recipe: The recipe's name, for errors.
-        renderers: The template of queries and that of documents, each bound to the tokenizer.
-        instruction: What fills ``{instruction}`` where the caller gives none.
-        overflow: What becomes of a text over the budget: ``error`` refuses it; otherwise it is cut, and ``warn``
-            says so where vectors are made.
+        renderers: The templates of queries and of documents, each bound to the tokenizer.
+        instruction: What fills ``{instruction}`` if the caller gives no instruction.
+        overflow: What to do with a text over the budget: ``error`` refuses it, ``ignore`` cuts it, ``warn`` cuts it
+            and warns when vectors are computed.
     """
 
     recipe: str
@@ -71,15 +71,15 @@ class Reader:
             templates: The parsed template of each kind of text.
             pieces: The model's tokenizer.
             recipe: The recipe's name, for errors.
-            budget: Most tokens of text in each copy; None for what the context holds.
-            context: Most tokens the model reads at once; None if nothing limits it.
-            instruction: What fills ``{instruction}`` where the caller gives none.
-            prepare: What is done to a text before it is tokenised.
-            overflow: What becomes of a text over the budget.
+            budget: The most tokens of text in each copy; None for as many as the context holds.
+            context: The most tokens that the model reads at once; None if nothing limits them.
+            instruction: What fills ``{instruction}`` if the caller gives no instruction.
+            prepare: Changes a text before it is tokenised.
+            overflow: What to do with a text over the budget.
 
         Raises:
             TemplateError: If a template does not fit the tokenizer.
-            ModelError: For an unknown ``overflow``.
+            ModelError: If ``overflow`` is unknown.
         """
         renderers: dict[Kind, Renderer] = {
             kind: Renderer(template, pieces, budget=budget, context=context, prepare=prepare)
@@ -90,17 +90,17 @@ class Reader:
     def render(
         self, texts: Sequence[Any], *, task: str | None = None, instruction: str | None = None
     ) -> list[Rendered]:
-        """Turn texts into prompts, in order; ``dropped`` of each says what was cut.
+        """Turn texts into prompts, in order; each prompt's ``dropped`` counts the tokens that were cut.
 
         Args:
-            texts: What should be texts.
+            texts: The texts, which are checked here.
             task: ``query`` or ``document``; None for the query template.
-            instruction: What fills ``{instruction}``; None or nothing for the recipe's own. One of ``TASK_MARKS``
-                stands for a task where none is given.
+            instruction: What fills ``{instruction}``; None or empty for the recipe's own. A mark of ``TASK_MARKS``
+                selects a template if no task is given.
 
         Raises:
-            TextError: If a text cannot be embedded or is over the budget where that is refused, the task is
-                unknown, or an instruction has no place in the template.
+            TextError: If a text cannot be embedded, or is over the budget and ``overflow`` is ``error``; if the task is
+                unknown, or the template takes no instruction.
         """
         renderer, wording = self._chosen(task, instruction)
         prompts = renderer.render([check_text(text) for text in texts], wording)
@@ -113,16 +113,16 @@ class Reader:
         return prompts
 
     def room(self, *, task: str | None = None, instruction: str | None = None) -> int | None:
-        """Most tokens of text that each copy takes: the budget, or less where the context is full.
+        """Return the most tokens of text in each copy: the budget, or fewer if the context is full.
 
         Raises:
-            TextError: If template and instruction leave no room for any text, or as ``render``.
+            TextError: If template and instruction leave no room for text, or as ``render``.
         """
         renderer, wording = self._chosen(task, instruction)
         return renderer.room(wording)
 
     def warn_of_cuts(self, prompts: Sequence[Rendered]) -> None:
-        """Warn of texts that were cut, if ``overflow`` says so."""
+        """Warn of texts that were cut, if ``overflow`` is ``warn``."""
         cut = [prompt.dropped for prompt in prompts if prompt.dropped]
         if cut and self.overflow == "warn":
             renderer = self.renderers["query"]
@@ -134,10 +134,10 @@ class Reader:
             )
 
     def can_read(self, text: object, *, task: str | None = None, instruction: str | None = None) -> bool:
-        """Whether a text can be rendered; arguments as ``render``.
+        """Return whether a text can be rendered; arguments as for ``render``.
 
         Raises:
-            TextError: If no text can be, because template and instruction leave no room for any.
+            TextError: If template and instruction leave no room for any text.
         """
         self.room(task=task, instruction=instruction)
         try:
@@ -147,7 +147,7 @@ class Reader:
         return True
 
     def _chosen(self, task: str | None, instruction: str | None) -> tuple[Renderer, str]:
-        """The template of a task, and what fills ``{instruction}`` in it."""
+        """Return the template of a task, and what fills its ``{instruction}``."""
         if task is not None and task not in get_args(Kind):
             raise errors.task_unknown(task)
         if instruction in TASK_MARKS.values():  # a task takes precedence over a prompt's name

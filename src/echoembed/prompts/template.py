@@ -1,14 +1,14 @@
-"""Templates: text → token ids and the pooled span. Knows tokenizers, knows nothing of models.
+"""Templates: from a text to token ids and the pooled span. This file knows tokenizers, and nothing of models.
 
-A template is written in Python's format grammar, with the slots ``{text}``, ``{instruction}``,
-``{bos}``, ``{eos}`` and the recipe's own markers. What is marked ``:pool`` is pooled, nothing else:
+A template is written in Python's format grammar, with the slots ``{text}``, ``{instruction}``, ``{bos}``, ``{eos}`` and
+the recipe's own markers. Only slots marked ``:pool`` are pooled:
 
     {bos}Rewrite the following paragraph: {text} The rewritten paragraph: {text:pool}
 
-It is parsed once; user text is never parsed. Literals are tokenised once, the text once per
-input and used for every copy, so that copies are identical and truncation cuts them alike without
-ever touching the template. The single blank before a slot belongs to the slot: byte-level BPE then
-sees `` The``, and SentencePiece does not see two blanks.
+A template is parsed once; user text is never parsed. Literals are tokenised once per model, the text once per input for
+all copies. So copies are identical, and a long text is cut in the same way in each copy, never in the template. The
+single blank before a slot belongs to the slot: byte-level BPE then sees `` The``, and SentencePiece does not see two
+blanks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Part:
     slot: str | None = None
     pooled: bool = False
     blank: bool = False
-    """Whether the blank before this slot was given to it."""
+    """Whether the blank before this slot belongs to it."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Template:
 
     Args:
         source: The template as written.
-        markers: Slots of the recipe's own: name → the string it stands for, tokenised by itself
-            (or the added token of that very name), so that it can be pooled.
+        markers: The recipe's own slots: name → the string of the slot, which is tokenised by itself (or is an added
+            token), so that it can be pooled.
 
     Raises:
-        TemplateError: For unbalanced braces, an unknown slot or conversion, a template without
-            ``{text}``, without anything pooled, or with pooled slots that are not neighbours.
+        TemplateError: If braces are unbalanced, a slot or a conversion is unknown, there is no ``{text}``, or the
+            pooled slots are none, or are not neighbours.
     """
 
     source: str
@@ -68,7 +68,7 @@ class Template:
 
     @cached_property
     def spelled(self) -> dict[str, str]:
-        """What each marker stands for."""
+        """The string of each marker."""
         return dict(self.markers)
 
     @cached_property
@@ -97,11 +97,11 @@ class Template:
 
     @property
     def copies(self) -> int:
-        """How many copies of the text the prompt holds."""
+        """The number of copies of the text in a prompt."""
         return sum(part.slot == "text" for part in self.parts)
 
     def has(self, slot: str) -> bool:
-        """Whether the template has that slot."""
+        """Return whether the template has a slot of that name."""
         return any(part.slot == slot for part in self.parts)
 
 
@@ -110,11 +110,12 @@ class Rendered:
     """One prompt, ready for the model.
 
     Attributes:
-        ids: Token ids of the whole prompt, special tokens among them.
+        ids: The token ids of the whole prompt, including special tokens.
         span: Start and stop of the pooled tokens in ``ids``; never empty.
-        prefix: Tokens before the first copy: every prompt of this template and instruction begins with them.
-        dropped: Tokens of the text that were over the budget, counted once, not per copy.
-        text: The prompt as text, special tokens spelled out, the text cut where its tokens are.
+        prefix: The number of tokens before the first copy, with which all prompts of this template and instruction
+            begin.
+        dropped: The number of the text's tokens that were over the budget, counted for one copy.
+        text: The prompt as text, with special tokens spelled out, and the text cut where its tokens are cut.
     """
 
     ids: tuple[int, ...]
@@ -133,14 +134,13 @@ class Renderer:
 
     Args:
         template: The parsed template.
-        tokenizer: The model's tokenizer, without its edge habits.
-        budget: Most tokens of text, per copy; None for what the context holds.
-        context: Most tokens that the model reads at once, or None if it has no limit.
-        prepare: What is done to a text before it is tokenised.
+        tokenizer: The model's tokenizer for pieces.
+        budget: The most tokens of text in each copy; None for as many as the context holds.
+        context: The most tokens that the model reads at once; None if nothing limits them.
+        prepare: Changes a text before it is tokenised.
 
     Raises:
-        TemplateError: If the tokenizer has no EOS where the template wants one, or a literal
-            spells one of its special tokens.
+        TemplateError: If the template needs a token that the tokenizer lacks, or a literal spells a special token.
     """
 
     def __init__(
@@ -164,16 +164,16 @@ class Renderer:
                 raise errors.template_wants_token(template.source, "eos")
             if part.slot == "bos" and part.pooled and tokenizer.bos is None:
                 raise errors.template_wants_token(template.source, "bos")
-        # The blank that the tokenizer puts in front of a whole text goes to the first part with words.
+        # The blank that the tokenizer puts in front of a whole text goes to the first part that is no special token.
         self._first = next(part for part in template.parts if part.slot not in ("bos", "eos"))
-        # One tokenisation serves every copy: if one of them follows a blank, they all begin with it.
+        # One tokenisation serves all copies: if any copy follows a blank, all copies begin with it.
         copies = [part for part in template.parts if part.slot == "text"]
         self._copy = next((part for part in copies if part is self._first or part.blank), copies[0])
         self._fixed = [self._fixed_ids(part) for part in template.parts]
         self._instructions: dict[str, Piece] = {}
 
     def _fixed_ids(self, part: Part) -> tuple[int, ...]:
-        """Ids of a part that is the same for every input."""
+        """Return the ids of a part that is the same for every text; none for other parts."""
         if part.slot == "bos":
             return () if self._tokenizer.bos is None else (self._tokenizer.bos,)
         if part.slot == "eos":
@@ -187,17 +187,17 @@ class Renderer:
         return ()
 
     def _spaced(self, part: Part, content: str) -> str:
-        """The content with the blanks that belong to it."""
+        """Return the content with the blanks that belong to it."""
         content = " " + content if part.blank else content
         if part is self._first and self._tokenizer.begins_with_blank(content):
             return " " + content
         return content
 
     def room(self, instruction: str = "") -> int | None:
-        """Most tokens of text, per copy, that this prompt takes: the budget, or less if the context is full.
+        """Return the most tokens of text in each copy: the budget, or fewer if the context is full.
 
         Raises:
-            TextError: If prompt and instruction leave no room for any text.
+            TextError: If template and instruction leave no room for text.
         """
         if self.context is None:
             return self.budget
@@ -214,7 +214,7 @@ class Renderer:
     def _instruction(self, part: Part, instruction: str) -> Piece:
         content = self._spaced(part, instruction) if instruction else ""
         if content not in self._instructions:
-            if len(self._instructions) >= 1024:  # for callers with an instruction for each text
+            if len(self._instructions) >= 1024:  # a caller may have another instruction for each text
                 self._instructions.clear()
             self._instructions[content] = self._tokenizer.encode([content])[0]
         return self._instructions[content]
@@ -224,7 +224,7 @@ class Renderer:
 
         Args:
             texts: Checked texts (see ``check_text``).
-            instruction: What goes into ``{instruction}``.
+            instruction: What fills ``{instruction}``.
 
         Raises:
             TextError: If a text has no tokens, or there is no room for it.
@@ -235,42 +235,42 @@ class Renderer:
         return [self._assemble(copy, piece, instruction, room) for copy, piece in zip(copies, pieces, strict=True)]
 
     def _assemble(self, copy: str, piece: Piece, instruction: str, room: int | None) -> Rendered:
-        # 1. The text's tokens, cut to the room that each copy has.
+        # 1. Cut the text's tokens to the room of each copy.
         if not piece.ids:
             raise errors.text_without_tokens(copy)
-        kept = piece.ids[:room]
-        dropped = len(piece.ids) - len(kept)
-        # 2. The parts in their order: every copy of the text has the same ids.
+        text_ids = piece.ids[:room]
+        dropped = len(piece.ids) - len(text_ids)
+        # 2. Put the parts in order; every copy of the text has the same ids.
         ids: list[int] = []
-        shown: list[str] = []
+        strings: list[str] = []
         bounds: list[int] = []
         prefix: int | None = None
         for part, fixed in zip(self.template.parts, self._fixed, strict=True):
             start = len(ids)
             if part.slot == "text":
                 prefix = start if prefix is None else prefix
-                ids.extend(kept)
-                shown.append(copy[: piece.ends[len(kept) - 1]] if dropped else copy)
+                ids.extend(text_ids)
+                strings.append(copy[: piece.ends[len(text_ids) - 1]] if dropped else copy)
             elif part.slot == "instruction":
                 ids.extend(self._instruction(part, instruction).ids)
-                shown.append(self._spaced(part, instruction) if instruction else "")
+                strings.append(self._spaced(part, instruction) if instruction else "")
             else:
                 ids.extend(fixed)
-                shown.append(self._shown(part, fixed))
+                strings.append(self._string_of(part, fixed))
             if part.pooled:
                 bounds += [start, len(ids)]
-        # 3. The span: from where the first pooled slot begins to where the last one ends.
+        # 3. The span goes from the beginning of the first pooled slot to the end of the last.
         if bounds[0] == bounds[-1]:
             raise errors.template_pools_nothing(self.template.source)
-        return Rendered(tuple(ids), (bounds[0], bounds[-1]), prefix or 0, dropped, "".join(shown))
+        return Rendered(tuple(ids), (bounds[0], bounds[-1]), prefix or 0, dropped, "".join(strings))
 
-    def _shown(self, part: Part, fixed: tuple[int, ...]) -> str:
+    def _string_of(self, part: Part, fixed: tuple[int, ...]) -> str:
         if part.slot in ("bos", "eos"):
             return "".join(map(self._tokenizer.token, fixed))
         return self._spaced(part, part.content if part.slot is None else self.template.spelled[part.slot])
 
 
 def _unbalanced_at(source: str) -> int:
-    """Position of the first brace that has no partner; the length of the source if all have one."""
+    """Return the position of the first brace without a partner; the length of the source if there is none."""
     alone = (match.start() for match in re.finditer(r"\{\{|\}\}|\{[^{}]*\}|([{}])", source) if match[1])
     return next(alone, len(source))

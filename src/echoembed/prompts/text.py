@@ -1,4 +1,4 @@
-"""What counts as a text: checked once, where it enters."""
+"""Checking texts, once, where they enter."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 
 from echoembed import errors
 
-# Everything below a blank but tab and the line breaks; DEL; the C1 controls but NEL; half surrogate pairs.
+# Control characters except tab and line breaks; DEL; the C1 controls except NEL; half surrogate pairs.
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff]")
 
 
 def check_text(text: object, where: str = "The text") -> str:
-    """The text itself, if it can be embedded.
+    """Return the text if it can be embedded.
 
     Args:
-        text: What should be a text.
+        text: The object to check.
         where: What the error calls it, such as ``line 7 of notes.txt``.
 
     Raises:
-        TextError: If it is no ``str``, is blank, or holds NUL, another control character or half a
-            surrogate pair, which appear only where bytes were decoded wrongly.
+        TextError: If it is no ``str``, is blank, or holds NUL, another control character or half a surrogate pair.
+            Such characters appear only where bytes were decoded wrongly.
     """
     if not isinstance(text, str):
         raise errors.text_not_str(text, where)
@@ -31,5 +31,5 @@ def check_text(text: object, where: str = "The text") -> str:
 
 
 def clean_text(text: str) -> str:
-    """The text without the characters that ``check_text`` refuses; may be blank."""
+    """Remove the characters that ``check_text`` refuses; the result may be blank."""
     return _NO_TEXT.sub("", text)

@@ -1,8 +1,8 @@
-"""The best zero-shot embedder that a model holds for given texts: a search of prompt, layer, pooling and calibration.
+"""The search for a model's best zero-shot recipe on given texts, over prompt, layer, pooling and calibration.
 
-- ``space.py``: what is searched
-- ``evidence.py``: what a choice is judged by: labelled pairs, or the texts alone
-- ``cost.py``: what a choice costs, in units of a stock classical embedding
+- ``space.py``: the candidates
+- ``evidence.py``: how candidates are scored: by labelled pairs, or by the texts alone
+- ``cost.py``: what a candidate costs, in units of a stock classical embedding
 - ``search.py``: the search
-- ``report.py``: its table and its picture
+- ``report.py``: the table and the picture of its results
 """

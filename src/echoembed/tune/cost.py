@@ -1,8 +1,8 @@
 """What a recipe costs: processor time in units of a stock classical embedding of the same texts on this machine.
 
-The unit is what sentence-transformers does with the bare texts: batches of 32, padded, the whole model, in the dtype at
-hand. A recipe's time is counted in layer-tokens (each token that is read, times the layers that run); what one of them
-takes is measured once, by the forward that the model runs.
+One unit is the time in which sentence-transformers embeds the bare texts: in padded batches of 32, with the whole
+model, in the model's dtype. A recipe's time is counted in layer-tokens (the tokens that are read, times the layers that
+run). The time of a layer-token is measured once, by the model's own forward.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from echoembed.prompts.template import Rendered
 from echoembed.recipe import Recipe
 
 TEXTS = 64
-"""Texts that are timed."""
+"""The number of texts that are timed."""
 _TIMES = 2
 _BARE = Recipe(name="bare", query_template="{bos}{text:pool}")
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs on one machine, of one model in one dtype.
+    """The costs of one model in one dtype, on one machine.
 
     Attributes:
-        texts: What was timed.
-        unit_seconds: A stock classical embedding of these.
-        layer_token: What reading one token in one layer costs, in units.
+        texts: The texts that were timed.
+        unit_seconds: The seconds of a unit: a stock classical embedding of these texts.
+        layer_token: The cost of a layer-token, in units.
     """
 
     texts: Sequence[str]
@@ -42,7 +42,7 @@ class Costs:
     layer_token: float
 
     def of(self, model: SentenceTransformer, recipe: Recipe, layer: int) -> float:
-        """The cost of a recipe up to a layer, in units."""
+        """Return the cost of a recipe up to a layer, in units."""
         return self.layer_token * _tokens(_prompts(model, recipe, self.texts)) * layer
 
 
@@ -51,14 +51,14 @@ def measured(model: SentenceTransformer, texts: Sequence[str], recipe: Recipe) -
     """Time the unit and a layer-token.
 
     Args:
-        model: From ``load``, whole.
-        texts: Some of those that will be embedded.
-        recipe: The recipe by which a layer-token is timed.
+        model: From ``load``, with all its layers.
+        texts: Some of the texts that will be embedded.
+        recipe: The recipe with which a layer-token is timed.
     """
     transformer = transformer_of(model)
     model.eval()
     bare = sorted(_prompts(model, _BARE, texts), key=lambda prompt: -len(prompt.ids))
-    read = _prompts(model, recipe, texts)
+    prompts = _prompts(model, recipe, texts)
 
     def stock() -> None:
         for start in range(0, len(bare), PADDED_TEXTS):
@@ -68,8 +68,8 @@ def measured(model: SentenceTransformer, texts: Sequence[str], recipe: Recipe) -
 
     whole = under(model, recipe)
     unit = _seconds(stock, model.device)
-    seconds = _seconds(lambda: encode_prompts(whole, read), model.device)
-    return Costs(tuple(texts), unit, seconds / unit / (_tokens(read) * max(transformer.layers, 1)))
+    seconds = _seconds(lambda: encode_prompts(whole, prompts), model.device)
+    return Costs(tuple(texts), unit, seconds / unit / (_tokens(prompts) * max(transformer.layers, 1)))
 
 
 def _prompts(model: SentenceTransformer, recipe: Recipe, texts: Sequence[str]) -> list[Rendered]:
@@ -78,19 +78,19 @@ def _prompts(model: SentenceTransformer, recipe: Recipe, texts: Sequence[str]) -
 
 
 def _tokens(prompts: Sequence[Rendered]) -> int:
-    """Tokens that are read: those before the text are read once for all."""
+    """Count the tokens that are read; the prefix is left out, as it is computed once for many prompts."""
     return sum(len(prompt.ids) - prompt.prefix for prompt in prompts)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The least of some times; of the processor where it does the work, as others may use the machine too."""
+    """Return the shortest time of a few runs. On a CPU it is processor time, as others may use the machine too."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    work()  # what is done once: kernels chosen, weights packed
-    taken = []
+    work()  # the first run also chooses kernels and packs weights
+    times = []
     for _ in range(_TIMES):
         begun = clock()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        taken.append(clock() - begun)
-    return min(taken)
+        times.append(clock() - begun)
+    return min(times)

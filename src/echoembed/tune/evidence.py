@@ -1,7 +1,7 @@
-"""What a choice is judged by: labelled pairs, or texts alone.
+"""How candidates are scored: by labelled pairs, or by texts alone.
 
-Both compare two texts at a time, and both give a score for any sample of their comparisons: a choice is made on one
-half and judged on the other, and intervals come from the bootstrap.
+Both compare two texts at a time, and both give a score for any sample of their comparisons. So the winner is chosen on
+one half of the comparisons and judged on the other, and intervals come from the bootstrap.
 
 Shapes: N comparisons, T texts, D width of their vectors.
 """
@@ -23,7 +23,7 @@ Numbers = NDArray[np.float64]
 E = TypeVar("E", bound="Evidence")
 LEAST_PAIRS = 20
 LEAST_WORDS = 6
-"""Words of a text that is cut in two."""
+"""The fewest words of a text that is cut in two."""
 RESAMPLES = 500
 
 
@@ -33,8 +33,9 @@ class Evidence(ABC):
 
     Attributes:
         texts: The T different texts that are compared.
-        left_N: The first text of each comparison, as its place in ``texts``.
-        right_N: The second one.
+        left_N: The first text of each comparison, as an index into ``texts``.
+        right_N: The second text of each comparison.
+        name: The name of the score, for reports.
     """
 
     texts: Sequence[str] = field(repr=False)
@@ -47,14 +48,14 @@ class Evidence(ABC):
 
     @abstractmethod
     def values(self, vectors_TD: NDArray[np.float32]) -> Numbers:
-        """A number for each comparison, ``_N``, from unit vectors of ``texts``."""
+        """Compute a number for each comparison, ``_N``, from unit vectors of ``texts``."""
 
     @abstractmethod
     def score(self, values_N: Numbers, sample: NDArray[np.int64]) -> float:
-        """The score × 100 of a sample of the comparisons, given as their places."""
+        """Return the score × 100 of a sample of the comparisons, given as indices."""
 
     def interval(self, values_N: Numbers, sample: NDArray[np.int64], seed: int) -> tuple[float, float]:
-        """The middle 95 % of the scores of samples drawn from the sample, with replacement."""
+        """Return the bootstrap's 95 % interval: of the scores of samples drawn from the sample with replacement."""
         draw = np.random.default_rng(seed)
         scores = [self.score(values_N, draw.choice(sample, len(sample))) for _ in range(RESAMPLES)]
         low, high = np.quantile(scores, [0.025, 0.975])
@@ -63,17 +64,17 @@ class Evidence(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledPairs(Evidence):
-    """LabelledPairs that people have judged: the score is Spearman's correlation of cosines with their judgement."""
+    """Pairs of texts that people have judged; the score is Spearman's correlation of cosines with their judgement."""
 
     gold_N: Numbers = field(repr=False)
     name: str = "Spearman × 100, given pairs"
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str, float]]) -> LabelledPairs:
-        """Labelled pairs.
+        """Make evidence of pairs with their labels.
 
         Raises:
-            DataError: If they are too few, or all have one label.
+            DataError: If there are too few pairs, or all have the same label.
         """
         if len(pairs) < LEAST_PAIRS:
             raise errors.tune_too_few("pairs", len(pairs), LEAST_PAIRS)
@@ -84,12 +85,12 @@ class LabelledPairs(Evidence):
         return cls(texts=texts, left_N=left_N, right_N=right_N, gold_N=gold_N)
 
     def values(self, vectors_TD: NDArray[np.float32]) -> Numbers:
-        """Cosines."""
+        """Compute the cosine of each pair."""
         cosine_N: Numbers = (vectors_TD[self.left_N] * vectors_TD[self.right_N]).sum(axis=1, dtype=np.float64)
         return cosine_N
 
     def score(self, values_N: Numbers, sample: NDArray[np.int64]) -> float:
-        """Spearman's correlation × 100; 0 where a sample has one value only."""
+        """Compute Spearman's correlation × 100; 0 if all values of a sample are the same."""
         ranks = [_ranks(numbers[sample]) for numbers in (values_N, self.gold_N)]
         centred = [rank - rank.mean() for rank in ranks]
         size = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
@@ -98,27 +99,28 @@ class LabelledPairs(Evidence):
 
 @dataclass(frozen=True, kw_only=True)
 class Halves(Evidence):
-    """Texts cut in two: each half must find the other one among all other halves. Needs no labels."""
+    """Texts cut in two: each half must find its other half among those of all texts. Needs no labels."""
 
     name: str = "halves that find each other, × 100"
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Halves:
-        """Every text of at least ``LEAST_WORDS`` words, its first words against its last ones.
+        """Cut every text of at least ``LEAST_WORDS`` words in two.
 
         Raises:
-            DataError: If they are too few.
+            DataError: If there are too few such texts.
         """
-        words = [text.split() for text in dict.fromkeys(texts)]
-        words = [row for row in words if len(row) >= LEAST_WORDS]
-        if len(words) < LEAST_PAIRS:
-            raise errors.tune_too_few(f"texts of {LEAST_WORDS} words or more", len(words), LEAST_PAIRS)
-        halves = [[" ".join(row[: len(row) // 2]) for row in words], [" ".join(row[len(row) // 2 :]) for row in words]]
-        numbered, (left_N, right_N) = _numbered(halves)
-        return cls(texts=numbered, left_N=left_N, right_N=right_N)
+        split = [text.split() for text in dict.fromkeys(texts)]
+        long = [words for words in split if len(words) >= LEAST_WORDS]
+        if len(long) < LEAST_PAIRS:
+            raise errors.tune_too_few(f"texts of {LEAST_WORDS} words or more", len(long), LEAST_PAIRS)
+        left = [" ".join(words[: len(words) // 2]) for words in long]
+        right = [" ".join(words[len(words) // 2 :]) for words in long]
+        halves, (left_N, right_N) = _numbered([left, right])
+        return cls(texts=halves, left_N=left_N, right_N=right_N)
 
     def values(self, vectors_TD: NDArray[np.float32]) -> Numbers:
-        """Reciprocal ranks of the other half, mean of both directions."""
+        """Compute the reciprocal rank of the other half, as the mean of both directions."""
         cosine_NN = vectors_TD[self.left_N] @ vectors_TD[self.right_N].T
         own_N = np.diagonal(cosine_NN)
         rank_2N = [1 + (cosine_NN > own_N[:, None]).sum(axis=1), 1 + (cosine_NN > own_N[None, :]).sum(axis=0)]
@@ -126,14 +128,15 @@ class Halves(Evidence):
         return reciprocal_N
 
     def score(self, values_N: Numbers, sample: NDArray[np.int64]) -> float:
-        """Their mean × 100."""
+        """Return the mean × 100 of the reciprocal ranks."""
         return 100 * float(values_N[sample].mean())
 
 
 def halves_of(evidence: Evidence, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The comparisons in two halves with no text in common: one to choose by, one to judge the choice.
+    """Split the comparisons into two halves with no text in common: one to choose by, one to judge the choice.
 
-    Comparisons that share a text, directly or over others, stay together, the largest such group first.
+    Comparisons that share a text, directly or through other comparisons, stay in the same half. The largest such group
+    is placed first.
     """
     parent = list(range(len(evidence.texts)))
 
@@ -157,13 +160,14 @@ def halves_of(evidence: Evidence, seed: int) -> tuple[NDArray[np.int64], NDArray
 
 
 def _numbered(columns: Sequence[Sequence[str]]) -> tuple[list[str], list[NDArray[np.int64]]]:
-    """The different texts of columns, and the columns as places among them."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(text for column in columns for text in column))}
-    return list(places), [np.array([places[text] for text in column], dtype=np.int64) for column in columns]
+    """Return the different texts of columns, and the columns as indices into them."""
+    texts = dict.fromkeys(text for column in columns for text in column)
+    index_of = {text: index for index, text in enumerate(texts)}
+    return list(texts), [np.array([index_of[text] for text in column], dtype=np.int64) for column in columns]
 
 
 def _ranks(numbers_N: Numbers) -> Numbers:
-    """Ranks, the mean rank for equal numbers."""
+    """Rank numbers; equal numbers have their mean rank."""
     _, place_N, count = np.unique(numbers_N, return_inverse=True, return_counts=True)
     ends = np.cumsum(count)
     return np.asarray((ends - (count - 1) / 2)[place_N], dtype=np.float64)

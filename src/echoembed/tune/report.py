@@ -1,4 +1,4 @@
-"""What a search found, as rows of a table, as a record, and as a picture: score against cost."""
+"""The results of a search as rows of a table, as a JSON record, and as a picture of score against cost."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 COLUMNS = ("", "prompt", "layer", "pooling", "calibration", "cost", "score", "95 %")
 VALIDITY = 0.67
-"""Rank correlation of the label-free score with true ones, over 108 recipes of a model it was not chosen on; see
-docs/beyond.md."""
+"""The rank correlation of the label-free score with true scores, over 108 recipes of a model on which it was not
+chosen; see docs/beyond.md."""
 TRUSTED = 0.7
-"""From this correlation on a choice without labels is taken as good."""
+"""From this correlation on, a choice without labels counts as reliable."""
 
 
 def rows(tuned: Tuned) -> list[tuple[str, ...]]:
-    """The frontier by cost, the winner marked, then what it is compared with."""
-    shown = [("winner" if one == tuned.winner else "", one) for one in tuned.frontier]
+    """Return the frontier by cost, with the winner marked, then the references."""
+    named = [("winner" if scored == tuned.winner else "", scored) for scored in tuned.frontier]
     if tuned.winner not in tuned.frontier:
-        shown.append(("winner", tuned.winner))
-    return [_row(name, one) for name, one in [*shown, *tuned.references.items()]]
+        named.append(("winner", tuned.winner))
+    return [_row(name, scored) for name, scored in [*named, *tuned.references.items()]]
 
 
 def _row(name: str, scored: Scored) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def _row(name: str, scored: Scored) -> tuple[str, ...]:
 
 
 def record(tuned: Tuned) -> dict[str, Any]:
-    """Everything in plain values, as JSON holds it."""
+    """Return all results in plain values, for JSON."""
     return {
         "evidence": tuned.evidence,
         "labelled": tuned.labelled,
@@ -69,27 +69,26 @@ def _plain(scored: Scored) -> dict[str, Any]:
 
 
 def notes(tuned: Tuned) -> list[str]:
-    """What a reader of the table must know."""
-    said = [
+    """Return notes that a reader of the table needs."""
+    lines = [
         f"Score: {tuned.evidence}; on the half that no choice was made by. "
         f"{tuned.candidates:,} candidates were compared on the other half.",
         "Cost: 1 is a stock classical embedding on this machine (bare texts, padded, all layers).",
     ]
     if not tuned.labelled and VALIDITY < TRUSTED:
-        said.append(
+        lines.append(
             f"No labels were given. Over recipes, the rank correlation of this score with true ones was "
             f"{VALIDITY:.2f}, below {TRUSTED}: for a choice to rely on, give some 50 labelled pairs with --pairs."
         )
-    return said
+    return lines
 
 
 def picture(tuned: Tuned, title: str) -> Figure:
-    """The frontier of score against cost, with the winner and what it is compared with."""
-    drawn, (axis,) = plots.figure(title, width=7.0, height=4.0)
-    cost, score = [one.cost for one in tuned.frontier], [one.judged for one in tuned.frontier]
-    axis.fill_between(
-        cost, [one.low for one in tuned.frontier], [one.high for one in tuned.frontier], alpha=0.15, step=None
-    )
+    """Draw the frontier of score against cost, with the winner and the references."""
+    figure, (axis,) = plots.figure(title, width=7.0, height=4.0)
+    cost, score = [scored.cost for scored in tuned.frontier], [scored.judged for scored in tuned.frontier]
+    low, high = [scored.low for scored in tuned.frontier], [scored.high for scored in tuned.frontier]
+    axis.fill_between(cost, low, high, alpha=0.15, step=None)
     axis.plot(cost, score, marker="o", markersize=4, label="frontier", color=plots.COLOURS["echo"])
     for name, scored in tuned.references.items():
         axis.scatter([scored.cost], [scored.judged], marker="s", color=plots.colour(name))
@@ -97,4 +96,4 @@ def picture(tuned: Tuned, title: str) -> Figure:
     axis.scatter([tuned.winner.cost], [tuned.winner.judged], marker="*", s=140, zorder=5, color="black", label="winner")
     axis.set(xlabel="cost (1: a stock classical embedding)", ylabel=tuned.evidence, xlim=(0, None))
     axis.legend(loc="lower right")
-    return drawn
+    return figure

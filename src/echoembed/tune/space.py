@@ -1,4 +1,4 @@
-"""What is searched: every zero-shot prompt of the table, and on top of each every layer, pooling and calibration."""
+"""The candidates of a search: every zero-shot prompt of the table with every layer, pooling and calibration."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from echoembed.recipe import Pooling, Recipe, recipes
 
 CALIBRATIONS = ("none", "mean", "z-score", "components-1", "components-3", "components-8", "whiten-128")
 NAME = "tuned"
-"""What the recipe that is found is called."""
+"""The name of the recipe that a search returns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A point of the space: everything but the prompt is made from one forward's vectors."""
+    """A point of the space. All candidates with the same prompt come from one forward."""
 
     prompt: Recipe
-    """A row of the table under which the whole model reads."""
+    """A row of the table with the candidate's prompt, which pools the model's last layer."""
     layer: int
-    """How many layers run."""
+    """The number of layers that run."""
     layers: int
-    """How many there are."""
+    """The number of layers that the model has."""
     pooling: Pooling
     calibration: str
 
     @property
     def recipe(self) -> Recipe:
-        """The candidate as a recipe of any model of as many layers."""
+        """The candidate as a recipe for any model with as many layers."""
         layer = -1 if self.layer == self.layers else self.layer
         return replace(
             self.prompt,
@@ -45,20 +45,19 @@ class Candidate:
 
 
 def prompts(names: Sequence[str] | None = None) -> list[Recipe]:
-    """The rows whose prompts are searched, one for each prompt.
+    """Return the rows whose prompts are searched, one row for each different prompt.
 
     Args:
-        names: Rows of the table; None for all that any causal language model can read without training.
+        names: Names of rows; None for all rows for causal language models without training.
     """
     rows = (
         [row for row in recipes.values() if _is_zero_shot(row)] if names is None else [recipes[name] for name in names]
     )
-    different: dict[tuple[object, ...], Recipe] = {}
+    by_prompt: dict[tuple[object, ...], Recipe] = {}
     for row in rows:
-        whole = replace(row, layer=-1, depth=None, calibration="none")
         key = (row.query_template, row.document_template, row.markers, row.preparation, row.instruction)
-        different.setdefault(key, whole)
-    return list(different.values())
+        by_prompt.setdefault(key, replace(row, layer=-1, depth=None, calibration="none"))
+    return list(by_prompt.values())
 
 
 def _is_zero_shot(row: Recipe) -> bool:
@@ -66,16 +65,16 @@ def _is_zero_shot(row: Recipe) -> bool:
 
 
 def poolings(prompt: Recipe) -> tuple[Pooling, ...]:
-    """The poolings that make sense for a prompt: where no text is pooled, only its last token has read all of it."""
+    """Return the poolings to try for a prompt; if it pools no text, only its last token has read the whole text."""
     pooled = {part.slot for part in prompt.template("query").parts if part.pooled}
     return ("mean", "weighted-mean", "last") if "text" in pooled else ("last",)
 
 
 def candidates(prompt: Recipe, layers: int, calibrations: Sequence[str] = CALIBRATIONS) -> Iterator[Candidate]:
-    """All candidates of a prompt, those of one layer and pooling together."""
+    """Yield all candidates of a prompt, those with the same layer and pooling together."""
     for layer in range(layers + 1):
         for pooling in poolings(prompt):
             if layer == 0 and pooling == "last":
-                continue  # the embedding of a token, whatever the text
+                continue  # a token embedding, which is the same for all texts
             for calibration in calibrations:
                 yield Candidate(prompt=prompt, layer=layer, layers=layers, pooling=pooling, calibration=calibration)
