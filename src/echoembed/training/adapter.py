@@ -1,8 +1,8 @@
-"""What is trained: LoRA on the linear layers and the end token's embedding, or the whole model.
+"""Which weights are trained: LoRA on the linear layers and the end token's embedding, or the whole model.
 
-LoRA (Hu et al. 2021): a linear layer W gets two small matrices beside it, W x + (alpha / rank) B A x; only A and B
-learn. The paper pools the end token, whose embedding a pretrained model may never have learned, so it learns too
-(section "fine-tuning"; which layers the paper adapts is not stated: here, all linear ones).
+LoRA (Hu et al. 2021) adds two small matrices to a linear layer W: W x + (alpha / rank) B A x. Only A and B are trained.
+The paper pools the end token, whose embedding a pretrained model may never have trained, so that it is trained too
+(section "fine-tuning"). The paper does not say which layers it adapts; we adapt all linear layers.
 
 Shapes: V tokens of the vocabulary, D width of the model.
 """
@@ -28,12 +28,12 @@ TOKENS = ".trainable_tokens_delta."
 
 
 def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int = 0) -> list[str]:
-    """Put LoRA on a model, or free the whole of it, so that exactly what is to be trained requires gradients.
+    """Put LoRA on a model, or unfreeze the whole model, so that only the weights to train require gradients.
 
     Args:
         model: From ``echoembed.load``; changed in place.
-        config: Rank 0 trains the whole model.
-        seed: Decides LoRA's beginning; no other random state is touched.
+        config: The adapter; rank 0 trains the whole model.
+        seed: The seed of LoRA's initial weights; the global random state does not change.
 
     Returns:
         The names of the parameters that will be trained, in the model's order.
@@ -46,8 +46,8 @@ def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int 
     if end_token and transformer.pieces.eos is None:
         raise errors.adapter_end_token_missing(transformer.name)
     if end_token or config.rank == 0:
-        # Where the end token is the padding token too, as in Llama, torch would give its embedding no gradient.
-        # Padding itself gets none anyway: no token attends to it and nothing pools it.
+        # If the end token is also the padding token, as in Llama, torch would give its embedding no gradient. Padding
+        # gets no gradient in any case, as no token attends to it and it is not pooled.
         embeddings: Any = transformer.model.get_input_embeddings()
         embeddings.padding_idx = None
     if config.rank == 0:
@@ -60,7 +60,7 @@ def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int 
 
 
 def trains_end_token(recipe: Recipe, config: AdapterConfig) -> bool:
-    """Whether the end token's embedding is trained: as the configuration says, else where a template pools it."""
+    """Return whether to train the end token's embedding: as configured, else if a template pools the end token."""
     if config.end_token is not None:
         return config.end_token
     parts = [part for kind in get_args(Kind) for part in recipe.template(kind).parts]
@@ -70,13 +70,13 @@ def trains_end_token(recipe: Recipe, config: AdapterConfig) -> bool:
 def add_lora(
     model: PreTrainedModel, config: AdapterConfig, *, tokens: list[int] | None = None, seed: int = 0
 ) -> list[str]:
-    """Put LoRA on the linear layers of a language model, as peft builds it.
+    """Put peft's LoRA on the linear layers of a language model.
 
     Args:
-        model: Changed in place; one on torch's ``meta`` device will do.
-        config: A rank above 0.
-        tokens: Ids of the tokens whose embeddings are trained besides.
-        seed: Decides LoRA's beginning; no other random state is touched.
+        model: The model, changed in place; it may be on torch's ``meta`` device.
+        config: The adapter, with a rank above 0.
+        tokens: Ids of tokens whose embeddings are trained too.
+        seed: The seed of LoRA's initial weights; the global random state does not change.
 
     Returns:
         The full names of the layers with LoRA.
@@ -90,11 +90,11 @@ def add_lora(
     layers = _targets(model, config.targets)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        # peft's own word where it applies, for a saved adapter records it.
+        # A saved adapter records the targets, so that peft's own word "all-linear" is kept.
         model.add_adapter(
             LoraConfig(
                 r=config.rank,
-                lora_alpha=cast(int, config.alpha),  # as peft annotates it; it takes any number
+                lora_alpha=cast(int, config.alpha),  # peft's annotation says int, but it takes any number
                 lora_dropout=config.dropout,
                 target_modules="all-linear" if config.targets == "all-linear" else layers,
                 trainable_token_indices=tokens,
@@ -105,17 +105,17 @@ def add_lora(
 
 
 def _targets(model: nn.Module, targets: str | tuple[str, ...]) -> list[str]:
-    """Full names of the linear layers that get LoRA; a target names a layer, or the end of its name."""
+    """Return the full names of the linear layers to adapt; a target is a layer's name, or the end of one."""
     from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
     linear = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     if targets == "all-linear":
         return linear
-    wanted = [targets] if isinstance(targets, str) else list(targets)
-    missing = [target for target in wanted if not any(_named(name, target) for name in linear)]
+    names = [targets] if isinstance(targets, str) else list(targets)
+    missing = [target for target in names if not any(_named(name, target) for name in linear)]
     if missing:
         raise errors.adapter_targets_unknown(missing, sorted({name.rpartition(".")[2] for name in linear}))
-    return [name for name in linear if any(_named(name, target) for target in wanted)]
+    return [name for name in linear if any(_named(name, target) for target in names)]
 
 
 def _named(name: str, target: str) -> bool:
@@ -127,11 +127,12 @@ def _trainable(model: nn.Module) -> list[str]:
 
 
 def _check(model: SentenceTransformer, layers: list[str], *, end_token: bool) -> None:
-    """Assert that two matrices of each layer, the end token's row if wanted, and nothing else will be trained."""
+    """Assert that only two matrices of each layer and, if configured, the end token's row will be trained."""
     transformer = transformer_of(model)
-    wanted = {f"{layer}{LORA}{matrix}.default.weight" for layer in layers for matrix in "AB"}
+    expected = {f"{layer}{LORA}{matrix}.default.weight" for layer in layers for matrix in "AB"}
     trained = set(_trainable(transformer.model))
     rows = {name for name in trained if TOKENS in name}
-    assert trained - rows == wanted, f"LoRA is on other layers than was asked: {sorted((trained - rows) ^ wanted)}"
+    wrong = sorted((trained - rows) ^ expected)
+    assert not wrong, f"LoRA is on other layers than was asked: {wrong}"
     assert len(rows) == end_token, f"embeddings to train: {sorted(rows)}"
     assert len(_trainable(model)) == len(trained), "a module after the language model would be trained"

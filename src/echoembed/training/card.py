@@ -1,4 +1,4 @@
-"""The card of a trained model: what it is, how to load it, and all that it was made from."""
+"""The card of a trained model: what it is, how to load it, and everything that it was made from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OBJECTIVES = {
 }
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _LAST = 0.1
-"""Share of the steps, from the end, over which the loss is averaged."""
+"""The share of the steps, at the end of the run, over which the loss is averaged."""
 
 
 def card(
@@ -39,24 +39,24 @@ def card(
     rows: Mapping[str, int],
     pictures: Sequence[str] = (),
 ) -> str:
-    """The card as Markdown under a header of the hub's.
+    """Write the card as Markdown, with the hub's metadata as its header.
 
     Args:
         model: The trained model.
-        config: The run's configuration, in force.
-        run: The run's folder: what it was begun with, its log and its scores are read from there.
-        recipe: The recipe that goes with the weights.
-        rows: Rows of each data set, where known.
+        config: The run's configuration in force.
+        run: The run's folder, with its configuration, log and scores.
+        recipe: The recipe that belongs to the weights.
+        rows: The number of rows of each data set, if known.
         pictures: Names of the pictures beside the card.
     """
     transformer = transformer_of(model)
     log = read_lines(run / LOG)
     before, after, scores = _scores(read_lines(run / SCORES))
-    filled = ModelCard.from_template(
+    markdown = ModelCard.from_template(
         _header(transformer, config),
         template_path=str(_TEMPLATE),
         row=_row,
-        base=_called(transformer),
+        base=_base_name(transformer),
         revision=transformer.revision,
         adapter=config.save == "adapter",
         objective=_OBJECTIVES[config.objective],
@@ -73,11 +73,11 @@ def card(
         settings=json.dumps(_settings(config), indent=2, ensure_ascii=False),
         libraries=", ".join(f"{name} {version}" for name, version in _versions().items()),
     )
-    return f"{filled}\n"
+    return f"{markdown}\n"
 
 
-def _called(transformer: EchoTransformer) -> str:
-    """The base and the adapters below, without this machine's folders."""
+def _base_name(transformer: EchoTransformer) -> str:
+    """Name the base and its adapters, without folders of this machine."""
     if transformer.base is None:
         return Path(transformer.name).name
     names = [transformer.base.model or "the bundled model", *(name for name, _ in transformer.base.adapters)]
@@ -98,9 +98,9 @@ def _header(transformer: EchoTransformer, config: TrainConfig) -> ModelCardData:
 
 
 def _data_sets(config: TrainConfig, run: Path, log: list[dict[str, Any]], rows: Mapping[str, int]) -> list[list[str]]:
-    """A row for each data set: its name, rows and ratio, what was trained on, and its files with their hashes."""
-    begun = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).is_file() else {}
-    digests: Mapping[str, Mapping[str, str]] = begun.get("data", {})
+    """Return a row for each data set: name, rows, ratio, rows trained on, and its files with their hashes."""
+    record = json.loads((run / CONFIG).read_text(encoding="utf-8")) if (run / CONFIG).is_file() else {}
+    digests: Mapping[str, Mapping[str, str]] = record.get("data", {})
     table = []
     for data in config.data:
         parts = {part.name for part in config.parts if part.data is data}
@@ -113,7 +113,7 @@ def _data_sets(config: TrainConfig, run: Path, log: list[dict[str, Any]], rows: 
 
 
 def _scores(scores: list[dict[str, Any]]) -> tuple[int, int, list[list[str]]]:
-    """The first and the last step that was scored, and a row for each task: its scores × 100 at both."""
+    """Return the first and the last step that was scored, and a row for each task with its scores × 100 at both."""
     if not scores:
         return 0, 0, []
     steps = [line["step"] for line in scores]
@@ -124,7 +124,7 @@ def _scores(scores: list[dict[str, Any]]) -> tuple[int, int, list[list[str]]]:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    """The configuration without this machine's folders."""
+    """Return the configuration without folders of this machine."""
     settings = config.as_dict()
     for table in (settings, *settings["data"], settings["score"]):
         for key in ("output", "path", "model", "data"):
@@ -142,7 +142,7 @@ def _versions() -> dict[str, str]:
 
 
 def _licence(folder: Path) -> str | None:
-    """What the base's own card says, where it lies beside its weights."""
+    """Return the licence in the base's own card, if the card lies beside the weights."""
     for path in (folder / "README.md", folder.parent / "README.md"):
         if path.is_file():
             try:
@@ -153,5 +153,5 @@ def _licence(folder: Path) -> str | None:
 
 
 def _row(*cells: object) -> str:
-    """A row of a Markdown table."""
+    """Format a row of a Markdown table."""
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -1,15 +1,15 @@
-"""Checkpoints: a run resumes from one as if it had never stopped. Each is whole or not there at all.
+"""Checkpoints, from which a run resumes as if it had never stopped. A checkpoint appears whole or not at all.
 
     checkpoints/step-N/
-      weights.safetensors     what is trained, by name
+      weights.safetensors     the trained weights, by name
       optimizer.pt            AdamW's moments
-      scheduler.pt            the learning rate's place
-      rng_state.pth           random state of Python, numpy and torch; rng_state_K.pth for each of several processes
+      scheduler.pt            the state of the learning rate's schedule
+      rng_state.pth           random states of Python, numpy and torch; rng_state_K.pth for each of several processes
       trainer_state.json      the step
-      record.json             what the run was begun with
+      record.json             the record of what the run was started with
 
-A checkpoint is written under a name that nothing reads, flushed to the disk, and renamed: a disk that fills, or a
-process that is killed, leaves the checkpoint before it as it was.
+A checkpoint is written under a temporary name, flushed to the disk, and renamed. So the checkpoint before it stays
+whole if the disk fills up or the process is killed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WEIGHTS = "weights.safetensors"
 RECORD = "record.json"
 STATE = "trainer_state.json"
 _NEEDED = (WEIGHTS, RECORD, STATE, "optimizer.pt", "scheduler.pt")
-_GOING = ".removed-"
+_REMOVED = ".removed-"
 
 
 def save(
@@ -47,26 +47,26 @@ def save(
     keep: int,
     newest: Path | None,
 ) -> Path:
-    """Write the checkpoint of the step just made, and remove the oldest over the number kept.
+    """Write a checkpoint of the current step, and remove the oldest checkpoints beyond ``keep``.
 
-    Called by all processes; the first writes for all.
+    All processes call this function; the first process writes for all.
 
     Args:
-        run: Folder of the run.
-        step: Optimiser steps made.
-        weights: What is trained, by name.
-        record: What the run was begun with.
+        run: The folder of the run.
+        step: The number of optimiser steps made.
+        weights: The trained weights, by name.
+        record: What the run was started with.
         write_state: Writes ``trainer_state.json``, ``optimizer.pt`` and ``scheduler.pt`` into a folder.
         write_random_state: Writes this process's random state into a folder.
-        writes: Whether this is the process that writes.
-        keep: Checkpoints kept, the newest.
-        newest: The checkpoint before, which errors name.
+        writes: Whether this process writes.
+        keep: The number of checkpoints to keep.
+        newest: The previous checkpoint, which errors name.
 
     Returns:
         The folder of the checkpoint.
 
     Raises:
-        TrainingError: On all processes, if it could not be written; the checkpoints before are as they were.
+        TrainingError: On all processes, if the checkpoint could not be written; earlier checkpoints do not change.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -77,7 +77,7 @@ def save(
             _write(target, weights, record, write_state, random_states)
             for old in _whole(target.parent)[:-keep]:
                 _remove(old)
-        except Exception as error:  # each library has its own for a full disk
+        except Exception as error:  # each library raises its own error for a full disk
             problem = f"{type(error).__name__}: {error}"
     (problem,) = broadcast_object_list([problem])
     if problem:
@@ -94,11 +94,11 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
-    for left in target.parent.glob(f"{_GOING}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    with whole_folder(target, overwrite=True) as unfinished:  # one that is there, a resumed run could not use
-        here = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-        save_file(here, unfinished / WEIGHTS)
+    for rest in target.parent.glob(f"{_REMOVED}*"):
+        shutil.rmtree(rest, ignore_errors=True)
+    with whole_folder(target, overwrite=True) as unfinished:  # any folder here is damaged
+        on_cpu = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+        save_file(on_cpu, unfinished / WEIGHTS)
         write_state(unfinished)
         for name, content in random_states.items():
             (unfinished / name).write_bytes(content)
@@ -106,36 +106,36 @@ def _write(
 
 
 def _gathered(write_random_state: Callable[[Path], None]) -> tuple[dict[str, bytes], str]:
-    """File name → content, of all processes, which may share no disk; and what went wrong on any, or nothing."""
+    """Gather the random states of all processes, which may share no disk: file name → content, and any problem."""
     from accelerate.utils import gather_object
 
-    here: list[tuple[str, bytes, str]]
+    own: list[tuple[str, bytes, str]]
     try:
         with tempfile.TemporaryDirectory() as folder:
             write_random_state(Path(folder))
-            here = [(path.name, path.read_bytes(), "") for path in Path(folder).iterdir()]
-    except Exception as error:  # told to all: one that raised alone would leave the others waiting
-        here = [("", b"", f"{type(error).__name__}: {error}")]
-    everywhere = gather_object(here)
-    states = {name: content for name, content, _ in everywhere}
-    return states, next((problem for *_, problem in everywhere if problem), "")
+            own = [(path.name, path.read_bytes(), "") for path in Path(folder).iterdir()]
+    except Exception as error:  # shared with all: if one process raised alone, the others would wait for it
+        own = [("", b"", f"{type(error).__name__}: {error}")]
+    gathered = gather_object(own)
+    states = {name: content for name, content, _ in gathered}
+    return states, next((problem for *_, problem in gathered if problem), "")
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint so that no half of it is ever taken for one."""
-    going = path.with_name(f"{_GOING}{path.name}")
-    shutil.rmtree(going, ignore_errors=True)
-    path.rename(going)
-    shutil.rmtree(going, ignore_errors=True)
+    """Remove a checkpoint so that no half of it can be taken for a checkpoint."""
+    removed = path.with_name(f"{_REMOVED}{path.name}")
+    shutil.rmtree(removed, ignore_errors=True)
+    path.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def newest(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run."""
+    """Return the newest whole checkpoint of a run."""
     return next(reversed(_whole(run / CHECKPOINTS)), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A record that a run wrote.
+    """Read a record that a run wrote.
 
     Raises:
         TrainingError: If it cannot be read.
@@ -148,7 +148,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _whole(folder: Path) -> list[Path]:
-    """Checkpoints with all their files, oldest first."""
+    """Return the checkpoints that have all their files, oldest first."""
     whole = [
         path
         for path in folder.glob("step-*")
@@ -160,19 +160,19 @@ def _whole(folder: Path) -> list[Path]:
 
 
 def trained_weights(model: nn.Module, loss: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained, of the model and, if it has weights of its own, of the loss."""
+    """Return the trained weights of the model and, if the loss has weights of its own, of the loss."""
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    known = {id(weight) for weight in model.parameters()}
-    own = {f"loss.{name}": weight for name, weight in loss.named_parameters() if id(weight) not in known}
-    return {**weights, **{name: weight for name, weight in own.items() if weight.requires_grad}}
+    of_model = {id(weight) for weight in model.parameters()}
+    of_loss = {f"loss.{name}": weight for name, weight in loss.named_parameters() if id(weight) not in of_model}
+    return {**weights, **{name: weight for name, weight in of_loss.items() if weight.requires_grad}}
 
 
 @torch.no_grad()
 def load_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Put a checkpoint's weights in place, bit for bit.
+    """Copy a checkpoint's weights into the model, bit for bit.
 
     Raises:
-        TrainingError: If it holds others than these.
+        TrainingError: If the checkpoint holds other weights than the model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

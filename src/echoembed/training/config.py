@@ -1,7 +1,8 @@
-"""The configuration of a training run: what a TOML file for ``echoembed train`` may say, and what is allowed.
+"""The configuration of a training run: the fields of a TOML file for ``echoembed train``, and their allowed values.
 
-Every field says its unit. Sizes are counted in rows (a query with its positive and its negatives), lengths in tokens
-of the model's tokenizer, work in optimiser steps. A configuration that exists is sound: values are checked at birth.
+Every field states its unit. Sizes are counted in rows (a query with its positive and its negatives), lengths in tokens
+of the model's tokenizer, work in optimiser steps. Values are checked when a configuration is created, so that every
+configuration is valid.
 """
 
 from __future__ import annotations
@@ -46,45 +47,43 @@ class TrainConfig(Table):
     objective: Objective = setting(
         "contrastive",
         "``contrastive``; ``mntp``, masked next-token prediction; ``simcse``, a text against itself under dropout; or "
-        "``distil``, the cosines of a teacher.",
+        "``distil``, to learn a teacher's cosines.",
     )
     model: str = setting(
         "", "Name on the hub, folder or GGUF file, or ``tiny`` for the bundled model; empty for ``smollm2-135m``."
     )
     revision: str = setting("", "Branch, tag or commit on the hub; empty for the newest, which is recorded.")
-    recipe: str = setting("echo", "Row of the table of recipes whose templates the texts are written with.")
+    recipe: str = setting("echo", "Row of the table of recipes with which texts are read.")
     query_template: str = setting(
-        "", "Template of queries in place of the recipe's; documents follow where the recipe has one template for both."
+        "", "Template of queries in place of the recipe's; also of documents, if the recipe has one template for both."
     )
     document_template: str = setting("", "Template of documents in place of the recipe's.")
     pooling: Pooling | Literal[""] = setting("", "Pooling in place of the recipe's.")
     attention: Attention | Literal[""] = setting("", "Attention in place of the recipe's.")
     layer: int | None = setting(
-        None, "Layer whose states are pooled, in place of the recipe's; those above it are left out, and cost nothing."
+        None, "Layer whose states are pooled, in place of the recipe's; layers above it are left out, and cost nothing."
     )
-    budget: int | None = setting(
-        None, "Most tokens of text for each reading; left out for the recipe's.", COUNT_OR_NONE
-    )
+    budget: int | None = setting(None, "Most tokens of text in each copy; left out for the recipe's.", COUNT_OR_NONE)
     finished_budget: int | None = setting(
         None,
-        "Most tokens of text that the finished model reads; left out for as many as it was trained with.",
+        "Most tokens of text in each copy for the finished model; left out for as many as in training.",
         COUNT_OR_NONE,
     )
-    seed: int = setting(0, "Decides which rows come when, LoRA's beginning and dropout.", _SEED)
+    seed: int = setting(0, "Seed of the order of rows, of LoRA's initial weights and of dropout.", _SEED)
     save: Output = setting(
-        "adapter", "What the finished model is: ``adapter``, small and beside its base, or ``merged``, whole."
+        "adapter", "Form of the finished model: ``adapter``, which is small and needs its base, or ``merged``, whole."
     )
     dropout: float = setting(
-        0.3, "SimCSE's dropout, on attention and on LoRA's inputs; used by that objective alone.", PROBABILITY
+        0.3, "SimCSE's dropout, on attention and on LoRA's inputs; used by ``simcse`` alone.", PROBABILITY
     )
-    tensorboard: bool = setting(False, "Whether TensorBoard's files are written to ``logs`` too.")
+    tensorboard: bool = setting(False, "Whether TensorBoard's files are written to ``logs``.")
     data: tuple[DataConfig, ...] = setting((), "The data sets, each in a table ``[[data]]``.")
-    adapter: AdapterConfig = setting(AdapterConfig, "What is trained.")
-    optimiser: OptimiserConfig = setting(OptimiserConfig, "How it is trained.")
-    masking: MaskingConfig = setting(MaskingConfig, "What is masked; used by ``mntp`` alone.")
-    teacher: TeacherConfig = setting(TeacherConfig, "Whose cosines are learned; used by ``distil`` alone.")
-    checkpoint: CheckpointConfig = setting(CheckpointConfig, "What is kept on the way.")
-    score: ScoreConfig = setting(ScoreConfig, "What is scored on the way.")
+    adapter: AdapterConfig = setting(AdapterConfig, "Which weights are trained.")
+    optimiser: OptimiserConfig = setting(OptimiserConfig, "How the weights are trained.")
+    masking: MaskingConfig = setting(MaskingConfig, "Which tokens are masked; used by ``mntp`` alone.")
+    teacher: TeacherConfig = setting(TeacherConfig, "The teacher; used by ``distil`` alone.")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig, "Checkpoints during the run.")
+    score: ScoreConfig = setting(ScoreConfig, "Scores during the run.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +137,7 @@ class TrainConfig(Table):
                 raise errors.TrainingError.bad_value("data.neighbours", entry.neighbours, allowed)
 
     def objective_of(self, entry: DataConfig) -> Objective:
-        """How a data set's rows are read and trained on: pairs are contrastive in any company."""
+        """Return the objective of a data set: pairs are always contrastive, other rows have the run's objective."""
         return "contrastive" if entry.pairs else self.objective
 
     def _check_recipe(self) -> None:
@@ -158,7 +157,7 @@ class TrainConfig(Table):
 
     @property
     def parts(self) -> tuple[DataPart, ...]:
-        """What batches are drawn from: each data set, or where it has several instructions, its rows under each."""
+        """The parts that batches are drawn from: each data set or, if it has several instructions, a part for each."""
         return tuple(
             DataPart(entry.name if len(entry.instructions) < 2 else f"{entry.name}#{number}", source, entry, wording)
             for source, entry in enumerate(self.data)
@@ -166,26 +165,26 @@ class TrainConfig(Table):
         )
 
     def effective(self) -> TrainConfig:
-        """The configuration in force: steps and budget halved where ``compute_matched`` says so, and then said done."""
+        """Return the configuration in force: ``compute_matched`` halves steps and budget, and is then reset."""
         if not self.optimiser.compute_matched:
             return self
-        done = self.optimiser
-        halved = replace(done, steps=done.steps // 2, warmup_steps=done.warmup_steps // 2, compute_matched=False)
+        full = self.optimiser
+        halved = replace(full, steps=full.steps // 2, warmup_steps=full.warmup_steps // 2, compute_matched=False)
         return replace(self, optimiser=halved, budget=recipe_of(self).budget)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields as JSON can hold them; ``from_dict`` gives the configuration back."""
+        """Return all fields in plain values for JSON; ``from_dict`` makes the configuration of them again."""
         return {entry.name: _plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
 
 
 class DataPart(NamedTuple):
-    """Rows under one instruction: what a batch is drawn from.
+    """The rows of a data set under one instruction, from which batches are drawn.
 
     Attributes:
-        name: The data set's, followed by ``#`` and a number where it has several instructions.
-        source: Number of the data set in the configuration; parts of one data set share its rows.
+        name: The data set's name, followed by ``#`` and a number if it has several instructions.
+        source: The index of the data set in the configuration; parts of one data set share its rows.
         data: The data set.
-        instruction: What stands in ``{instruction}``; empty for the recipe's own.
+        instruction: What fills ``{instruction}``; empty for the recipe's own.
     """
 
     name: str
@@ -202,31 +201,31 @@ class Difference(NamedTuple):
     new: object
 
 
-# What cannot change what is trained, and may be otherwise when a run is resumed.
+# Fields that do not change the trained weights, and may differ when a run is resumed.
 _FREE = ("output", "save", "finished_budget", "tensorboard", "checkpoint", "score")
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    """The recipe that texts are read with: the table's row with the configuration's changes.
+    """Return the recipe with which texts are read: the table's row with the configuration's changes.
 
-    The budget is halved where the run is compute-matched. The row's own checkpoint and adapters are left out, and
-    it does not count as trained: another model is on its way to it.
+    The budget is halved if the run is compute-matched. The row's checkpoint and adapters are left out, and the recipe
+    does not count as trained, as the run trains another model.
 
     Raises:
-        RecipeError: If there is no such row, or a change cannot be.
-        TrainingError: If the row has a calibration, which would be of the weights before training.
-        TemplateError: If a template cannot be.
+        RecipeError: If there is no such row, or a change is not allowed.
+        TrainingError: If the row has a calibration, which would be fitted to the weights before training.
+        TemplateError: If a template is not valid.
     """
     row = find_recipe(config.recipe)
     if row.calibration != "none":
         allowed = "a recipe without a calibration; calibrate the trained model: echoembed calibrate MODEL TEXTS -o DIR"
         raise errors.TrainingError.bad_value("recipe", row.name, allowed)
     query = config.query_template or row.query_template
-    follows = query if row.document_template == row.query_template else row.document_template
+    document = query if row.document_template == row.query_template else row.document_template
     budget = config.budget or row.budget
     changes = {
         "query_template": query,
-        "document_template": config.document_template or follows,
+        "document_template": config.document_template or document,
         "pooling": config.pooling or row.pooling,
         "attention": config.attention or row.attention,
         "layer": row.layer if config.layer is None else config.layer,
@@ -240,10 +239,10 @@ def recipe_of(config: TrainConfig) -> Recipe:
 
 
 def read(path: str | Path) -> TrainConfig:
-    """The configuration of a TOML file; paths in it are relative to the file, and come out absolute.
+    """Read the configuration from a TOML file, and make its paths, which are relative to the file, absolute.
 
     Raises:
-        TrainingError: If the file is missing or no TOML, has an unknown field or lacks one, or a value cannot be.
+        TrainingError: If the file is missing or no TOML, a field is unknown or missing, or a value is not allowed.
         RecipeError: If there is no such recipe.
     """
     file = Path(path).expanduser()
@@ -255,13 +254,13 @@ def read(path: str | Path) -> TrainConfig:
 
 
 def resolved(config: TrainConfig, base: Path) -> TrainConfig:
-    """The configuration with its paths absolute, relative ones taken from the folder ``base``."""
+    """Return the configuration with absolute paths; relative paths start at the folder ``base``."""
 
     def absolute(path: str) -> str:
         return str((base / Path(path).expanduser()).resolve())
 
-    here = config.model.lower() not in {"", *RESERVED} and (base / config.model).exists()
-    is_path = config.model.startswith((".", "~", "/")) or here
+    exists = config.model.lower() not in {"", *RESERVED} and (base / config.model).exists()
+    is_path = config.model.startswith((".", "~", "/")) or exists
     return replace(
         config,
         output=absolute(config.output),
@@ -279,26 +278,26 @@ def _resolved_teacher(teacher: TeacherConfig, base: Path, absolute: Callable[[st
 
 
 def from_dict(tables: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that ``as_dict``, JSON or TOML hold.
+    """Make a configuration from nested tables, as from ``as_dict``, JSON or TOML.
 
     Raises:
-        TrainingError: If a field is unknown or missing, or a value cannot be.
+        TrainingError: If a field is unknown or missing, or a value is not allowed.
     """
     inner = {entry.name: entry.default_factory for entry in dataclasses.fields(TrainConfig)}
-    fields: dict[str, Any] = dict(_known(tables, TrainConfig, "the configuration"))
+    fields: dict[str, Any] = dict(_checked(tables, TrainConfig, "the configuration"))
     for name, value in fields.items():
         kind = inner[name]
         if name == "data":
             if not isinstance(value, Sequence) or not all(isinstance(entry, Mapping) for entry in value):
                 raise errors.TrainingError.bad_value("data", value, "an array of tables, each headed [[data]]")
-            fields[name] = tuple(DataConfig(**_known(entry, DataConfig, "[[data]]")) for entry in value)
+            fields[name] = tuple(DataConfig(**_checked(entry, DataConfig, "[[data]]")) for entry in value)
         elif isinstance(kind, type) and isinstance(value, Mapping):
-            fields[name] = kind(**_known(value, kind, f"[{name}]"))
+            fields[name] = kind(**_checked(value, kind, f"[{name}]"))
     return TrainConfig(**fields)
 
 
-def _known(table: Mapping[str, Any], kind: Any, where: str) -> Mapping[str, Any]:
-    """The table, if the dataclass knows all its keys and needs no other."""
+def _checked(table: Mapping[str, Any], kind: Any, where: str) -> Mapping[str, Any]:
+    """Return a table if its keys are fields of the dataclass, and no required field is missing."""
     known = {entry.name: entry for entry in dataclasses.fields(kind)}
     for key in table:
         if key not in known:
@@ -311,7 +310,7 @@ def _known(table: Mapping[str, Any], kind: Any, where: str) -> Mapping[str, Any]
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[Difference]:
-    """Where two configurations would train differently: a run begun under one cannot resume under the other."""
+    """List the fields by which two configurations train differently; a run cannot resume under such a change."""
     before, after = _flat(old), _flat(new)
     return [
         Difference(name, before.get(name), after.get(name))
@@ -321,7 +320,7 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[Difference]:
 
 
 def _flat(config: TrainConfig) -> dict[str, object]:
-    """Field with its path → value; data sets go by their names, and their order counts."""
+    """Flatten a configuration to dotted field → value; data sets go by their names, and their order counts."""
     flat: dict[str, object] = {"data": [entry.name for entry in config.data]}
     for name, value in config.as_dict().items():
         if name == "data":

@@ -1,15 +1,21 @@
-"""Distillation: the cosines among a batch's texts are to be the teacher's.
+"""Distillation: a model is trained to give the teacher's cosines among the texts of a batch.
 
-For each text of a batch, the teacher's cosines to the other texts, divided by a temperature, are a distribution over
-these, and so are the student's; the text's own cosine, always 1, is left out:
+For each text of a batch, the softmax of the teacher's cosines to the other texts, divided by a temperature, is a
+distribution over these texts, and so is the student's. A text's cosine to itself, always 1, is left out:
 
     loss = mean over texts i of  Σ_j p_ij (log p_ij - log q_ij),   p_i = softmax_j≠i(cos_teacher(i, j) / τ_teacher)
                                                                    q_i = softmax_j≠i(cos_student(i, j) / τ_student)
 
-Cosines alone are compared, so the two may have vectors of any widths, and no text needs a label. What is to be learned
-about a text is said by its neighbours in the batch: some should be close to it. Data sets of pairs can be mixed in; a
-batch of theirs has the contrastive loss. (Relational distillation: Park et al. 2019; with softened rows: Fang et al.
-2021, SEED.)
+Only cosines are compared, so that the vectors of both may have any width, and no text needs a label. The student learns
+about a text only from the other texts of its batch, so some of them should be close to it. Data sets of pairs can be
+mixed in; a batch of pairs has the contrastive loss. (Relational distillation: Park et al. 2019; with softmax rows: Fang
+et al. 2021, SEED.)
+
+The loss of a batch, in three steps:
+
+1. Embed the texts, in chunks that are computed again in the backward pass, so that one chunk is in memory at a time.
+2. Make log-distributions of the student's and of the teacher's cosines, a row for each text.
+3. Take the mean KL divergence of the student's rows from the teacher's.
 
 Shapes: B texts of a batch, D width of the student, W width of the teacher.
 """
@@ -29,7 +35,7 @@ from echoembed.training.tables import TeacherConfig
 def cosine_divergence(
     student_BD: Tensor, teacher_BW: Tensor, *, student_temperature: float, teacher_temperature: float
 ) -> Tensor:
-    """Mean over texts of the divergence of the student's row of cosines from the teacher's, in nats, a scalar."""
+    """Compute the mean over texts of the KL divergence of the student's row of cosines from the teacher's, in nats."""
     rows = []
     for vectors, temperature in ((student_BD, student_temperature), (teacher_BW, teacher_temperature)):
         unit = nn.functional.normalize(vectors.float(), dim=-1)
@@ -42,13 +48,13 @@ def cosine_divergence(
 
 
 class DistilLoss(nn.Module):
-    """The divergence of a batch of texts; of a batch of pairs, the contrastive loss.
+    """The loss of distillation: the KL divergence for a batch of texts, the contrastive loss for a batch of pairs.
 
     Args:
         model: From ``echoembed.load``.
         config: The temperatures.
-        chunk_size: Texts in memory at a time, computed again in the backward pass; None for all, computed once.
-        pairs: The loss of batches without a teacher's vectors; None where there are none.
+        chunk_size: Texts in memory at a time, computed again in the backward pass; None to compute all once.
+        pairs: The loss of batches of pairs; None if there are none.
     """
 
     def __init__(
@@ -61,11 +67,10 @@ class DistilLoss(nn.Module):
         self.pairs = pairs
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
-        """The loss of a batch, a scalar in float32.
+        """Compute the loss of a batch, a scalar in float32.
 
         Args:
-            sentence_features: The columns of a batch, as the model's ``preprocess`` gives them: one of texts, or those
-                of pairs.
+            sentence_features: The columns of a batch from the model's ``preprocess``: one of texts, or those of pairs.
             labels: The teacher's vectors of the texts, ``_BW``; None for a batch of pairs.
         """
         columns = list(sentence_features)

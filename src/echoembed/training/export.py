@@ -1,6 +1,6 @@
-"""The trained model, as a folder that ``echoembed.load`` takes: an adapter beside its base, or merged and whole.
+"""The trained model as a folder for ``echoembed.load``: an adapter without its base, or a merged model.
 
-Both are written whole or not at all, with a card that says how they were made (``card.py``).
+Either is written whole or not at all, with a card that says how it was made (``card.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from echoembed.training.run_folder import MODEL
 
 
 class CurvesWarning(UserWarning):
-    """A run's curves could not be drawn."""
+    """Warns that a run's curves could not be drawn."""
 
 
 def finish(
@@ -40,22 +40,22 @@ def finish(
     """Save the trained model as ``folder/model``, and draw the run's curves beside it.
 
     Args:
-        model: As it was trained, with LoRA or without; left as it is.
-        config: The run's configuration, in force.
-        folder: The run's; its ``config.json``, ``log.jsonl`` and ``scores.jsonl`` go into the card.
-        rows: Rows of each data set, for the card; None where they are not known.
+        model: The trained model, with or without LoRA; not changed.
+        config: The run's configuration in force.
+        folder: The run's folder; its ``config.json``, ``log.jsonl`` and ``scores.jsonl`` go into the card.
+        rows: The number of rows of each data set, for the card; None if not known.
 
     Returns:
-        The model's folder; one that was there is replaced.
+        The model's folder; an existing one is replaced.
 
     Raises:
-        FileError: If it cannot be written.
+        FileError: If the folder cannot be written.
         ModelError: If an adapter is to be saved and there is none, or weights are not finite.
     """
     pictures: list[Path] = []
     try:
         pictures = curves.draw(folder)
-    except errors.LibraryError as error:  # matplotlib is not there: no reason to lose the model
+    except errors.LibraryError as error:  # without matplotlib the model must still be saved
         warnings.warn(f"The curves were not drawn: {error}", CurvesWarning, stacklevel=2)
     return save_model(model, config, folder / MODEL, run=folder, rows=rows, pictures=pictures)
 
@@ -69,21 +69,21 @@ def save_model(
     rows: Mapping[str, int] | None = None,
     pictures: list[Path] | None = None,
 ) -> Path:
-    """Write a model that is being trained where ``echoembed.load`` takes it from.
+    """Write a model in training as a folder for ``echoembed.load``.
 
     Args:
-        model: As it is now; left so.
-        config: The run's configuration, in force; its ``save`` says in which form.
-        target: The folder to write; one that is there is replaced.
-        run: The run's folder; the configuration's ``output`` unless given.
-        rows: Rows of each data set, for the card.
-        pictures: Pictures that the card shows.
+        model: The model as it is now; not changed.
+        config: The run's configuration in force; its ``save`` decides the form.
+        target: The folder to write; an existing one is replaced.
+        run: The run's folder; None for the configuration's ``output``.
+        rows: The number of rows of each data set, for the card.
+        pictures: Pictures to show in the card.
 
     Returns:
         The folder.
 
     Raises:
-        FileError: If it cannot be written.
+        FileError: If the folder cannot be written.
         ModelError: If an adapter is to be saved and there is none, or weights are not finite.
     """
     transformer = transformer_of(model)
@@ -97,16 +97,17 @@ def save_model(
             under(model, recipe).save_pretrained(str(unfinished), create_model_card=False)
         for picture in pictures or []:
             shutil.copyfile(picture, unfinished / picture.name)
-        shown = [picture.name for picture in pictures or []]
-        text = card(model, config, run or Path(config.output), recipe=recipe, rows=rows or {}, pictures=shown)
+        names = [picture.name for picture in pictures or []]
+        text = card(model, config, run or Path(config.output), recipe=recipe, rows=rows or {}, pictures=names)
         (unfinished / CARD).write_text(text, encoding="utf-8")
     return target
 
 
 def trained_recipe(recipe: Recipe, config: TrainConfig) -> Recipe:
-    """The recipe that goes with the trained weights.
+    """Return the recipe that belongs to the trained weights.
 
-    Masked prediction reads plain text: its weights know the attention, and are of no template.
+    After masked prediction it does not count as trained: such weights have learned bidirectional attention on plain
+    text, and no template.
     """
     budget = config.finished_budget or recipe.budget
     return replace(recipe, trained=config.objective != "mntp", checkpoint="", adapters=(), budget=budget)
@@ -128,14 +129,14 @@ def _write_adapter(model: SentenceTransformer, recipe: Recipe, folder: Path) -> 
 
 
 def _tidy(path: Path, transformer: EchoTransformer) -> None:
-    """Make peft's file say the same for the same run, and name the base as it is called elsewhere."""
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    """Make peft's file the same for the same run, and give the base its public name."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
     assert transformer.base is not None
-    saved["base_model_name_or_path"] = transformer.base.model or transformer.name
-    saved["inference_mode"] = True
-    if transformer.cut:  # ends of names would fit the layers of the base that are gone here
+    settings["base_model_name_or_path"] = transformer.base.model or transformer.name
+    settings["inference_mode"] = True
+    if transformer.cut:  # full names, as the ends of names would also match layers of the base that are cut off here
         layers = [name for name, module in transformer.model.named_modules() if hasattr(module, "lora_A")]
-        saved["target_modules"] = layers
-    if isinstance(saved["target_modules"], list):  # a set, to peft
-        saved["target_modules"] = sorted(saved["target_modules"])
-    path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        settings["target_modules"] = layers
+    if isinstance(settings["target_modules"], list):  # peft writes a set, in any order
+        settings["target_modules"] = sorted(settings["target_modules"])
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

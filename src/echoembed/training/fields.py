@@ -1,4 +1,4 @@
-"""Every field of a run's configuration with its meaning, as the dataclasses themselves declare it."""
+"""Every field of a run's configuration with its meaning, as declared in the dataclasses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from echoembed.training.config import TrainConfig
 
 
 class Field(NamedTuple):
-    """One field.
+    """A field of the configuration.
 
     Attributes:
-        table: The table of the TOML file that it stands in, such as ``[optimiser]``; empty for none.
+        table: The field's table in the TOML file, such as ``[optimiser]``; empty for none.
         name: The key.
-        type: What it takes, in words.
-        default: As TOML writes it; ``required`` where there is none, ``left out`` for what TOML cannot write.
-        meaning: What it is, with its unit.
+        type: The allowed types, in words.
+        default: The default in TOML; ``required`` if there is none, ``left out`` if TOML cannot express it.
+        meaning: What the field means, with its unit.
     """
 
     table: str
@@ -29,17 +29,17 @@ class Field(NamedTuple):
 
 
 def fields() -> list[Field]:
-    """All fields, in the order in which a file would have them."""
-    listed, inner = [], []
+    """Return all fields, in the order of a file."""
+    plain, inner = [], []
     for entry in dataclasses.fields(TrainConfig):
         hint = checks.hints(TrainConfig)[entry.name]
         kind = get_args(hint)[0] if get_args(hint) else hint
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             title = f"[[{entry.name}]]" if get_args(hint) else f"[{entry.name}]"
-            inner += [_field(title, kind, own) for own in dataclasses.fields(kind)]
+            inner += [_field(title, kind, field) for field in dataclasses.fields(kind)]
         else:
-            listed.append(_field("", TrainConfig, entry))
-    return listed + inner
+            plain.append(_field("", TrainConfig, entry))
+    return plain + inner
 
 
 def _field(table: str, kind: type, entry: dataclasses.Field[object]) -> Field:

@@ -1,7 +1,7 @@
-"""A model without its numbers: what a run would train, and what it would take of memory, before any weight is loaded.
+"""How many weights a run would train and how much memory it would need, before any weight is loaded.
 
-Torch's ``meta`` device builds the model's layers with shapes alone. LoRA is put on them as in a run, so that what is
-trained is counted rather than worked out; and a forward pass over them tells which states the backward pass keeps.
+Torch's ``meta`` device builds the model's layers with shapes alone. LoRA is put on them as in a run, so that trained
+weights are counted, not estimated. A forward pass over these layers tells which states the backward pass keeps.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _PROBE = 16  # tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Skeleton:
-    """A model's layers without weights, LoRA among them, and its tokenizer.
+    """A model's layers without weights, with LoRA, and its tokenizer.
 
     Attributes:
         name: The model's name.
-        model: On the device ``meta``; what is to be trained requires gradients.
+        model: The model on the device ``meta``; trained weights require gradients.
         pieces: The tokenizer.
-        context: Most tokens that the model reads at once; None for no limit.
-        parameters: Numbers in the model itself.
-        lora: Numbers that LoRA trains; 0 where the whole model is trained.
-        end_token: Numbers of the end token's embedding, where it is trained beside LoRA.
+        context: The most tokens that the model reads at once; None for no limit.
+        parameters: The number of the model's own weights.
+        lora: The number of weights that LoRA trains; 0 if the whole model is trained.
+        end_token: The number of weights of the end token's embedding, if it is trained beside LoRA.
     """
 
     name: str
@@ -56,20 +56,20 @@ class Skeleton:
 
     @property
     def trained(self) -> int:
-        """How many numbers are trained."""
+        """The number of trained weights."""
         return self.lora + self.end_token or self.parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """What a process needs at least, in bytes; without the allocator's own, and without what the framework takes.
+    """The least memory that a process needs, in bytes, without the overhead of allocator and framework.
 
     Attributes:
-        weights: All of them, in float32; and those of the layers once more where the forward pass is in bfloat16.
-        gradients: Of what is trained, in float32.
-        optimiser: AdamW's two moments of what is trained, in float32.
-        activations: What the backward pass keeps of the texts it holds, at the longest prompt seen; None if it cannot
-            be told.
+        weights: All weights in float32; for a forward pass in bfloat16, also a copy in bfloat16.
+        gradients: The gradients of trained weights, in float32.
+        optimiser: AdamW's two moments of trained weights, in float32.
+        activations: The states that the backward pass keeps for the texts in memory, at the length of the longest
+            prompt; None if they cannot be computed.
     """
 
     weights: int
@@ -79,16 +79,16 @@ class MemoryUse:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return self.weights + self.gradients + self.optimiser + (self.activations or 0)
 
 
 def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
-    """The model of a run, without its weights. Its files are fetched if they are on the hub, as the run would.
+    """Build the model of a run without its weights; its files are fetched from the hub if needed, as in the run.
 
     Raises:
-        ModelError: If it cannot be found or read.
-        TrainingError: If LoRA's targets are not in it.
+        ModelError: If the model cannot be found or read.
+        TrainingError: If LoRA's targets are not in the model.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -104,7 +104,7 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         with torch.device("meta"):
             model: Any = AutoModel.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    except Exception as error:  # transformers has no common base
+    except Exception as error:  # transformers' errors have no common base
         raise errors.model_unreadable(source.name, str(error)) from error
     count = int(settings.num_hidden_layers)
     if (kept := recipe.layer_of(count) % (count + 1)) < count:
@@ -130,32 +130,32 @@ def _width(model: PreTrainedModel) -> int:
 
 
 def _inner(folder: Path) -> str:
-    """Where in a folder the model's own files are: below it, in one that sentence-transformers saved."""
+    """Return the folder of the model's own files within a folder that may have been saved by sentence-transformers."""
     path = folder / "modules.json"
     return str(json.loads(path.read_text(encoding="utf-8"))[0]["path"]) if path.is_file() else ""
 
 
 def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: int = 1) -> MemoryUse:
-    """What a process needs to train; with GradCache one chunk of one column is in memory at a time.
+    """Estimate the memory that a process needs; with GradCache, one chunk of one column is in memory at a time.
 
     Args:
         skeleton: The model.
         config: The run.
-        longest: Tokens of the longest prompt, to which a chunk may be padded.
-        columns: Most readings of a row.
+        longest: The tokens of the longest prompt, to which a chunk may be padded.
+        columns: The most prompts of a row.
     """
     half = config.optimiser.precision == "bfloat16"
-    kept = _kept_per_token(skeleton.model, half=half)
+    per_token = _kept_per_token(skeleton.model, half=half)
     activations = None
-    if kept is not None:
+    if per_token is not None:
         layers = int(skeleton.model.config.num_hidden_layers)
-        if config.optimiser.gradient_checkpointing:  # each layer's input, and one layer's insides at a time
-            kept = layers * _width(skeleton.model) * (2 if half else 4) + kept / max(1, layers)
+        if config.optimiser.gradient_checkpointing:  # every layer's input, and the states inside one layer at a time
+            per_token = layers * _width(skeleton.model) * (2 if half else 4) + per_token / max(1, layers)
         rows, batch = config.optimiser.chunk_size, config.optimiser.batch_size
-        cached = config.optimiser.gradient_cache or config.objective == "mntp"  # which recomputes its chunks itself
+        cached = config.optimiser.gradient_cache or config.objective == "mntp"  # mntp recomputes its chunks itself
         if rows >= batch or not cached:
             rows = batch * columns
-        activations = round(rows * longest * kept)
+        activations = round(rows * longest * per_token)
     return MemoryUse(
         weights=skeleton.parameters * (FLOAT + 2 * half) + FLOAT * skeleton.lora,
         gradients=FLOAT * skeleton.trained,
@@ -165,10 +165,10 @@ def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: in
 
 
 def _kept_per_token(model: PreTrainedModel, *, half: bool) -> float | None:
-    """Bytes that the backward pass keeps for each token, weights apart; None where the layers cannot run so.
+    """Count the bytes, without weights, that the backward pass keeps per token; None if ``meta`` cannot run the layers.
 
-    Here attention keeps its scores, which grow with the square of the length; the fused attention of a run does not.
-    Two lengths T and 2T tell the two apart: kept(T) = aT + bT², so a = (4 kept(T) - kept(2T)) / 2T.
+    On ``meta``, attention keeps its scores, which grow with the square of the length T; the fused attention of a run
+    does not. Two lengths tell the two terms apart: kept(T) = aT + bT², so a = (4 kept(T) - kept(2T)) / 2T.
     """
     nn.Module.to(model, torch.bfloat16 if half else torch.float32).train()
     short, twice = _kept(model, _PROBE), _kept(model, 2 * _PROBE)
@@ -176,23 +176,23 @@ def _kept_per_token(model: PreTrainedModel, *, half: bool) -> float | None:
 
 
 def _kept(model: PreTrainedModel, length: int) -> int | None:
-    """Bytes that the backward pass of one sequence keeps, weights apart."""
-    kept: dict[int, Any] = {}
+    """Count the bytes that the backward pass of one sequence keeps, without weights."""
+    storages: dict[int, Any] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
+        storages[storage._cdata] = storage
         return tensor
 
     ids_BT = torch.zeros(1, length, dtype=torch.long, device="meta")
     mask_B1TT = torch.ones(1, 1, length, length, dtype=torch.bool, device="meta")
-    for mask in (mask_B1TT, torch.ones_like(ids_BT)):  # the first spares most families a look at its numbers
-        kept.clear()
+    for mask in (mask_B1TT, torch.ones_like(ids_BT)):  # given the first, most families need not read its values
+        storages.clear()
         with (
             contextlib.suppress(RuntimeError, ValueError, TypeError, NotImplementedError),
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         ):
             model(input_ids=ids_BT, attention_mask=mask, use_cache=False)
             weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
-            return int(sum(storage.nbytes() for key, storage in kept.items() if key not in weights))
+            return int(sum(storage.nbytes() for key, storage in storages.items() if key not in weights))
     return None

@@ -1,8 +1,8 @@
-"""The head of a language model, apart from its body: states → logits.
+"""The head of a language model without its body: from states to logits.
 
-``echoembed.load`` leaves the head out, as embedding has no use for it. Here it is read from the same checkpoint. What
-a family does to its logits (scaling, soft caps) is its own code's business: its causal language model is kept without
-its body, and handed states where it expects the body's.
+``echoembed.load`` leaves out the head, as embeddings do not need it. Here it is read from the same checkpoint. Families
+scale or soft-cap their logits, so that their own code must run: the family's causal language model is loaded, and a
+stand-in that returns given states takes the place of its body.
 
 Shapes: N states, D width of the model, V tokens of the vocabulary.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class LanguageModelHead(nn.Module):
-    """What turns states into logits. Its own weights do not learn; a tied one is the embedding, as it is now.
+    """Computes logits from states. Its own weights are frozen; a tied head uses the model's embeddings as they are now.
 
     Args:
         transformer: A loaded model with all of its layers.
@@ -46,7 +46,7 @@ class LanguageModelHead(nn.Module):
             allowed = "a causal language model; a masked one has learned this already"
             raise errors.mntp_model_unfit(transformer.name, f"{kind!r} is no causal language model", allowed)
         with quiet(bar=False):
-            # In the checkpoint's own dtype, as it is there for a moment only beside the body that was loaded before.
+            # In the checkpoint's own dtype, as this second copy of the body takes memory until it is dropped below.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 transformer.weights_folder,
                 config=safe_config(transformer.weights_folder, transformer.name),
@@ -57,9 +57,9 @@ class LanguageModelHead(nn.Module):
             )
         whole, info = loaded
         output = whole.get_output_embeddings()
-        setattr(whole, whole.base_model_prefix, _Given())
+        setattr(whole, whole.base_model_prefix, _GivenStates())
         weight = next(name for name, module in whole.named_modules() if module is output) + ".weight"
-        # Not a submodule: the body belongs to the trainer's model already, and its weights must be counted once.
+        # In a list, and so no submodule: the body's weights already belong to the trainer's model.
         self._body = [transformer.model]
         self._tied = weight if transformer.model.config.get_text_config().tie_word_embeddings else None
         if self._tied:
@@ -69,27 +69,27 @@ class LanguageModelHead(nn.Module):
         self.whole = whole.to(transformer.model.device, transformer.model.dtype).requires_grad_(False)
 
     def forward(self, states_ND: Tensor) -> Tensor:
-        """``states_ND`` after the last norm → ``logits_NV``."""
+        """Compute ``logits_NV`` from ``states_ND`` after the last norm."""
         ids_1N = torch.zeros(1, len(states_ND), dtype=torch.long, device=states_ND.device)
-        given = getattr(self.whole, self.whole.base_model_prefix)
-        given.states_1ND = states_ND[None]
+        body = getattr(self.whole, self.whole.base_model_prefix)
+        body.states_1ND = states_ND[None]
         try:
             tied: Any = self._body[0].get_input_embeddings()
             weights = {self._tied: tied.weight} if self._tied else {}
             output = functional_call(self.whole, weights, kwargs={"input_ids": ids_1N, "use_cache": False})
         finally:
-            given.states_1ND = None
+            body.states_1ND = None
         logits_NV: Tensor = output.logits[0]
         return logits_NV
 
 
-class _Given(nn.Module):
-    """Stands where the body was and gives the states it was handed."""
+class _GivenStates(nn.Module):
+    """Takes the place of the body, and returns the states that it was given."""
 
     states_1ND: Tensor | None = None
 
     @property
-    def decoder(self) -> _Given:  # OPT asks the body's inside
+    def decoder(self) -> _GivenStates:  # OPT asks for the body's decoder
         return self
 
     def forward(self, *_: object, **__: object) -> Any:

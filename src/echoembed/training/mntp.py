@@ -1,12 +1,12 @@
-"""Masked next-token prediction: what teaches a causal model to use attention in both directions.
+"""Masked next-token prediction, which teaches a causal model to use bidirectional attention.
 
 BehnamGhader et al. 2024, LLM2Vec (arXiv 2404.05961), section 2: some tokens of a plain text are masked, and each is
 predicted from the state of the token *before* it, as a causal model has learned to predict:
 
     loss = mean over masked positions i of  -log p(token_i | state_{i-1})
 
-Texts are read as ``{bos}{text}``, whatever the recipe: the templates come in when the trained model embeds. The head
-is the language model's own and is not trained; where it is tied it is the embedding, and learns with that.
+Texts are read as ``{bos}{text}``, whatever the recipe; its templates are used when the trained model embeds. The head
+is the language model's own and is frozen; a tied head is the embedding, and is trained with it.
 
 Shapes: B texts, T tokens of the longest, N masked tokens, D width of the model, V tokens of the vocabulary.
 """
@@ -31,27 +31,27 @@ from echoembed.training.tables import MaskingConfig
 
 PLAIN = "{bos}{text:pool}"
 IGNORED = -100
-"""Label of a token that is not predicted."""
+"""The label of a token that is not predicted."""
 
 
 def plain_recipe(recipe: Recipe) -> Recipe:
-    """The recipe that reads ``{bos}{text}``, under the attention and the budget of another."""
+    """Return a recipe that reads ``{bos}{text}``, with the attention and the budget of the given recipe."""
     return replace(
         recipe, query_template=PLAIN, document_template=PLAIN, markers={}, preparation="none", instruction=""
     )
 
 
 def plain_text(model: SentenceTransformer) -> SentenceTransformer:
-    """The same weights, reading plain text; the model itself keeps its recipe."""
+    """Return the same weights under a recipe that reads plain text; the given model does not change."""
     return under(model, plain_recipe(transformer_of(model).recipe))
 
 
 class MntpLoss(nn.Module):
-    """Masks a batch of plain texts and predicts what was masked.
+    """Masks tokens of a batch of plain texts, and predicts them.
 
     Args:
         model: From ``echoembed.load``, under a recipe with bidirectional attention and the last layer.
-        masking: How much is masked, and with what.
+        masking: How many tokens are masked, and how.
         chunk_size: Texts in memory at a time; their states are computed again in the backward pass. None for all.
 
     Raises:
@@ -74,20 +74,21 @@ class MntpLoss(nn.Module):
         self.head = LanguageModelHead(transformer)
         self.mask_id = mask_token(transformer, masking.token)
         embeddings: Any = transformer.model.get_input_embeddings()
-        known = min(len(embeddings.weight), len(transformer.tokenizer or ()))
-        self.ordinary_V = torch.tensor([id_ for id_ in range(known) if id_ not in transformer.pieces.special_ids])
+        vocabulary = min(len(embeddings.weight), len(transformer.tokenizer or ()))
+        self.ordinary_V = torch.tensor([id_ for id_ in range(vocabulary) if id_ not in transformer.pieces.special_ids])
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
-        """The loss of a batch.
+        """Mask a batch, and compute its loss.
+
+        Masked tokens are drawn from torch's global generator on the CPU, whatever the device.
 
         Args:
-            sentence_features: One column of texts as ``model.preprocess`` gives it under ``plain_text``.
+            sentence_features: One column of texts from ``preprocess`` of a ``plain_text`` model.
             labels: Not used; sentence-transformers' trainer passes them.
 
         Returns:
-            Mean cross-entropy per masked token in nats, a scalar in float32; under several processes their shares of
-            it, the mean of which is that of all masked tokens. What is masked is drawn from torch's
-            global generator, on the CPU whatever the device.
+            The mean cross-entropy per masked token in nats, a scalar in float32. With several processes, the mean of
+            their losses is the mean over all masked tokens.
 
         Raises:
             ModelError: If no token of the batch follows another.
@@ -111,10 +112,10 @@ class MntpLoss(nn.Module):
         return total / count
 
     def _summed(self, ids_BT: Tensor, mask_BT: Tensor, labels_BT: Tensor) -> Tensor:
-        """Summed cross-entropy of some texts."""
+        """Sum the cross-entropy of some texts."""
         longest = int(mask_BT.sum(dim=1).max())
         ids_BT, mask_BT, labels_BT = ids_BT[:, :longest], mask_BT[:, :longest], labels_BT[:, :longest]
-        # The whole prompt is the span, so that all states are handed on; through the model, for it may be wrapped.
+        # The whole prompt is the span, so that all states are returned. ``self.model`` is called, as it may be wrapped.
         output = self.model({"input_ids": ids_BT, "attention_mask": mask_BT, "span_mask": mask_BT})
         states_BTD = output["token_embeddings"]
         row_N, place_N = (labels_BT != IGNORED).nonzero(as_tuple=True)
@@ -123,7 +124,7 @@ class MntpLoss(nn.Module):
 
 
 def _per_process(count: Tensor) -> float:
-    """A process's share of what all have counted: each then weighs by its tokens, not all alike."""
+    """Return the mean count of all processes, so that each process weighs by its number of masked tokens."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return float(count)
     total = count.clone()
@@ -134,47 +135,48 @@ def _per_process(count: Tensor) -> float:
 def mask_tokens(
     ids_BT: Tensor, text_BT: Tensor, masking: MaskingConfig, mask_id: int, ordinary_V: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Choose tokens of texts and hide them.
+    """Choose tokens of texts, and mask them.
 
     Args:
         ids_BT: Token ids.
-        text_BT: 1 for a token of a text: special tokens and padding are never chosen, nor is a first token, which
-            nothing precedes.
-        masking: Share of the tokens, and the scheme.
-        mask_id: The mask.
-        ordinary_V: Ids that a random token is drawn from.
+        text_BT: 1 for a token of a text. Special tokens and padding are never chosen, nor is a first token, which
+            has no token before it.
+        masking: The share of tokens to choose, and the scheme.
+        mask_id: The id of the mask.
+        ordinary_V: The ids that random tokens are drawn from.
 
     Returns:
-        ``ids_BT`` with some hidden, and ``labels_BT``: the ids of the chosen tokens, elsewhere ``IGNORED``.
+        ``ids_BT`` with the chosen tokens masked, and ``labels_BT``: the ids of the chosen tokens, elsewhere
+        ``IGNORED``.
 
     Raises:
         ModelError: If no token can be chosen.
     """
-    # 1. Tokens of a text that another token precedes can be chosen; all draws are made on the CPU.
+    # 1. Tokens of a text can be chosen if another token precedes them. All draws are made on the CPU.
     can_BT = text_BT.bool().cpu().clone()
     can_BT[:, 0] = False
     if not can_BT.any():
         raise errors.mntp_nothing_to_predict(len(ids_BT))
-    # 2. Each is chosen with the masking's rate; a batch without a chosen token would have no loss.
+    # 2. Choose each with the masking's rate, but at least one, as a batch without a chosen token would have no loss.
     chosen_BT = can_BT & (torch.rand(can_BT.shape) < masking.rate)
     if not chosen_BT.any():
         places = can_BT.nonzero()
         chosen_BT[tuple(places[int(torch.randint(len(places), ()))])] = True
-    # 3. What a chosen token becomes: below 0.8 the mask, below 0.9 a random token, else it stays.
+    # 3. Draw what a chosen token becomes: below 0.8 the mask, below 0.9 a random token, else itself.
     fate_BT = torch.rand(can_BT.shape) if masking.scheme == "80-10-10" else torch.zeros(can_BT.shape)
     random_BT = ordinary_V[torch.randint(len(ordinary_V), can_BT.shape)]
     chosen_BT, fate_BT, random_BT = (drawn.to(ids_BT.device) for drawn in (chosen_BT, fate_BT, random_BT))
-    # 4. The chosen tokens are hidden in the input, and are the labels; every other position has none.
-    hidden_BT = torch.where(chosen_BT & (fate_BT < 0.8), mask_id, ids_BT)
-    hidden_BT = torch.where(chosen_BT & (fate_BT >= 0.8) & (fate_BT < 0.9), random_BT, hidden_BT)
-    return hidden_BT, torch.where(chosen_BT, ids_BT, IGNORED)
+    # 4. Replace the chosen tokens in the input; their ids are the labels, and other positions have none.
+    masked_BT = torch.where(chosen_BT & (fate_BT < 0.8), mask_id, ids_BT)
+    masked_BT = torch.where(chosen_BT & (fate_BT >= 0.8) & (fate_BT < 0.9), random_BT, masked_BT)
+    return masked_BT, torch.where(chosen_BT, ids_BT, IGNORED)
 
 
 def mask_token(transformer: EchoTransformer, token: str) -> int:
-    """Id of the mask: the vocabulary's entry of that name, else the text's single token.
+    """Return the id of the mask: the vocabulary's entry of that name, else the text's single token.
 
     Raises:
-        ModelError: If it is not one token.
+        ModelError: If the text is not a single token.
     """
     assert transformer.tokenizer is not None  # every text model has one
     vocabulary: dict[str, int] = transformer.tokenizer.get_vocab()

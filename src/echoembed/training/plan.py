@@ -1,4 +1,4 @@
-"""What a run would cost, before it begins: batches, tokens, what is trained, memory, and what looks wrong."""
+"""What a run would cost, before it starts: batches, tokens, trained weights, memory, and warnings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MANY_CUT = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Tokens of the prompts of one column, over a sample of its rows.
+    """The lengths of one column's prompts in tokens, over a sample of its rows.
 
     Attributes:
-        mean: On average.
-        longest: Most.
-        cut: Share of the texts that are over the budget, or over the context, and lose their end.
+        mean: The mean length.
+        longest: The largest length.
+        cut: The share of texts that are cut, as they are over the budget or the context.
     """
 
     mean: float
@@ -41,16 +41,16 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class DataPlan:
-    """What becomes of one data set.
+    """The plan of one data set.
 
     Attributes:
-        name: What it is called.
+        name: The data set's name.
         rows: Rows, or texts, that can be trained on.
         skipped: Rows left out.
-        share: Share of the batches drawn from it.
-        batches: Batches of it that are to be expected.
-        rounds: How often the run goes through its rows.
-        columns: Column → tokens of its prompts.
+        share: The share of batches drawn from the data set.
+        batches: The expected number of its batches.
+        rounds: How many times the run goes through its rows.
+        columns: Column → the lengths of its prompts.
     """
 
     name: str
@@ -64,22 +64,22 @@ class DataPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What a run would cost.
+    """The plan of a run.
 
     Attributes:
-        model: Its name.
+        model: The model's name.
         recipe: The recipe's name.
-        budget: Most tokens of text for each reading.
+        budget: The most tokens of text in each copy.
         steps: Optimiser steps.
         batch_size: Rows per step.
         rows: Rows over all steps, each counted as often as it is seen.
-        tokens: Tokens over all steps, as the sample lets expect; without padding.
-        parameters: Numbers in the model.
-        lora: Numbers that LoRA trains; 0 where the whole model is trained.
-        end_token: Numbers of the end token's embedding, where that is trained beside LoRA.
-        memory: What a process needs.
-        data: The data sets.
-        warnings: What looks wrong.
+        tokens: Tokens over all steps, estimated from the sample, without padding.
+        parameters: The number of the model's weights.
+        lora: The number of weights that LoRA trains; 0 if the whole model is trained.
+        end_token: The number of weights of the end token's embedding, if it is trained beside LoRA.
+        memory: The memory that a process needs.
+        data: The plans of the data sets.
+        warnings: Settings and data that look wrong.
     """
 
     model: str
@@ -97,43 +97,43 @@ class RunPlan:
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON can hold it."""
+        """Return the plan in plain values for JSON."""
         return asdict(self)
 
 
 def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = None) -> RunPlan:
-    """Read the data and look at the model as a run would, and start nothing. Weights are not loaded.
+    """Plan a run: read its data, and build its model without weights. Nothing is trained.
 
     Args:
-        config: The run; the plan is of what is in force (see ``TrainConfig.effective``).
-        progress: As ``rows.read_all`` takes it.
+        config: The run; the plan is made for its configuration in force (see ``TrainConfig.effective``).
+        progress: As for ``rows.read_all``.
 
     Raises:
-        EchoembedError: What reading rows, recipe and model raise.
+        EchoembedError: If rows, recipe or model cannot be used.
     """
     config = config.effective()
     recipe = recipe_of(config)
-    readings: dict[str, ReadRows] = {}
+    counts: dict[str, ReadRows] = {}
 
-    def keep(reading: ReadRows) -> None:
-        readings[reading.name] = reading
+    def keep(read: ReadRows) -> None:
+        counts[read.name] = read
         if progress is not None:
-            progress(reading)
+            progress(read)
 
     data_sets = rows.read_all(config, progress=keep)
     skeleton = footprint.build(config, recipe)
     reader = _reader(config, recipe, skeleton)
     by_source = {part.source: data_sets[part.name] for part in config.parts}
-    parts = shares([entry.ratio for entry in config.data], [len(by_source[n]) for n in range(len(config.data))])
+    by_share = shares([entry.ratio for entry in config.data], [len(by_source[n]) for n in range(len(config.data))])
     data = tuple(
-        _data_plan(config, number, by_source[number], readings[entry.name], parts[number], reader)
+        _data_plan(config, number, by_source[number], counts[entry.name], by_share[number], reader)
         for number, entry in enumerate(config.data)
     )
     steps, batch_size = config.optimiser.steps, config.optimiser.batch_size
-    readings_of_a_text = 2 if config.objective == "simcse" else 1
+    forwards = 2 if config.objective == "simcse" else 1  # of each text
     per_row = sum(plan.share * sum(lengths.mean for lengths in plan.columns.values()) for plan in data)
     longest = max(lengths.longest for plan in data for lengths in plan.columns.values())
-    columns = readings_of_a_text * max(len(plan.columns) for plan in data)
+    columns = forwards * max(len(plan.columns) for plan in data)
     return RunPlan(
         model=skeleton.name,
         recipe=recipe.name,
@@ -141,7 +141,7 @@ def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = N
         steps=steps,
         batch_size=batch_size,
         rows=steps * batch_size,
-        tokens=round(steps * batch_size * per_row * readings_of_a_text),
+        tokens=round(steps * batch_size * per_row * forwards),
         parameters=skeleton.parameters,
         lora=skeleton.lora,
         end_token=skeleton.end_token,
@@ -152,7 +152,7 @@ def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = N
 
 
 def _reader(config: TrainConfig, recipe: Recipe, skeleton: Skeleton) -> Reader:
-    """What will render the rows: by the recipe or, in masked prediction, as plain text."""
+    """Return the reader of the rows: the recipe's or, for masked prediction, one that reads plain text."""
     if config.objective == "mntp":
         from echoembed.training.mntp import plain_recipe
 
@@ -164,7 +164,7 @@ def _data_plan(
     config: TrainConfig,
     number: int,
     rows: Dataset,
-    reading: ReadRows,
+    counts: ReadRows,
     share: float,
     reader: Reader,
 ) -> DataPlan:
@@ -177,7 +177,7 @@ def _data_plan(
     return DataPlan(
         name=entry.name,
         rows=len(rows),
-        skipped=reading.skipped,
+        skipped=counts.skipped,
         share=share,
         batches=batches,
         rounds=batches * config.optimiser.batch_size / len(rows),
@@ -189,7 +189,7 @@ def _data_plan(
 
 
 def _lengths(texts: list[str], reader: Reader, kind: Kind, instructions: tuple[str, ...]) -> Lengths:
-    """Tokens of the prompts, under each instruction in turn."""
+    """Measure the prompts of texts, under each instruction in turn."""
     has_place = reader.renderers[kind].template.has("instruction")
     wordings = instructions if instructions and has_place else ("",)
     prompts = [

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, now and then a line elsewhere."""
+"""The progress of a run: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from echoembed.progress import bar
 from echoembed.training.rows import ReadRows
 
 RECENT = 20
-"""Steps over which rates are averaged."""
+"""The number of steps over which rates are averaged."""
 LINES = 20
-"""Most lines where there is no terminal."""
+"""The most lines of progress without a terminal."""
 PATIENCE_SECONDS = 2.0
-"""Reading that takes no longer is not spoken of."""
+"""Reading rows shows no progress before this time."""
 
 
 @contextmanager
 def reading_rows(console: Console | None) -> Iterator[Callable[[ReadRows], None]]:
-    """Says, on a terminal and once it has taken a while, how many rows have been read.
+    """Show, on a terminal and after a while, how many rows have been read.
 
     Args:
-        console: Where; None for nowhere.
+        console: The console; None to show nothing.
 
     Yields:
-        What ``rows.read_all`` and ``plan.make`` take as ``progress``.
+        The argument ``progress`` of ``rows.read_all`` and ``plan.make``.
     """
     started = time.monotonic()
     status = console.status("reading rows") if console is not None and console.is_terminal else None
 
-    def report(reading: ReadRows) -> None:
+    def report(read: ReadRows) -> None:
         if status is not None and time.monotonic() - started > PATIENCE_SECONDS:
             status.start()
-            status.update(f"reading {reading.name}: {reading.rows:,} rows")
+            status.update(f"reading {read.name}: {read.rows:,} rows")
 
     try:
         yield report
@@ -51,10 +51,10 @@ def reading_rows(console: Console | None) -> Iterator[Callable[[ReadRows], None]
 
 
 class TrainingProgress(TrainerCallback):
-    """Shows step, loss, rows and tokens a second, and the time left; on the first process alone.
+    """Shows step, loss, rows and tokens per second, and the time left, on the first process only.
 
     Args:
-        console: Where it is shown; standard error unless given.
+        console: The console; None for standard error.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -63,7 +63,7 @@ class TrainingProgress(TrainerCallback):
         self._bar: Bar | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Put up the bar, if there is a terminal."""
+        """Show the bar, if there is a terminal."""
         self._recent.clear()
         if not state.is_world_process_zero or not self.console.is_terminal:
             return
@@ -99,11 +99,11 @@ class TrainingProgress(TrainerCallback):
         return ", ".join(words)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take the bar down."""
+        """Remove the bar."""
         self.close()
 
     def close(self) -> None:
-        """Take the bar down, also when the run was cut short."""
+        """Remove the bar, also after a run that was interrupted."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,4 +1,4 @@
-"""Whether a run may begin in its folder, or resume there."""
+"""Whether a run may start in its folder, or resume there."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from echoembed.training.run_folder import CHECKPOINTS, CONFIG, LOG, SCORES, read
 
 
 def record_of(config: TrainConfig, revision: str) -> dict[str, Any]:
-    """What a run is begun with, as JSON can hold it: two with the same record end with the same weights."""
+    """Return the record of what a run is started with: two runs with the same record end with the same weights."""
     return {"config": config.as_dict(), "data": rows.digests(config), "revision": revision}
 
 
 def checkpoint_of(config: TrainConfig, *, resume: bool) -> Path | None:
-    """The checkpoint to resume from, if any.
+    """Return the checkpoint to resume from, if any.
 
     Raises:
-        TrainingError: If there is a run in the folder and ``resume`` is false, or the configuration or the data are not
-            those that the run was begun with.
+        TrainingError: If the folder holds a run and ``resume`` is false, or the run was started with another
+            configuration or other data.
     """
     folder = Path(config.output)
     # 1. A folder with neither configuration nor checkpoints holds no run.
@@ -32,17 +32,17 @@ def checkpoint_of(config: TrainConfig, *, resume: bool) -> Path | None:
         return None
     if not resume:
         raise errors.training_run_exists(folder)
-    # 2. The newest whole checkpoint says what the run was begun with; before the first, the folder does.
+    # 2. The record of the newest whole checkpoint, or the folder's if there is none, says what the run started with.
     newest = checkpoint.newest(folder)
     path = newest / checkpoint.RECORD if newest else folder / CONFIG
-    # 3. Under another configuration or other data the run would end as neither of the two.
+    # 3. Refuse another configuration or other data, as the run would then belong to neither of the two.
     if path.exists() and (differing := _differences(checkpoint.read_json(path), config)):
         raise errors.training_run_differs(folder, differing)
     return newest
 
 
 def _differences(record: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """Where a run's record differs: its configuration, and what its data files hold, wherever they lie now."""
+    """List the differences from a run's record: of the configuration, and of the data files' contents, not paths."""
     changes = [
         f"{field} was {errors.quoted(old, 80)} and is {errors.quoted(new, 80)}"
         for field, old, new in differences(from_dict(record["config"]), config)
@@ -58,17 +58,17 @@ def _contents(digests: Mapping[str, str]) -> list[str]:
 
 
 def begin_run(config: TrainConfig, record: Mapping[str, Any], newest: Path | None) -> None:
-    """Write what the run is begun with; of a resumed one, remove what was logged after its checkpoint.
+    """Write the record of a run; for a resumed run, remove the log's lines after its checkpoint.
 
     Raises:
-        TrainingError: If the weights are not those that the run was begun with, or nothing can be written.
+        TrainingError: If the run was started with other weights, or the folder cannot be written.
     """
     folder = Path(config.output)
     if newest is not None:
-        begun = checkpoint.read_json(newest / checkpoint.RECORD)["revision"]
-        if begun != record["revision"]:
+        revision = checkpoint.read_json(newest / checkpoint.RECORD)["revision"]
+        if revision != record["revision"]:
             raise errors.training_run_differs(
-                folder, [f"the model's revision was {begun}, and is {record['revision']}"]
+                folder, [f"the model's revision was {revision}, and is {record['revision']}"]
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def begin_run(config: TrainConfig, record: Mapping[str, Any], newest: Path | Non
 
 
 def _cut(path: Path, step: int) -> None:
-    """Leave a log's lines up to a step: those after it will be written again."""
+    """Remove a log's lines after a step, as they will be written again."""
     if path.exists():
-        kept = [json.dumps(row) + "\n" for row in read_lines(path) if row["step"] <= step]
-        write_text(path, "".join(kept))
+        lines = [json.dumps(row) + "\n" for row in read_lines(path) if row["step"] <= step]
+        write_text(path, "".join(lines))

@@ -1,11 +1,12 @@
-"""The rows that are trained on: read from files, checked whole before anything else is done, held as Arrow tables.
+"""The rows to train on: read from files, all checked before anything else happens, and held as Arrow tables.
 
-Files are JSONL (also gzipped), Parquet or, for the objectives that read plain texts, lines of text; a folder stands
-for the files in it. A row of the contrastive objective has a ``query``, a ``positive`` (of a list, the first is used)
-and hard negatives: a ``negative`` and a list of ``negatives``, each a string or a list, taken in that order. Other
-keys are passed over. The authors' own training data has this form: one file of ``query``, ``positive`` and
-``negative`` per data set. The other objectives read a ``text``, else every text of a list ``texts`` or of such a row;
-each text once.
+Files are JSONL (also gzipped), Parquet or, for the objectives that read plain texts, lines of text; a folder stands for
+the files in it. A row of the contrastive objective has a ``query``, a ``positive`` (the first, if it is a list) and
+hard
+negatives: a ``negative`` and ``negatives``, each a string or a list, used in that order. Other keys are ignored. The
+paper's training data, as its authors published it, has this form: one file of ``query``, ``positive`` and ``negative``
+for each data set. The other objectives read a ``text``, else all texts of a list ``texts`` or of a contrastive row;
+each text is used once.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ _COLUMNS = ("text", "texts", "query", "positive", "negative", "negatives")
 _TEXT_ENDINGS = (".txt", ".txt.gz")
 
 Record = tuple[str, Mapping[str, Any]]
-"""Where a row stands, as messages say it, and its keys and values."""
+"""A row: its place, for messages, and its keys and values."""
 Texts = list[str]
 """The texts of a row, in the order of the columns."""
 
 
 @dataclass
 class ReadRows:
-    """What became of a data set's rows while they were read.
+    """Counts of a data set's rows while they are read.
 
     Attributes:
         name: The data set's name.
-        rows: Rows read that can be trained on; texts, for the objectives that read plain texts.
+        rows: Rows that can be trained on; for objectives that read plain texts, texts.
         skipped: Rows left out, as ``bad_rows = "skip"`` allows.
-        examples: What was wrong with the first of those.
+        examples: What was wrong with the first rows left out.
     """
 
     name: str
@@ -63,20 +64,21 @@ class ReadRows:
 
 
 def read_all(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = None) -> DatasetDict:
-    """Every data set of a run, checked.
+    """Read and check every data set of a run.
 
     Args:
         config: The run.
-        progress: Called now and then, and at the end of each data set, with what has been read of it.
+        progress: Called now and then, and at the end of each data set, with the counts of its rows.
 
     Returns:
-        Name of each of ``config.parts`` → its rows, with the columns ``query``, ``positive``, ``negative_1`` …; or the
-        single column ``text`` where the objective reads plain texts. Parts of one data set share their rows in memory.
+        The name of each of ``config.parts`` → its rows, with the columns ``query``, ``positive``, ``negative_1`` …, or
+        with the single column ``text`` for objectives that read plain texts. Parts of one data set share their rows in
+        memory.
 
     Raises:
         TrainingError: If a file or a field is missing, a row cannot be trained on, or rows do not fill a batch.
         FileError: If a file cannot be read, or a line is no JSON object.
-        TextError: If a line is not UTF-8; all three name file and line.
+        TextError: If a line is not UTF-8. All three errors name file and line.
     """
     with versions.needed("datasets", extra="train", purpose="Training"):
         from datasets import DatasetDict
@@ -85,67 +87,67 @@ def read_all(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None
     for entry, rows in zip(config.data, data_sets, strict=True):
         if len(rows) < config.optimiser.batch_size:
             raise errors.training_data_too_small(entry.name, len(rows), config.optimiser.batch_size)
-    # An object of its own for each part, for the trainer writes the part's name into it.
-    return DatasetDict({part.name: _held(data_sets[part.source].data.table) for part in config.parts})
+    # Each part needs an object of its own, as the trainer writes the part's name into it.
+    return DatasetDict({part.name: _dataset(data_sets[part.source].data.table) for part in config.parts})
 
 
 def read(data: DataConfig, objective: Objective, *, progress: Callable[[ReadRows], None] | None = None) -> Dataset:
-    """One data set, checked; see ``read_all``."""
+    """Read and check one data set; see ``read_all``."""
     import pyarrow
 
     contrastive = objective == "contrastive"
     names = ["query", "positive", *(f"negative_{number + 1}" for number in range(data.negatives))]
     schema = pyarrow.schema([(name, pyarrow.large_string()) for name in (names if contrastive else ["text"])])
-    reading = ReadRows(data.name)
-    found = _triplets(data, reading) if contrastive else _once(_plain_texts(data, reading), data.neighbours)
+    counts = ReadRows(data.name)
+    rows = _triplets(data, counts) if contrastive else _once(_plain_texts(data, counts), data.neighbours)
     batches = []
-    while chunk := list(islice(found, CHUNK)):
+    while chunk := list(islice(rows, CHUNK)):
         columns = [pyarrow.array(column, pyarrow.large_string()) for column in zip(*chunk, strict=True)]
         batches.append(pyarrow.record_batch(columns, schema=schema))
-        reading.rows += len(chunk)
+        counts.rows += len(chunk)
         if progress is not None:
-            progress(reading)
-    if not batches and not reading.skipped:
+            progress(counts)
+    if not batches and not counts.skipped:
         raise errors.training_data_missing(data.path, ENDINGS)
-    return _held(pyarrow.Table.from_batches(batches, schema))
+    return _dataset(pyarrow.Table.from_batches(batches, schema))
 
 
-def _held(table: Any) -> Dataset:
+def _dataset(table: Any) -> Dataset:
     from datasets import Dataset
 
-    # A name drawn at random, for the library would else hash every row to make one, to find cached results by.
+    # With a random fingerprint, as the library would otherwise hash every row to make one for its cache.
     return Dataset(table, fingerprint=uuid.uuid4().hex)
 
 
 def files(data: DataConfig, objective: Objective) -> list[Path]:
-    """The files of a data set: the one it names, or those in the folder it names, in the order of their names.
+    """Return the files of a data set: the file it names, or the files in the folder it names, sorted by name.
 
     Raises:
-        TrainingError: If there is none that the objective can read.
+        TrainingError: If there is no file that the objective can read.
     """
     path = Path(data.path).expanduser()
     endings = tuple(ending for ending in ENDINGS if objective != "contrastive" or ending not in _TEXT_ENDINGS)
     candidates = sorted(path.iterdir()) if path.is_dir() else [path]
-    kept = [file for file in candidates if file.is_file() and file.name.lower().endswith(endings)]
-    kept = [file for file in kept if not (path.is_dir() and file.name.startswith("."))]
-    if not kept:
+    readable = [file for file in candidates if file.is_file() and file.name.lower().endswith(endings)]
+    readable = [file for file in readable if not (path.is_dir() and file.name.startswith("."))]
+    if not readable:
         raise errors.training_data_missing(data.path, endings)
-    return kept
+    return readable
 
 
 def digests(config: TrainConfig) -> dict[str, dict[str, str]]:
-    """Name of each data set → name of each of its files → SHA-256 of the file's bytes, 64 hexadecimal digits.
+    """Hash the files of a run: data set → file → SHA-256 of the file's bytes in hexadecimal.
 
     Raises:
         TrainingError: If there is no file.
-        FileError: If one cannot be read.
+        FileError: If a file cannot be read.
     """
-    found = {
+    hashes = {
         data.name: {file.name: _digest(file) for file in files(data, config.objective_of(data))} for data in config.data
     }
     if config.teacher.vectors:
-        found["teacher.vectors"] = {Path(config.teacher.vectors).name: _digest(Path(config.teacher.vectors))}
-    return found
+        hashes["teacher.vectors"] = {Path(config.teacher.vectors).name: _digest(Path(config.teacher.vectors))}
+    return hashes
 
 
 def _digest(file: Path) -> str:
@@ -156,22 +158,22 @@ def _digest(file: Path) -> str:
         raise errors.file_unreadable(str(file), reason_of(error)) from error
 
 
-def _triplets(data: DataConfig, reading: ReadRows) -> Iterator[Texts]:
-    """Query, positive and negatives of each row."""
+def _triplets(data: DataConfig, counts: ReadRows) -> Iterator[Texts]:
+    """Yield query, positive and negatives of each row."""
     for record in islice(_records(data, "contrastive"), data.rows):
         try:
             yield _triplet(record, data.negatives)
         except errors.TrainingError as error:
             if data.bad_rows == "refuse":
                 raise
-            reading.leave_out(error)
+            counts.leave_out(error)
 
 
 def _triplet(record: Record, negatives: int) -> Texts:
     where, row = record
     query = _text(where, "query", _field(record, "query"))
-    given = _field(record, "positive")
-    positive = _text(where, "positive", given[0] if isinstance(given, list) and given else given)
+    positives = _field(record, "positive")
+    positive = _text(where, "positive", positives[0] if isinstance(positives, list) and positives else positives)
     hard = [*_listed(row.get("negative")), *_listed(row.get("negatives"))][:negatives]
     if len(hard) < negatives:
         raise errors.training_row_bad(where, f"it has {len(hard)} hard negatives, and {negatives} are configured")
@@ -203,21 +205,21 @@ def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _plain_texts(data: DataConfig, reading: ReadRows) -> Iterator[Texts]:
-    """The texts of each row."""
+def _plain_texts(data: DataConfig, counts: ReadRows) -> Iterator[Texts]:
+    """Yield the texts of each row."""
     for record in islice(_records(data, "simcse"), data.rows):
         try:
             texts = [_text(record[0], name, text) for name, text in _texts_of(record)]
         except errors.TrainingError as error:
             if data.bad_rows == "refuse":
                 raise
-            reading.leave_out(error)
+            counts.leave_out(error)
         else:
             yield texts
 
 
 def _texts_of(record: Record) -> Iterator[tuple[str, Any]]:
-    """The ``text`` of a row, else its list ``texts``, query, positives and negatives: each with its name."""
+    """Yield the ``text`` of a row, else its ``texts``, query, positives and negatives, each with its name."""
     where, row = record
     if row.get("text") is not None:
         yield "text", row["text"]
@@ -230,9 +232,9 @@ def _texts_of(record: Record) -> Iterator[tuple[str, Any]]:
 
 
 def _once(groups: Iterator[Texts], neighbours: int) -> Iterator[Texts]:
-    """Each text the first time it comes: a batch with a text twice would ask to tell it from itself.
+    """Yield each text only once, as a text that is twice in a batch would be its own negative.
 
-    Texts that are to stay together come in groups of their number, or not at all.
+    Neighbours come as whole groups: a group that is too small, or has a text that was there before, is left out.
     """
     seen: set[int] = set()
     for texts in groups:
@@ -248,7 +250,7 @@ def _once(groups: Iterator[Texts], neighbours: int) -> Iterator[Texts]:
 
 
 def _records(data: DataConfig, objective: Objective) -> Iterator[Record]:
-    """The rows of a data set that are not blank, each with its place."""
+    """Yield the rows of a data set that are not blank, each with its place."""
     for file in files(data, objective):
         kind = format_of(file.name) or "jsonl"
         with opened(file) as handle:

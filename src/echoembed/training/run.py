@@ -1,6 +1,6 @@
-"""A training run, whatever its objective: rows, model, adapter, trainer, finished model (layout: ``run_folder.py``).
+"""A training run of any objective: rows, model, adapter, trainer, finished model (its folder: ``run_folder.py``).
 
-Under ``accelerate launch`` or ``torchrun`` each process takes its share of every batch; the first writes.
+Under ``accelerate launch`` or ``torchrun`` each process takes its share of every batch; the first process writes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TEMPERATURE: dict[str, float] = {"contrastive": 0.02, "simcse": 0.05, "distil": 0.05}
-"""τ by objective where a configuration leaves it out: the paper's, and SimCSE's; ``distil``'s is that of its pairs."""
+"""The default τ of each objective: the paper's, SimCSE's, and for ``distil`` that of its pairs."""
 
 
 def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -49,24 +49,24 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
 
     Args:
         config: The run.
-        resume: Resume the run in ``config.output`` from its newest whole checkpoint, or from the beginning where it
-            has none. On a CPU, under the same number of processes, the weights end bit for bit as if the run had
-            never stopped.
-        console: Where progress is shown; None for nowhere.
+        resume: Whether to resume the run in ``config.output`` from its newest whole checkpoint, or from the beginning
+            if it has none. On a CPU, with the same number of processes, the final weights are bit for bit those of a
+            run that was never interrupted.
+        console: The console that shows progress; None for none.
 
     Returns:
-        The folder of the finished model, which ``echoembed.load`` takes.
+        The folder of the finished model, for ``echoembed.load``.
 
     Raises:
-        TrainingError: If the output folder holds a run that is not to be resumed, or one of other settings or data;
-            if rows, adapter or batch cannot be used; if the loss is not finite; if a checkpoint cannot be written. As
+        TrainingError: If the output folder holds a run and ``resume`` is false, or a run with other settings or data;
+            if rows, adapter or batch cannot be used; if the loss is not finite; if a checkpoint cannot be written.
             ``TrainingStoppedError`` after Ctrl-C or SIGTERM.
         EchoembedError: If the data, the recipe or the model cannot be used.
     """
     config = config.effective()
     if config.tensorboard:
         versions.check("tensorboard", extra="tensorboard", purpose="Writing TensorBoard's files")
-    processes = PartialState(cpu=not torch.accelerator.is_available())  # accelerate itself does not look
+    processes = PartialState(cpu=not torch.accelerator.is_available())  # accelerate itself does not check
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
     newest = _on_first(processes, partial(checkpoint_of, config, resume=resume))
@@ -99,7 +99,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
 
 
 def _on_first(processes: PartialState, work: Callable[[], T]) -> T:
-    """Have the first process do work, and give its result, or raise its error, on all of them."""
+    """Let the first process do some work, and return its result, or raise its error, on all processes."""
     outcome: list[Any] = [None]
     if processes.is_main_process:
         try:
@@ -114,14 +114,14 @@ def _on_first(processes: PartialState, work: Callable[[], T]) -> T:
 
 
 def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
-    """The model under its recipe, with what is to be trained."""
+    """Load the model under its recipe, and add the weights to train."""
     model = load(
         config.model or None,
         recipe=recipe_of(config),
         revision=config.revision or None,
         dtype="float32",
         device=processes.device,
-        overflow="ignore",  # the budget is there to cut long texts
+        overflow="ignore",  # in training, the budget is meant to cut long texts
     )
     add_adapter(model, config.adapter, seed=config.seed)
     if config.objective == "simcse":
@@ -131,9 +131,9 @@ def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
 
 
 def _engine(model: SentenceTransformer, config: TrainConfig) -> TrainingEngine | None:
-    """The packed forward, unless the configuration or the model has none."""
+    """Return the packed forward for training; None if the configuration or the model does not allow it."""
     optimiser = config.optimiser
-    if optimiser.forward == "padded" or optimiser.gradient_checkpointing:  # which runs layers again outside of the pack
+    if optimiser.forward == "padded" or optimiser.gradient_checkpointing:  # which runs layers again outside the pack
         return None
     transformer = transformer_of(model)
     return gradients.choose(
@@ -145,13 +145,13 @@ def _engine(model: SentenceTransformer, config: TrainConfig) -> TrainingEngine |
 
 
 def _drops(model: nn.Module) -> bool:
-    """Whether the model has dropout of its own."""
+    """Return whether the model has dropout of its own."""
     settings = vars(getattr(model, "config", None) or object).items()
     return any(value for name, value in settings if name.endswith(("dropout", "pdrop")) and isinstance(value, float))
 
 
 def _collator(model: SentenceTransformer, config: TrainConfig, data: DatasetDict) -> Collator:
-    """What makes batches of rows: every column under its own template and its data set's instruction."""
+    """Make the collator, which renders every column with its own template and its data set's instruction."""
     recipe = transformer_of(model).recipe
     kinds = {part.name: kinds_of(data[part.name].column_names, symmetric=part.data.symmetric) for part in config.parts}
     collator = Collator(
@@ -185,21 +185,21 @@ def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialSta
 def _arguments(
     config: TrainConfig, processes: PartialState, *, packed: bool = False
 ) -> SentenceTransformerTrainingArguments:
-    """The arguments of the library's trainer; the packed forward chooses the dtype of its products itself."""
+    """Make the arguments of the library's trainer; the packed forward chooses the dtype of its products itself."""
     optimiser = config.optimiser
     recomputing: dict[str, Any] = {}
     if optimiser.gradient_checkpointing:
-        # Not the reentrant kind, which needs inputs that require gradients: frozen embeddings give none.
+        # Not reentrant, as the reentrant kind needs inputs with gradients, which frozen embeddings do not have.
         recomputing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     arguments = SentenceTransformerTrainingArguments(
         output_dir=config.output,
         seed=config.seed,
-        # The sampler gives whole batches, each of one data set; every process takes its piece.
+        # The sampler yields whole batches, each of one data set; every process takes its piece.
         per_device_train_batch_size=optimiser.batch_size // processes.num_processes,
         accelerator_config={"split_batches": True},
         dataloader_drop_last=True,
         multi_dataset_batch_sampler=partial(RatioSampler, config=config),
-        # Has the trainer tell the collator a batch's data set; the collator knows the rest.
+        # Makes the trainer tell the collator a batch's data set; the collator knows the rest.
         prompts=cast(dict[str, str], {part.name: {} for part in config.parts}),
         max_steps=optimiser.steps,
         optim="adamw_torch",
@@ -219,7 +219,7 @@ def _arguments(
         use_cpu=processes.device.type == "cpu",
         **recomputing,
     )
-    # Several devices are used by as many processes; in one process the library would copy the model at every step.
+    # One device per process: with several, the library would copy the model to all of them at every step.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
@@ -242,14 +242,14 @@ def _callbacks(model: SentenceTransformer, config: TrainConfig, console: Console
 
 
 class _Models(TrainerCallback):
-    """Keeps a model to load beside every checkpoint."""
+    """Saves a model, for ``echoembed.load``, with every checkpoint."""
 
     def __init__(self, model: SentenceTransformer, config: TrainConfig) -> None:
         self.model = model
         self.config = config
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save the model of the step whose checkpoint was just written."""
+        """Save the model of the current step, whose checkpoint was just written."""
         if state.is_world_process_zero:
             target = step_folder(Path(self.config.output) / MODELS, state.global_step)
             export.save_model(self.model, self.config, target)

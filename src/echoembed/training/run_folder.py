@@ -1,14 +1,15 @@
-"""What lies where in the folder of a run, and its logs: JSON lines that only ever grow.
+"""The folder of a run, and its logs, which are JSON lines.
 
-- ``config.json``: what the run was begun with: the configuration in force, SHA-256 of every data file, the revision
-  of the model's weights
-- ``checkpoints/step-N/``: to resume from
-- ``models/step-N/``: to load; where ``checkpoint.models`` asks for them
+- ``config.json``: the record of what the run was started with: the configuration in force, the SHA-256 of every data
+  file, the revision of the model's weights
+- ``checkpoints/step-N/``: checkpoints, to resume from
+- ``models/step-N/``: models, to load; with ``checkpoint.models``
 - ``log.jsonl``: a line per step
-- ``scores.jsonl``: a line per score on the way
-- ``teacher.sqlite``: a teacher's vectors, by the hash of their text; under ``distil``
-- ``logs/``: TensorBoard's files, where asked for
-- ``model/``: the finished model; beside it, its curves
+- ``scores.jsonl``: a line per score during the run
+- ``teacher.sqlite``: a teacher's vectors, by the hash of their text; with ``distil``
+- ``logs/``: TensorBoard's files, with ``tensorboard``
+- ``model/``: the finished model
+- ``loss.png``, ``scores.png``: the run's curves
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ MODEL = "model"
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Where, in ``checkpoints`` or ``models``, what belongs to a step lies."""
+    """Return the folder of a step in ``checkpoints`` or ``models``."""
     return folder / f"step-{step}"
 
 
 def step_of(path: Path) -> int:
-    """The optimiser steps made when a checkpoint was written."""
+    """Return the number of optimiser steps of a checkpoint."""
     return int(path.name.removeprefix("step-"))
 
 
@@ -54,7 +55,7 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; none where there is no file. A line that a killed run left unfinished is passed over."""
+    """Read the rows of a log; none if there is no file. A line that a killed run left unfinished is ignored."""
     if not path.is_file():
         return []
     rows = []

@@ -1,7 +1,7 @@
-"""Scores on the way: the model as it is, on local tasks, with no effect on its training.
+"""Scores during a run: the model in training is evaluated on local tasks, without an effect on its training.
 
-Everything that scoring could change is put back: the random states, whether modules are in training, what the model
-reads and what it counts. A run with scores ends with the same bits as one without.
+The random states, and whether modules are in training mode, are restored after scoring. A run with scores ends with the
+same bits as a run without.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 class Scores(TrainerCallback):
-    """Scores a model before the first step, every so many steps and after the last, a line of ``scores.jsonl`` each.
+    """Scores a model before the first step, every few steps and after the last; writes ``scores.jsonl``.
 
     Args:
-        model: That is trained.
-        config: On what, and how often.
-        folder: The run's.
+        model: The model in training.
+        config: The tasks, and how often they are scored.
+        folder: The run's folder.
 
     Attributes:
         last: The newest scores.
 
     Raises:
-        DataError: If there is no such data, or a file of it is missing: before the first step, not after the last.
+        DataError: If there is no such data, or one of its files is missing; raised before training starts.
         EvaluationError: If a task is unknown.
     """
 
@@ -48,25 +48,25 @@ class Scores(TrainerCallback):
         self.path = folder / SCORES
         self.tasks = local_tasks(config.data, list(config.tasks), max_texts=config.sample)
         self.last: list[Score] = []
-        self._done = -1
+        self._scored_step = -1
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Score the model as it was; a resumed run has done so."""
+        """Score the model before training; a resumed run already has these scores."""
         if state.global_step == 0:
             self._score(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Score the model if it is time; before the step's checkpoint, so that a resumed run need not."""
+        """Score the model if it is due, before the step's checkpoint, so that a resumed run need not score it again."""
         due = self.config.every and state.global_step % self.config.every == 0
         if due or state.global_step == state.max_steps:
             self._score(state)
 
     def _score(self, state: TrainerState) -> None:
-        if not state.is_world_process_zero or state.global_step == self._done:
+        if not state.is_world_process_zero or state.global_step == self._scored_step:
             return
         with undisturbed(self.model):
             self.last = evaluate(self.model, self.tasks)
-        self._done = state.global_step
+        self._scored_step = state.global_step
         lines = [
             {"step": state.global_step, "task": score.task, "kind": score.kind, "score": score.score}
             for score in self.last
@@ -76,7 +76,7 @@ class Scores(TrainerCallback):
 
 @contextmanager
 def undisturbed(model: SentenceTransformer) -> Iterator[None]:
-    """While it lasts, the model embeds as usual; then random states and modes are as they were."""
+    """Restore random states and the modules' training modes after a ``with`` block."""
     modes = {module: module.training for module in model.modules()}
     numpy_state: Any = np.random.get_state()
     python_state, torch_state = random.getstate(), torch.get_rng_state()

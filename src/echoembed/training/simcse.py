@@ -1,8 +1,9 @@
-"""Unsupervised SimCSE: a text is its own positive, told apart by dropout alone.
+"""Unsupervised SimCSE: a text is its own positive; its two vectors differ by dropout alone.
 
 Gao et al. 2021, SimCSE; BehnamGhader et al. 2024, LLM2Vec, section 2 (its third step, dropout 0.3). Every text of a
-batch is embedded twice; the loss is InfoNCE between the two readings, the other texts the negatives (SimCSE's τ is
-0.05). Language models are trained without dropout today, so it is switched on here: in attention, and on LoRA's inputs.
+batch is embedded twice; the loss is InfoNCE between the two vectors, with the other texts as negatives (SimCSE's τ is
+0.05). Today's language models are trained without dropout, so it is switched on here: in attention, and on LoRA's
+inputs.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from echoembed.model.transformer import transformer_of
 
 
 def prepare(model: SentenceTransformer, dropout: float) -> None:
-    """Switch dropout on, in attention and on the inputs of LoRA; it acts in training only.
+    """Switch on dropout in attention and on LoRA's inputs; it acts in training mode only.
 
     Args:
-        model: From ``echoembed.load``, with LoRA attached if there is to be any; changed in place.
-        dropout: Probability with which an attention weight, and an input of LoRA, is dropped.
+        model: From ``echoembed.load``, with LoRA already added if it is used; changed in place.
+        dropout: The probability with which an attention weight, or an input of LoRA, is dropped.
 
     Raises:
         ModelError: If dropout is not between 0 and 1, or the model's attention has none.
@@ -45,10 +46,10 @@ def prepare(model: SentenceTransformer, dropout: float) -> None:
 
 
 def _drop_attention(module: nn.Module, dropout: float) -> None:
-    """Families keep the probability as a number, under some name with "dropout", or as a module."""
+    """Set the dropout of attention weights, which families keep as a number, in a name with "dropout", or a module."""
     parts = [*vars(module).items(), *module.named_children()]
     for name, value in parts:
-        if any(other in name for other in ("resid", "hidden", "output")):  # of what attention gives, not of its weights
+        if any(other in name for other in ("resid", "hidden", "output")):  # not of attention weights
             continue
         if isinstance(value, nn.Dropout):
             value.p = dropout
@@ -58,7 +59,7 @@ def _drop_attention(module: nn.Module, dropout: float) -> None:
 
 @torch.no_grad()
 def _acts(model: nn.Module) -> bool:
-    """Whether two readings differ in training; torch's random state is left as it was."""
+    """Return whether two forwards differ in training mode; torch's random state does not change."""
     config: Any = model.config
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
@@ -68,18 +69,18 @@ def _acts(model: nn.Module) -> bool:
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            first_BTD, second_BTD = (model(input_ids=ids, attention_mask=mask, use_cache=False)[0] for _ in range(2))
+            states_BTD, again_BTD = (model(input_ids=ids, attention_mask=mask, use_cache=False)[0] for _ in range(2))
     finally:
         for module, training in modes.items():
             module.training = training
-    return not torch.equal(first_BTD, second_BTD)
+    return not torch.equal(states_BTD, again_BTD)
 
 
 class SimcseLoss(nn.Module):
-    """A loss between two columns of texts, given one column twice.
+    """Gives the same column of texts twice to a loss between two columns.
 
     Args:
-        loss: InfoNCE as sentence-transformers has it; its model must have been through ``prepare``.
+        loss: sentence-transformers' InfoNCE, with a model that was prepared by ``prepare``.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -88,11 +89,11 @@ class SimcseLoss(nn.Module):
 
     @property
     def model(self) -> Any:
-        """The model that is trained; the trainer looks for it before it puts a wrapped one in the loss below."""
+        """The model in training, which the trainer looks for before it puts a wrapped model into the inner loss."""
         return self.loss.model
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
-        """The loss of a batch, a scalar: mean over its texts, in nats; ``labels`` are not used."""
+        """Compute the loss of a batch, a scalar: the mean over its texts, in nats. ``labels`` are not used."""
         [features] = sentence_features
         loss: Tensor = self.loss([features, dict(features)], labels)
         return loss

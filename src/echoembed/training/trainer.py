@@ -1,8 +1,8 @@
-"""The loop is sentence-transformers' trainer; here is what it lacks.
+"""Our additions to sentence-transformers' trainer, which runs the training loop.
 
-Every column is read under its own template and its data set's instruction. A loss or gradient that is not finite ends
-the run before it reaches the weights. Ctrl-C and SIGTERM end it after the step, with a checkpoint. Checkpoints are
-whole or absent (``checkpoint.py``). Each step is a line of ``log.jsonl``.
+Every column is read with its own template and its data set's instruction. A loss or gradient that is not finite ends
+the run before it reaches the weights. Ctrl-C and SIGTERM end the run after the current step, with a checkpoint.
+Checkpoints appear whole or not at all (``checkpoint.py``). Each step is a line of ``log.jsonl``.
 
 Shapes: G gathered numbers of a process, P processes.
 """
@@ -40,26 +40,26 @@ from echoembed.training.teacher import Teacher
 
 
 def kinds_of(columns: Iterable[str], *, symmetric: bool) -> dict[str, Kind]:
-    """Column → the template it is read under: queries' for all of a symmetric data set, else for the first alone."""
+    """Return each column's template: the query template for the first column, and for all if the data is symmetric."""
     return {name: "query" if place == 0 or symmetric else "document" for place, name in enumerate(columns)}
 
 
 def prompts_of(kinds: Mapping[str, Kind], instruction: str, recipe: Recipe) -> dict[str, str]:
-    """Column → the instruction, for those whose template has a place for it."""
+    """Return the instruction of each column whose template has a place for one."""
     return {name: instruction for name, kind in kinds.items() if recipe.template(kind).has("instruction")}
 
 
 class Collator(SentenceTransformerDataCollator):
-    """Puts rows of like length beside each other, and counts ``rows`` of a batch and ``tokens`` that are read.
+    """Sorts the rows of a batch by length, and counts its ``rows`` and ``tokens``.
 
-    The losses do not look at the order of rows, and a chunk of like rows is padded less. Batches of plain texts get the
-    vectors of ``teacher``, where there is one, as their ``label``.
+    The losses do not depend on the order of rows, and a chunk of rows of similar length has less padding. With a
+    ``teacher``, its vectors are the ``label`` of a batch of plain texts.
     """
 
     teacher: Teacher | None = None
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """Render rows, as the library does: each column by its data set's ``router_mapping`` and ``prompts``."""
+        """Render the rows as the library does: each column by its data set's ``router_mapping`` and ``prompts``."""
         features = sorted(features, key=lambda row: sum(len(text) for text in row.values() if isinstance(text, str)))
         batch: dict[str, Any] = super().__call__(features)
         masks = [value for key, value in batch.items() if key.endswith("_attention_mask")]
@@ -70,7 +70,7 @@ class Collator(SentenceTransformerDataCollator):
 
 @dataclass
 class Step:
-    """What is known of the current step, over all processes."""
+    """The numbers of the current step, over all processes."""
 
     data_set: str = ""
     loss: float = 0.0
@@ -81,21 +81,21 @@ class Step:
 
 
 class EchoTrainer(SentenceTransformerTrainer):
-    """The trainer of every objective; they differ in their loss.
+    """The trainer of all objectives, which differ in their loss.
 
     Args:
-        run: Folder of the run.
-        record: What the run was begun with, kept in each checkpoint.
-        keep: Checkpoints kept, the newest.
-        arguments: What sentence-transformers' trainer takes.
+        run: The folder of the run.
+        record: What the run was started with; it is written into each checkpoint.
+        keep: The number of checkpoints to keep.
+        arguments: The arguments of sentence-transformers' trainer.
 
     Attributes:
-        last: The step just made.
-        newest: Folder of the newest whole checkpoint; None before the first.
+        last: The last step.
+        newest: The folder of the newest whole checkpoint; None before the first.
         stopped: Whether a signal ended the run.
 
     Raises:
-        TrainingError: In ``train``: when the loss or a gradient is not finite, or a checkpoint cannot be written.
+        TrainingError: In ``train``, if the loss or a gradient is not finite, or a checkpoint cannot be written.
     """
 
     data_collator_class = Collator
@@ -115,7 +115,7 @@ class EchoTrainer(SentenceTransformerTrainer):
         self.add_callback(_Stop(self))
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Does nothing: the finished model gets a card of our own."""
+        """Do nothing, as the finished model gets our own card."""
 
     # One step.
 
@@ -125,23 +125,23 @@ class EchoTrainer(SentenceTransformerTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Forward and backward; the weights are changed only after this has passed.
+        """Run forward and backward; the optimiser changes the weights only if this succeeds.
 
         Raises:
-            TrainingError: If the loss or the gradient's norm is not finite, on whichever process.
+            TrainingError: If the loss or the gradient's norm is not finite on any process.
         """
-        # 1. The library's step, and the norm of the gradient that it leaves.
+        # 1. Run the library's step, and take the gradient's norm.
         data_set, rows, tokens = str(inputs["dataset_name"]), inputs["rows"], inputs["tokens"]
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        # 2. All processes judge by the same numbers: one that ended alone would leave the others waiting.
+        # 2. Share the numbers, so that all processes stop together: if one stopped alone, the others would wait.
         exact = torch.float32 if loss.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
         numbers = [float(loss), float(norm), rows, tokens, self._asked_to_stop]
-        here_G = torch.tensor(numbers, dtype=exact, device=loss.device)
-        all_PG: Tensor = self.accelerator.gather(here_G[None])
+        own_G = torch.tensor(numbers, dtype=exact, device=loss.device)
+        all_PG: Tensor = self.accelerator.gather(own_G[None])
         self.stopped = bool(all_PG[:, 4].any())
-        # 3. What the step's line in the log says.
+        # 3. Keep the numbers for the step's line in the log.
         now = time.perf_counter()
         self.last = Step(
             data_set=data_set,
@@ -152,14 +152,14 @@ class EchoTrainer(SentenceTransformerTrainer):
             seconds=now - self._marked,
         )
         self._marked = now
-        # 4. Numbers that are not finite end the run before the optimiser changes a weight.
+        # 4. If a number is not finite, end the run before the optimiser changes a weight.
         for what, column in (("loss", 0), ("gradient", 1)):
             if not torch.isfinite(all_PG[:, column]).all():
                 raise errors.training_not_finite(what, self.state.global_step + 1, data_set, str(self.newest or ""))
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Hand a step's numbers to all who listen, and write its line.
+        """Pass a step's numbers to the callbacks, and write its line in the log.
 
         Raises:
             FileError: If the line cannot be written.
@@ -183,19 +183,19 @@ class EchoTrainer(SentenceTransformerTrainer):
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """While it lasts, SIGINT and SIGTERM stop the run after the current step; a second signal acts as usual."""
+        """Let SIGINT and SIGTERM end the run after the current step; a second signal acts as usual."""
         usual: dict[signal.Signals, Any] = {}
 
         def ask(_number: int, _frame: FrameType | None) -> None:
             self._asked_to_stop = True
-            for each, handler in usual.items():
-                signal.signal(each, handler)
+            for number, handler in usual.items():
+                signal.signal(number, handler)
 
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 usual[number] = signal.getsignal(number) or signal.SIG_DFL
                 signal.signal(number, ask)
-        except ValueError:  # not the main thread, which alone may: whoever started the thread sees to signals
+        except ValueError:  # only the main thread may set handlers; a thread's caller handles signals itself
             usual.clear()
         try:
             yield
@@ -234,18 +234,18 @@ class EchoTrainer(SentenceTransformerTrainer):
         """Train to the end, from a checkpoint or from the beginning.
 
         Raises:
-            TrainingError: As the class says; and ``TrainingStoppedError`` when a signal ended the run.
+            TrainingError: As the class says, and ``TrainingStoppedError`` if a signal ended the run.
         """
         self.newest = newest
-        # 1. Every process begins with the weights of the first, and draws its own dropout.
+        # 1. All processes start with the same weights; give each process its own random state, for dropout.
         if self.args.process_index:
             set_seed((self.args.seed + self.args.process_index) % 2**32)
         # 2. The library restores the checkpoint (weights through `_load_from_checkpoint`, then optimiser, schedule and
-        #    random states), passes over the batches of the steps already made, and trains.
+        #    random states), skips the batches of the steps already made, and trains.
         self._marked = time.perf_counter()
         with self.stoppable():
             self.train(resume_from_checkpoint=str(newest) if newest else None)
-        # 3. A signal has ended the run before its last step: `_Stop` had the library write a checkpoint.
+        # 3. If a signal ended the run before its last step, `_Stop` has made the library write a checkpoint.
         if self.stopped and self.state.global_step < self.state.max_steps:
             raise errors.training_stopped(self.state.global_step, self.state.max_steps, self.newest)
 
@@ -255,10 +255,10 @@ class _Stop(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Have checkpoints as often as this run says: a resumed state remembers how often the one before did."""
+        """Write checkpoints as often as this run says; a resumed state remembers the interval of the run before."""
         state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop all processes alike, with a checkpoint."""
+        """Stop all processes together, with a checkpoint."""
         if self.trainer.stopped:
             control.should_save = control.should_training_stop = True
