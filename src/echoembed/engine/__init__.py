@@ -14,8 +14,9 @@
 - ``proof.py``: proof, when a model is loaded, that the engine gives the padded forward's states
 - ``determinism.py``: whether the other prompts of a pack change a prompt's bits
 - ``choice.py``: which forward a model runs
-- ``gradients.py``: the packed forward in training, with its attention in ``padded_batch.py`` and cheaper modules in
-``frozen.py``
+- ``gradients.py``: the packed forward in training
+- ``padded_batch.py``: attention in training
+- ``frozen.py``: cheaper forwards and gradients for modules with frozen weights
 
 This room knows prompts as ids and spans. It knows nothing of texts, templates or recipes.
 """
