@@ -1,6 +1,7 @@
 """Fine-tune the bundled model, or another, under each recipe at equal settings, and score it on STS.
 
     python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning
+    python benchmarks/finetuning.py @benchmarks/finetuning-smollm2.args --data ../shared/data --out runs/smollm2
     python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning --part 1/2   # in two terminals
     python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning --report docs/finetuning.md
 
@@ -65,7 +66,8 @@ SETS = {
 """Data set → share of the batches. ``stsb_train_positive`` is left out: STS is the test."""
 READ = 512
 """Tokens of text that are read of what is scored: all of them, in every arm."""
-MARKS = ("<!-- measured: begin -->", "<!-- measured: end -->")
+MARKS = "<!-- measured on {}: begin -->", "<!-- measured on {}: end -->"
+"""Where a page has the table and the picture of a model."""
 PAPER = {
     ("echo", "last"): ("table14", "Echo + last token pooling"),
     ("echo", "mean"): ("table14", "Echo + mean pooling"),
@@ -82,7 +84,9 @@ console = Console(width=140)
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, fromfile_prefix_chars="@"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and sts/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--model", default="tiny", help="the bundled one unless given")
@@ -263,13 +267,13 @@ def main() -> None:
         content = {"machine": machine, "runs": results, "zero-shot": rows}
         options.results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if options.report:
-        pictures = options.report.parent / "pictures"
-        picture(results, options, pictures / "finetuning")
-        page = options.report.read_text(encoding="utf-8")
-        start, rest = page.split(MARKS[0])
-        _, end = rest.split(MARKS[1])
-        drawn = "![STS over the steps of fine-tuning](pictures/finetuning.png)"
-        options.report.write_text(f"{start}{MARKS[0]}\n{text}\n{drawn}\n{MARKS[1]}{end}", encoding="utf-8")
+        name = f"finetuning-{options.model}"
+        picture(results, options, options.report.parent / "pictures" / name)
+        first, last = (mark.format(options.model) for mark in MARKS)
+        start, rest = options.report.read_text(encoding="utf-8").split(first)
+        _, end = rest.split(last)
+        drawn = f"![STS over the steps of fine-tuning](pictures/{name}.png)"
+        options.report.write_text(f"{start}{first}\n{text}\n{drawn}\n{last}{end}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -123,11 +123,26 @@ def test_models_that_llm2vecs_stages_made_are_rows_of_their_own(setting, data, t
     (tmp_path / "mntp" / "log.jsonl").write_text('{"step": 1, "tokens": 700, "rows": 16}\n')
     (result,) = reproduce.reproduce(["table3"], replace(setting, llm2vec=(folder,)))
     assert result.error is None
-    assert result.summary.columns[-1] == "llm2vec, mntp"
+    assert "llm2vec, mntp" in result.summary.columns
     assert any("1 steps, 16 texts, 700 tokens" in note for note in result.summary.notes)
     rows, _ = read_rows(setting.out / "table3.parquet")
     for row in values(rows, recipe="llm2vec, mntp"):
         same = values(rows, recipe="classical-bidirectional", task=row["task"], kind=row["kind"])[0]
+        assert row["score"] == pytest.approx(same["score"], abs=2e-2)
+
+
+def test_every_table_has_the_bag_of_words_and_the_encoders_that_are_given(setting, tmp_path):
+    folder = tmp_path / "mine"
+    echoembed.save(echoembed.load("tiny", recipe="classical"), folder)
+    results = reproduce.reproduce(["table2", "table3", "table4"], replace(setting, further=(str(folder),)))
+    for result in results:
+        assert result.error is None
+        shown = " ".join([*result.summary.columns, *(row[0] for row in result.summary.rows)])
+        assert others.BAG in shown
+        assert "mine" in shown
+    rows, _ = read_rows(setting.out / "table4.parquet")
+    for row in values(rows, recipe="mine"):
+        (same,) = values(rows, recipe="classical", task=row["task"], kind=row["kind"])
         assert row["score"] == pytest.approx(same["score"], abs=2e-2)
 
 

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echoembed.evaluation.cache import Vectors
+from echoembed.model.load import load
+from echoembed.model.saved import CARRIED, OURS, read_modules
 from echoembed.model.transformer import transformer_of
 from echoembed.sources.resolve import resolve
 
@@ -83,7 +85,9 @@ def _encoder(name: str, place: str) -> System:
         if not kept:
             from sentence_transformers import SentenceTransformer
 
-            kept.append(SentenceTransformer(str(source.folder), trust_remote_code=False))
+            ours = any(module.get("type") in (OURS, CARRIED) for module in read_modules(source))
+            folder = str(source.folder)
+            kept.append(load(folder) if ours else SentenceTransformer(folder, trust_remote_code=False))
         vectors: Vectors = kept[0].encode(list(texts), show_progress_bar=False)
         return vectors
 

@@ -61,6 +61,17 @@ def others(bench: Bench, model: str | None) -> tuple[list[System], list[str]]:
     return systems, missing
 
 
+def yardsticks(bench: Bench, model: str | None) -> list[System]:
+    """A bag of words, and encoders that are installed: what stands even in tables that compare our own recipes."""
+    bag = [calibrated(bench, model, "classical", 1, BAG)] if bench.calibration_texts else []
+    return bag + installed(bench)
+
+
+def installed(bench: Bench) -> list[System]:
+    """Encoders that are installed or named; none where they are not wanted."""
+    return peers.encoders(bench.setting.further)[0] if bench.setting.peers else []
+
+
 def calibrated(bench: Bench, model: str | None, recipe: str, layer: int, name: str) -> System:
     """A recipe at a layer, z-scored."""
     loaded = bench.models.get(model, recipe)

@@ -11,7 +11,7 @@ from echoembed import plots
 from echoembed.evaluation.task import KINDS
 from echoembed.experiments import scoretable
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
-from echoembed.experiments.others import BAG, NO_TEXTS, calibrated
+from echoembed.experiments.others import BAG, NO_TEXTS, calibrated, installed
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import recipes
@@ -30,23 +30,29 @@ _PAPER = {
 def plan(bench: Bench) -> Plan:
     """Local tasks of every category, on all models."""
     needs = "" if bench.few else scoretable.NO_DATA
-    settings = {"bag": len(bench.calibration_texts)}
+    settings = {"bag": len(bench.calibration_texts), "beside": [system.identity for system in installed(bench)]}
     return Plan(recipes=RECIPES, tasks=bench.few, models=bench.setting.models, settings=settings, needs=needs)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per model, recipe and task, the bag of words last."""
+    """A row per model, recipe and task, each model's bag of words last; then other encoders."""
     rows: list[Row] = []
     for model in plan.models:
         rows += [row for recipe in plan.recipes for row in bench.scores([recipe], plan.tasks, model=model)]
         if bench.calibration_texts:
             rows += bench.system_scores([calibrated(bench, model, "classical", 1, BAG)], plan.tasks)
-    return [{**row, "system": f"{row['recipe']}, {row['model']}"} for row in rows]
+    rows = [{**row, "system": f"{row['recipe']}, {row['model']}"} for row in rows]
+    return rows + [{**row, "system": row["recipe"]} for row in bench.system_scores(installed(bench), plan.tasks)]
+
+
+def _models(rows: list[Row]) -> list[str]:
+    """The language models, without other encoders."""
+    return distinct([row for row in rows if row["system"] != row["recipe"]], "model")
 
 
 def summary(rows: list[Row]) -> Summary:
     """Ours by model, and the paper's."""
-    models = distinct(rows, "model")
+    models = _models(rows)
     notes = []
     if len(models) > 1:
         notes.append(
@@ -64,7 +70,7 @@ def summary(rows: list[Row]) -> Summary:
 
 def plot(rows: list[Row]) -> Figure:
     """Bars by category, a panel for each model, one scale."""
-    models = distinct(rows, "model")
+    models = _models(rows)
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
     drawn, axes = plots.figure(
         "Other models: echo, classical, PromptEOL, a bag of words",

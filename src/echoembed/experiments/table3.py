@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from echoembed import plots
 from echoembed.experiments import scoretable
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.others import yardsticks
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import recipes
@@ -25,14 +26,16 @@ _KEYS = {"echo": "echo", "classical": "classical_causal", "classical-bidirection
 def plan(bench: Bench) -> Plan:
     """The recipes, and models that LLM2Vec's stages made, on local tasks of every category."""
     needs = "" if bench.few else scoretable.NO_DATA
-    settings = {"llm2vec": bench.llm2vec_identities()}
+    beside = [system.identity for system in yardsticks(bench, bench.model_name)] if bench.few else []
+    settings = {"llm2vec": bench.llm2vec_identities(), "beside": beside}
     return Plan(recipes=RECIPES, tasks=bench.few, models=(bench.model_name,), settings=settings, needs=needs)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per recipe or trained model, and task."""
+    """A row per recipe, trained model or system beside them, and task."""
     trained = bench.llm2vec_training()
     rows = [*scoretable.run_scores(bench, plan), *bench.llm2vec_scores(plan.tasks)]
+    rows += bench.system_scores(yardsticks(bench, bench.model_name), plan.tasks)
     return [{**row, "training": trained.get(row["recipe"], "")} for row in rows]
 
 
@@ -48,17 +51,18 @@ def summary(rows: list[Row]) -> Summary:
     """Averages of all tasks, ours and the paper's for each of its models."""
     table = paper_table("table3")
     names = distinct(rows, "recipe")
-    trained = [name for name in names if name not in _KEYS]
+    further = [name for name in names if name not in _KEYS]
     out = [[f"ours, {rows[0]['model']}", *(f"{_average(rows, name):.2f}" for name in names)]]
     sts = [_sts(rows, name) for name in names]
     if all(value is not None for value in sts):
         out.append([f"ours, {rows[0]['model']}, STS alone", *(f"{value:.2f}" for value in sts)])
     out += [
-        [f"paper, {row['model']}", *(f"{row[key]:.2f}" for key in _KEYS.values()), *("-" for _ in trained)]
+        [f"paper, {row['model']}", *(f"{row[key]:.2f}" for key in _KEYS.values()), *("-" for _ in further)]
         for row in table.rows
     ]
     notes = [f"Averages: ours over {len(distinct(rows, 'task'))} local tasks, the paper's over {table.data}."]
-    notes += [f"{row['recipe']}: {row['training']}" for name in trained for row in values(rows, recipe=name)[:1]]
+    first = [values(rows, recipe=name)[0] for name in further]
+    notes += [f"{row['recipe']}: {row['training']}" for row in first if row["training"]]
     return Summary(["model", *names], out, [*notes, *scoretable.sizes(rows)])
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from echoembed import plots
 from echoembed.experiments import scoretable
-from echoembed.experiments.experiment import Experiment, Summary
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.others import yardsticks
 from echoembed.experiments.paper import paper_table
-from echoembed.experiments.results import Row, values
+from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import recipes
 
 if TYPE_CHECKING:
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
 
 NAMES = {"Echo": ("echo", "echo-last"), "Classical": ("classical", "classical-last")}
 RECIPES = [recipes[name] for pair in NAMES.values() for name in pair]
+
+
+def plan(bench: Bench) -> Plan:
+    """The recipes, and what stands beside them, on all local tasks."""
+    beside = [system.identity for system in yardsticks(bench, bench.model_name)] if bench.tasks else []
+    return replace(scoretable.plan_of(RECIPES)(bench), settings={"beside": beside})
+
+
+def run(bench: Bench, plan: Plan) -> list[Row]:
+    """A row per recipe or system beside them, and task."""
+    beside = bench.system_scores(yardsticks(bench, bench.model_name), plan.tasks)
+    return [*scoretable.run_scores(bench, plan), *beside]
 
 
 def _average(rows: list[Row], name: str) -> float:
@@ -30,6 +44,10 @@ def summary(rows: list[Row]) -> Summary:
         paper = table.find(method=method)
         out.append([method, f"ours, {rows[0]['model']}", f"{_average(rows, mean):.2f}", f"{_average(rows, last):.2f}"])
         out.append([method, "paper", f"{paper['mean']:.2f}", f"{paper['last']:.2f}"])
+    ours = {name for pair in NAMES.values() for name in pair}
+    for name in distinct(rows, "recipe"):
+        if name not in ours:
+            out.append([name, f"ours, {values(rows, recipe=name)[0]['model']}", f"{_average(rows, name):.2f}", "-"])
     notes = [f"The paper's rows: {table.model}, on {table.data}; not the same data as ours."]
     return Summary(["method", "whose", "mean", "last"], out, notes)
 
@@ -65,8 +83,8 @@ EXPERIMENT = Experiment(
     name="table4",
     title="Zero-shot pooling: the mean of the reading, or its last state?",
     source="Table 4, Section 4.3",
-    plan=scoretable.plan_of(RECIPES),
-    run=scoretable.run_scores,
+    plan=plan,
+    run=run,
     summary=summary,
     plot=plot,
 )
