@@ -80,26 +80,26 @@ def _read(folder: Path, kind: str, name: str, count: int) -> Task:
     text, label = {"text": rows.TEXT, "label": rows.LABEL}, {"sts": "score", "pair": "label"}.get(kind, "")
     if kind in ("sts", "pair"):
         fields = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, label: rows.NUMBER}
-        read = sampling.some(rows.read_rows(test, fields), count, SEED)
+        read = sampling.sample(rows.read_rows(test, fields), count, SEED)
         return [{**_clean(row), "gold": float(row[label])} for row in read]
     if kind == "classification":
-        train = sampling.some_labelled(rows.read_rows(rows.split_file(path, "train"), text), count, SEED)
+        train = sampling.sample_labelled(rows.read_rows(rows.split_file(path, "train"), text), count, SEED)
         return {
             "train": [*map(_clean, train)],
-            "test": [*map(_clean, sampling.some(rows.read_rows(test, text), count, SEED))],
+            "test": [*map(_clean, sampling.sample(rows.read_rows(test, text), count, SEED))],
         }
     if kind == "clustering":
-        return [*map(_clean, sampling.some(rows.read_rows(test, text), count, SEED))]
+        return [*map(_clean, sampling.sample(rows.read_rows(test, text), count, SEED))]
     if kind == "reranking":
         fields = {"query": rows.TEXT, "positive": rows.TEXTS, "negative": rows.TEXTS}
-        return [*map(_clean, sampling.some_rankings(rows.read_rows(test, fields), count, SEED))]
+        return [*map(_clean, sampling.sample_rankings(rows.read_rows(test, fields), count, SEED))]
     document = {"_id": rows.ID, "title": rows.TEXT, "text": rows.TEXT}
     read = rows.read_rows(rows.split_file(path, "corpus"), document, optional=("title",))
     corpus = {row["_id"]: row for row in read}
     read = rows.read_rows(rows.split_file(path, "queries"), {"_id": rows.ID, "text": rows.TEXT})
     queries = {row["_id"]: row["text"] for row in read}
     judged = rows.read_qrels(path / "qrels" / "test.tsv", {"query-id": queries, "corpus-id": corpus})
-    queries, corpus = sampling.some_queries(queries, corpus, judged, count, SEED)
+    queries, corpus = sampling.sample_queries(queries, corpus, judged, count, SEED)
     return {
         "corpus": {key: _clean_text(f"{row.get('title', '')} {row['text']}".strip()) for key, row in corpus.items()},
         "queries": {key: _clean_text(query) for key, query in queries.items()},

@@ -1,4 +1,4 @@
-"""Evaluation: recipes scored by mteb's own tasks and metrics, on its benchmarks or on your own files.
+"""Evaluation of recipes by mteb's tasks and metrics, on its benchmarks or on your own files.
 
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate

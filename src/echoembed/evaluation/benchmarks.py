@@ -1,4 +1,4 @@
-"""Lists of tasks: MTEB as mteb has it, MTEB-MINI as the paper's Appendix D names it, and names given one by one."""
+"""Lists of tasks: mteb's MTEB, the paper's MTEB-MINI (Appendix D), and tasks by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MINI = "mteb-mini"
 LOCAL = "local"
 BENCHMARKS = (MTEB, MINI, LOCAL)
 
-# Appendix D. The paper's text counts 28 data sets; these 26 are the ones it names.
+# Appendix D. The paper's text counts 28 data sets, and names these 26.
 MINI_TASKS = (
     "FiQA2018",
     "SCIDOCS",
@@ -53,7 +53,7 @@ MINI_TASKS = (
 
 
 def benchmark_tasks(name: str) -> list[Task]:
-    """The tasks of ``MTEB(eng, v1)`` (56) or ``mteb-mini`` (26). Their data come from the hub when they run.
+    """Return the tasks of ``MTEB(eng, v1)`` (56) or ``mteb-mini`` (26). Their data come from the hub when they run.
 
     Raises:
         EvaluationError: If there is no such benchmark.
@@ -70,16 +70,16 @@ def benchmark_tasks(name: str) -> list[Task]:
 def find_tasks(
     names: Sequence[str], *, folder: str | Path | None = None, max_texts: int | None = None, seed: int = 42
 ) -> list[Task]:
-    """The tasks that names mean, each once, in order.
+    """Return the tasks of these names, each once, in order.
 
     Args:
-        names: Benchmarks (``BENCHMARKS``), data sets or kinds in ``folder``, or tasks by mteb's name.
-        folder: Where local data sets are; they come before mteb's tasks of the same name.
-        max_texts: See ``local_tasks``. Only local tasks can be sampled.
-        seed: See ``local_tasks``.
+        names: Benchmarks (``BENCHMARKS``), data sets or kinds in ``folder``, or mteb's names of tasks.
+        folder: The folder of local data sets; they take precedence over mteb's tasks of the same name.
+        max_texts: As for ``local_tasks``. Only local tasks can be sampled.
+        seed: As for ``local_tasks``.
 
     Raises:
-        EvaluationError: If a name means nothing; the message lists near ones.
+        EvaluationError: If a name is unknown; the message lists similar names.
         DataError: If local data are missing.
     """
     sets = data_sets(folder) if folder is not None else {}
@@ -102,13 +102,13 @@ def find_tasks(
 
 
 def _check_names(names: Sequence[str], sets: Mapping[str, Any]) -> None:
-    """Refuse names that mteb's own files do not hold, without importing it, which takes seconds.
+    """Refuse names that are not in mteb's source files, without importing mteb, which takes seconds.
 
     Raises:
         EvaluationError: If there is such a name.
     """
     package = find_spec("mteb") if names else None
-    if package is None or package.origin is None:  # without mteb, that is what is wrong
+    if package is None or package.origin is None:  # the error about mteb, which comes later, is the better one
         return
     files = [path.read_text(encoding="utf-8") for path in (Path(package.origin).parent / "tasks").rglob("*.py")]
     for name in names:
@@ -118,9 +118,9 @@ def _check_names(names: Sequence[str], sets: Mapping[str, Any]) -> None:
 
 
 def _by_name(name: str, sets: dict[str, Any]) -> Task:
-    listed = _mteb_tasks()
-    if name in listed:
-        return listed[name]
+    tasks = _mteb_tasks()
+    if name in tasks:
+        return tasks[name]
     mteb = _mteb()
     try:
         return _task(mteb.get_task(name, languages=["eng"]))
@@ -165,12 +165,12 @@ def _same(task: AbsTask) -> AbsTask:
 
 
 def _characters(task: AbsTask) -> int:
-    """The text there is to embed, by mteb's own statistics."""
+    """Return the number of characters to embed, by mteb's statistics."""
     stats: Any = task.metadata.descriptive_stats or {}
     return sum(_characters_of(stats.get(split) or {}) for split in task.eval_splits)
 
 
 def _characters_of(split: dict[str, Any]) -> int:
-    """Of one split: some kinds of tasks count over all columns, some by column."""
+    """Return the characters of one split; some kinds of tasks count over all columns, others by column."""
     by_column = (split.get("text_statistics") or {}).get("total_text_length")
     return int(split.get("number_of_characters") or by_column or 0)

@@ -1,10 +1,10 @@
-"""Vectors kept by what the model read, so that what reads the same prompt shares them.
+"""A cache of vectors by prompt, so that all recipes and experiments with the same prompt share them.
 
-A task asks for a text several times; echo and compute-matched echo read the same prompt unless a text is long; and
-most experiments use the same texts. Each prompt goes through the model once for all of them. Where poolings are made
-together, the states of a prompt are pooled in each of these ways: mean and last pooling read the same states.
+A task encodes a text several times; echo and compute-matched echo read the same prompt unless a text is long; and most
+experiments use the same texts. Each prompt goes through the model once for all of them. If poolings are computed
+``together``, the states of a prompt are pooled in each of these ways, as mean and last pooling share the same states.
 
-Shapes: N prompts, B of them in a batch, D width of the vectors.
+Shapes: N prompts, B prompts of a batch, D width of the vectors.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ MEAN_AND_LAST: tuple[Pooling, ...] = ("mean", "last")
 
 
 class VectorCache:
-    """Keeps vectors for as long as there is room.
+    """Keeps vectors in memory, up to a limit.
 
     Args:
-        most_bytes: Beyond this, new vectors are no longer kept.
-        together: Poolings that are all made whenever one of them is asked for; they cost nothing beside the states.
-        layers: Keeps on disk what rows of the table of recipes read, for every layer; None for nowhere.
+        most_bytes: The size of the cache; when it is full, new vectors are not kept.
+        together: Poolings that are all computed whenever one of them is needed, which costs little beside the states.
+        layers: A store on disk for the vectors of all layers, for prompts of the table of recipes; None for none.
 
     Attributes:
-        computed: Prompts that went through a model.
+        computed: The number of prompts that went through a model.
     """
 
     def __init__(
         self, most_bytes: int = 1 << 30, *, together: tuple[Pooling, ...] = (), layers: LayerStore | None = None
     ) -> None:
         self.layers = layers
-        self._kept: dict[tuple[bytes, Pooling], Vectors] = {}
+        self._cached: dict[tuple[bytes, Pooling], Vectors] = {}
         self._free = most_bytes
         self._together = together
         self.computed = 0
@@ -59,56 +59,56 @@ class VectorCache:
     def encode(
         self, model: SentenceTransformer, prompts: Sequence[Rendered], *, batch_size: int | None = None
     ) -> Vectors:
-        """What ``encode_prompts`` gives: ``vectors_ND``, float32, in order."""
+        """Encode prompts to the vectors of ``encode_prompts``: ``vectors_ND``, float32, in order."""
         if self.layers is not None and self._every_layer(model):
             return _from_layers(self.layers, model, prompts)
         pooling = transformer_of(model).recipe.pooling
         weights = weights_key(model) + after_pooling(model)
         keys = [prompt_key(weights, prompt) for prompt in prompts]
-        # 1. Prompts that are new, each once.
-        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if (key, pooling) not in self._kept}
+        # 1. Find the new prompts, each once.
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if (key, pooling) not in self._cached}
         self.computed += len(new)
-        # 2. Their vectors, under this pooling and those that are made with it.
+        # 2. Compute their vectors, for this pooling and those computed together with it.
         fresh = {
-            (key, made): vector_D
-            for made, vectors_ND in self._vectors(model, list(new.values()), batch_size).items()
+            (key, pooled_by): vector_D
+            for pooled_by, vectors_ND in self._vectors(model, list(new.values()), batch_size).items()
             for key, vector_D in zip(new, vectors_ND, strict=True)
         }
-        result = np.stack([fresh[key, pooling] if key in new else self._kept[key, pooling] for key in keys])
-        # 3. Kept if there is room for all of them.
+        result = np.stack([fresh[key, pooling] if key in new else self._cached[key, pooling] for key in keys])
+        # 3. Keep them if there is room for all.
         size = sum(vector_D.nbytes for vector_D in fresh.values())
         if size <= self._free:
             self._free -= size
-            self._kept.update(fresh)
+            self._cached.update(fresh)
         return result
 
     def _every_layer(self, model: SentenceTransformer) -> bool:
-        """Whether the vectors are of those that many experiments ask for, at one layer or another."""
+        """Return whether other experiments may need these prompts' vectors, at this layer or another."""
         transformer = transformer_of(model)
         row = transformer.recipe
-        asked = any(row.query_template == other.query_template for other in recipes.values())
-        shared = asked and not transformer.cut and row.pooling in MEAN_AND_LAST
+        in_table = any(row.query_template == other.query_template for other in recipes.values())
+        shared = in_table and not transformer.cut and row.pooling in MEAN_AND_LAST
         return shared and not transformer.running.deterministic and model.truncate_dim is None
 
     def _vectors(
         self, model: SentenceTransformer, prompts: list[Rendered], batch_size: int | None
     ) -> dict[Pooling, Vectors]:
         transformer = transformer_of(model)
-        own = transformer.recipe.pooling
-        # States that must be deterministic are pooled by the engine already, in one way.
-        calibrated = transformer.recipe.calibration != "none"  # on vectors of this pooling
+        own_pooling = transformer.recipe.pooling
+        # Deterministic states come already pooled, in one way; a calibration was fitted to one pooling.
+        calibrated = transformer.recipe.calibration != "none"
         alone = transformer.running.deterministic or model.truncate_dim is not None or calibrated
-        if own not in self._together or alone:
-            return {own: encode_prompts(model, prompts, batch_size=batch_size)}
-        made: dict[Pooling, list[Vectors]] = {pooling: [] for pooling in self._together}
+        if own_pooling not in self._together or alone:
+            return {own_pooling: encode_prompts(model, prompts, batch_size=batch_size)}
+        vectors: dict[Pooling, list[Vectors]] = {pooling: [] for pooling in self._together}
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].ids))
         size = batch_size or PADDED_TEXTS
         for start in range(0, len(order), size):
             batch = [prompts[index] for index in order[start : start + size]]
             for pooling, vectors_BD in _pooled(model, batch, self._together).items():
-                made[pooling] += list(vectors_BD)
+                vectors[pooling] += list(vectors_BD)
         back = np.argsort(order)
-        return {pooling: np.stack(vectors)[back] for pooling, vectors in made.items() if vectors}
+        return {pooling: np.stack(rows)[back] for pooling, rows in vectors.items() if rows}
 
 
 def _from_layers(layers: LayerStore, model: SentenceTransformer, prompts: Sequence[Rendered]) -> Vectors:
@@ -122,7 +122,7 @@ def _from_layers(layers: LayerStore, model: SentenceTransformer, prompts: Sequen
 
 @torch.inference_mode()
 def _pooled(model: SentenceTransformer, prompts: list[Rendered], poolings: Sequence[Pooling]) -> dict[Pooling, Vectors]:
-    """Vectors of one batch under several poolings."""
+    """Compute the vectors of one batch for several poolings."""
     transformer = transformer_of(model)
     model.eval()
     states = transformer(batch_to_device(transformer.features(prompts), model.device))
@@ -136,7 +136,7 @@ def _pooled(model: SentenceTransformer, prompts: list[Rendered], poolings: Seque
 
 
 def weights_key(model: SentenceTransformer) -> bytes:
-    """What decides the states of a prompt: the weights, up to which layer they run, how, and in which dtype."""
+    """Name all that decides the states of a prompt: the weights, attention, layer and dtype."""
     transformer = transformer_of(model)
     parts = [transformer.revision, transformer.recipe.attention, str(transformer.layers)]
     parts += [str(sketch(transformer.model)), numerics(model)]
@@ -144,7 +144,7 @@ def weights_key(model: SentenceTransformer) -> bytes:
 
 
 def after_pooling(model: SentenceTransformer) -> bytes:
-    """What decides a vector after its states are pooled."""
+    """Name all that decides a vector after its states are pooled."""
     recipe = transformer_of(model).recipe
     fitted_for = recipe.fingerprint() if recipe.calibration != "none" else ""
     parts = [fitted_for, str(model.truncate_dim), *(module_identity(module) for module in list(model)[2:])]
@@ -152,6 +152,6 @@ def after_pooling(model: SentenceTransformer) -> bytes:
 
 
 def prompt_key(weights: bytes, prompt: Rendered) -> bytes:
-    """16 bytes that name a prompt, as it is read and pooled, under some weights."""
-    read = np.asarray([*prompt.ids, *prompt.span], dtype=np.int64).tobytes()
-    return hashlib.blake2b(weights + b"\0" + read, digest_size=16).digest()
+    """Return 16 bytes that name a prompt and its span under some weights."""
+    numbers = np.asarray([*prompt.ids, *prompt.span], dtype=np.int64).tobytes()
+    return hashlib.blake2b(weights + b"\0" + numbers, digest_size=16).digest()

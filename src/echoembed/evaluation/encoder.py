@@ -1,11 +1,12 @@
-"""Our model as mteb sees it: every text under the template and the instruction that its task calls for.
+"""Our model as an encoder for mteb: every text is read with the template and the instruction that its task needs.
 
-Queries get the query template and documents the document template. mteb names neither for symmetric tasks (STS,
-classification, clustering, pair classification, summarization): both sides get the query template then.
+Queries are read with the query template, documents with the document template. For symmetric tasks (STS,
+classification, clustering, pair classification, summarization) mteb names neither, and all texts are read with the
+query template.
 
-Data sets hold a few texts that cannot be embedded as they are. They must not end a run of hours, and leaving them out
-would score another data set: control characters are removed, a text that is blank is embedded as ``PLACEHOLDER``, and
-both are counted.
+Data sets hold a few texts that cannot be embedded as they are. These must not end a run of hours, and leaving them out
+would change the data set. So control characters are removed, a blank text is embedded as ``PLACEHOLDER``, and both are
+counted.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ class MtebEncoder(AbsEncoder):
 
     Args:
         model: From ``echoembed.load``.
-        batch_size: Texts of a padded forward; the packed engine takes what its packs hold.
-        cache: Vectors that several evaluations share; None for those of one task.
+        batch_size: Texts of a padded forward; it does not limit packs.
+        cache: A cache that several evaluations share; None for one per task.
 
     Attributes:
-        counts: What happened since ``begin``: ``texts`` embedded (each distinct one once), ``characters`` of
-            these, ``cut`` to the budget, ``blank`` and ``cleaned`` texts among those given.
-        seconds: Time in the model since ``begin``.
+        counts: Counts since ``begin``: distinct ``texts`` embedded and their ``characters``, texts ``cut`` to the
+            budget, and ``blank`` and ``cleaned`` texts.
+        seconds: Seconds in the model since ``begin``.
         on_progress: Called with the number of characters embedded since ``begin``.
     """
 
@@ -68,7 +69,7 @@ class MtebEncoder(AbsEncoder):
 
     @property
     def model_name(self) -> str:
-        """Whose weights they are."""
+        """The name of the weights."""
         return self.transformer.name
 
     @property
@@ -78,19 +79,19 @@ class MtebEncoder(AbsEncoder):
 
     @property
     def fingerprint(self) -> str:
-        """Of model and recipe."""
+        """The fingerprint of model and recipe."""
         return fingerprint(self.model)
 
     @property
     def dtype(self) -> str:
-        """Of the weights."""
+        """The dtype of the weights."""
         return str(describe(self.model)["dtype"])
 
     def begin(self, hint: str = "") -> None:
         """Forget the last task's texts and counts.
 
         Args:
-            hint: The instruction for the next task, where the paper has none.
+            hint: The instruction for the next task, if the paper has none.
         """
         self.hint = hint
         self.counts = {"texts": 0, "characters": 0, "blank": 0, "cleaned": 0, "cut": 0}
@@ -101,16 +102,16 @@ class MtebEncoder(AbsEncoder):
     def encode(
         self, inputs: Iterable[Any], *, task_metadata: TaskMetadata, prompt_type: PromptType | None = None, **_: Any
     ) -> Vectors:
-        """Embed what mteb gives.
+        """Embed the texts of a task.
 
         Args:
             inputs: Batches, each with a list ``text``.
-            task_metadata: Of the task: its name picks the instruction.
+            task_metadata: The task's metadata; its name selects the instruction.
             prompt_type: Query or document; None for a symmetric task.
-            _: Split, subset and settings of mteb's, which decide nothing here.
+            _: mteb's split, subset and settings, which are not used.
 
         Returns:
-            float32, (N, D), in the order of the texts.
+            Vectors in float32, (N, D), in the order of the texts.
         """
         texts = [self._embeddable(text) for batch in inputs for text in batch["text"]]
         kind: Kind = "document" if prompt_type == PromptType.document else "query"
@@ -119,9 +120,9 @@ class MtebEncoder(AbsEncoder):
         return np.stack([vectors[text] for text in texts])
 
     def instruction(self, task: str, type_: str, kind: Kind) -> str:
-        """The instruction for a task; nothing where the recipe's template of that kind has no slot for one.
+        """Return the instruction for a task; "" if the recipe's template of that kind has no slot for one.
 
-        It ends as the recipe's own does: LLM2Vec's end in a colon.
+        It ends as the recipe's own instruction does: LLM2Vec's instructions end in a colon.
         """
         recipe = self.transformer.recipe
         if not recipe.template(kind).has("instruction"):
@@ -138,7 +139,7 @@ class MtebEncoder(AbsEncoder):
         return PLACEHOLDER
 
     def _embed(self, texts: Iterable[str], kind: Kind, instruction: str) -> dict[str, Vectors]:
-        """Vectors of distinct texts, longest first so that too little memory shows at once."""
+        """Embed distinct texts, longest first, so that a lack of memory shows at once."""
         vectors: dict[str, Vectors] = {}
         order = sorted(texts, key=len, reverse=True)
         started = time.monotonic()
@@ -152,38 +153,38 @@ class MtebEncoder(AbsEncoder):
         return vectors
 
     def _prompts(self, texts: Sequence[str], kind: Kind, instruction: str) -> list[Rendered]:
-        """The prompts of texts; what is new among them is counted."""
+        """Render texts, and count the new ones."""
         reader = self.transformer.reader
-        given = list(texts)
+        readable = list(texts)
         try:
-            prompts = reader.render(given, task=kind, instruction=instruction)
+            prompts = reader.render(readable, task=kind, instruction=instruction)
         except errors.TextError:
-            # Rare, and found only now: texts that this tokenizer makes no token of.
-            given = [
+            # Rarely, this tokenizer makes no token of a text.
+            readable = [
                 text if reader.can_read(text, task=kind, instruction=instruction) else PLACEHOLDER for text in texts
             ]
-            if given == list(texts):
+            if readable == list(texts):
                 raise
-            prompts = reader.render(given, task=kind, instruction=instruction)
-        for text, read, prompt in zip(texts, given, prompts, strict=True):
+            prompts = reader.render(readable, task=kind, instruction=instruction)
+        for text, read_text, prompt in zip(texts, readable, prompts, strict=True):
             if (kind, instruction, text) not in self._seen:
                 self._seen.add((kind, instruction, text))
                 self.counts["texts"] += 1
                 self.counts["characters"] += len(text)
-                self.counts["blank"] += read != text
+                self.counts["blank"] += read_text != text
                 self.counts["cut"] += prompt.dropped > 0
         return prompts
 
 
 class SystemEncoder(AbsEncoder):
-    """Another system as mteb sees it: every text as it is, without template or instruction.
+    """Another system as an encoder for mteb, with every text as it is, without template or instruction.
 
     Args:
-        system: What makes the vectors. Each text is given to it once, whatever asks for it.
+        system: The system, which embeds each text only once.
 
     Attributes:
-        counts: As an ``Encoder``'s.
-        seconds: Time in the system since ``begin``.
+        counts: As for ``MtebEncoder``.
+        seconds: Seconds in the system since ``begin``.
     """
 
     batch_size = 32
@@ -192,7 +193,7 @@ class SystemEncoder(AbsEncoder):
         self.model_name, self.system, self.dtype = system.model, system.name, system.dtype
         self.fingerprint = hashlib.sha256(system.identity.encode()).hexdigest()[:16]
         self._encode = system.encode
-        self._kept: dict[str, Vectors] = {}
+        self._vectors: dict[str, Vectors] = {}
         self.on_progress: Callable[[int], None] = lambda _: None
         self.mteb_model_meta = ModelMeta.create_empty(
             {"name": "echoembed/other", "revision": self.fingerprint, "similarity_fn_name": ScoringFunction.COSINE}
@@ -205,18 +206,18 @@ class SystemEncoder(AbsEncoder):
         self.seconds = 0.0
 
     def instruction(self, task: str, type_: str, kind: Kind) -> str:
-        """Nothing."""
+        """Return "", as other systems get no instruction."""
         return ""
 
     def encode(self, inputs: Iterable[Any], **_: Any) -> Vectors:
-        """Vectors of what mteb gives: float32, (N, D), in the order of the texts."""
+        """Embed the texts of a task: float32, (N, D), in the order of the texts."""
         texts = [clean_text(text) for batch in inputs for text in batch["text"]]
         texts = [text if text.strip() else PLACEHOLDER for text in texts]
-        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         started = time.monotonic()
         if new:
-            self._kept.update(zip(new, self._encode(new), strict=True))
+            self._vectors.update(zip(new, self._encode(new), strict=True))
             self.counts["texts"] += len(new)
             self.counts["characters"] += sum(map(len, new))
         self.seconds += time.monotonic() - started
-        return np.stack([self._kept[text] for text in texts])
+        return np.stack([self._vectors[text] for text in texts])

@@ -1,4 +1,4 @@
-"""Which instruction a task gets, where the recipe's template has a slot for one (Table 16)."""
+"""The instruction of a task, for recipes whose template has a slot for one (Table 16)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def _tables() -> dict[str, dict[str, str]]:
 
 
 def instruction_for(task: str, kind: str, hint: str = "") -> str:
-    """The paper's instruction for a task; failing that the hint; failing that one for its kind.
+    """Return the paper's instruction for a task, else the hint, else an instruction for its kind.
 
     Args:
         task: mteb's name, or the name of a local data set: ``sts12`` and ``sick_r`` get those of STS12 and SICK-R.
         kind: One of ``KINDS``.
-        hint: The instruction that mteb has, if any.
+        hint: mteb's instruction, if any.
     """
     tables = _tables()
     name = tables["local"].get(task, task)
-    named = {_plain(known): instruction for known, instruction in tables["tasks"].items()}
-    return named.get(_plain(name)) or hint or tables["kinds"].get(kind, "")
+    by_name = {_plain(known): instruction for known, instruction in tables["tasks"].items()}
+    return by_name.get(_plain(name)) or hint or tables["kinds"].get(kind, "")
 
 
 def _plain(name: str) -> str:

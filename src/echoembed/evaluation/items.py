@@ -1,15 +1,15 @@
-"""What a system did with every item of a task, so that differences between systems have intervals.
+"""A system's results on every item of a task, from which differences between systems get bootstrap intervals.
 
-mteb gives a score for a task, and on request its predictions. Of these, each kind of task has items that can be drawn
-anew, and a statistic of them that is the task's score:
+mteb returns a task's score and, on request, its predictions. From these, each kind of task has items that can be
+resampled, and a statistic of them that is the task's score:
 
     STS                    pairs      Spearman correlation of cosine and gold score
     PairClassification     pairs      average precision of the cosines
-    Classification         texts      how often, of ten classifiers, the label was right; the mean
+    Classification         texts      share of ten classifiers that predict the right label; the mean
     Clustering             texts      V-measure of clusters and labels
     Retrieval, Reranking   queries    nDCG at 10, or average precision; the mean
 
-Items stand in the order of the data, which is the same for every system.
+Items are in the order of the data, which is the same for every system.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 Items = Mapping[str, Sequence[float]]
-"""``outcome`` alone, whose mean is the score; or ``estimate`` and ``truth``, from which a statistic is made."""
+"""Either ``outcome``, whose mean is the score, or ``estimate`` and ``truth``, whose statistic is the score."""
 DRAWS = 1000
 
 
 def items_of(kind: str, metric: str, predictions: Any, split: Any) -> dict[str, list[float]] | None:
-    """The items of a task.
+    """Return the items of a task.
 
     Args:
         kind: One of ``KINDS``.
-        metric: The task's score.
-        predictions: mteb's, of one split.
+        metric: The name of the task's score.
+        predictions: mteb's predictions for one split.
         split: mteb's data of that split.
 
     Returns:
-        None for a kind that has none here.
+        The items; None for kinds without items here.
     """
     if kind in ("STS", "PairClassification"):
         truth = split["score" if kind == "STS" else "labels"]
@@ -58,20 +58,20 @@ def _floats(values: Any) -> list[float]:
     return [float(value) for value in values]
 
 
-def _by_query(metric: str, found: Mapping[str, Mapping[str, float]], judged: Any) -> list[float]:
+def _by_query(metric: str, results: Mapping[str, Mapping[str, float]], judged: Any) -> list[float]:
     import pytrec_eval
 
     name, _, cut = metric.rpartition("_at_")
     measure = {"ndcg": "ndcg_cut", "map": "map_cut"}[name]
-    grades = {str(query): {str(key): int(grade) for key, grade in own.items()} for query, own in judged.items()}
+    grades = {str(query): {str(key): int(grade) for key, grade in row.items()} for query, row in judged.items()}
     scores = pytrec_eval.RelevanceEvaluator(grades, {f"{measure}.{cut}"}).evaluate(
-        {query: dict(own) for query, own in found.items()}
+        {query: dict(cosines) for query, cosines in results.items()}
     )
     return [float(scores[query][f"{measure}_{cut}"]) for query in grades if query in scores]
 
 
 def statistic(kind: str) -> Callable[..., float]:
-    """What makes a task's score of its items: takes the arrays of ``Items`` in the order ``estimate``, ``truth``."""
+    """Return the function of the arrays of ``Items``, ``estimate`` before ``truth``, that gives a task's score."""
     if kind == "STS":
         return correlation
     if kind == "PairClassification":
@@ -80,7 +80,7 @@ def statistic(kind: str) -> Callable[..., float]:
 
 
 def score_of(kind: str, items: Items) -> float:
-    """The task's score, from its items."""
+    """Compute a task's score from its items."""
     return statistic(kind)(*_arrays(items))
 
 
@@ -89,13 +89,13 @@ def _arrays(items: Items) -> list[Array]:
 
 
 def correlation(estimate_N: Array, truth_N: Array) -> float:
-    """Spearman's rank correlation; 0 where one of the two is constant."""
+    """Compute Spearman's rank correlation; 0 if one of the two is constant."""
     ranks = rankdata([estimate_N, truth_N], axis=1)
     return float(np.corrcoef(ranks)[0, 1]) if np.ptp(ranks, axis=1).all() else 0.0
 
 
 def _average_precision(estimate_N: Array, truth_N: Array) -> float:
-    """As scikit-learn's, whose checks would take most of the time of a thousand draws."""
+    """Compute the average precision, as scikit-learn, whose checks would take most of the time of a thousand draws."""
     order = np.argsort(-estimate_N, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(estimate_N[order])), len(order) - 1)  # equal cosines are one threshold
     right = np.cumsum(truth_N[order])[ends]
@@ -105,7 +105,7 @@ def _average_precision(estimate_N: Array, truth_N: Array) -> float:
 
 
 def _v_measure(estimate_N: Array, truth_N: Array) -> float:
-    """Twice the mutual information over the sum of both entropies."""
+    """Compute twice the mutual information, divided by the sum of both entropies."""
     joint = np.zeros((int(truth_N.max()) + 1, int(estimate_N.max()) + 1))
     np.add.at(joint, (truth_N.astype(int), estimate_N.astype(int)), 1 / len(truth_N))
     both = _entropy(joint.sum(axis=0)) + _entropy(joint.sum(axis=1))
@@ -113,20 +113,23 @@ def _v_measure(estimate_N: Array, truth_N: Array) -> float:
 
 
 def _entropy(share: Array) -> float:
-    found = share[share > 0]
-    return float(-np.sum(found * np.log(found)))
+    positive = share[share > 0]
+    return float(-np.sum(positive * np.log(positive)))
 
 
-def differences(kind: str, one: Items, other: Items, *, random: np.random.Generator, draws: int = DRAWS) -> Array:
-    """By how much one system's score is above another's, with the items drawn anew each time, the same for both.
+def differences(kind: str, left: Items, right: Items, *, random: np.random.Generator, draws: int = DRAWS) -> Array:
+    """Bootstrap the difference between two systems' scores, with the same items drawn for both.
 
     Returns:
-        float64, (draws,).
+        The differences, left minus right, in float64, (draws,).
     """
     score = statistic(kind)
-    left, right = _arrays(one), _arrays(other)
-    count = len(left[0])
-    chosen = (random.integers(count, size=count) for _ in range(draws))
+    left_arrays, right_arrays = _arrays(left), _arrays(right)
+    count = len(left_arrays[0])
+    samples = (random.integers(count, size=count) for _ in range(draws))
     return np.asarray(
-        [score(*(array[draw] for array in left)) - score(*(array[draw] for array in right)) for draw in chosen]
+        [
+            score(*(array[sample] for array in left_arrays)) - score(*(array[sample] for array in right_arrays))
+            for sample in samples
+        ]
     )

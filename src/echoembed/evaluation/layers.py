@@ -1,15 +1,13 @@
-"""Pooled vectors of every layer, from one forward, kept on disk.
+"""A store on disk of the pooled vectors of every layer, from one forward per prompt.
 
-A choice of layer, pooling and calibration needs no forward of its own: one forward under a prompt passes through every
-layer, and whatever is pooled, calibrated or concatenated is made from what it leaves. So each prompt goes through the
-model once, for every layer and pooling, and its vectors are kept by what decided them: the weights (a folder of the
-store) and the ids that were read, with the span that was pooled (a row in it). What was computed before a run was
-killed is there when the run starts again.
+One forward passes through every layer, so that other layers, poolings and calibrations need no further forward. Each
+prompt goes through the model once for all of them. The store has a folder for each set of weights, and in it a row for
+each prompt's ids and span. After a killed run, the vectors that it computed are still there.
 
-On disk each vector is float16, scaled so that its largest number stands near float16's end: eleven bits for every
-number, whatever its size (states of some dimensions are thousands of times those of others).
+On disk each vector is float16, scaled so that its largest number is near the end of float16's range. This gives every
+number eleven bits, whatever its size (the states of some dimensions are thousands of times those of others).
 
-Shapes: N prompts, B of them in a forward, S tokens of the longest span, L layers and the embeddings, D width
+Shapes: N prompts, B prompts of a forward, S tokens of the longest span, L layers + 1 (the token embeddings), D width.
 """
 
 from __future__ import annotations
@@ -39,25 +37,25 @@ if TYPE_CHECKING:
 
 LAYER_POOLINGS: tuple[Pooling, ...] = ("mean", "last", "weighted-mean")
 SHARD = 128
-"""Prompts of one file."""
+"""The number of prompts in a file."""
 _LARGEST = 2.0**15
 _Place = tuple[Path, int]
 
 
 class LayerStore:
-    """Keeps the pooled vectors of every layer.
+    """Stores the pooled vectors of every layer.
 
     Args:
-        folder: Where; made when the first vectors come.
+        folder: The store's folder, made with the first vectors.
 
     Attributes:
-        computed: Prompts that went through a model.
+        computed: The number of prompts that went through a model.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.computed = 0
-        self._known: dict[str, dict[bytes, _Place]] = {}
+        self._indexes: dict[str, dict[bytes, _Place]] = {}
 
     def fill(
         self,
@@ -66,12 +64,12 @@ class LayerStore:
         *,
         progress: Callable[[int], object] | None = None,
     ) -> None:
-        """Compute what is missing of the prompts' vectors, a file at a time.
+        """Compute the vectors of prompts that are not in the store, a file at a time.
 
         Args:
-            model: From ``load``, whole: under a recipe that names no layer.
+            model: From ``load``, with all its layers: under a recipe that names no layer.
             prompts: The prompts.
-            progress: Called after each file with the number of prompts that are there by now.
+            progress: Called after each file with the number of prompts in the store so far.
 
         Raises:
             ModelError: If the model is cut at a layer, or a state is not finite.
@@ -83,34 +81,34 @@ class LayerStore:
                 "recipe", transformer.recipe.name, "one that names no layer: all are kept"
             )
         name, weights = _folder_name(model), weights_key(model)
-        known = self._index(name)
+        index = self._index(name)
         missing = {prompt_key(weights, prompt): prompt for prompt in prompts}
-        missing = {key: prompt for key, prompt in missing.items() if key not in known}
-        # Of one length together, so that packs are full and a killed run has lost a file at most.
+        missing = {key: prompt for key, prompt in missing.items() if key not in index}
+        # Sorted by length, so that packs are full; file by file, so that a killed run loses one file at most.
         order = sorted(missing, key=lambda key: len(missing[key].ids))
         for start in range(0, len(order), SHARD):
             keys = order[start : start + SHARD]
             path = self.folder / name / f"{hashlib.blake2b(b''.join(keys), digest_size=12).hexdigest()}.safetensors"
             _write(path, keys, every_layer(model, [missing[key] for key in keys]))
-            known.update({key: (path, row) for row, key in enumerate(keys)})
+            index.update({key: (path, row) for row, key in enumerate(keys)})
             self.computed += len(keys)
             if progress is not None:
                 progress(len(prompts) - len(order) + start + len(keys))
 
     def missing(self, model: SentenceTransformer, prompts: Sequence[Rendered]) -> int:
-        """How many of the prompts have no vectors yet."""
-        weights, known = weights_key(model), self._index(_folder_name(model))
-        return len({prompt_key(weights, prompt) for prompt in prompts} - known.keys())
+        """Count the prompts that are not in the store."""
+        weights, index = weights_key(model), self._index(_folder_name(model))
+        return len({prompt_key(weights, prompt) for prompt in prompts} - index.keys())
 
     def vectors(
         self, model: SentenceTransformer, prompts: Sequence[Rendered], layers: Sequence[int], pooling: Pooling
     ) -> Vectors:
-        """Pooled vectors, raw: before calibration, and of no particular length.
+        """Return pooled vectors, not calibrated and not normalised.
 
         Args:
-            model: As for ``fill``; what is missing is computed.
+            model: As for ``fill``; missing vectors are computed.
             prompts: N prompts.
-            layers: Numbers of layers, 0 for the token embeddings.
+            layers: Indices of layers, 0 for the token embeddings.
             pooling: One of ``LAYER_POOLINGS``.
 
         Returns:
@@ -120,48 +118,48 @@ class LayerStore:
 
         self.fill(model, prompts)
         weights = weights_key(model)
-        known = self._index(_folder_name(model))
-        places: dict[Path, list[tuple[int, int]]] = {}
-        for index, prompt in enumerate(prompts):
-            path, row = known[prompt_key(weights, prompt)]
-            places.setdefault(path, []).append((index, row))
+        index = self._index(_folder_name(model))
+        by_file: dict[Path, list[tuple[int, int]]] = {}
+        for number, prompt in enumerate(prompts):
+            path, row = index[prompt_key(weights, prompt)]
+            by_file.setdefault(path, []).append((number, row))
         result: Vectors | None = None
-        for path, pairs in places.items():
-            indices, rows = zip(*pairs, strict=True)
+        for path, pairs in by_file.items():
+            numbers, rows = zip(*pairs, strict=True)
             with safe_open(path, framework="np") as shard:
-                for number, layer in enumerate(layers):
+                for place, layer in enumerate(layers):
                     scaled_ND = shard.get_tensor(f"{pooling}.{layer}")[list(rows)]
                     scale_N = shard.get_tensor(f"{pooling}.{layer}.scale")[list(rows)]
                     if result is None:
                         result = np.empty((len(prompts), len(layers), scaled_ND.shape[-1]), dtype=np.float32)
-                    result[list(indices), number] = scaled_ND.astype(np.float32) * scale_N[:, None]
+                    result[list(numbers), place] = scaled_ND.astype(np.float32) * scale_N[:, None]
         assert result is not None, "no prompts, or no layers"
         return result
 
     def _index(self, name: str) -> dict[bytes, _Place]:
-        """Where each prompt's vectors lie: file and row."""
-        if name not in self._known:
+        """Return the file and the row of each prompt's vectors."""
+        if name not in self._indexes:
             from safetensors import safe_open
 
-            known: dict[bytes, _Place] = {}
+            index: dict[bytes, _Place] = {}
             for path in sorted((self.folder / name).glob("*.safetensors")):
                 with safe_open(path, framework="np") as shard:
                     keys_N16 = shard.get_tensor("keys")
-                known.update({key.tobytes(): (path, row) for row, key in enumerate(keys_N16)})
-            self._known[name] = known
-        return self._known[name]
+                index.update({key.tobytes(): (path, row) for row, key in enumerate(keys_N16)})
+            self._indexes[name] = index
+        return self._indexes[name]
 
 
 @torch.inference_mode()
 def every_layer(model: SentenceTransformer, prompts: Sequence[Rendered]) -> dict[Pooling, Vectors]:
-    """Pooled vectors of every layer, from one forward.
+    """Compute the pooled vectors of every layer, with one forward per prompt.
 
     Args:
         model: From ``load``.
         prompts: N prompts.
 
     Returns:
-        For each of ``LAYER_POOLINGS`` ``vectors_NLD``, float32: first the token embeddings, then each layer, the last
+        For each of ``LAYER_POOLINGS``, ``vectors_NLD`` in float32: the token embeddings, then each layer, the last
         after the norm.
 
     Raises:
@@ -169,7 +167,7 @@ def every_layer(model: SentenceTransformer, prompts: Sequence[Rendered]) -> dict
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
     most = tokens_in_flight(transformer_of(model).model)
-    made: dict[Pooling, list[Vectors]] = {pooling: [] for pooling in LAYER_POOLINGS}
+    vectors: dict[Pooling, list[Vectors]] = {pooling: [] for pooling in LAYER_POOLINGS}
     start = 0
     while start < len(order):
         count = max(most // len(prompts[order[min(start + SHARD, len(order)) - 1]].ids), 1)
@@ -177,14 +175,14 @@ def every_layer(model: SentenceTransformer, prompts: Sequence[Rendered]) -> dict
         if not torch.isfinite(states_LBSD).all():
             raise errors.model_states_not_finite(transformer_of(model).name)
         for pooling in LAYER_POOLINGS:
-            made[pooling] += list(_pool(states_LBSD, mask_BS, pooling).cpu().numpy())
+            vectors[pooling] += list(_pool(states_LBSD, mask_BS, pooling).cpu().numpy())
         start += count
     back = np.argsort(order)
-    return {pooling: np.stack(vectors)[back] for pooling, vectors in made.items()}
+    return {pooling: np.stack(rows)[back] for pooling, rows in vectors.items()}
 
 
 def _pool(states_LBSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
-    """Vectors ``_BLD``."""
+    """Pool the states of every layer: ``_BLD``."""
     slot_S = torch.arange(1, mask_BS.shape[1] + 1, device=mask_BS.device)
     if pooling == "last":
         weight_BS = (slot_S == mask_BS.sum(dim=1, keepdim=True)).float()
@@ -194,7 +192,7 @@ def _pool(states_LBSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
 
 
 def _write(path: Path, keys: Sequence[bytes], vectors: dict[Pooling, Vectors]) -> None:
-    """A shard: the keys, and for each pooling and layer a tensor of its own, so that one layer is read alone."""
+    """Write a shard: the keys, and a tensor for each pooling and layer, so that one layer can be read alone."""
     from safetensors.numpy import save
 
     tensors: dict[str, NDArray[np.generic]] = {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)}
@@ -213,5 +211,5 @@ def _folder_name(model: SentenceTransformer) -> str:
 
 
 def default_folder() -> Path:
-    """Where a store is unless another folder is named: in the package's cache."""
+    """Return the default folder of a store, which is in the package's cache."""
     return home().parent / "layers"

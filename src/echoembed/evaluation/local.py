@@ -1,4 +1,4 @@
-"""Tasks from a folder of your own, scored by mteb's task classes without a network.
+"""Tasks from your own folder, scored by mteb's task classes without a network.
 
     FOLDER/sts/NAME/test.jsonl             {"sentence1", "sentence2", "score"}
     FOLDER/pair/NAME/test.jsonl            {"sentence1", "sentence2", "label"}      label 0 or 1
@@ -8,7 +8,7 @@
     FOLDER/retrieval/NAME/…                corpus.jsonl {"_id", "title", "text"}, queries.jsonl {"_id", "text"} and
                                            qrels/test.tsv: query-id, corpus-id, score, under a header
 
-Every ``.jsonl`` may be ``.jsonl.gz``. Where there is no ``test``, ``dev`` or ``validation`` is scored.
+Every ``.jsonl`` may be ``.jsonl.gz``. Without ``test``, ``dev`` or ``validation`` is scored.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPLITS = ("test", "dev", "validation")
 
 @dataclass(frozen=True)
 class DataKind:
-    """One kind of data set: what it is for mteb, and which files it has."""
+    """One kind of data set: mteb's kind and metric, and a function that finds its files."""
 
     kind: str
     metric: str
@@ -67,12 +67,12 @@ _NEEDED = {
 
 
 def data_sets(folder: str | Path) -> dict[str, tuple[str, Path]]:
-    """The data sets in a folder: name → directory of its kind, and its own folder.
+    """Return the data sets in a folder: name → the directory of its kind, and its own folder.
 
-    Two of one name are called ``sts/NAME`` and ``pair/NAME``.
+    Two data sets with the same name are called ``sts/NAME`` and ``pair/NAME``.
 
     Raises:
-        DataError: If there is no such folder, or nothing in it.
+        DataError: If there is no such folder, or no data set in it.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -90,7 +90,7 @@ def data_sets(folder: str | Path) -> dict[str, tuple[str, Path]]:
 
 
 def chosen(sets: dict[str, tuple[str, Path]], name: str) -> list[str]:
-    """The data sets that a name means: one of them, ``kind/NAME``, or all of a kind."""
+    """Return the data sets of a name: one data set by ``NAME`` or ``kind/NAME``, or all of a kind."""
     if name in sets:
         return [name]
     return [known for known, (kind, path) in sets.items() if name in (kind, f"{kind}/{path.name}")]
@@ -99,27 +99,28 @@ def chosen(sets: dict[str, tuple[str, Path]], name: str) -> list[str]:
 def local_tasks(
     folder: str | Path, names: Sequence[str] | None = None, *, max_texts: int | None = None, seed: int = 42
 ) -> list[Task]:
-    """The tasks that a folder holds.
+    """Return the tasks in a folder.
 
     Args:
-        folder: Where the data sets are; the layout stands at the head of this file.
+        folder: The folder of data sets, with the layout at the top of this file.
         names: Data sets (``sts12``, ``sts/sts12``) or kinds (``sts``); None for all.
-        max_texts: Most texts that a task embeds, by a sample; None for all. Training texts count apart.
-        seed: Seed of the sample.
+        max_texts: The most texts that a task embeds; a task with more is sampled. None for all. Training texts count
+            separately.
+        seed: The seed of the sample.
 
     Raises:
-        DataError: If a data set is not there, or lacks a file.
+        DataError: If a data set does not exist, or lacks a file.
     """
     if max_texts is not None and max_texts < 1:
         raise errors.EvaluationError.bad_value("max_texts", max_texts, "a whole number above 0, or None for all texts")
     sets = data_sets(folder)
-    wanted: list[str] = []
+    selected: dict[str, None] = {}
     for name in names if names is not None else list(sets):
-        meant = chosen(sets, name)
-        if not meant:
+        matches = chosen(sets, name)
+        if not matches:
             raise errors.evaluation_task_unknown(name, sets, str(folder))
-        wanted += [known for known in meant if known not in wanted]
-    return [_task(name, *sets[name], max_texts=max_texts, seed=seed) for name in wanted]
+        selected |= dict.fromkeys(matches)
+    return [_task(name, *sets[name], max_texts=max_texts, seed=seed) for name in selected]
 
 
 def _task(name: str, kind: str, path: Path, *, max_texts: int | None, seed: int) -> Task:

@@ -1,8 +1,8 @@
-"""The data sets that our results use, file by file: checked against their hashes, and built from their originals.
+"""The data sets of our results, file by file: checked against their hashes, and built from their originals.
 
-``manifest.toml`` says of each where it comes from, under which licence, and what it shares with others. A file whose
-original has one of the forms of ``originals.py`` is built from it; the others came out of larger conversions, and only
-their origin is told.
+``manifest.toml`` names the origin and the licence of each data set, and other data sets with the same texts. A file
+whose original has one of the forms in ``originals.py`` can be built from it. The other files came out of larger
+conversions; for them only the origin is named.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from echoembed.files import whole_file
 
 State = Literal["there", "differs", "missing"]
 Fetch = Callable[[str, str, str], bytes]
-"""Repository, revision and path → the file's content; raises OSError where it cannot be had."""
+"""Repository, revision and path → the file's content; raises OSError if it cannot be fetched."""
 _ADDRESS = "https://raw.githubusercontent.com/{repository}/{revision}/{path}"
 _SECONDS = 20
 NOT_REACHED = "its original was not reached: no network?"
@@ -39,11 +39,11 @@ class DataFile:
     path: str
     rows: int
     bytes: int
-    """As it is kept, compressed where its name ends in .gz."""
+    """The file's size, compressed if its name ends in .gz."""
     sha256: str
-    """Of what it holds, unpacked."""
+    """The hash of the file's content, decompressed."""
     form: str = ""
-    """What reads its originals; empty where nothing does."""
+    """The form of its originals (a key of ``originals.READERS``); empty if it cannot be built."""
     originals: tuple[str, ...] = ()
     """Paths in the data set's repository."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """One data set; ``name`` is its folder, ``sts/sts13``."""
+    """One data set; ``name`` is its folder, such as ``sts/sts13``."""
 
     name: str
     what: str
@@ -61,12 +61,12 @@ class DataSet:
     revision: str
     licence: str
     overlaps: tuple[str, ...]
-    """Data sets that share texts with it: do not train on one and score on the other."""
+    """Data sets with the same texts; do not train on one of them and score on another."""
     files: tuple[DataFile, ...]
 
     @property
     def rows(self) -> int:
-        """Of all files."""
+        """The rows of all files."""
         return sum(file.rows for file in self.files)
 
     @property
@@ -77,7 +77,7 @@ class DataSet:
 
 @cache
 def manifest() -> dict[str, DataSet]:
-    """Every data set, by name."""
+    """Return every data set, by name."""
     raw = tomllib.loads(Path(__file__).with_name("manifest.toml").read_text(encoding="utf-8"))
     known = {"path", "rows", "bytes", "sha256", "form"}
     sets = {}
@@ -95,27 +95,27 @@ def manifest() -> dict[str, DataSet]:
 
 
 def chosen(names: Iterable[str]) -> list[DataSet]:
-    """The data sets of these names, or of these kinds; all where none is named.
+    """Return the data sets of these names or kinds; all data sets if no name is given.
 
     Raises:
-        DataError: If a name is neither.
+        DataError: If a name is no data set and no kind.
     """
     sets = manifest()
-    wanted = list(names)
-    picked: dict[str, DataSet] = {}
-    for name in wanted:
-        own = {key: value for key, value in sets.items() if name in (key, key.split("/")[0], key.split("/")[1])}
-        if not own:
+    names = list(names)
+    selected: dict[str, DataSet] = {}
+    for name in names:
+        matches = {key: value for key, value in sets.items() if name in (key, *key.split("/")[:2])}
+        if not matches:
             raise errors.data_set_unknown(name, sets)
-        picked |= own
-    return list(picked.values()) if wanted else list(sets.values())
+        selected |= matches
+    return list(selected.values()) if names else list(sets.values())
 
 
 def state(folder: Path, data_set: DataSet, file: DataFile) -> State:
-    """Whether a file is there as the manifest has it.
+    """Compare a file with the manifest.
 
     Raises:
-        FileError: If it is there and cannot be read.
+        FileError: If the file exists and cannot be read.
     """
     path = folder / data_set.name / file.path
     if not path.is_file():
@@ -124,19 +124,19 @@ def state(folder: Path, data_set: DataSet, file: DataFile) -> State:
 
 
 def build(folder: Path, data_set: DataSet, file: DataFile, fetch: Fetch) -> str:
-    """Make a missing file from its originals.
+    """Build a missing file from its originals. It is written only if it has the manifest's hash.
 
     Args:
-        folder: Of all data sets.
-        data_set: The file's.
-        file: What is missing; it has a form.
-        fetch: Gets the originals.
+        folder: The folder of all data sets.
+        data_set: The file's data set.
+        file: The missing file, which has a form.
+        fetch: Fetches an original.
 
     Returns:
-        Why it was not made; empty where it was. What was made has the manifest's hash, or nothing is written.
+        Why the file was not built; empty if it was.
 
     Raises:
-        FileError: If it cannot be written.
+        FileError: If the file cannot be written.
     """
     try:
         originals: list[Original] = [(path, fetch(data_set.origin, data_set.revision, path)) for path in file.originals]
@@ -145,26 +145,26 @@ def build(folder: Path, data_set: DataSet, file: DataFile, fetch: Fetch) -> str:
     except OSError:
         return NOT_REACHED
     try:
-        made = written(file.path, READERS[file.form](originals, file.options))
+        built = written(file.path, READERS[file.form](originals, file.options))
     except (ValueError, KeyError, IndexError):
         return "its original is not what it was"
-    if hashlib.sha256(made).hexdigest() != file.sha256:
+    if hashlib.sha256(built).hexdigest() != file.sha256:
         return "its original gave other rows than the manifest's"
     target = folder / data_set.name / file.path
     with whole_file(target) as handle:
-        handle.write(gzip.compress(made, mtime=0) if file.path.endswith(".gz") else made)
+        handle.write(gzip.compress(built, mtime=0) if file.path.endswith(".gz") else built)
     return ""
 
 
 def fetched(repository: str, revision: str, path: str) -> bytes:
-    """A file of a public repository, at one revision.
+    """Fetch a file of a public repository at one revision.
 
     Raises:
-        OSError: If it cannot be reached, or is larger than any of ours.
+        OSError: If it cannot be reached, or is larger than all of our files.
     """
     address = _ADDRESS.format(repository=repository, revision=revision, path=path)
     with urlopen(address, timeout=_SECONDS) as answer:  # noqa: S310 (the address begins with https)
-        found: bytes = answer.read(_MOST_BYTES + 1)
-    if len(found) > _MOST_BYTES:
+        body: bytes = answer.read(_MOST_BYTES + 1)
+    if len(body) > _MOST_BYTES:
         raise OSError("too large")
-    return found
+    return body

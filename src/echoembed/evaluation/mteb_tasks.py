@@ -1,4 +1,4 @@
-"""Rows of files as mteb's own tasks. Imports mteb: seconds."""
+"""Rows of files as mteb's own tasks. This file imports mteb, which takes seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from echoembed import errors
 from echoembed.evaluation import rows, sampling
 
 Built = tuple[type[AbsTask], Any, dict[str, Any]]
-"""mteb's class, the data of its ``test`` split (and others), and class attributes to set."""
+"""mteb's class, its data with a ``test`` split, and class attributes to set."""
 Builder = Callable[[list[Path], int | None, int], Built]
 
 
@@ -34,7 +34,7 @@ def mteb_task(
     metric: str,
     revision: str,
 ) -> AbsTask:
-    """A task of one of mteb's classes over data that are here already."""
+    """Make a task of one of mteb's classes with local data."""
     metadata = TaskMetadata(
         name=name,
         description=f"Local data set {name}.",
@@ -53,7 +53,7 @@ def mteb_task(
 
 def _sts(paths: list[Path], max_texts: int | None, seed: int) -> Built:
     fields = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, "score": rows.NUMBER}
-    pairs = sampling.some(rows.read_rows(paths[0], fields), max_texts and max_texts // 2, seed)
+    pairs = sampling.sample(rows.read_rows(paths[0], fields), max_texts and max_texts // 2, seed)
     scores = [float(pair["score"]) for pair in pairs]
     if min(scores) == max(scores):
         raise errors.data_says_nothing(paths[0], f"all {len(pairs)} pairs have the score {scores[0]:g}")
@@ -69,7 +69,7 @@ def _sts(paths: list[Path], max_texts: int | None, seed: int) -> Built:
 
 def _pair(paths: list[Path], max_texts: int | None, seed: int) -> Built:
     fields = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, "label": rows.BINARY}
-    pairs = sampling.some(rows.read_rows(paths[0], fields), max_texts and max_texts // 2, seed)
+    pairs = sampling.sample(rows.read_rows(paths[0], fields), max_texts and max_texts // 2, seed)
     labels = [int(pair["label"]) for pair in pairs]
     if len(set(labels)) < 2:
         raise errors.data_says_nothing(paths[0], f"all {len(pairs)} pairs have the label {labels[0]}")
@@ -85,13 +85,13 @@ def _pair(paths: list[Path], max_texts: int | None, seed: int) -> Built:
 
 def _classification(paths: list[Path], max_texts: int | None, seed: int) -> Built:
     fields = {"text": rows.TEXT, "label": rows.LABEL}
-    train = sampling.some_labelled(rows.read_rows(paths[0], fields), max_texts, seed)
-    test = sampling.some(rows.read_rows(paths[1], fields), max_texts, seed)
+    train = sampling.sample_labelled(rows.read_rows(paths[0], fields), max_texts, seed)
+    test = sampling.sample(rows.read_rows(paths[1], fields), max_texts, seed)
     numbers = {label: number for number, label in enumerate(sorted({str(row["label"]) for row in train}))}
     if len(numbers) < 2:
         raise errors.data_says_nothing(paths[0], f"all {len(train)} texts have the label {train[0]['label']!r}")
     for row in test:
-        numbers.setdefault(str(row["label"]), len(numbers))  # cannot be predicted: counts as wrong
+        numbers.setdefault(str(row["label"]), len(numbers))  # without training texts: counts as wrong
     splits = {
         name: Dataset.from_dict(
             {"text": [row["text"] for row in part], "label": [numbers[str(row["label"])] for row in part]}
@@ -102,11 +102,11 @@ def _classification(paths: list[Path], max_texts: int | None, seed: int) -> Buil
 
 
 def _clustering(paths: list[Path], max_texts: int | None, seed: int) -> Built:
-    texts = sampling.some(rows.read_rows(paths[0], {"text": rows.TEXT, "label": rows.LABEL}), max_texts, seed)
+    texts = sampling.sample(rows.read_rows(paths[0], {"text": rows.TEXT, "label": rows.LABEL}), max_texts, seed)
     labels = [str(row["label"]) for row in texts]
     if len(set(labels)) < 2:
         raise errors.data_says_nothing(paths[0], f"all {len(texts)} texts have the label {labels[0]!r}")
-    # One set of all texts. The class of MTEB v1, whose measure the paper reports: mini-batch k-means with as many
+    # One set of all texts, for the class of MTEB v1, whose scores the paper reports: mini-batch k-means with as many
     # clusters as labels.
     data = Dataset.from_dict({"sentences": [[row["text"] for row in texts]], "labels": [labels]})
     return AbsTaskClusteringLegacy, DatasetDict(test=data), {}
@@ -118,7 +118,7 @@ def _retrieval(paths: list[Path], max_texts: int | None, seed: int) -> Built:
     corpus = {row["_id"]: row for row in rows.read_rows(corpus_path, document, optional=("title",))}
     queries = {row["_id"]: row["text"] for row in rows.read_rows(queries_path, {"_id": rows.ID, "text": rows.TEXT})}
     judged = rows.read_qrels(qrels_path, {"query-id": queries, "corpus-id": corpus})
-    queries, corpus = sampling.some_queries(queries, corpus, judged, max_texts, seed)
+    queries, corpus = sampling.sample_queries(queries, corpus, judged, max_texts, seed)
     data = {
         "corpus": Dataset.from_dict(
             {
@@ -136,14 +136,14 @@ def _retrieval(paths: list[Path], max_texts: int | None, seed: int) -> Built:
 
 def _reranking(paths: list[Path], max_texts: int | None, seed: int) -> Built:
     fields = {"query": rows.TEXT, "positive": rows.TEXTS, "negative": rows.TEXTS}
-    rankings = sampling.some_rankings(rows.read_rows(paths[0], fields), max_texts, seed)
+    rankings = sampling.sample_rankings(rows.read_rows(paths[0], fields), max_texts, seed)
     documents: dict[str, str] = {}
     judged: dict[str, dict[str, int]] = {}
     for number, ranking in enumerate(rankings):
         grades = judged.setdefault(f"q{number}", {})
         for grade, texts in ((1, ranking["positive"]), (0, ranking["negative"])):
             for text in texts:
-                # Equal scores are ordered by id, so ids say nothing about the grade.
+                # mteb orders equal scores by id, so that an id must not depend on the grade.
                 id_ = f"{hashlib.sha256(text.encode()).hexdigest()[:12]}-{number}-{len(grades)}"
                 documents[id_] = text
                 grades[id_] = grade

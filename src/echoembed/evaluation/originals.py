@@ -1,7 +1,7 @@
-"""Public data as its authors publish it → rows as our tasks read them: a reader for each form of original.
+"""From public data as published by its authors to the rows of our tasks: a reader for each form of original.
 
-Each reader takes the contents of the original files, in the manifest's order, and gives the rows of one file of ours.
-Sentences and labels stay as they are; blanks at the ends of lines go, where the form is one of lines.
+Each reader takes the contents of the original files, in the manifest's order, and returns the rows of one of our files.
+Sentences and labels do not change, except that blanks at the ends of lines are removed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 Original = tuple[str, bytes]
-"""Path in its repository, and content."""
+"""The path in its repository, and the content."""
 Reader = Callable[[Sequence[Original], Mapping[str, Any]], Rows]
 
 
@@ -24,25 +24,24 @@ def _lines(content: bytes, encoding: str = "utf-8") -> list[str]:
 
 
 def _scored_pairs(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
-    """Lines of score, sentence and sentence; a file is a subset, and lines without a score are left out."""
+    """Read lines of score, sentence and sentence; each file is a subset, and lines without a score are left out."""
     rows = []
     for path, content in files:
         subset = PurePosixPath(path).name.split(".")[0]
         for line in _lines(content):
             cells = line.split("\t")
             if len(cells) == 3 and cells[0].strip():
-                first, second = cells[1].strip(), cells[2].strip()
-                rows.append({"sentence1": first, "sentence2": second, "score": float(cells[0]), "subset": subset})
+                left, right = cells[1].strip(), cells[2].strip()
+                rows.append({"sentence1": left, "sentence2": right, "score": float(cells[0]), "subset": subset})
     return rows
 
 
 def _csv_pairs(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
-    """CSV without a header: sentence, sentence, score."""
+    """Read CSV without a header: sentence, sentence, score."""
     [(_, content)] = files
     cells = csv.reader(io.StringIO(content.decode()))
     return [
-        {"sentence1": first.strip(), "sentence2": second.strip(), "score": float(score)}
-        for first, second, score in cells
+        {"sentence1": left.strip(), "sentence2": right.strip(), "score": float(score)} for left, right, score in cells
     ]
 
 
@@ -62,7 +61,7 @@ def _msrp(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
 
 
 def _csv_labels(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
-    """CSV or TSV under a header: text, label; labels that are numbers stay numbers."""
+    """Read CSV or TSV with a header: text, label; labels that are numbers stay numbers."""
     [(path, content)] = files
     delimiter = "\t" if path.endswith(".tsv") else ","
     cells = list(csv.reader(io.StringIO(content.decode()), delimiter=delimiter))[1:]
@@ -70,13 +69,13 @@ def _csv_labels(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
 
 
 def _in_scope(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
-    """CLINC150's JSON: lists of text and label by split."""
+    """Read CLINC150's JSON: lists of text and label by split."""
     [(_, content)] = files
     return [{"text": text.strip(), "label": label} for text, label in json.loads(content)[options["split"]]]
 
 
 def _texts_and_numbers(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
-    """A file of texts and one of numbers, line by line; ``labels`` names the numbers, from ``first``."""
+    """Read a file of texts and one of numbers, line by line; ``labels`` names the numbers, from ``first`` on."""
     texts, numbers = (_lines(content) for _, content in files)
     names, first = options["labels"], options.get("first", 0)
     return [
@@ -108,7 +107,7 @@ def _squad_queries(files: Sequence[Original], options: Mapping[str, Any]) -> Row
 
 
 def _squad_judgements(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
-    """Rows of a table with tabs."""
+    """Return the rows of a table of query, document and grade."""
     return [
         {"query-id": question["id"], "corpus-id": f"{number}-{place}", "score": 1}
         for number, article in enumerate(_articles(files))
@@ -136,11 +135,11 @@ READERS: dict[str, Reader] = {
     "squad-queries": _squad_queries,
     "squad-judgements": _squad_judgements,
 }
-"""The manifest's name of a form → what reads it."""
+"""The manifest's name of a form → its reader."""
 
 
 def written(path: str, rows: Rows) -> bytes:
-    """The bytes of a file of ours, before compression: JSON lines, or a table with tabs where the name ends in .tsv."""
+    """Return the bytes of one of our files, before compression: JSON lines, or TSV if its name ends in .tsv."""
     if path.endswith(".tsv"):
         lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
     else:

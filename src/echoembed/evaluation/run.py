@@ -1,4 +1,4 @@
-"""Running tasks: each by mteb, one after the other, kept as soon as it is done."""
+"""Running tasks by mteb, one after the other; each score is stored as soon as it is done."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from echoembed.evaluation.encoder import MtebEncoder, SystemEncoder
 
 METRICS_VERSION = 1
-"""Raised when our own part of a score changes: what is sampled, how texts are cleaned, which templates are used."""
+"""The version of our part of a score. Raise it when sampling, cleaning of texts or the choice of templates changes."""
 _LIBRARIES = ("echoembed", "mteb", "sentence-transformers", "transformers", "torch", "scikit-learn", "numpy", "scipy")
 
 
 class Listener(Protocol):
-    """What wants to know how far an evaluation is."""
+    """Receives the progress of an evaluation."""
 
     def start(self, task: Task) -> None:
-        """A task begins."""
+        """Called when a task starts."""
 
     def advance(self, characters: int) -> None:
-        """So many characters of the task are embedded by now."""
+        """Called with the number of the task's characters that are embedded so far."""
 
     def finish(self, task: Task, score: Score | None) -> None:
-        """It is done, or has failed."""
+        """Called when a task is done, or (with None) has failed."""
 
 
 def evaluate(
@@ -57,21 +57,21 @@ def evaluate(
     """Score a model on tasks.
 
     Args:
-        model: From ``echoembed.load``, under the recipe that is to be scored; or another system.
+        model: From ``echoembed.load``, under the recipe to score; or another system.
         tasks: From ``local_tasks``, ``benchmark_tasks`` or ``find_tasks``.
-        store: Where scores are kept; one that is there under the same identity is not made again.
-        batch_size: Texts of a padded forward; the packed engine takes what its packs hold.
-        cache: Vectors that several evaluations share; None for those of one task.
-        progress: Hears what happens.
-        items: Whether scores carry what was done with every item, as intervals need it.
+        store: Stores scores; a score that is there with the same identity is not computed again.
+        batch_size: Texts of a padded forward; it does not limit packs.
+        cache: A cache that several evaluations share; None for one per task.
+        progress: Receives the progress.
+        items: Whether scores carry the results of every item, from which intervals are computed.
 
     Returns:
-        A score per task, in their order.
+        A score for each task, in the order of the tasks.
 
     Raises:
-        EvaluationError: If tasks failed, after the others have been run and kept: it carries their scores.
+        EvaluationError: If tasks failed. It is raised after the other tasks have run, and carries their scores.
         ModelError: If the model is not ours, or mteb is not installed.
-        FileError: If a score cannot be kept.
+        FileError: If a score cannot be stored.
     """
     encoder = _encoder(model, batch_size, cache)
     scores: list[Score] = []
@@ -81,12 +81,12 @@ def evaluate(
             progress.start(task)
             encoder.on_progress = progress.advance
         encoder.begin(task.hint)
-        decided = identity(encoder, task)
-        score = store.find(encoder.model_name, encoder.system, decided) if store else None
+        task_identity = identity(encoder, task)
+        score = store.find(encoder.model_name, encoder.system, task_identity) if store else None
         if score is None or (items and score.items is None):
             try:
-                score = _run(encoder, task, decided, items=items)
-            except Exception as error:  # whatever it is, the other tasks are still run
+                score = _run(encoder, task, task_identity, items=items)
+            except Exception as error:  # whatever the error, the other tasks still run
                 failures[task.name] = error
             else:
                 if store:
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def identity(encoder: MtebEncoder | SystemEncoder, task: Task) -> dict[str, Any]:
-    """Everything that decides a score: where it differs, the score is made again. The encoder has begun the task."""
+    """Return all that decides a score: if it differs, the score is computed again. Call after ``encoder.begin``."""
     mteb_version = importlib.metadata.version("mteb").split(".")
     return {
         "fingerprint": encoder.fingerprint,
@@ -129,16 +129,16 @@ def _encoder(
     return MtebEncoder(model, batch_size=batch_size, cache=cache)
 
 
-def _run(encoder: MtebEncoder | SystemEncoder, task: Task, decided: dict[str, Any], *, items: bool) -> Score:
+def _run(encoder: MtebEncoder | SystemEncoder, task: Task, identity: dict[str, Any], *, items: bool) -> Score:
     import mteb
 
     started = time.monotonic()
-    done: dict[str, list[float]] | None = None
+    results: dict[str, list[float]] | None = None
     with _quiet(encoder), tempfile.TemporaryDirectory() as folder:
         loaded = task.load()
         try:
             result = mteb.evaluate(
-                encoder,  # type: ignore[arg-type]  # mteb asks of it how mteb would make one
+                encoder,  # type: ignore[arg-type]  # mteb's protocol also asks for a constructor
                 loaded,
                 cache=None,
                 co2_tracker=False,
@@ -147,25 +147,25 @@ def _run(encoder: MtebEncoder | SystemEncoder, task: Task, decided: dict[str, An
                 prediction_folder=folder if items else None,
             ).task_results[0]
             if items:
-                done = _items(task, loaded, Path(folder))
+                results = _items(task, loaded, Path(folder))
         finally:
             for part in (loaded, *getattr(loaded, "tasks", [])):
                 if part.data_loaded:
                     part.unload_data()
-    value = min(float(result.get_score()), 1.0)  # a V-measure can round to a little more
+    value = min(float(result.get_score()), 1.0)  # a V-measure can round to slightly above 1
     if not math.isfinite(value):
         raise errors.evaluation_not_a_number(task.name, task.metric, value)
     return Score(
         model=encoder.model_name,
         recipe=encoder.system,
-        fingerprint=decided["fingerprint"],
+        fingerprint=identity["fingerprint"],
         task=task.name,
         kind=task.kind,
         metric=task.metric,
         score=value,
-        identity=decided,
+        identity=identity,
         scores={split: [dict(row) for row in rows] for split, rows in result.scores.items()},
-        items=done,
+        items=results,
         details={
             **encoder.counts,
             "seconds": round(time.monotonic() - started, 2),
@@ -177,7 +177,7 @@ def _run(encoder: MtebEncoder | SystemEncoder, task: Task, decided: dict[str, An
 
 
 def _items(task: Task, loaded: Any, folder: Path) -> dict[str, list[float]] | None:
-    """The items of a task with one split of one subset; others have none here."""
+    """Return the items of a task with one split of one subset; None for other tasks."""
     from echoembed.evaluation.items import items_of
 
     [path] = folder.glob("*.json")
@@ -192,7 +192,7 @@ def _items(task: Task, loaded: Any, folder: Path) -> dict[str, list[float]] | No
 
 @contextmanager
 def _quiet(encoder: MtebEncoder | SystemEncoder) -> Iterator[None]:
-    """Nobody needs the bars and warnings of the libraries; texts that are cut are counted instead."""
+    """Silence the libraries' progress bars and warnings."""
     import datasets
     from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 

@@ -1,9 +1,9 @@
-"""Scores, and where they are kept: one JSON file per model, recipe and task.
+"""Scores, stored in one JSON file per model, recipe and task.
 
     OUT/MODEL/RECIPE-FINGERPRINT/TASK.json       with @500 before the dot for a sample of at most 500 texts
 
-A score is used again only if everything that decided it is the same: model and recipe (one fingerprint), data,
-instruction, sample, and the version of the metrics.
+A score is used again only if all that decided it is the same: model and recipe (one fingerprint), data, instruction,
+sample, and the version of the metrics.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from echoembed.files import write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What a model scored on a task."""
+    """A model's score on a task."""
 
     model: str
     recipe: str
     fingerprint: str
-    """Of model and recipe: ``echoembed.fingerprint``."""
+    """The fingerprint of model and recipe (``echoembed.fingerprint``)."""
     task: str
     kind: str
     metric: str
     score: float
     """0 to 1, higher is better; a correlation can be negative."""
     identity: Mapping[str, Any]
-    """Everything that decided the score; see ``run.identity``."""
+    """All that decided the score; see ``run.identity``."""
     scores: Mapping[str, Any] = field(default_factory=dict)
-    """All that mteb computed, by split."""
+    """All scores that mteb computed, by split."""
     items: Mapping[str, Any] | None = None
-    """What was done with every item; see ``items.py``. None where it was not asked for."""
+    """The results of every item (see ``items.py``); None if not requested."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Seconds, texts embedded, blank and cleaned ones, texts cut, versions, when."""
+    """Seconds, counts of texts (embedded, blank, cleaned, cut), versions of libraries, and the date."""
     reused: bool = field(default=False, compare=False)
-    """Whether it came from the store."""
+    """Whether the score came from the store."""
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields as JSON can hold them."""
+        """Return all fields in plain values for JSON."""
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
@@ -52,25 +52,25 @@ class Store:
     """A folder of scores.
 
     Args:
-        folder: Made when the first score is saved.
+        folder: The folder, made when the first score is saved.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).expanduser()
 
     def path(self, model: str, recipe: str, identity: Mapping[str, Any]) -> Path:
-        """Where the score with this identity is, or would be."""
+        """Return the file of the score with this identity, whether it exists or not."""
         sample = f"@{identity['max_texts']}" if identity.get("max_texts") else ""
         name = f"{_plain(str(identity['task']))}{sample}.json"
         return self.folder / _plain(model) / f"{_plain(recipe)}-{identity['fingerprint'][:8]}" / name
 
     def find(self, model: str, recipe: str, identity: Mapping[str, Any]) -> Score | None:
-        """The score that was made under exactly this identity, if there is one."""
+        """Return the score with exactly this identity, if there is one."""
         try:
             saved = json.loads(self.path(model, recipe, identity).read_text(encoding="utf-8"))
             score = Score(**{**saved, "reused": True})
         except (OSError, ValueError, TypeError):
-            return None  # not there, or not ours: it is made again
+            return None  # missing or damaged: the score is computed again
         return score if dict(score.identity) == json.loads(json.dumps(dict(identity))) else None
 
     def save(self, score: Score) -> Path:
@@ -84,7 +84,7 @@ class Store:
         return path
 
     def all(self) -> list[Score]:
-        """Every score in the folder, by model, recipe and task; files that are none are passed over."""
+        """Return every score in the folder, by model, recipe and task; other files are ignored."""
         scores = []
         for path in sorted(self.folder.glob("*/*/*.json")):
             try:
@@ -95,6 +95,6 @@ class Store:
 
 
 def _plain(name: str) -> str:
-    """A name as a file can have it; a folder's path is cut to its last part."""
-    shown = name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
-    return re.sub(r"[^\w.@+-]+", "_", shown).strip(".") or "_"
+    """Turn a name into a file name; a folder's path is cut to its last part."""
+    last = name.rstrip("/").rpartition("/")[2] if name.startswith(("/", ".", "~")) else name
+    return re.sub(r"[^\w.@+-]+", "_", last).strip(".") or "_"

@@ -1,4 +1,4 @@
-"""What is evaluated: a task by name, kind and metric, and how to get at its data."""
+"""A task of an evaluation: name, kind and metric, and a function that loads its data."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task, its data not yet read."""
+    """One task, whose data are not yet read."""
 
     name: str
-    """mteb's name of it, or the name of the data set's folder."""
+    """mteb's name, or the name of the data set's folder."""
     kind: str
     """One of ``KINDS``."""
     metric: str
-    """The score that stands for the task: mteb's name of it."""
+    """mteb's name of the task's main score."""
     data: str
-    """What identifies the data: a hash of their content, or the revisions of published ones."""
+    """The identity of the data: a hash of the content, or the revisions of published data sets."""
     load: Callable[[], AbsTask] = field(repr=False, compare=False)
-    """Makes the mteb task; reads the data, or leaves that to mteb."""
+    """Makes the mteb task; it reads the data, or leaves that to mteb."""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What else decides the score, such as ``max_texts``; goes into the result."""
+    """Further settings that decide the score, such as ``max_texts``; they go into the result."""
     characters: int = 0
-    """About how much text there is to embed, for the time left; 0 where that is not known."""
+    """The number of characters to embed, roughly, for the time left; 0 if not known."""
     hint: str = ""
-    """An instruction that mteb has for the task, for where the paper has none."""
+    """mteb's instruction for the task, used if the paper has none."""

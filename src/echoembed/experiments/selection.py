@@ -101,7 +101,7 @@ def calibration_texts(folder: Path | None, *, seed: int, count: int = CALIBRATIO
         texts = [clean_text(text) for row in own for text in (row["query"], row["positive"])]
         fit = [text for text in dict.fromkeys(texts) if text.strip() and len(text) <= _CALIBRATION_LENGTH]
         fit = [text for text in fit if _plain(text) not in judged]
-        found += sampling.some(fit, -(-count // len(files)), seed)
+        found += sampling.sample(fit, -(-count // len(files)), seed)
     return list(dict.fromkeys(found))
 
 
@@ -146,7 +146,7 @@ def sts_pairs(folder: Path | None, *, quick: bool, seed: int) -> list[Pairs]:
         if kind != "sts" or file is None:
             continue
         count = QUICK["sts"].max_texts // 2 if quick else None
-        pairs = sampling.some(rows.read_rows(file, fields), count, seed)
+        pairs = sampling.sample(rows.read_rows(file, fields), count, seed)
         pairs = [pair for pair in pairs if pair["sentence1"].strip() and pair["sentence2"].strip()]
         found.append(
             Pairs(

@@ -1,4 +1,4 @@
-"""Reading texts and writing their vectors: streams, in flat memory, in order."""
+"""Reading texts and writing their vectors: as streams, in order, in constant memory."""
 
 from echoembed.texts.embedder import Embedder
 from echoembed.texts.readers import TextReader

@@ -1,4 +1,4 @@
-"""A model and how it reads the texts of a run: what commands, corpora and servers embed with."""
+"""The embedder of commands, corpora and servers: a model, and the settings with which it reads texts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Vectors of some texts, and what was cut to make them.
+    """The vectors of texts, and the number of tokens that were cut.
 
     Attributes:
         vectors: float32, ``_ND``, in the order of the texts.
-        dropped: Tokens of each text that were over the budget.
+        dropped: The number of each text's tokens that were over the budget.
     """
 
     vectors: NDArray[np.float32]
@@ -30,11 +30,11 @@ class Encoded:
 
 @dataclass(slots=True)
 class Cuts:
-    """What was cut in one run.
+    """Counts of what was cut in one run.
 
     Attributes:
-        texts: Texts that were over the budget.
-        tokens: Their tokens that were not read, counted once a text.
+        texts: The number of texts over the budget.
+        tokens: The number of their tokens that were not read, counted for one copy.
     """
 
     texts: int = 0
@@ -43,16 +43,16 @@ class Cuts:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
-    """A model, and how it reads the texts of this run.
+    """A model, and the settings with which it reads the texts of this run.
 
     Args:
         model: From ``echoembed.load``.
-        kind: Which of the recipe's templates reads the texts.
+        kind: The recipe's template for the texts.
         instruction: What fills the template's ``{instruction}``; None for the recipe's own.
-        batch_size: Texts of a padded forward; None for 32. The packed engine takes what its packs hold.
+        batch_size: Texts of a padded forward; None for 32. It does not limit packs.
 
     Attributes:
-        cuts: What ``encode`` has cut so far.
+        cuts: Counts of what ``encode`` has cut so far.
     """
 
     model: SentenceTransformer
@@ -62,7 +62,7 @@ class Embedder:
     cuts: Cuts = field(default_factory=Cuts, compare=False)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Texts to vectors, which counts what it cuts.
+        """Embed texts, and count what is cut.
 
         Args:
             texts: N texts.
@@ -71,7 +71,7 @@ class Embedder:
             ``vectors_ND``, float32, in order.
 
         Raises:
-            TextError: If one of the texts cannot be embedded. The call then counts no cuts: it may be made again.
+            TextError: If a text cannot be embedded. Nothing is then counted, so that the call can be repeated.
         """
         encoded = self.embed(texts)
         self.cuts.texts += sum(dropped > 0 for dropped in encoded.dropped)
@@ -79,7 +79,7 @@ class Embedder:
         return encoded.vectors
 
     def embed(self, texts: list[str]) -> Encoded:
-        """Texts to vectors, with what was cut from each; arguments and errors as ``encode``."""
+        """Embed texts, and return what was cut from each; arguments and errors as for ``encode``."""
         from echoembed.model.encode import encode_prompts
         from echoembed.model.transformer import transformer_of
 
@@ -88,16 +88,16 @@ class Embedder:
         return Encoded(vectors_ND, tuple(prompt.dropped for prompt in prompts))
 
     def faults(self, items: list[Item]) -> list[errors.TextError | None]:
-        """What keeps each text from being embedded.
+        """Find the texts that cannot be embedded.
 
         Args:
             items: N texts with their places.
 
         Returns:
-            An error that names the place for each text; None where nothing keeps it.
+            For each text, the error that names its place; None if it can be embedded.
 
         Raises:
-            TextError: If no text could be embedded, because instruction and template leave no room for any.
+            TextError: If instruction and template leave no room for text.
         """
         from echoembed.model.transformer import transformer_of
 
@@ -117,7 +117,7 @@ class Embedder:
         return [fault(item) for item in items]
 
     def stamp(self) -> Stamp:
-        """What goes with every vector."""
+        """Return the stamp that is stored with the vectors."""
         from echoembed.model.describe import describe
         from echoembed.model.transformer import transformer_of
 

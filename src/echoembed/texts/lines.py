@@ -1,4 +1,4 @@
-"""Lines of an open file, decoded: UTF-8, or UTF-16 and UTF-32 where a byte order mark says so."""
+"""The decoded lines of an open file: UTF-8, or UTF-16 and UTF-32 with a byte order mark."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
 
 
 def decoded_lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str | errors.TextError]]:
-    """Each line with its place.
+    """Yield each line with its place.
 
     Args:
-        handle: Open for reading, at its beginning.
+        handle: A file open for reading, at its beginning.
         name: What messages call the file.
 
     Yields:
-        The place, ``line 7 of NAME``, and the line with its line break; in place of a line that is not UTF-8, the
-        error that says so.
+        The place, ``line 7 of NAME``, and the line with its line break; for a line that is not UTF-8, an error instead
+        of the line.
 
     Raises:
-        FileError: If a line is longer than ``LINE_LIMIT``, or the file is in an encoding that is not read.
+        FileError: If a line is longer than ``LINE_LIMIT``, or the file's encoding is not supported.
     """
     line = handle.readline(LINE_LIMIT + 1)
     codec = next((codec for mark, codec in _MARKS if line.startswith(mark)), None)
@@ -55,7 +55,7 @@ def decoded_lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str | erro
 
 
 def _unmarked_utf16(line: bytes) -> str | None:
-    """The byte order of a first line that is UTF-16: in ordinary text, every other byte is zero."""
+    """Return the byte order of a first line in UTF-16, in which every other byte of ordinary text is zero."""
     for order, zeros, others in (("utf-16le", line[1::2], line[0::2]), ("utf-16be", line[0::2], line[1::2])):
         if zeros.count(0) and not others.count(0) and 3 * zeros.count(0) >= len(line):
             return order
@@ -63,12 +63,12 @@ def _unmarked_utf16(line: bytes) -> str | None:
 
 
 class _Recoded(io.RawIOBase):
-    """A file of another encoding, read as UTF-8.
+    """A file in another encoding, read as UTF-8.
 
     Args:
-        head: What has been read of the file.
-        handle: The rest.
-        codec: The encoding, which skips the byte order mark.
+        head: The bytes that have already been read.
+        handle: The rest of the file.
+        codec: The encoding; its decoder skips the byte order mark.
         name: What messages call the file.
     """
 
@@ -78,11 +78,11 @@ class _Recoded(io.RawIOBase):
         self._ready = b""
 
     def readable(self) -> bool:
-        """Yes: it is for reading."""
+        """Return True, as the file is for reading."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer as far as there are bytes; 0 at the end."""
+        """Fill the buffer, and return the number of bytes; 0 at the end of the file."""
         while not self._ready:
             data, self._head = self._head or self._handle.read(_CHUNK), b""
             try:

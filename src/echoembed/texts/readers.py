@@ -1,4 +1,4 @@
-"""Reading texts from arguments, files and standard input: one at a time, each checked, in order."""
+"""Reading texts from arguments, files and standard input: in order, one at a time, each checked."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from echoembed.texts.rows import FORMATS, SUFFIXES, Columns, Item, Row
 EXAMPLES = 3
 CHECKED_AT_ONCE = 10_000
 _TABLES = ("csv", "tsv")
-# One word with a slash in it, or a suffix at its end, is more likely a missing file than a text.
+# A single word with a slash or a suffix is more likely a missing file than a text.
 _LIKE_A_FILE = re.compile(r"\S*/\S*|\S+\.[A-Za-z]\w{0,7}")
 
 
 class _Source(NamedTuple):
-    """One input, not yet open: a text itself, a file or, with neither, standard input."""
+    """An input that is not yet open: a literal text, a file or, with neither, standard input."""
 
     name: str
     format: str = "txt"
@@ -35,47 +35,47 @@ class _Source(NamedTuple):
 
     @property
     def size(self) -> int | None:
-        """Bytes to read; None where that cannot be known, as of a pipe."""
+        """The number of bytes to read; None if it is not known, as for a pipe."""
         if self.literal is not None:
             return 0
         return self.path.stat().st_size if self.path and self.path.is_file() else None
 
     @property
     def identity(self) -> tuple[int, int] | None:
-        """What identifies the file, whatever its names; None unless it is a regular file."""
+        """The identity of a regular file, whatever its names; None for other inputs."""
         if self.literal is not None:
             return None
         try:
             return _identity(self.path or sys.stdin.fileno())
-        except (OSError, ValueError, AttributeError):  # standard input that is closed, or no file at all
+        except (OSError, ValueError, AttributeError):  # standard input is closed, or is no file
             return None
 
 
 class TextReader:
-    """The texts of several inputs, in order; iterate it once.
+    """The texts of several inputs, in order; iterate over it once.
 
-    The looks of an input tell what it is: ``-`` is standard input; a name that exists, ends in a known
-    suffix, or is one word with a slash or a suffix in it, is a file; anything else is a text.
+    ``-`` is standard input. An input is a file if its name exists, ends in a known suffix, or is a single word with a
+    slash or a suffix. Any other input is a text.
 
     Args:
         inputs: Files, ``-``, and texts.
         texts: Texts, whatever they look like.
-        file_format: One of ``FORMATS``, for every input whatever its name says; None to go by the suffix
-            and to read standard input as lines of text.
-        delimiter: What separates the columns of CSV and TSV: a character, or ``tab``; None for comma and tab.
-        column: The column (in JSONL the key) that holds the text.
-        id_column: The column that holds the id; None to number the texts.
-        on_bad_text: What happens to a text that cannot be embedded: ``error`` stops, ``skip`` leaves it out.
+        file_format: One of ``FORMATS``, for all inputs; None to choose by the file's suffix, and to read standard input
+            as lines of text.
+        delimiter: The delimiter of CSV and TSV: a character, or ``tab``; None for comma and tab.
+        column: The column (in JSONL the key) of the text.
+        id_column: The column of the id; None to number the texts.
+        on_bad_text: What to do with a text that cannot be embedded: ``error`` stops, ``skip`` leaves it out.
 
     Attributes:
-        count: Texts read so far, those left out among them.
-        skipped: Texts left out so far.
-        examples: What was wrong with the first few of these.
+        count: The number of texts read so far, including those left out.
+        skipped: The number of texts left out so far.
+        examples: What was wrong with the first few texts left out.
 
     Raises:
-        FileError: At once, for a file that is missing or of an unknown format; while reading, for one
-            that is broken, lacks a column or has an id twice.
-        TextError: While reading, for a text that cannot be embedded, or where there is no text at all.
+        FileError: At once, if a file is missing or its format is unknown; while reading, if a file is damaged, lacks a
+            column, or has an id twice.
+        TextError: While reading, if a text cannot be embedded, or there is no text at all.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class TextReader:
             raise errors.FileError.unknown_name("format", file_format, FORMATS)
         self._columns = Columns(column, id_column)
         self._skips = on_bad_text == "skip"
-        self._sources = [_source(given, number, file_format) for number, given in enumerate(inputs, start=1)]
+        self._sources = [_source(input_, number, file_format) for number, input_ in enumerate(inputs, start=1)]
         self._sources += [_Source(f"--text {number}", literal=text) for number, text in enumerate(texts, start=1)]
         self._delimiter = _delimiter(delimiter)
         if delimiter is not None:
@@ -104,7 +104,7 @@ class TextReader:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin anew: nothing has been read yet."""
+        """Reset the reader to the state before anything is read."""
         self._starts: list[int] = []
         self._read = 0
         self._handle: BinaryIO | None = None
@@ -114,14 +114,14 @@ class TextReader:
         self.examples: list[str] = []
 
     def check(self, progress: Callable[[int], None] = lambda count: None) -> None:
-        """Read all inputs to their end, except standard input and other pipes, so that a fault there is told now.
+        """Read all inputs to their end, except standard input and other pipes, so that faults show now.
 
         Args:
             progress: Called now and then with the number of texts read.
 
         Raises:
-            FileError: As iterating.
-            TextError: As iterating.
+            FileError: As when iterating.
+            TextError: As when iterating.
         """
         piped = [source for source in self._sources if source.size is None]
         sources, self._sources = self._sources, [source for source in self._sources if source.size is not None]
@@ -135,13 +135,13 @@ class TextReader:
             self._begin()
 
     def refuse_as_output(self, *files: str | Path | int) -> None:
-        """Refuse outputs that are inputs, by whatever name or link: replacing one would lose the texts.
+        """Refuse outputs that are also inputs, by whatever name or link, as the texts would be overwritten.
 
         Args:
             files: Paths, or descriptors of open files.
 
         Raises:
-            FileError: If one is.
+            FileError: If an output is an input.
         """
         inputs = {identity: source.name for source in self._sources if (identity := source.identity)}
         for file in files:
@@ -150,9 +150,9 @@ class TextReader:
                 raise errors.output_is_input(file, inputs[identity])
 
     def expected(self) -> int | None:
-        """How many texts there are in all: as ``check`` counted, else judged by the bytes read so far.
+        """Return the number of all texts: as counted by ``check``, else estimated from the bytes read so far.
 
-        None where nothing tells.
+        None if neither is known.
         """
         if self._total is not None:
             return self._total
@@ -184,7 +184,7 @@ class TextReader:
         """Count a text that cannot be embedded as left out.
 
         Raises:
-            TextError: The error itself, unless such texts are skipped. One over the budget never is.
+            TextError: The given error, unless such texts are skipped. A text over the budget is never skipped.
         """
         if not self._skips or isinstance(error, errors.OverBudgetError):
             raise error
@@ -224,7 +224,7 @@ class TextReader:
 
 
 def _identity(file: str | Path | int) -> tuple[int, int] | None:
-    """Device and number of a regular file; None if there is none of that name."""
+    """Return device and inode of a regular file; None if there is no such file."""
     try:
         status = os.stat(file)  # noqa: PTH116 (also of an open file)
     except OSError:
@@ -238,10 +238,10 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _delimiter(given: str | None) -> str | None:
-    character = {"tab": "\t", "\\t": "\t"}.get(given or "", given)
+def _delimiter(name: str | None) -> str | None:
+    character = {"tab": "\t", "\\t": "\t"}.get(name or "", name)
     if character is not None and (len(character) != 1 or character in '"\r\n\0'):
-        raise errors.delimiter_bad(given)
+        raise errors.delimiter_bad(name)
     return character
 
 
@@ -251,23 +251,23 @@ def _checked(row: Row) -> str:
     return check_text(row.text, row.where)
 
 
-def _source(given: str | Path, number: int, format_: str | None) -> _Source:
-    if given == "-":
+def _source(input_: str | Path, number: int, format_: str | None) -> _Source:
+    if input_ == "-":
         if format_ == "parquet":
             raise errors.format_needs_file(format_)
         return _Source("standard input", format_ or "txt")
-    path, name = Path(given), str(given)
+    path, name = Path(input_), str(input_)
     try:
         exists = bool(name.strip()) and path.exists()
     except (OSError, ValueError):  # the name is too long, or its folder cannot be read
         exists = False
-    told = format_ or rows.format_of(name)
-    if not exists and (isinstance(given, Path) or rows.format_of(name) or _LIKE_A_FILE.fullmatch(name)):
+    known_format = format_ or rows.format_of(name)
+    if not exists and (isinstance(input_, Path) or rows.format_of(name) or _LIKE_A_FILE.fullmatch(name)):
         raise errors.file_missing(name)
     if not exists:
         return _Source(f"argument {number}", literal=name)
     if path.is_dir():
         raise errors.file_unreadable(name, "it is a folder (a word to embed is given as --text)")
-    if told is None:
+    if known_format is None:
         raise errors.format_untold(name, SUFFIXES, "Say --format, or if these are words to embed, give them as --text")
-    return _Source(name, told, path=path)
+    return _Source(name, known_format, path=path)

@@ -1,6 +1,6 @@
-"""Embedding by a running server: what ``Embedder`` does, without loading a model.
+"""Embedding by a running server, with the interface of ``Embedder``, without loading a model.
 
-It needs the standard library alone, so that a command that uses it answers at once.
+Beside numpy it needs only the standard library, so that commands start quickly.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _ITS_TEXTS = ("invalid_text", "text_too_long", "model_failed")
 
 @dataclass(kw_only=True)
 class RemoteEmbedder:
-    """A server, and how it is to read the texts of this run.
+    """A server, and the settings with which it reads the texts of this run.
 
     Args:
-        url: Where ``echoembed serve`` serves; its key is taken from the environment, ECHOEMBED_API_KEY.
-        kind: Which of the recipe's templates reads the texts.
+        url: The address of ``echoembed serve``; its key is read from the environment variable ECHOEMBED_API_KEY.
+        kind: The recipe's template for the texts.
         instruction: What fills the template's ``{instruction}``; None for the recipe's own.
         truncate: Whether texts over the limit are cut.
 
     Attributes:
-        cuts: What ``encode`` has cut so far.
+        cuts: Counts of what ``encode`` has cut so far.
     """
 
     url: str
@@ -51,18 +51,18 @@ class RemoteEmbedder:
     cuts: Cuts = field(default_factory=Cuts, init=False)
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Texts to vectors, ``_ND`` and float32, in order.
+        """Embed texts: ``vectors_ND`` in float32, in order.
 
         Raises:
-            TextError: If one of the texts cannot be embedded.
-            ServerError: If the server cannot be asked, or now serves another model.
+            TextError: If a text cannot be embedded.
+            ServerError: If the server cannot be reached, or now serves another model.
         """
         parts = [self._vectors(part) for part in self._requests(texts)]
         return np.concatenate(parts)
 
     def faults(self, items: list[Item]) -> list[errors.TextError | None]:
-        """What keeps each text from being embedded, asked one by one; an error that names the place, or None."""
-        before = replace(self.cuts)  # the good texts are sent again afterwards
+        """Find the texts that cannot be embedded, by a request for each: an error that names its place, or None."""
+        before = replace(self.cuts)  # the good texts will be sent again, and counted then
         faults = [self._fault(item) for item in items]
         self.cuts = before
         return faults
@@ -75,17 +75,17 @@ class RemoteEmbedder:
         return None
 
     def stamp(self) -> Stamp:
-        """What goes with every vector."""
+        """Return the stamp that is stored with the vectors."""
         facts = self._info["echoembed"]
         has_place = "{instruction" in facts[f"{self.kind}_template"]
-        own = facts.get("instruction", "")
+        of_recipe = facts.get("instruction", "")
         return Stamp(
             model=str(facts["model"]),
             revision=str(facts["revision"]),
             recipe=str(facts["recipe"]),
             fingerprint=str(facts["fingerprint"]),
             kind=self.kind,
-            instruction=str(self.instruction or own) if has_place else "",
+            instruction=str(self.instruction or of_recipe) if has_place else "",
             numerics=str(facts.get("numerics", "")),
         )
 
@@ -97,7 +97,7 @@ class RemoteEmbedder:
         return answer
 
     def _requests(self, texts: list[str]) -> Iterator[list[str]]:
-        """The texts in requests within the server's limits."""
+        """Split the texts into requests within the server's limits."""
         most, room = int(self._info["max_client_batch_size"]), int(self._info["max_body_bytes"]) // 2
         part: list[str] = []
         size = 0
@@ -123,7 +123,7 @@ class RemoteEmbedder:
         return np.stack(rows).astype(np.float32)
 
     def _ask(self, method: str, path: str, body: object = None) -> tuple[Any, Any]:
-        """The server's answer and its headers; an overloaded server is asked again when it says so."""
+        """Return the server's answer and its headers; an overloaded server is asked again after the time it names."""
         for left in reversed(range(_TRIES)):
             status, headers, text = self._exchange(method, path, body)
             if left and "Retry-After" in headers and status in (429, 503):

@@ -1,6 +1,6 @@
-"""Rows of one file at a time, with their places: lines, JSONL, CSV, TSV and Parquet, in flat memory.
+"""The rows of one file, with their places: lines, JSONL, CSV, TSV and Parquet, in constant memory.
 
-``records`` gives every column that is wanted, for training and evaluation; ``rows_of`` text and id, for embedding.
+``records`` yields all requested columns, for training and evaluation; ``rows_of`` yields text and id, for embedding.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ BATCH_ROWS = 256
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 Record = tuple[str, Mapping[str, object] | errors.TextError | None]
-"""A row's place, and its columns by name; None for a blank line, and an error for one that is no text at all."""
+"""A row's place, and its columns by name; None for a blank line, and an error for a line that cannot be decoded."""
 
 
 class Columns(NamedTuple):
-    """The columns to read; without an ``id`` column, rows are numbered or called by their place."""
+    """The columns to read; without an ``id`` column, rows are numbered or named by their place."""
 
     text: str = "text"
     id: str | None = None
     kept: tuple[str, ...] = ()
 
     def wanted(self) -> list[str]:
-        """All that must be there."""
+        """Return all columns that must exist."""
         return [self.text, *([self.id] if self.id else []), *self.kept]
 
     def check(self, known: Sequence[str], where: str) -> None:
-        """Refuse columns that are not there, or there twice."""
+        """Refuse columns that do not exist, or exist twice."""
         for column in self.wanted():
             if column not in known:
                 raise errors.column_missing(where, column, known)
@@ -47,7 +47,7 @@ class Columns(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One record as found: ``text`` may be anything, even the TextError that says why it is none."""
+    """One row, not yet checked: ``text`` may be any object, or the TextError that says why there is no text."""
 
     where: str
     text: object
@@ -58,9 +58,9 @@ class Item(NamedTuple):
     """One text to embed.
 
     Attributes:
-        id: The id that the file gives, else the running number of the text, from 0, over all inputs.
-        text: A text that has been checked: see ``echoembed.check_text``.
-        where: Where it stands, as messages say it: ``line 7 of notes.txt``.
+        id: The id in the file, else the number of the text, from 0, over all inputs.
+        text: A text that has been checked (see ``echoembed.check_text``).
+        where: Its place, for messages: ``line 7 of notes.txt``.
     """
 
     id: str
@@ -69,17 +69,17 @@ class Item(NamedTuple):
 
 
 def format_of(name: str) -> str | None:
-    """The format that a file's name tells, or None."""
+    """Return the format of a file by its name; None if unknown."""
     suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
     return suffix.split(".")[1] if suffix else None
 
 
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[BinaryIO]:
-    """A file for reading; what the system or the compression refuses becomes an error with the file's name.
+    """Open a file for reading; errors of the system or the compression become our own, with the file's name.
 
     Raises:
-        FileError: If the file cannot be read, at once or later.
+        FileError: If the file cannot be read, now or later.
     """
     with readable(str(path)), Path(path).open("rb") as handle:
         yield handle
@@ -87,7 +87,7 @@ def opened(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Turn errors of reading into errors with the file's name.
+    """Turn errors of reading into our own, with the file's name.
 
     Raises:
         FileError: If something in the block cannot be read.
@@ -102,22 +102,22 @@ def readable(name: str) -> Iterator[None]:
 
 
 def unpacked(handle: BinaryIO, name: str) -> BinaryIO:
-    """The file, decompressed as it is read if its name ends in ``.gz``."""
+    """Return the file; if its name ends in ``.gz``, it is decompressed while it is read."""
     return cast(BinaryIO, gzip.GzipFile(fileobj=handle)) if name.lower().endswith(".gz") else handle
 
 
 def rows_of(kind: str, handle: BinaryIO, name: str, columns: Columns, *, delimiter: str | None = None) -> Iterator[Row]:
-    """The texts of an open file, each with its id.
+    """Yield the texts of an open file, each with its id.
 
     Args:
         kind: One of ``FORMATS``.
-        handle: Open for reading, at its beginning.
-        name: What messages call the file; ``.gz`` at its end means that it is compressed.
-        columns: Which columns hold text and id.
-        delimiter: What separates the columns of CSV and TSV; None for what is usual.
+        handle: A file open for reading, at its beginning.
+        name: What messages call the file; a file whose name ends in ``.gz`` is decompressed.
+        columns: The columns of text and id.
+        delimiter: The delimiter of CSV and TSV; None for the usual one.
 
     Raises:
-        FileError: If the file is broken or lacks a column.
+        FileError: If the file is damaged or lacks a column.
     """
     if kind == "txt" and columns.id is not None:
         raise errors.column_missing(f"{name}, read as lines of text,", columns.id, ())
@@ -144,29 +144,28 @@ def records(
     *,
     delimiter: str | None = None,
 ) -> Iterator[Record]:
-    """The rows of an open file.
+    """Yield the rows of an open file.
 
     Args:
         kind: One of ``FORMATS``.
-        handle: Open for reading, at its beginning.
-        name: What messages call the file; ``.gz`` at its end means that it is compressed.
-        wanted: The columns to read of Parquet, if they are there; of other formats all are read.
-        check: Called with the columns and their place; raises if they are not as they must be. In JSONL each row
-            has its own.
-        delimiter: What separates the columns of CSV and TSV; None for what is usual.
+        handle: A file open for reading, at its beginning.
+        name: What messages call the file; a file whose name ends in ``.gz`` is decompressed.
+        wanted: The columns to read from Parquet, if they exist; from other formats all columns are read.
+        check: Called with the columns' names and their place, and raises if they are wrong; in JSONL once per row.
+        delimiter: The delimiter of CSV and TSV; None for the usual one.
 
     Yields:
-        Place and columns of each row. A line of text is the column ``text``.
+        The place and the columns of each row. A line of text is the column ``text``.
 
     Raises:
-        FileError: If the file is broken.
+        FileError: If the file is damaged.
     """
     if kind == "parquet":
         yield from _parquet(handle, name, wanted, check)
         return
     lines = decoded_lines(unpacked(handle, name), name)
     if kind in _DELIMITERS:
-        yield from _csv(lines, name, wanted, check, delimiter or _DELIMITERS[kind], said=delimiter is not None)
+        yield from _csv(lines, name, wanted, check, delimiter or _DELIMITERS[kind], explicit=delimiter is not None)
         return
     for where, line in lines:
         if isinstance(line, errors.TextError):
@@ -182,10 +181,10 @@ def records(
 
 
 def json_object(where: str, line: str) -> dict[str, object]:
-    """The object on a line of JSONL.
+    """Parse the object on a line of JSONL.
 
     Raises:
-        FileError: If there is none.
+        FileError: If the line is no JSON object.
     """
     try:
         record = json.loads(line.rstrip("\r\n"))
@@ -205,11 +204,11 @@ def _csv(
     check: Callable[[Sequence[str], str], None],
     delimiter: str,
     *,
-    said: bool,
+    explicit: bool,
 ) -> Iterator[Record]:
     def decoded() -> Iterator[str]:
         for _, line in lines:
-            if isinstance(line, errors.TextError):  # a quoted cell may be open, so reading cannot go on after it
+            if isinstance(line, errors.TextError):  # a quoted cell may be open, so that the rest cannot be read
                 raise line
             yield line
 
@@ -228,7 +227,7 @@ def _csv(
             return
         if header is None:
             header = cells
-            _check_delimiter(name, header, wanted, delimiter, said=said)
+            _check_delimiter(name, header, wanted, delimiter, explicit=explicit)
             check(header, name)
         elif cells and len(cells) != len(header):
             raise errors.csv_malformed(where, f"{len(cells)} cells under {len(header)} columns")
@@ -236,10 +235,10 @@ def _csv(
             yield where, dict(zip(header, cells, strict=True)) if cells else None
 
 
-def _check_delimiter(name: str, header: list[str], wanted: Sequence[str], delimiter: str, *, said: bool) -> None:
-    """Refuse a header that another delimiter splits better, rather than embed ids and separators with the texts."""
+def _check_delimiter(name: str, header: list[str], wanted: Sequence[str], delimiter: str, *, explicit: bool) -> None:
+    """Refuse a header that another delimiter splits better: ids and delimiters would be embedded with the texts."""
     missing = [column for column in wanted if column not in header]
-    if not missing and (len(header) > 1 or said):
+    if not missing and (len(header) > 1 or explicit):
         return
     for other in (",", ";", "\t", "|"):
         cells = [cell for column in header for cell in column.split(other)]
@@ -270,7 +269,7 @@ def _parquet(
 
 
 def cell_value(cell: object, where: str) -> object:
-    """The value of a cell of a Parquet file, or the error that says why it is no text."""
+    """Return the value of a cell of a Parquet file, or the error that says why it is no text."""
     try:
         return cell.as_py()  # type: ignore[attr-defined]
     except UnicodeDecodeError as error:

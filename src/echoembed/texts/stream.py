@@ -1,4 +1,4 @@
-"""Texts to vectors to a writer, a chunk at a time: memory does not grow with the number of texts."""
+"""From texts to vectors to a writer, a chunk at a time, so that memory does not grow with the number of texts."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def embed_stream(
     chunk: int = CHUNK,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Embed texts in order.
+    """Embed texts in order, and write their vectors.
 
-    The file is under its name when this returns, and nothing of it is left when it raises.
+    The file exists when this function returns; nothing of it is left when the function raises.
 
     Args:
         items: From a ``TextReader``.
-        encode: Texts to vectors, such as ``model.encode``; sorts by length within a call if it likes.
+        encode: Encodes texts to vectors, such as ``model.encode``.
         writer: From ``open_writer``, not yet entered.
-        faults: As in ``encode_items``.
-        leave_out: As in ``encode_items``.
-        chunk: Most texts in a call of ``encode``. The first calls take fewer, doubling from
-            ``FIRST_CHUNK``, so that a first fault, or the first progress, is soon seen.
-        progress: Called with the number of texts done, after each chunk.
+        faults: As for ``encode_items``.
+        leave_out: As for ``encode_items``.
+        chunk: The most texts in a call of ``encode``. The first calls take fewer, from ``FIRST_CHUNK`` on twice as
+            many each time, so that first faults and first progress show early.
+        progress: Called after each chunk with the number of texts done.
 
     Returns:
         The number of texts embedded.
 
     Raises:
-        EchoembedError: What reading, embedding and writing raise.
+        EchoembedError: If reading, embedding or writing fails.
     """
     read = 0
     with writer:
@@ -71,18 +71,18 @@ def embed_stream(
 def encode_items(
     items: list[Item], encode: Encode, *, faults: Faults | None = None, leave_out: LeaveOut = _refuse
 ) -> tuple[list[Item], Vectors]:
-    """The items that the model can embed, and their vectors.
+    """Return the items that the model can embed, and their vectors.
 
     Args:
-        items: Texts that have been checked. The model may still find one to be none.
-        encode: Texts to vectors; a text that it cannot embed is a ``TextError``.
-        faults: Called after such an error: what is wrong with each item, None where nothing is. If nothing is
-            wrong with any, the error is raised as it is. Default: what ``encode`` says of each alone.
-        leave_out: Called with each fault, which names its item; it raises unless the item may be left out,
-            such as ``TextReader.leave_out``. Default: raises.
+        items: Texts that have been checked. The model may still refuse some of them.
+        encode: Encodes texts to vectors; it raises ``TextError`` for a text that it cannot embed.
+        faults: Called after such an error; returns the error of each item, or None. If there is none, the first error
+            is raised. Default: ``encode`` each item alone.
+        leave_out: Called with each error, which names its item; raises unless the item may be left out, such as
+            ``TextReader.leave_out``. Default: raises.
 
     Raises:
-        TextError: What ``leave_out`` raises.
+        TextError: From ``leave_out``.
     """
     try:
         return items, encode([item.text for item in items])

@@ -1,4 +1,4 @@
-"""What all writers do: check the vectors, and leave a whole file or none.
+"""The base of all writers: it checks the vectors, and leaves a whole file or none.
 
 Shapes: N vectors of a chunk, D their dimension.
 """
@@ -22,16 +22,16 @@ Vectors = NDArray[np.float32]
 
 
 class Stamp(NamedTuple):
-    """Where vectors come from; vectors with different fingerprints must not be compared.
+    """The origin of vectors, stored with them; vectors with different fingerprints must not be compared.
 
     Attributes:
-        model: Name or folder.
-        revision: 40 hexadecimal digits.
-        recipe: Its name.
+        model: The model's name or folder.
+        revision: The model's revision, 40 hexadecimal digits.
+        recipe: The recipe's name.
         fingerprint: The fingerprint of model and recipe, with both templates.
-        kind: The template that the texts were read with, ``query`` or ``document``.
-        instruction: What stood in its ``{instruction}``; empty where it has none.
-        numerics: What moves no more than the last digits, such as the dtype.
+        kind: The template with which the texts were read, ``query`` or ``document``.
+        instruction: What filled its ``{instruction}``; empty if it has none.
+        numerics: Settings that change only the last digits, such as the dtype.
     """
 
     model: str
@@ -44,20 +44,20 @@ class Stamp(NamedTuple):
 
 
 class Writer:
-    """Base of the writers: a context manager that puts the file under its name when the block ends well.
+    """The base of writers: a context manager whose file appears under its name when the block ends without an error.
 
     Args:
-        target: The file, or an open stream that is written to as it is, such as standard output.
-        stamp: Where the vectors come from.
-        overwrite: Whether a file that exists is replaced.
+        target: The file, or an open stream, such as standard output, that is written directly.
+        stamp: The origin of the vectors.
+        overwrite: Whether an existing file is replaced.
 
     Attributes:
-        count: Vectors written so far.
-        dimension: The vectors' dimension; 0 until the first are written.
+        count: The number of vectors written so far.
+        dimension: The vectors' dimension; 0 until the first vectors are written.
 
     Raises:
         FileError: If the file exists or cannot be written; nothing of it is left.
-        ModelError: If a vector is not finite, or zero, or one is missing.
+        ModelError: If a vector is not finite, is zero, or is missing.
     """
 
     def __init__(self, target: Path | BinaryIO, stamp: Stamp, *, overwrite: bool = False) -> None:
@@ -71,12 +71,12 @@ class Writer:
 
     @classmethod
     def paths(cls, path: Path) -> list[Path]:
-        """The files that are written for a target, the target first."""
+        """Return the files that are written for a target, the target first."""
         return [path]
 
     def __enter__(self) -> Self:
         if isinstance(self._target, Path):
-            with contextlib.ExitStack() as stack:  # closes the first if the second cannot be opened
+            with contextlib.ExitStack() as stack:  # closes the first file if the second cannot be opened
                 for path in self.paths(self._target):
                     self._files.append(stack.enter_context(WholeFile(path, overwrite=self._overwrite)))
                 self._stack = stack.pop_all()
@@ -105,23 +105,23 @@ class Writer:
         self.count += len(items)
 
     def _unwritable(self, error: OSError) -> OSError:
-        if isinstance(error, (errors.FileError, BrokenPipeError)):  # who reads a pipe may leave when they like
+        if isinstance(error, (errors.FileError, BrokenPipeError)):  # the reader of a pipe may close it at any time
             return error
         if isinstance(self._target, Path):
             return errors.output_unwritable(self._target, reason_of(error))
         return errors.stream_unwritable(reason_of(error))
 
     def _begin(self) -> None:
-        """What comes before the first vector; the dimension is known."""
+        """Write what comes before the first vector; the dimension is known."""
 
     def _write(self, items: Sequence[Item], vectors_ND: Vectors) -> None:
         raise NotImplementedError
 
     def _end(self) -> None:
-        """What comes after the last vector."""
+        """Write what comes after the last vector."""
 
     def _abandon(self) -> None:
-        """What is to be let go of when the block failed."""
+        """Release resources; called whether the block failed or not."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -140,6 +140,6 @@ class Writer:
             for file in self._files:
                 file.seal()
             if self._files:
-                commit(list(reversed(self._files)))  # the vectors last: where they are, all is
+                commit(list(reversed(self._files)))  # the vectors last: if they are there, all files are
         except OSError as error:
             raise self._unwritable(error) from error

@@ -1,4 +1,4 @@
-"""Writing vectors in order and in flat memory: ``.npy``, ``.jsonl`` and ``.parquet``.
+"""Writing vectors in order and in constant memory: ``.npy``, ``.jsonl`` and ``.parquet``.
 
 Shapes: N vectors of a chunk, D their dimension.
 """
@@ -22,16 +22,16 @@ GROUP_BYTES = 8 * 2**20
 
 
 class NpyWriter(Writer):
-    """A float32 array of shape (N, D), and beside it what it has no place for.
+    """Writes a float32 array of shape (N, D), and two files beside it.
 
-    ``NAME.npy.json`` says where the vectors come from, ``NAME.npy.jsonl`` holds the ``id`` and ``text`` of each row.
+    ``NAME.npy.json`` holds the stamp, ``NAME.npy.jsonl`` the ``id`` and ``text`` of each row.
 
-    The number of rows is put into the header at the end: numpy leaves room there for it to grow.
+    The number of rows is written into the header at the end, for which numpy leaves room.
     """
 
     @classmethod
     def paths(cls, path: Path) -> list[Path]:
-        """The array, its notes and its texts."""
+        """Return the files of the array, its stamp and its texts."""
         return [path, path.with_name(f"{path.name}.json"), path.with_name(f"{path.name}.jsonl")]
 
     def _begin(self) -> None:
@@ -54,11 +54,11 @@ class NpyWriter(Writer):
 
 
 class JsonlWriter(Writer):
-    """An object a line: ``id``, ``text``, ``vector``, ``fingerprint``."""
+    """Writes an object per line: ``id``, ``text``, ``vector``, ``fingerprint``."""
 
     def _write(self, items: Sequence[Item], vectors_ND: Vectors) -> None:
         end = json.dumps(self.stamp.fingerprint).encode()
-        # The fewest digits that give the same float32 back: half of what json writes for it.
+        # The fewest digits that give the same float32, half as many as json writes.
         for item, digits_D in zip(items, vectors_ND.astype("S24").tolist(), strict=True):
             head = json.dumps({"id": item.id, "text": item.text}, ensure_ascii=False)[:-1].encode()
             self._handle.write(b'%b, "vector": [%b], "fingerprint": %b}\n' % (head, b", ".join(digits_D), end))
@@ -66,7 +66,7 @@ class JsonlWriter(Writer):
 
 
 class ParquetWriter(Writer):
-    """Columns ``id``, ``text``, ``vector`` (lists of fixed size) and ``fingerprint``; the stamp in the metadata."""
+    """Writes columns ``id``, ``text``, ``vector`` (lists of fixed size) and ``fingerprint``; the stamp as metadata."""
 
     _parquet: Any = None
 
@@ -90,8 +90,8 @@ class ParquetWriter(Writer):
             use_dictionary=["fingerprint"],
             write_statistics=["id"],
         )
-        self._held: list[Any] = []
-        self._held_bytes = 0
+        self._group: list[Any] = []
+        self._group_bytes = 0
 
     def _write(self, items: Sequence[Item], vectors_ND: Vectors) -> None:
         import pyarrow as pa
@@ -104,19 +104,19 @@ class ParquetWriter(Writer):
             pa.DictionaryArray.from_arrays(zeros_N, pa.array([self.stamp.fingerprint])),
         ]
         batch = pa.record_batch(columns, schema=self._schema)
-        self._held.append(batch)
-        self._held_bytes += batch.nbytes
-        if self._held_bytes >= GROUP_BYTES:
+        self._group.append(batch)
+        self._group_bytes += batch.nbytes
+        if self._group_bytes >= GROUP_BYTES:
             self._write_group()
 
     def _write_group(self) -> None:
         import pyarrow as pa
 
-        self._parquet.write_table(pa.Table.from_batches(self._held))
-        self._held, self._held_bytes = [], 0
+        self._parquet.write_table(pa.Table.from_batches(self._group))
+        self._group, self._group_bytes = [], 0
 
     def _end(self) -> None:
-        if self._held:
+        if self._group:
             self._write_group()
         self._parquet.close()
 
@@ -124,14 +124,14 @@ class ParquetWriter(Writer):
         if self._parquet is not None:
             with contextlib.suppress(Exception):  # a full disk refuses the footer too
                 self._parquet.close()
-            self._parquet.is_open = False  # else it writes the footer once more when it is collected
+            self._parquet.is_open = False  # otherwise it writes the footer again when it is garbage-collected
 
 
 WRITERS: dict[str, type[Writer]] = {".jsonl": JsonlWriter, ".npy": NpyWriter, ".parquet": ParquetWriter}
 
 
 def output_files(path: str | Path) -> list[Path]:
-    """The files that are written for an output, by its suffix.
+    """Return the files that are written for an output, by its suffix.
 
     Raises:
         FileError: If its suffix is unknown.
@@ -143,20 +143,20 @@ def output_files(path: str | Path) -> list[Path]:
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> None:
-    """Refuse an output that could not be written, before any work is done for it.
+    """Refuse an output that could not be written, before any work is done.
 
     Raises:
-        FileError: If its suffix is unknown, it exists and must not be overwritten, or it has no folder.
+        FileError: If its suffix is unknown, it exists and must not be overwritten, or its folder does not exist.
     """
     for file in output_files(path):
         check_free(file, overwrite=overwrite)
 
 
 def open_writer(path: str | Path, stamp: Stamp, *, overwrite: bool = False) -> Writer:
-    """The writer for a file, by its suffix; use it in a ``with`` block.
+    """Return the writer for a file, by its suffix; use it in a ``with`` block.
 
     Raises:
-        FileError: As ``check_output``.
+        FileError: As for ``check_output``.
     """
     check_output(path, overwrite=overwrite)
     return WRITERS[Path(path).suffix.lower()](Path(path), stamp, overwrite=overwrite)
