@@ -29,7 +29,7 @@ import echoembed
 from corpus import BOS, EOS, Sequences, tokenise
 from echoembed.evaluation.local import local_tasks
 from echoembed.experiments import interval
-from echoembed.experiments.experiment import Bench, Plan, Setting, named
+from echoembed.experiments.experiment import Bench, Plan, Setting, renamed
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row
 from echoembed.model.transformer import transformer_of
@@ -38,7 +38,7 @@ SYSTEMS = {
     "echo": echoembed.recipes["echo"],
     "echo, compute-matched": echoembed.recipes["echo-compute-matched"],
     "classical, mean": echoembed.recipes["classical"],
-    "classical, last": named("classical", "classical-last", pooling="last"),
+    "classical, last": renamed("classical", "classical-last", pooling="last"),
     "classical, bidirectional": echoembed.recipes["classical-bidirectional"],
     "PromptEOL": echoembed.recipes["prompteol"],
 }

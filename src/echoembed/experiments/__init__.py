@@ -1,7 +1,8 @@
 """The paper's figures and tables, and a few experiments beyond it: one file each.
 
-Each file says what is tested and where in "Repetition Improves Language Model Embeddings" (ICLR 2025) it stands.
-``reproduce.reproduce`` runs them: tidy Parquet, pictures, and the paper's figures beside ours.
+Each file names its question and its place in "Repetition Improves Language Model Embeddings" (ICLR 2025).
+``reproduce.reproduce`` runs the experiments, and writes tidy Parquet, pictures, and tables with the paper's numbers
+beside ours.
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ NAMES = (
     *(f"figure{number}" for number in range(2, 14)),
     *(f"table{number}" for number in _TABLES),
 )
-"""Every experiment and every other name of one: told here, where a wrong name costs no import."""
+"""The names of all experiments, with their aliases. They are listed here so that a wrong name costs no import."""
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse names that are no experiment's.
+    """Refuse unknown names.
 
     Raises:
-        ExperimentError: If there is none of a name.
+        ExperimentError: If there is no experiment of a name.
     """
     for name in names:
         if name not in NAMES:

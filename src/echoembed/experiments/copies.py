@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from echoembed import plots
 from echoembed.experiments import scoretable, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, named
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, renamed
 from echoembed.experiments.results import Row, distinct, values
 
 if TYPE_CHECKING:
@@ -21,15 +21,16 @@ TEMPLATES = {
 
 
 def plan(bench: Bench) -> Plan:
-    """Echo's prompt with one to three copies, the last one pooled, on STS."""
+    """Plan echo's prompt with one to three copies, the last copy pooled, on STS."""
     recipes = [
-        named("echo", f"echo, {count}", query_template=text, document_template="") for count, text in TEMPLATES.items()
+        renamed("echo", f"echo, {count}", query_template=text, document_template="")
+        for count, text in TEMPLATES.items()
     ]
     return scoretable.sts_plan(bench, recipes, few=True)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per number of copies and task."""
+    """Return a row for each number of copies and task."""
     return [
         row
         for recipe in plan.recipes
@@ -38,7 +39,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Scores by task."""
+    """Summarise scores by task."""
     tasks = distinct(rows, "task")
     scores = sweep.table(rows, by="copies", x="task", at=tasks)
     out = [[*cells, f"{sweep.mean_score(rows, copies=int(cells[0])):.2f}"] for cells in scores]
@@ -47,8 +48,8 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Score against the number of copies."""
-    drawn, axes = plots.figure(f"STS by the number of readings ({rows[0]['model']})", width=6)
+    """Draw score against the number of copies."""
+    figure, axes = plots.figure(f"STS by the number of readings ({rows[0]['model']})", width=6)
     sweep.curves(axes[0], rows, by="task", x="copies", label=None, color="#999999", linewidth=1, markersize=3)
     most = max(TEMPLATES)
     sweep.curves(axes[0], rows, by=None, x="copies", label="mean", color=plots.COLOURS["echo"], linewidth=2.2)
@@ -58,7 +59,7 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].legend()
     ends = [(most, 100 * row["score"], str(row["task"])) for row in values(rows, copies=most)]
     plots.named_points(axes[0], [(float(x), y, name) for x, y, name in ends])
-    return drawn
+    return figure
 
 
 EXPERIMENT = Experiment(

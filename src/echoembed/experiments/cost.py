@@ -1,7 +1,7 @@
 """Beyond the paper: what does a score cost in seconds?
 
-Every recipe is timed on the same texts, through the model itself and no cache; the best of three rounds counts. The
-time is the processor's, which other work on the machine moves less than it moves the clock.
+Every recipe is timed on the same texts, by the model itself without a cache; the best of three rounds counts. Processor
+time is measured, as other work on the machine changes it less than the time of the clock.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from echoembed import plots
 from echoembed.experiments import scoretable, selection, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, named
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, renamed
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
@@ -24,16 +24,16 @@ NAMES = ("classical", "classical-last", "classical-bidirectional", "prompteol", 
 
 
 def plan(bench: Bench) -> Plan:
-    """Zero-shot recipes, and two that stop in the middle of the model, on STS."""
+    """Plan zero-shot recipes, and two that stop in the middle of the model, on STS."""
     middle = transformer_of(bench.models.get(bench.model_name, "classical")).layers // 2
-    early = [named(name, f"{name}@{middle}", layer=middle) for name in ("classical", "echo")]
+    early = [renamed(name, f"{name}@{middle}", layer=middle) for name in ("classical", "echo")]
     return scoretable.sts_plan(
         bench, few=True, recipes=[*(recipes[name] for name in NAMES), *early], texts=TEXTS, rounds=ROUNDS
     )
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per recipe and task; ``seconds`` is for one text."""
+    """Return a row for each recipe and task; ``seconds`` is for one text."""
     setting = bench.setting
     texts: list[str] = []
     for pairs in selection.sts_pairs(setting.data, quick=True, seed=setting.seed):
@@ -52,7 +52,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Score and milliseconds of each recipe."""
+    """Summarise score and milliseconds of each recipe."""
     out = []
     for recipe in distinct(rows, "recipe"):
         own = values(rows, recipe=recipe)
@@ -65,8 +65,8 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Score against time."""
-    drawn, axes = plots.figure(f"STS: score against measured time ({rows[0]['model']})", width=6.5, height=4)
+    """Draw score against time."""
+    figure, axes = plots.figure(f"STS: score against measured time ({rows[0]['model']})", width=6.5, height=4)
     points = [
         (1000 * own[0]["seconds"], sweep.mean_score(own), recipe)
         for recipe in distinct(rows, "recipe")
@@ -77,7 +77,7 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].set_xlim(0, 1.35 * max(x for x, _, _ in points))
     axes[0].set_ylim(min(scores) - 4, max(scores) + 6)
     plots.named_points(axes[0], points)
-    return drawn
+    return figure
 
 
 EXPERIMENT = Experiment(

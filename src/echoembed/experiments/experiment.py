@@ -1,4 +1,4 @@
-"""What experiments are made of: a setting, a bench to work at, a plan, and the experiment itself."""
+"""The types of all experiments: the setting, the bench with shared models and data, the plan, and the experiment."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ if TYPE_CHECKING:
 
 
 MAIN = "the main model"
-"""Stands for the first model of the setting, as None stands for the default one."""
+"""Stands for the first model of the setting; None stands for the default model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What experiments are run on."""
+    """The models, data and options of experiments."""
 
     out: Path
-    """Folder of results: Parquet, pictures, and scores."""
+    """The folder of results: Parquet, pictures, and scores."""
     data: Path | None = None
-    """Folder of local tasks (layout: ``evaluation/local.py``); experiments that need none run without it."""
+    """The folder of local tasks (layout: ``evaluation/local.py``); without it, only experiments without data run."""
     models: tuple[str | None, ...] = (None,)
-    """Models; None is the default one. All are used where the paper compares models, else the first."""
+    """The models; None is the default model. Experiments that compare models use all of them, others the first."""
     quick: bool = True
-    """Samples of the data, which take minutes; else all of them."""
+    """Whether to use samples of the data, which take minutes."""
     seed: int = 42
-    """Of all samples, grammars and bootstraps."""
+    """The seed of all samples, grammars and bootstraps."""
     toy: Path | None = None
     """JSON lines with further triples for figure 2."""
     llm2vec: tuple[Path, ...] = ()
-    """Models that ``echoembed train`` made by LLM2Vec's stages, for tables 1 and 3."""
+    """Models from LLM2Vec's stages of ``echoembed train``, for tables 1 and 3."""
     peers: bool = True
-    """Whether other libraries' encoders are run where they are installed."""
+    """Whether to run other libraries' encoders, where they are installed."""
     further: tuple[str, ...] = ()
-    """Further sentence encoders beside ours: folders, or names on the hub."""
+    """Further sentence encoders to compare with ours: folders, or names on the hub."""
     splitter: str | None = None
-    """Sentence encoder for figure 6: a folder or a name; None for a bag of words."""
+    """The sentence encoder of figure 6: a folder or a name; None for the packaged encoder, else a bag of words."""
     checkpoints: Path | None = None
-    """Folder of checkpoints of a training run, for figure 13."""
+    """The folder of checkpoints of a training run, for figure 13."""
     scores: Path | None = None
-    """Scores of fine-tuned models, as ``echoembed eval`` keeps them."""
+    """The folder of scores of fine-tuned models, from ``echoembed eval``."""
     device: str | None = None
     dtype: str | None = None
     engine: Engine | None = None
@@ -72,26 +72,26 @@ class Setting:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment will use. Where any of it differs, the experiment is run again."""
+    """All that an experiment uses. If any of it changes, the experiment runs again."""
 
     recipes: Sequence[Recipe] = ()
     tasks: Sequence[Task] = ()
     settings: dict[str, Any] = field(default_factory=dict)
-    """Whatever else decides the result."""
+    """Further settings that decide the result."""
     models: tuple[str | None, ...] = ()
-    """None of them for experiments without a model."""
+    """The models; empty for experiments without a model."""
     needs: str = ""
-    """What is missing; the experiment is then not run."""
+    """What is missing; if not empty, the experiment does not run."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A result as a table of strings, the paper's numbers beside ours."""
+    """A result as a table of strings, with the paper's numbers beside ours."""
 
     columns: list[str]
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
-    """What a reader must know: whose numbers, which data."""
+    """Notes for the reader, such as the model and the data of the numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +100,15 @@ class Experiment:
 
     name: str
     title: str
-    """What it tests, in a line."""
+    """The question, in one line."""
     source: str
-    """Where it stands in the paper."""
+    """The place in the paper."""
     plan: Callable[[Bench], Plan]
     run: Callable[[Bench, Plan], list[Row]]
     summary: Callable[[list[Row]], Summary]
     plot: Callable[[list[Row]], Figure] | None = None
     aliases: tuple[str, ...] = ()
-    """Further figures of the paper: the same on other models, or in other cuts."""
+    """Further figures of the paper with the same experiment on other models, or the same scores drawn otherwise."""
 
 
 class Bench:
@@ -122,7 +122,7 @@ class Bench:
         self.layers = LayerStore(setting.out / "layers")
         self.cache = VectorCache(together=MEAN_AND_LAST, layers=self.layers)
         self.items: dict[tuple[str, str, str], Items] = {}
-        """What was done with every item: model, system and task → items."""
+        """The results of every item: model, system and task → items."""
         self.store = Store(setting.out / "scores")
         self.progress = Work(say)
 
@@ -131,57 +131,57 @@ class Bench:
         """The main model."""
         return self.setting.models[0]
 
-    def _named(self, model: str | None) -> str | None:
+    def _resolved(self, model: str | None) -> str | None:
         return self.model_name if model == MAIN else model
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """The local tasks of this setting."""
+        """The local tasks of the setting."""
         return selection.chosen_tasks(self.setting.data, quick=self.setting.quick, seed=self.setting.seed)
 
     @cached_property
     def calibration_texts(self) -> list[str]:
-        """Texts of the data that no task judges, to fit calibrations on; none where there are none."""
+        """Texts outside all tasks, to fit calibrations on; empty if the data have none."""
         return selection.calibration_texts(self.setting.data, seed=self.setting.seed)
 
     @cached_property
     def few(self) -> list[Task]:
-        """Some of the local tasks, of every category, if quick; else all."""
+        """A few local tasks of every category if quick, else all."""
         few = [task for task in self.tasks if task.name in selection.FEW]
         return few if few and self.setting.quick else self.tasks
 
     def kind(self, *kinds: str) -> list[Task]:
-        """The local tasks of these categories."""
+        """Return the local tasks of these categories."""
         return [task for task in self.tasks if task.kind in kinds]
 
     def vectors(self, recipe: str | Recipe, texts: Sequence[str], *, model: str | None = MAIN) -> Vectors:
-        """Vectors of texts under the query template."""
-        loaded = self.models.get(self._named(model), recipe)
+        """Compute the vectors of texts with the query template."""
+        loaded = self.models.get(self._resolved(model), recipe)
         prompts = transformer_of(loaded).reader.render(texts, task="query")
         return self.cache.encode(loaded, prompts, batch_size=self.setting.batch_size)
 
     def scores(
         self, recipes: Iterable[str | Recipe], tasks: Sequence[Task], *, model: str | None = MAIN, **columns: object
     ) -> list[Row]:
-        """A row per recipe and task; what is in the store is not computed again.
+        """Return a row for each recipe and task; stored scores are not computed again.
 
         Args:
-            recipes: Rows of the table, or recipes.
+            recipes: Names of recipes, or recipes.
             tasks: The tasks.
-            model: Its name, None for the default one.
+            model: The model's name; None for the default model.
             columns: Further columns of every row.
         """
         rows: list[Row] = []
         for recipe in recipes:
             row = find_recipe(recipe)
-            loaded = self.models.get(self._named(model), row)
+            loaded = self.models.get(self._resolved(model), row)
             for task in tasks:
                 rows.append({**self._score(loaded, task), **columns})
                 self.progress.done(work(row, task), f"{row.name} on {task.name}")
         return rows
 
     def system_scores(self, systems: Iterable[System], tasks: Sequence[Task], **columns: object) -> list[Row]:
-        """The same of systems that are no recipes."""
+        """Return a row for each system that is no recipe, and task."""
         rows: list[Row] = []
         for system in systems:
             for task in tasks:
@@ -190,7 +190,7 @@ class Bench:
         return rows
 
     def llm2vec_scores(self, tasks: Sequence[Task], folders: Sequence[Path] | None = None) -> list[Row]:
-        """Scores of the models that LLM2Vec's stages made, or of some, called by the folders of their runs."""
+        """Return the scores of LLM2Vec's models, all or those given, named by the folders of their runs."""
         rows: list[Row] = []
         for folder in self.setting.llm2vec if folders is None else folders:
             model = load(str(folder), device=self.setting.device, dtype=self.setting.dtype)
@@ -201,7 +201,7 @@ class Bench:
         return rows
 
     def llm2vec_identities(self) -> list[str]:
-        """Hashes of the weights of those models."""
+        """Return hashes of these models' weights."""
         identities = []
         for folder in self.setting.llm2vec:
             hashed = hashlib.sha256()
@@ -211,19 +211,19 @@ class Bench:
         return identities
 
     def llm2vec_training(self) -> dict[str, str]:
-        """How each of those models was trained, in a sentence, as far as the folder of its run says so."""
-        return {llm2vec_name(folder): trained(folder.parent) for folder in self.setting.llm2vec}
+        """Describe how each of these models was trained, as far as the folder of its run says so."""
+        return {llm2vec_name(folder): training_of(folder.parent) for folder in self.setting.llm2vec}
 
     def _score(self, model: SentenceTransformer | System, task: Task) -> Row:
         (score,) = evaluate(
             model, [task], store=self.store, batch_size=self.setting.batch_size, cache=self.cache, items=True
         )
         if score.items:
-            self.items[called(score.model), score.recipe, score.task] = score.items
+            self.items[display_name(score.model), score.recipe, score.task] = score.items
         return _row(score)
 
     def key(self, experiment: Experiment, plan: Plan) -> dict[str, Any]:
-        """Everything that decides a result."""
+        """Return all that decides a result, with its hash."""
         decides = {
             "experiment": experiment.name,
             "models": [self.models.identity(model) for model in plan.models],
@@ -239,12 +239,12 @@ class Bench:
 
 
 def llm2vec_name(folder: Path) -> str:
-    """What a model of LLM2Vec's stages is called: ``llm2vec`` and the folder of its run."""
+    """Name a model of LLM2Vec's stages: ``llm2vec`` and the folder of its run."""
     return f"llm2vec, {(folder.parent if folder.name == 'model' else folder).name}"
 
 
-def trained(run: Path) -> str:
-    """How much a run trained on, in a sentence; nothing where its log is not there."""
+def training_of(run: Path) -> str:
+    """Describe in a sentence how much a run trained on; "" if its log is missing."""
     try:
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         steps = {line["step"]: line for line in lines}
@@ -254,8 +254,8 @@ def trained(run: Path) -> str:
     return f"{len(steps):,} steps, {texts:,} texts, {tokens:,} tokens: very little beside the paper's."
 
 
-def called(model: str) -> str:
-    """A model's name as pages show it: a path is this machine's business, so only its last part."""
+def display_name(model: str) -> str:
+    """Return a model's name for pages; of a path on this machine, only the last part."""
     name = (
         model.rstrip("/").rpartition("/")[2] if model.startswith(("/", ".", "~")) or model.endswith(".gguf") else model
     )
@@ -263,24 +263,24 @@ def called(model: str) -> str:
 
 
 def work(recipe: Recipe, task: Task) -> float:
-    """About how much a score costs: characters read."""
+    """Estimate the cost of a score in characters read."""
     return float(max(task.characters, 1) * recipe.template("query").copies)
 
 
 def planned_work(plan: Plan) -> float:
-    """About how much a whole plan costs."""
+    """Estimate the cost of a whole plan in characters read."""
     return sum(work(recipe, task) for recipe in plan.recipes for task in plan.tasks) * max(len(plan.models), 1)
 
 
-def named(recipe: str | Recipe, name: str, **changes: Any) -> Recipe:
-    """A row of the table with changes, under another name."""
+def renamed(recipe: str | Recipe, name: str, **changes: Any) -> Recipe:
+    """Return a recipe of the table with changes, under another name."""
     return replace(find_recipe(recipe), name=name, **changes)
 
 
 def _row(score: Score) -> Row:
     details = score.details
     return {
-        "model": called(score.model),
+        "model": display_name(score.model),
         "recipe": score.recipe,
         "fingerprint": score.fingerprint,
         "task": score.task,

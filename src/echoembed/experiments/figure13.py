@@ -1,7 +1,7 @@
 """Figure 13: do scores rise over the steps of fine-tuning (appendix F)?
 
-For a folder of checkpoints, each saved by ``echoembed.save`` or as a model that ``echoembed.load`` takes, in folders
-whose names end in the number of steps: ``step-80``, ``checkpoint-160``.
+It takes a folder of models that ``echoembed.load`` loads, in folders whose names end in the number of steps, such as
+``step-80`` or ``checkpoint-160``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def checkpoints(folder: Path | None) -> dict[int, Path]:
-    """Steps → folder, in order of steps."""
+    """Return steps → folder, in the order of steps."""
     if folder is None or not folder.is_dir():
         return {}
     folders = {
@@ -32,7 +32,7 @@ def checkpoints(folder: Path | None) -> dict[int, Path]:
 
 
 def plan(bench: Bench) -> Plan:
-    """The checkpoints on the local tasks."""
+    """Plan the checkpoints on the local tasks."""
     folders = checkpoints(bench.setting.checkpoints)
     needs = "" if folders else "--checkpoints FOLDER with folders whose names end in the number of steps"
     prints = {str(step): fingerprint(load(str(path))) for step, path in folders.items()}
@@ -42,7 +42,7 @@ def plan(bench: Bench) -> Plan:
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per checkpoint and task."""
+    """Return a row for each checkpoint and task."""
     rows: list[Row] = []
     for step, path in checkpoints(bench.setting.checkpoints).items():
         model = load(str(path), device=bench.setting.device, dtype=bench.setting.dtype)
@@ -54,7 +54,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Means of the categories by step."""
+    """Summarise the means of the categories by step."""
     steps = distinct(rows, "step")
     means = {step: scoretable.by_kind(values(rows, step=step)) for step in steps}
     columns = ["step", *means[steps[0]]]
@@ -63,8 +63,8 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """A line per task, in panels by category."""
-    drawn, axes = sweep.panels(
+    """Draw a line for each task, in panels by category."""
+    figure, axes = sweep.panels(
         {kind: values(rows, kind=kind) for kind in distinct(rows, "kind")},
         title="Scores over the steps of fine-tuning",
         by="task",
@@ -73,7 +73,7 @@ def plot(rows: list[Row]) -> Figure:
     )
     for axis in axes:
         axis.legend(fontsize=7)
-    return drawn
+    return figure
 
 
 EXPERIMENT = Experiment(

@@ -1,9 +1,9 @@
-"""Figure 2: does a reading see what comes later? Toy sentences whose difference stands early or late.
+"""Figure 2: do the states of early tokens know what comes later? Toy sentences that differ early or late.
 
-Section 3.1 and appendix C. Accuracy: the share of triples in which the query is nearer to the sentence that means the
-same. The histograms pool the first part A alone, where positive and negative differ in the second part only: whatever
-tells them apart then was carried to the early tokens from later ones. They take the structure whose first parts are
-equal, so that one reading gives a cosine of 1 for both.
+Section 3.1 and appendix C. The accuracy is the share of triples in which the query is nearer to its paraphrase. The
+histograms pool only the first part A of sentences that differ in the second part. If positive and negative then have
+different cosines, later tokens have changed the states of early tokens. They use the structure whose first parts are
+equal, so that both cosines are 1 if the text is read once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from echoembed import plots
 from echoembed.evaluation import rows as files
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, called
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.toy import STRUCTURES, Triple, make_triples, read_triples
 from echoembed.model.transformer import transformer_of
@@ -36,13 +36,13 @@ RECIPES = (
         source=_SOURCE,
     ),
 )
-FIRST = ("positive_first", "negative_first")
-"""Cosines of first parts: query and positive, query and negative."""
+FIRST_PARTS = ("positive_first", "negative_first")
+"""The columns of cosines of first parts: of query and positive, of query and negative."""
 METHODS = ("classical mean", "classical last", "echo mean")
 _PER_STRUCTURE = {True: 40, False: 300}
-"""Triples: quick, and full."""
+"""The number of triples per structure, quick and full."""
 _AT_ONCE = 50
-"""Triples between two words on how far the work is."""
+"""The number of triples between two reports of progress."""
 _SHORT = {
     STRUCTURES[0]: "early",
     STRUCTURES[1]: "late",
@@ -52,7 +52,7 @@ Vectors = NDArray[np.float32]
 
 
 def plan(bench: Bench) -> Plan:
-    """Two recipes on triples of our own, and on those of a file if there is one."""
+    """Plan two recipes on our own triples, and on those of a file if one is given."""
     toy = bench.setting.toy
     settings = {
         "per_structure": _PER_STRUCTURE[bench.setting.quick],
@@ -63,24 +63,24 @@ def plan(bench: Bench) -> Plan:
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per triple and method."""
+    """Return a row for each triple and method."""
     triples = {"own": make_triples(plan.settings["per_structure"], bench.setting.seed)}
     if bench.setting.toy:
         triples["file"] = read_triples(bench.setting.toy)
     rows: list[Row] = []
-    bench.progress.expect(sum(_work(recipe, own) for recipe in plan.recipes for own in triples.values()))
+    bench.progress.expect(sum(_work(recipe, group) for recipe in plan.recipes for group in triples.values()))
     for recipe in plan.recipes:
         model = bench.models.get(bench.model_name, recipe)
-        for source, own in triples.items():
-            for start in range(0, len(own), _AT_ONCE):
-                part = own[start : start + _AT_ONCE]
-                rows += _measure(model, recipe.name, source, part, start, bench.setting.batch_size)
-                bench.progress.done(_work(recipe, part), f"{recipe.name} on toy triples")
+        for source, group in triples.items():
+            for start in range(0, len(group), _AT_ONCE):
+                chunk = group[start : start + _AT_ONCE]
+                rows += _measure(model, recipe.name, source, chunk, start, bench.setting.batch_size)
+                bench.progress.done(_work(recipe, chunk), f"{recipe.name} on toy triples")
     return rows
 
 
 def _work(recipe: Recipe, triples: Sequence[Triple]) -> float:
-    """About how much the triples cost: characters read."""
+    """Estimate the cost of triples in characters read."""
     characters = sum(len(text) for triple in triples for text in (triple.query, triple.positive, triple.negative))
     return float(characters * recipe.template("query").copies)
 
@@ -88,20 +88,20 @@ def _work(recipe: Recipe, triples: Sequence[Triple]) -> float:
 def _measure(
     model: SentenceTransformer, recipe: str, source: str, triples: Sequence[Triple], start: int, batch_size: int
 ) -> list[Row]:
-    """Rows of triples, which are numbered from ``start``."""
+    """Return the rows of triples, numbered from ``start``."""
     texts = [text for triple in triples for text in (triple.query, triple.positive, triple.negative)]
-    firsts = [first for triple in triples for first in (triple.firsts or ("", "", ""))]
-    vectors = token_vectors(model, texts, firsts, batch_size)
-    name = called(transformer_of(model).name)
-    found: list[Row] = []
+    first_parts = [part for triple in triples for part in (triple.firsts or ("", "", ""))]
+    vectors = token_vectors(model, texts, first_parts, batch_size)
+    name = display_name(transformer_of(model).name)
+    rows: list[Row] = []
     for pooling in ("mean", "last"):
         if f"{recipe} {pooling}" not in METHODS:
             continue
         positive, negative = _similarities(vectors[pooling])
         positive_first, negative_first = _similarities(vectors["first"])
         for number, triple in enumerate(triples):
-            known = triple.firsts is not None and pooling == "mean"
-            found.append(
+            has_parts = triple.firsts is not None and pooling == "mean"
+            rows.append(
                 {
                     "model": name,
                     "method": f"{recipe} {pooling}",
@@ -110,31 +110,31 @@ def _measure(
                     "triple": start + number,
                     "positive": float(positive[number]),
                     "negative": float(negative[number]),
-                    "positive_first": float(positive_first[number]) if known else None,
-                    "negative_first": float(negative_first[number]) if known else None,
+                    "positive_first": float(positive_first[number]) if has_parts else None,
+                    "negative_first": float(negative_first[number]) if has_parts else None,
                 }
             )
-    return found
+    return rows
 
 
 def token_vectors(
-    model: SentenceTransformer, texts: Sequence[str], firsts: Sequence[str], batch_size: int
+    model: SentenceTransformer, texts: Sequence[str], first_parts: Sequence[str], batch_size: int
 ) -> dict[str, Vectors]:
-    """Vectors of whole texts (``mean``, ``last``), and of the tokens of their first parts only (``first``)."""
+    """Compute vectors of whole texts (``mean``, ``last``), and of the tokens of their first parts (``first``)."""
     transformer = transformer_of(model)
     states: Any = model.encode(
         list(texts), output_value="token_embeddings", task="query", batch_size=batch_size, show_progress_bar=False
     )
-    found: dict[str, list[Vectors]] = {"mean": [], "last": [], "first": []}
-    whole = transformer.reader.render(texts)
-    alone = iter(transformer.reader.render([first for first in firsts if first]) if any(firsts) else [])
-    for text, first, states_SD in zip(whole, firsts, states, strict=True):
-        array = states_SD.float().cpu().numpy()
-        count = shared_tokens(text.ids[slice(*text.span)], _span_ids(next(alone))) if first else len(array)
-        found["mean"].append(array.mean(axis=0))
-        found["last"].append(array[-1])
-        found["first"].append(array[:count].mean(axis=0))
-    return {name: np.stack(vectors) for name, vectors in found.items()}
+    vectors: dict[str, list[Vectors]] = {"mean": [], "last": [], "first": []}
+    prompts = transformer.reader.render(texts)
+    part_prompts = iter(transformer.reader.render([part for part in first_parts if part]) if any(first_parts) else [])
+    for prompt, part, states_SD in zip(prompts, first_parts, states, strict=True):
+        array_SD = states_SD.float().cpu().numpy()
+        count = shared_tokens(_span_ids(prompt), _span_ids(next(part_prompts))) if part else len(array_SD)
+        vectors["mean"].append(array_SD.mean(axis=0))
+        vectors["last"].append(array_SD[-1])
+        vectors["first"].append(array_SD[:count].mean(axis=0))
+    return {name: np.stack(rows) for name, rows in vectors.items()}
 
 
 def _span_ids(rendered: Any) -> tuple[int, ...]:
@@ -142,26 +142,26 @@ def _span_ids(rendered: Any) -> tuple[int, ...]:
     return ids
 
 
-def shared_tokens(text: Sequence[int], first: Sequence[int]) -> int:
-    """How many tokens a text begins with that its first part alone has too; at least one."""
-    count = next((place for place, (a, b) in enumerate(zip(text, first, strict=False)) if a != b), None)
-    return max(min(len(text), len(first)) if count is None else count, 1)
+def shared_tokens(text: Sequence[int], part: Sequence[int]) -> int:
+    """Count the tokens that a text and its first part alone both begin with; at least one."""
+    count = next((place for place, (a, b) in enumerate(zip(text, part, strict=False)) if a != b), None)
+    return max(min(len(text), len(part)) if count is None else count, 1)
 
 
 def _similarities(vectors: Vectors) -> tuple[Vectors, Vectors]:
-    """Cosines of query and positive, query and negative. Rows are query, positive, negative, query and so on."""
+    """Compute the cosines of query and positive, and of query and negative, from rows of query, positive, negative."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     query, positive, negative = unit[0::3], unit[1::3], unit[2::3]
     return (query * positive).sum(axis=1), (query * negative).sum(axis=1)
 
 
 def accuracy(rows: Sequence[Row]) -> float:
-    """The share of triples whose positive is nearer than their negative."""
+    """Return the share of triples whose positive is nearer than their negative."""
     return fmean(row["positive"] > row["negative"] for row in rows)
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Accuracy by method and structure."""
+    """Summarise accuracy by method and structure."""
     out = []
     for source in distinct(rows, "source"):
         for method in METHODS:
@@ -175,9 +175,9 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Accuracies, and similarities by the first part alone."""
+    """Draw accuracies, and similarities of the first part alone."""
     own = values(rows, source="own")
-    drawn, axes = plots.figure(
+    figure, axes = plots.figure(
         f"Toy sentences: is the paraphrase nearer than the opposite? ({own[0]['model']})",
         columns=3,
         width=11,
@@ -199,13 +199,13 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].set(ylim=(0, 118), title="Accuracy by where the difference stands (dotted: chance)")
     axes[0].legend(fontsize=8, ncols=3, loc="upper center")
     groups = {name: values(own, method=name, structure=STRUCTURES[2]) for name in ("classical mean", "echo mean")}
-    least = min(0.98, *(row[key] for group in groups.values() for row in group for key in FIRST))
+    least = min(0.98, *(row[key] for group in groups.values() for row in group for key in FIRST_PARTS))
     edges = np.linspace(least, 1.0005, 25).tolist()
     for axis, (method, group) in zip(axes[1:], groups.items(), strict=True):
-        for key, shade in zip(FIRST, ("#2a9d5c", "#b02e4f"), strict=True):
-            found = [row[key] for row in group]
+        for key, shade in zip(FIRST_PARTS, ("#2a9d5c", "#b02e4f"), strict=True):
+            cosines = [row[key] for row in group]
             label = "paraphrase" if key == "positive_first" else "opposite"
-            axis.hist(found, bins=edges, alpha=0.6, color=shade, label=f"{label} (mean {fmean(found):.3f})")
+            axis.hist(cosines, bins=edges, alpha=0.6, color=shade, label=f"{label} (mean {fmean(cosines):.3f})")
         axis.set(
             title=f"{method}: shared first part only,\nthe difference comes after it",
             xlabel="cosine with the query's first part",
@@ -215,7 +215,7 @@ def plot(rows: list[Row]) -> Figure:
     most = max(axis.get_ylim()[1] for axis in axes[1:])
     for axis in axes[1:]:
         axis.set_ylim(0, most)
-    return drawn
+    return figure
 
 
 EXPERIMENT = Experiment(

@@ -1,7 +1,7 @@
 """Figures 3 and 7 to 12: how much does the exact prompt matter (section 4.2, appendix D)?
 
-Every method under many prompts: those that the paper lists, and prompts drawn at random. Figures 7 to 9 are this one
-for three models, figures 10 to 12 the same scores by data set.
+Every method runs with many prompts: those that the paper lists, and random prompts. Figures 7 to 9 are this figure for
+three models, figures 10 to 12 the same scores by data set.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LISTED, _SAMPLED = 4, 3
 
 
 def prompt_recipes(*, quick: bool, seed: int) -> list[Recipe]:
-    """The prompts of every method and pooling; quick takes 4 of the list and 3 at random."""
+    """Return the prompts of every method and pooling; quick takes 4 of the list and 3 random prompts."""
     methods: tuple[Method, ...] = get_args(Method)
     recipes = []
     for method in methods:
@@ -47,21 +47,21 @@ def _tasks(bench: Bench) -> list[Task]:
         return bench.tasks
     tasks = []
     for kind, (preferred, count) in _QUICK.items():
-        there = [name for name, (own, _) in data_sets(setting.data).items() if own == kind]
-        names = [name for name in there if name in preferred] or there[:1]
+        available = [name for name, (own_kind, _) in data_sets(setting.data).items() if own_kind == kind]
+        names = [name for name in available if name in preferred] or available[:1]
         tasks += local_tasks(setting.data, names, max_texts=count, seed=setting.seed) if names else []
     return tasks
 
 
 def plan(bench: Bench) -> Plan:
-    """Prompts times tasks."""
+    """Plan all prompts on all tasks."""
     tasks = _tasks(bench)
     recipes = prompt_recipes(quick=bench.setting.quick, seed=bench.setting.seed)
     return Plan(recipes=recipes, tasks=tasks, models=(bench.model_name,), needs="" if tasks else scoretable.NO_DATA)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per prompt and task."""
+    """Return a row for each prompt and task."""
     rows: list[Row] = []
     for recipe in plan.recipes:
         method, _, prompt = recipe.name.partition(", ")
@@ -71,12 +71,12 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def _means(rows: list[Row]) -> list[float]:
-    """Mean score × 100 of each prompt."""
+    """Return the mean score × 100 of each prompt."""
     return [100 * fmean(row["score"] for row in values(rows, prompt=prompt)) for prompt in distinct(rows, "prompt")]
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Spread of the prompts' means, by method."""
+    """Summarise the spread of the prompts' means, by method."""
     out = []
     for method in distinct(rows, "method"):
         means = _means(values(rows, method=method))
@@ -103,10 +103,10 @@ def _scatter(axis: Axes, rows: list[Row]) -> None:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """All tasks together, and each by itself."""
+    """Draw the mean of all tasks, and each task by itself."""
     tasks = distinct(rows, "task")
     columns = min(len(tasks), 4) + 1
-    drawn, axes = plots.figure(
+    figure, axes = plots.figure(
         f"How much does the prompt matter? A dot is a prompt ({rows[0]['model']})",
         columns=columns,
         rows=-(-(len(tasks) + 1) // columns),
@@ -121,7 +121,7 @@ def plot(rows: list[Row]) -> Figure:
         axis.set_title(task)
     for axis in axes[1 + len(tasks) :]:
         axis.set_visible(False)
-    return drawn
+    return figure
 
 
 EXPERIMENT = Experiment(

@@ -1,7 +1,7 @@
 """Figures 4 and 5: what is a given number of tokens best spent on (section 4.7)?
 
-A budget counts every token of text that the model reads: echo reads half as much of the text, twice. On tasks whose
-texts are long, as short ones fit any budget. Figure 5 is the same for fine-tuned models.
+Here a budget counts every token of text that the model reads: echo reads half as much of the text, twice. The tasks
+have long texts, as short texts fit any budget. Figure 5 is the same for fine-tuned models.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FINE_TUNED = ("echo-finetuned-last", "classical-finetuned", "bidirectional-finet
 
 
 def budgeted(name: str, budgets: Sequence[int] | None = None) -> list[Recipe]:
-    """A row of the table under every budget, which all its readings share."""
+    """Return a recipe with every budget, which its copies of the text share."""
     row = find_recipe(name)
     copies = row.template("query").copies
     return [
@@ -36,7 +36,7 @@ def budgeted(name: str, budgets: Sequence[int] | None = None) -> list[Recipe]:
 
 
 def plan(bench: Bench) -> Plan:
-    """Zero-shot recipes and budgets on tasks of long texts."""
+    """Plan zero-shot recipes and budgets on tasks with long texts."""
     setting = bench.setting
     tasks = selection.long_tasks(setting.data, quick=setting.quick, seed=setting.seed)
     budgets = QUICK_BUDGETS if setting.quick else BUDGETS
@@ -45,31 +45,31 @@ def plan(bench: Bench) -> Plan:
 
 
 def plan_fine_tuned(bench: Bench) -> Plan:
-    """The same for the checkpoints in a folder, each in a folder with the name of its recipe."""
+    """Plan the same for fine-tuned models in a folder, each in a folder with the name of its recipe."""
     folder = bench.setting.checkpoints
-    there = [name for name in FINE_TUNED if folder and (folder / name).is_dir()]
-    needed = plan(bench)
-    needs = "" if there else f"--checkpoints FOLDER with folders {', '.join(FINE_TUNED)} (fine-tuned models)"
+    available = [name for name in FINE_TUNED if folder and (folder / name).is_dir()]
+    zero_shot = plan(bench)
+    needs = "" if available else f"--checkpoints FOLDER with folders {', '.join(FINE_TUNED)} (fine-tuned models)"
     return replace(
-        needed,
-        recipes=[recipe for name in there for recipe in budgeted(name)],
-        models=tuple(str(folder / name) for name in there) if folder else (),
-        needs=needs or needed.needs,
+        zero_shot,
+        recipes=[recipe for name in available for recipe in budgeted(name)],
+        models=tuple(str(folder / name) for name in available) if folder else (),
+        needs=needs or zero_shot.needs,
     )
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per recipe, budget and task."""
+    """Return a row for each recipe, budget and task."""
     rows: list[Row] = []
     for recipe in plan.recipes:
         name, _, budget = recipe.name.partition("@")
-        own = next((model for model in plan.models if model and model.endswith(f"/{name}")), bench.model_name)
-        rows += bench.scores([recipe], plan.tasks, model=own, method=name, budget=int(budget))
+        tuned = next((model for model in plan.models if model and model.endswith(f"/{name}")), bench.model_name)
+        rows += bench.scores([recipe], plan.tasks, model=tuned, method=name, budget=int(budget))
     return rows
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Means by method and budget."""
+    """Summarise means by method and budget."""
     paper = paper_table("table3").find(model="Mistral-7B")
     numbers = ", ".join(f"{name.replace('_', ' ')} {paper[name]}" for name in paper if name != "model")
     most = rows[0]["max_texts"]
@@ -84,8 +84,8 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Score against budget: mean, and by task."""
-    drawn, axes = sweep.panels(
+    """Draw score against budget: the mean, and each task."""
+    figure, axes = sweep.panels(
         {"mean": rows, **{task: values(rows, task=task) for task in distinct(rows, "task")}},
         title=f"What is a budget of tokens best spent on? Texts cut to the budget ({rows[0]['model']})",
         by="method",
@@ -97,8 +97,8 @@ def plot(rows: list[Row]) -> Figure:
         budgets = sorted(distinct(rows, "budget"))
         axis.set_xticks(budgets, list(map(str, budgets)))
         axis.minorticks_off()
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return drawn
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
 
 
 EXPERIMENT = Experiment(

@@ -1,7 +1,8 @@
 """Figure 6 and table 11: are pairs that begin alike overestimated, and pairs that end alike not (appendix E)?
 
-Of every STS set, the tenth whose first halves are most alike, and the tenth whose second halves are, as an encoder that
-sees both ways tells. The error of a pair is its rank by cosine minus its rank by gold score, as a share of the pairs.
+From every STS set it takes the tenth of pairs whose first halves are most similar, and the tenth whose second halves
+are, judged by a bidirectional encoder. The error of a pair is its rank by cosine minus its rank by gold score, as a
+share of the pairs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from scipy.stats import rankdata
 
 from echoembed import plots
 from echoembed.experiments import scoretable, selection
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, called
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
 from echoembed.experiments.interval import cosines
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.splitter import Splitter, load_splitter, splitter_name
@@ -34,28 +35,27 @@ Array = NDArray[np.float64]
 
 
 def plan(bench: Bench) -> Plan:
-    """Classical and echo on STS."""
+    """Plan classical and echo on STS."""
     named = [recipes[name] for name in NAMES]
     return scoretable.sts_plan(bench, named, splitter=splitter_name(bench.setting.splitter), share=SHARE)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per pair and recipe; the texts are not in it.
+    """Return a row for each pair and recipe, without its texts.
 
-    Sentences stay in the folder of results: ``table11.json`` holds the pairs of one set that echo improves most and
-    least.
+    The folder ``table11`` of the results holds, for each set, the pairs that echo improves most and least.
     """
     setting = bench.setting
     split = load_splitter(setting.splitter)
-    name = called(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
+    name = display_name(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
     rows: list[Row] = []
     for pairs in selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed):
-        alike = [half_similarities(split, pairs.first, pairs.second, half) for half in (0, 1)]
-        chosen = [top(similarities) for similarities in alike]
+        similarities = [half_similarities(split, pairs.first, pairs.second, half) for half in (0, 1)]
+        chosen = [top(similarities_N) for similarities_N in similarities]
         errors = {
             recipe: rank_errors(cosines(bench, recipe, pairs.first, pairs.second), pairs.gold) for recipe in NAMES
         }
-        for recipe, found in errors.items():
+        for recipe, errors_N in errors.items():
             rows += [
                 {
                     "model": name,
@@ -67,10 +67,10 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                     "gold": pairs.gold[place],
                     "first": place in chosen[0],
                     "second": place in chosen[1],
-                    "first_similarity": float(alike[0][place]),
-                    "second_similarity": float(alike[1][place]),
+                    "first_similarity": float(similarities[0][place]),
+                    "second_similarity": float(similarities[1][place]),
                 }
-                for place, error in enumerate(found)
+                for place, error in enumerate(errors_N)
             ]
         bench.progress.done(0, f"halves of {pairs.name}")
         _keep_extremes(bench, pairs, np.abs(errors["classical"]) - np.abs(errors["echo"]))
@@ -78,14 +78,14 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def half_similarities(split: Splitter, left: list[str], right: list[str], half: int) -> Array:
-    """Cosines of the first (0) or second (1) halves of pairs."""
+    """Compute the cosines of the first (0) or second (1) halves of pairs."""
     left_ND, right_ND = (split([halves(text)[half] for text in texts]) for texts in (left, right))
     cosines_N: Array = np.sum(left_ND * right_ND, axis=1, dtype=np.float64)
     return cosines_N
 
 
 def halves(text: str) -> tuple[str, str]:
-    """A text cut in two by its number of words; the first half has the odd one. One word is both halves."""
+    """Cut a text in two by its number of words; the first half has the odd word. A single word is both halves."""
     words = text.split()
     middle = (len(words) + 1) // 2
     opening, ending = " ".join(words[:middle]), " ".join(words[middle:])
@@ -93,13 +93,13 @@ def halves(text: str) -> tuple[str, str]:
 
 
 def rank_errors(similarities: ArrayLike, gold: ArrayLike) -> Array:
-    """Estimated rank minus true rank, as a share of the number of pairs: above 0, a pair is overestimated."""
+    """Compute estimated rank minus true rank, as a share of the pairs; above 0, a pair is overestimated."""
     errors: Array = rankdata(similarities) - rankdata(gold)
     return errors / len(errors)
 
 
 def top(similarities: Array) -> set[int]:
-    """Places of the tenth that is most alike; at least one."""
+    """Return the indices of the most similar tenth, at least one."""
     count = max(round(SHARE * len(similarities)), 1)
     return set(np.argsort(-similarities, kind="stable")[:count].tolist())
 
@@ -126,12 +126,12 @@ def _keep_extremes(bench: Bench, pairs: selection.Pairs, improvement: Array) -> 
 
 
 def mean_error(rows: list[Row], recipe: str, half: str) -> float:
-    """Mean error of the pairs that are alike in a half, in % of the pairs."""
+    """Return the mean error of pairs that are similar in a half, in % of the pairs."""
     return 100 * fmean(row["error"] for row in values(rows, recipe=recipe) if row[half])
 
 
 def improved(rows: list[Row], task: str) -> dict[str, float]:
-    """How alike the first halves are in the pairs that echo improves most, and least (table 11)."""
+    """Return how similar the first halves are in the pairs that echo improves most, and least (table 11)."""
     by_recipe = {recipe: values(rows, task=task, recipe=recipe) for recipe in NAMES}
     gains = [
         (abs(old["error"]) - abs(new["error"]), old["first_similarity"])
@@ -146,15 +146,15 @@ def improved(rows: list[Row], task: str) -> dict[str, float]:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Mean errors by half and set, and table 11 in numbers."""
+    """Summarise mean errors by half and set, and the numbers of table 11."""
     out = []
     for task in (*distinct(rows, "task"), "all"):
         own = rows if task == "all" else values(rows, task=task)
         cells = [mean_error(own, recipe, half) for recipe in NAMES for half in HALVES]
         gaps = [cells[0] - cells[1], cells[2] - cells[3]]
         alike = improved(rows, task) if task != "all" else {}
-        shown = [f"{alike[key]:.2f}" if alike else "-" for key in ("most", "least")]
-        out.append([task, *(f"{cell:+.1f}" for cell in (*cells, *gaps)), *shown])
+        halves_alike = [f"{alike[key]:.2f}" if alike else "-" for key in ("most", "least")]
+        out.append([task, *(f"{cell:+.1f}" for cell in (*cells, *gaps)), *halves_alike])
     columns = [
         "set",
         *(f"{recipe}, {half} halves alike" for recipe in NAMES for half in HALVES),
@@ -172,8 +172,8 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Histograms of the errors, by half."""
-    drawn, axes = plots.figure(
+    """Draw histograms of the errors, by half."""
+    figure, axes = plots.figure(
         "STS pairs that begin alike, or end alike: is their similarity overestimated?\n"
         f"({rows[0]['model']}; halves compared by {rows[0]['splitter']})",
         columns=2,
@@ -190,9 +190,9 @@ def plot(rows: list[Row]) -> Figure:
             axis.hist(errors, bins=edges, alpha=0.5, color=shade, label=label)
             axis.axvline(fmean(errors), color=shade, linewidth=2)
         axis.set(title=recipe, xlabel="rank by cosine minus rank by gold, share of the pairs")
-        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17))  # below: the bars are everywhere
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17))  # below the bars
     axes[0].set_ylabel("pairs")
-    return drawn
+    return figure
 
 
 EXPERIMENT = Experiment(

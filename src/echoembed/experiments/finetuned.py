@@ -1,7 +1,7 @@
 """Tables 5, 6, 7, 13, 14, 17 and 18: fine-tuned models (section 4.5, appendix F).
 
-They need weights of gigabytes and benchmarks of days. What ``echoembed eval`` has kept of them (``--scores
-FOLDER``) stands beside the paper's numbers; for the rest it is said what is missing.
+They need gigabytes of weights and days of benchmarks. Scores from ``echoembed eval`` (``--scores FOLDER``) are shown
+beside the paper's numbers; for the rest, notes say what is missing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RECIPES: Mapping[str, str] = {
     "Echo (w/ instruct., mean)": "echo-finetuned-mean",
     "Classical (w/ instruct., last)": "classical-finetuned",
 }
-"""Rows of the paper's tables → rows of ours, for the paper's Mistral-7B."""
+"""Systems of the paper's tables → our recipes, for the paper's Mistral-7B."""
 _COLUMNS = {
     "echo_last": "echo-finetuned-last",
     "echo_mean": "echo-finetuned-mean",
@@ -65,16 +65,16 @@ def _scores(bench: Bench) -> list[Score]:
 
 
 def plan(bench: Bench) -> Plan:
-    """Whatever scores there are."""
+    """Plan the scores that exist."""
     known = sorted(f"{score.fingerprint} {score.task} {score.score}" for score in _scores(bench))
     return Plan(settings={"scores": known})
 
 
 def _run(table: str, bench: Bench) -> list[Row]:
-    """A row per number of the paper's table; ``ours`` where there are scores."""
-    own: dict[str, list[Score]] = {}
+    """Return a row for each number of the paper's table; ``ours`` is None without a score."""
+    by_recipe: dict[str, list[Score]] = {}
     for score in _scores(bench):
-        own.setdefault(score.recipe, []).append(score)
+        by_recipe.setdefault(score.recipe, []).append(score)
     rows: list[Row] = []
     for printed in paper_table(table).rows:
         names = {key: value for key, value in printed.items() if isinstance(value, str)}
@@ -85,27 +85,27 @@ def _run(table: str, bench: Bench) -> list[Row]:
             recipe = (
                 _COLUMNS.get(key, "") if table == "table18" else "" if table == "table6" else RECIPES.get(system, "")
             )
-            scores = own.get(recipe, [])
+            scores = by_recipe.get(recipe, [])
             if table == "table18":
                 scores = [score for score in scores if score.task == system]
             ours = _mean(scores, key if key in FIELDS.values() else None) if scores else None
             rows.append(
                 {"table": table, "system": system, "column": key, "paper": float(value), "ours": ours, "recipe": recipe}
             )
-    return [*rows, *_further(table, rows, own)]
+    return [*rows, *_further(table, rows, by_recipe)]
 
 
-def _further(table: str, rows: list[Row], own: Mapping[str, list[Score]]) -> list[Row]:
-    """Rows of models that the paper does not have; Table 18 gets a column for each."""
-    known = {row["recipe"] for row in rows}
+def _further(table: str, rows: list[Row], by_recipe: Mapping[str, list[Score]]) -> list[Row]:
+    """Return the rows of models that the paper does not have; Table 18 gets a column for each."""
+    of_paper = {row["recipe"] for row in rows}
     further: list[Row] = []
-    for recipe, scores in own.items():
-        if recipe in known:
+    for recipe, scores in by_recipe.items():
+        if recipe in of_paper:
             continue
         name = f"{recipe}, {scores[0].model}"
         if table == "table18":
-            there = list(dict.fromkeys(row["system"] for row in rows))
-            cells = [(score.task, name, 100 * score.score) for score in scores if score.task in there]
+            tasks = list(dict.fromkeys(row["system"] for row in rows))
+            cells = [(score.task, name, 100 * score.score) for score in scores if score.task in tasks]
         else:
             fields = dict.fromkeys(row["column"] for row in rows)
             means = [(field, _mean(scores, field if field in FIELDS.values() else None)) for field in fields]
@@ -124,7 +124,7 @@ def _mean(scores: list[Score], field: str | None) -> float | None:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """The paper's numbers, ours beside them where there are any, and what is missing."""
+    """Summarise the paper's numbers, ours beside them, and what is missing."""
     table = paper_table(rows[0]["table"])
     columns = list(dict.fromkeys(row["column"] for row in rows))
     systems = list(dict.fromkeys(row["system"] for row in rows))
@@ -153,11 +153,11 @@ def _needed(recipe: str) -> str:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """The paper's averages, and ours where there are any."""
+    """Draw the paper's averages, and ours if there are any."""
     table = paper_table(rows[0]["table"])
     column = "average" if any(row["column"] == "average" for row in rows) else rows[0]["column"]
     own = [row for row in rows if row["column"] == column][:30]
-    drawn, axes = plots.figure(
+    figure, axes = plots.figure(
         f"{TITLES[rows[0]['table']]}\n(paper's numbers: {table.model})", width=8, height=1.4 + 0.26 * len(own)
     )
     places = list(range(len(own)))[::-1]
@@ -171,8 +171,8 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].set_yticks(places, [row["system"] for row in own])
     axes[0].set_xlabel(f"score × 100: {column.replace('_', ' ')}")
     axes[0].margins(x=0.15)
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return drawn
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
 
 
 def _experiment(table: str) -> Experiment:

@@ -1,7 +1,7 @@
-"""Beyond the paper: how sure is the difference between echo and classical on STS?
+"""Beyond the paper: how certain is the difference between echo and classical on STS?
 
-A bootstrap: the pairs of every set are drawn anew, with replacement, and the mean difference of the correlations is
-taken each time. Two and a half per cent of the draws lie below the interval, as many above it.
+A bootstrap: the pairs of every set are resampled with replacement, and the mean difference of the correlations is
+computed each time. 2.5 % of the draws lie below the interval, and 2.5 % above it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from echoembed import plots
 from echoembed.evaluation.items import Array, correlation
 from echoembed.experiments import scoretable, selection
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, called
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
 from echoembed.experiments.results import Row, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
@@ -29,17 +29,17 @@ ALL = "mean of the sets"
 
 
 def plan(bench: Bench) -> Plan:
-    """Echo and classical on STS."""
+    """Plan echo and classical on STS."""
     return scoretable.sts_plan(bench, [recipes[name] for name in NAMES], draws=DRAWS)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per set, and one for their mean."""
+    """Return a row for each set, and one for their mean."""
     setting = bench.setting
     random = np.random.default_rng(setting.seed)
     drawn: list[Array] = []
     rows: list[Row] = []
-    name = called(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
+    name = display_name(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
     for pairs in selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed):
         echo, classical = [cosines(bench, recipe, pairs.first, pairs.second) for recipe in NAMES]
         gold = np.asarray(pairs.gold)
@@ -56,26 +56,26 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 
 def cosines(bench: Bench, recipe: str, first: Sequence[str], second: Sequence[str]) -> Array:
-    """Similarities of pairs; vectors have length 1."""
+    """Compute the cosines of pairs; vectors have length 1."""
     cosines_N: Array = np.sum(bench.vectors(recipe, first) * bench.vectors(recipe, second), axis=1, dtype=np.float64)
     return cosines_N
 
 
 def difference(echo: Array, classical: Array, gold: Array) -> float:
-    """By how much echo's cosines correlate better with the gold scores than classical's."""
+    """Compute by how much echo's cosines correlate better with the gold scores than classical's."""
     return correlation(echo, gold) - correlation(classical, gold)
 
 
 def bootstrap(statistic: Callable[..., float], *samples: Array, random: np.random.Generator) -> Array:
-    """A statistic of items drawn anew, with replacement, ``DRAWS`` times.
+    """Compute a statistic of items that are resampled, with replacement, ``DRAWS`` times.
 
     Args:
-        statistic: Of as many arrays as there are samples.
-        samples: Each (N,): what is known of each item. An item is drawn with all that is known of it.
-        random: Draws.
+        statistic: A function of as many arrays as there are samples.
+        samples: Arrays of (N,), each with a value for each item. An item is drawn with all its values.
+        random: The random generator.
 
     Returns:
-        float64, (``DRAWS``,).
+        The statistics in float64, (``DRAWS``,).
     """
     count = len(samples[0])
     draws = [random.integers(count, size=count) for _ in range(DRAWS)]
@@ -83,20 +83,20 @@ def bootstrap(statistic: Callable[..., float], *samples: Array, random: np.rando
 
 
 def ends(drawn: Array) -> tuple[float, float]:
-    """The 95 % interval of what was drawn."""
+    """Return the 95 % interval of draws."""
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(low), float(high)
 
 
 def ndcg_at_10(similarities_QP: Array, grades_QP: NDArray[np.int64]) -> Array:
-    """How high the relevant passages stand among the ten nearest, for each query.
+    """Compute nDCG at 10 for each query.
 
     Args:
-        similarities_QP: Of each query to each passage.
-        grades_QP: Grades, 0 for a passage that is not relevant.
+        similarities_QP: The similarity of each query to each passage.
+        grades_QP: The grade of each passage, 0 if it is not relevant.
 
     Returns:
-        float64, (Q,), from 0 to 1. Their mean is the score that ``echoembed eval`` gives.
+        Values in float64, (Q,), from 0 to 1. Their mean is the score of ``echoembed eval``.
     """
     from sklearn.metrics import ndcg_score
 
@@ -122,7 +122,7 @@ def _row(model: str, task: str, pairs: int, observed: float, drawn: Array) -> Ro
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Difference and interval of each set."""
+    """Summarise difference and interval of each set."""
     out = [
         [row["task"], str(row["pairs"]), *(f"{100 * row[key]:+.2f}" for key in ("difference", "low", "high"))]
         for row in rows
@@ -132,8 +132,8 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Intervals."""
-    drawn, axes = plots.figure(
+    """Draw the intervals."""
+    figure, axes = plots.figure(
         f"STS: how much better is echo than classical? 95 % bootstrap intervals ({rows[0]['model']})",
         width=7.5,
         height=1.2 + 0.34 * len(rows),
@@ -147,11 +147,11 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].axvline(0, color="black", linewidth=1, linestyle=":")
     axes[0].set_yticks(range(len(rows)), [row["task"] for row in reversed(rows)])
     axes[0].set_xlabel("Spearman correlation × 100, echo minus classical (right of 0: echo is better)")
-    return drawn
+    return figure
 
 
 def interval_line(rows: list[Row]) -> str:
-    """The mean over the sets in a sentence."""
+    """Put the mean over all sets into a sentence."""
     row = values(rows, task=ALL)[0]
     middle, low, high = (f"{100 * row[key]:+.2f}" for key in ("difference", "low", "high"))
     return f"Echo minus classical on STS: {middle} (95 % interval {low} to {high}) over {row['pairs']} pairs."

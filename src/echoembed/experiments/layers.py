@@ -1,12 +1,13 @@
 """Beyond the paper: which layer to pool, and what stopping early costs.
 
-One forward under a prompt passes through every layer, so that all layers come from the same vectors, as they are and
-with each dimension's mean and deviation taken away (``others.py`` says of which texts).
+One forward passes through every layer, so that one reading gives the vectors of all layers. They are scored as they
+are, and z-scored: each dimension minus its mean, divided by its standard deviation (``others.py`` says on which texts).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from echoembed import plots
 from echoembed.evaluation.cache import Vectors
 from echoembed.evaluation.items import correlation
 from echoembed.experiments import scoretable, selection, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, called
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
 from echoembed.experiments.others import z_scores
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
@@ -29,25 +30,20 @@ RAW, Z = "as they are", "z-scored"
 
 
 def plan(bench: Bench) -> Plan:
-    """Every layer of every model, on STS."""
-    found = scoretable.sts_plan(bench, [recipes[name] for name in METHODS], calibrated=len(bench.calibration_texts))
-    return Plan(
-        recipes=found.recipes,
-        tasks=found.tasks,
-        settings={**found.settings, "form": 2},
-        models=bench.setting.models,
-        needs=found.needs,
-    )
+    """Plan every layer of every model, on STS."""
+    methods = [recipes[name] for name in METHODS]
+    plan = scoretable.sts_plan(bench, methods, calibrated=len(bench.calibration_texts), form=2)
+    return replace(plan, models=bench.setting.models)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per model, method, form, layer and task; ``cost`` is readings times the share of the layers that run."""
+    """Return a row for each model, method, form, layer and task; ``cost`` is copies × the share of layers that run."""
     setting = bench.setting
     sets = selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed)
     rows: list[Row] = []
-    some = [pairs for pairs in sets if pairs.name in {task.name for task in bench.few}] or sets
+    few = [pairs for pairs in sets if pairs.name in {task.name for task in bench.few}] or sets
     for model in plan.models:
-        own = sets if model == bench.model_name else some
+        model_sets = sets if model == bench.model_name else few
         for recipe in plan.recipes:
             loaded = bench.models.get(model, recipe)
             transformer = transformer_of(loaded)
@@ -55,20 +51,20 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
             def read(texts: list[str], layer: int, loaded: Any = loaded, pooling: Pooling = recipe.pooling) -> Vectors:
                 prompts = transformer_of(loaded).reader.render(texts, task="query")
-                found_ND: Vectors = bench.layers.vectors(loaded, prompts, [layer], pooling)[:, 0]
-                return found_ND
+                vectors_ND: Vectors = bench.layers.vectors(loaded, prompts, [layer], pooling)[:, 0]
+                return vectors_ND
 
             for layer in range(count + 1):
                 forms: dict[str, Callable[[Vectors], Vectors]] = {RAW: _same}
                 if bench.calibration_texts:
                     forms[Z] = z_scores(read(bench.calibration_texts, layer))
-                for pairs in own:
+                for pairs in model_sets:
                     left_ND, right_ND = read(pairs.first, layer), read(pairs.second, layer)
                     for form, apply in forms.items():
                         score = correlation(_cosines(apply(left_ND), apply(right_ND)), np.asarray(pairs.gold))
                         rows.append(
                             {
-                                "model": called(transformer.name),
+                                "model": display_name(transformer.name),
                                 "method": recipe.name,
                                 "form": form,
                                 "layer": layer,
@@ -78,7 +74,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                                 "score": score,
                             }
                         )
-            bench.progress.done(0, f"layers of {recipe.name}, {called(transformer.name)}")
+            bench.progress.done(0, f"layers of {recipe.name}, {display_name(transformer.name)}")
     return rows
 
 
@@ -92,19 +88,19 @@ def _cosines(left_ND: Vectors, right_ND: Vectors) -> Any:
 
 
 def best(rows: list[Row], **equal: object) -> tuple[int, float]:
-    """The layer with the highest mean score, and that score × 100."""
+    """Return the layer with the highest mean score, and that score × 100."""
     own = values(rows, **equal)
     return max(((layer, sweep.mean_score(own, layer=layer)) for layer in distinct(own, "layer")), key=lambda at: at[1])
 
 
 def _sets(rows: list[Row], model: str) -> str:
-    """How much of a model was scored: ``6 sets, 1,200 pairs``."""
+    """Describe how many pairs a model was scored on: ``6 sets, 1,200 pairs``."""
     own = values(rows, model=model, method=rows[0]["method"], form=RAW, layer=0)
     return f"{len(own)} set{'s' if len(own) > 1 else ''}, {sum(row['pairs'] for row in own):,} pairs"
 
 
 def summary(rows: list[Row]) -> Summary:
-    """For each method: the last layer, the best, and the first after the embeddings."""
+    """Summarise for each method the first layer after the embeddings, the last layer, and the best."""
     out = []
     for model in distinct(rows, "model"):
         for method in distinct(rows, "method"):
@@ -127,9 +123,9 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Score against layer, a panel for each model, one scale."""
+    """Draw score against layer, a panel for each model, all with the same scale."""
     models = distinct(rows, "model")
-    drawn, axes = plots.figure(
+    figure, axes = plots.figure(
         "STS by the layer that is pooled", columns=len(models), width=4.6 * len(models) + 0.4, height=3.9, sharey=True
     )
     for axis, model in zip(axes, models, strict=True):
@@ -144,8 +140,8 @@ def plot(rows: list[Row]) -> Figure:
         axis.set(title=f"{model}: {_sets(rows, model)}", xlabel="layer (0: token embeddings)")
         axis.set_xticks(range(0, max(distinct(values(rows, model=model), "layer")) + 1, 3))
     axes[0].set_ylabel("mean Spearman correlation × 100")
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return drawn
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
 
 
 EXPERIMENT = Experiment(

@@ -1,7 +1,7 @@
 """Tables 7, 13 and 18 on MTEB itself: the paper's 56 data sets, for its models and for any other.
 
-They take days: first is said what would be fetched, how many tokens would be read, and how long that takes at the speed
-that this machine has just shown.
+They take days. A dry run says what would be fetched, how many tokens would be read, and how long this takes at the
+measured speed of this machine.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 FOLDER = "mteb"
-"""Where scores are kept, in the folder of results."""
+"""The folder of scores within the folder of results."""
 TABLES = tuple(TITLES)
 ZERO_SHOT = ("echo", "classical", "prompteol")
-"""Recipes that a model which is given is scored under."""
+"""The recipes under which a given model is scored."""
 CHARACTERS_A_TOKEN = 4.2
-"""Of English, in the vocabularies of today's language models; about."""
+"""Characters of a token of English, roughly, in the vocabularies of today's language models."""
 _SAMPLE = tuple(
     f"Room {number} of the museum opens at nine, and most visitors come before noon because it is quiet then."
     for number in range(48)
@@ -49,29 +49,29 @@ class MtebRun:
 
     @property
     def weights(self) -> str:
-        """What is fetched to run it."""
+        """The models and adapters that must be fetched."""
         return self.model or ", ".join([self.recipe.checkpoint, *self.recipe.adapters])
 
     def tokens(self, tasks: Sequence[Task]) -> int:
-        """About how many tokens it reads: those of texts over the budget are counted too."""
+        """Estimate the number of tokens to read, including those of texts over the budget."""
         characters = sum(task.characters for task in tasks)
         return round(characters / CHARACTERS_A_TOKEN * self.recipe.template("query").copies)
 
 
 def jobs(tables: Sequence[str], models: Sequence[str | None]) -> list[MtebRun]:
-    """What is run for these tables: the models that are given, else the paper's, as far as weights are published."""
-    given = [name for name in models if name is not None]
-    if given:
-        return [MtebRun(name, find_recipe(recipe)) for name in given for recipe in ZERO_SHOT]
+    """Return the runs for these tables: of the given models, else of the paper's models with published weights."""
+    given_models = [name for name in models if name is not None]
+    if given_models:
+        return [MtebRun(name, find_recipe(recipe)) for name in given_models for recipe in ZERO_SHOT]
     systems = [value for table in tables for row in paper_table(table).rows for value in row.values()]
-    named = dict.fromkeys(RECIPES[system] for system in systems if isinstance(system, str) and system in RECIPES)
+    names = dict.fromkeys(RECIPES[system] for system in systems if isinstance(system, str) and system in RECIPES)
     if "table18" in tables:
-        named |= dict.fromkeys(("echo-finetuned-last", "echo-finetuned-mean"))
-    return [MtebRun(None, recipes[name]) for name in named if recipes[name].checkpoint]
+        names |= dict.fromkeys(("echo-finetuned-last", "echo-finetuned-mean"))
+    return [MtebRun(None, recipes[name]) for name in names if recipes[name].checkpoint]
 
 
 def speed(model: SentenceTransformer) -> float:
-    """Tokens a second that a model reads here, prompts and all, from a second or two of work."""
+    """Measure, in a second or two, how many tokens per second a model reads, prompts included."""
     prompts = transformer_of(model).reader.render(list(_SAMPLE))
     tokens = sum(len(prompt.ids) for prompt in prompts)
     model.encode(list(_SAMPLE[:4]), show_progress_bar=False)
@@ -81,11 +81,11 @@ def speed(model: SentenceTransformer) -> float:
 
 
 def dry_run(tables: Sequence[str], setting: Setting) -> dict[str, Any]:
-    """What the tables take, and nothing is fetched.
+    """Estimate what the tables take; nothing is fetched.
 
     Args:
-        tables: Those of ``TABLES``.
-        setting: Its models; its speed is measured with the first that is given, else with the default model.
+        tables: Names among ``TABLES``.
+        setting: The setting; the speed is measured with its first model.
 
     Returns:
         ``tasks``, ``characters``, ``tokens_a_second`` and ``measured_with``; ``jobs`` with ``weights``, ``recipe`` and
@@ -119,13 +119,13 @@ def dry_run(tables: Sequence[str], setting: Setting) -> dict[str, Any]:
 
 
 def run(tables: Sequence[str], setting: Setting, *, say: Callable[[str], None] = lambda _: None) -> Store:
-    """Score the tables' models on MTEB; what was scored before is kept.
+    """Score the tables' models on MTEB; stored scores are not computed again.
 
     Returns:
-        Where the scores are.
+        The store of scores.
 
     Raises:
-        EvaluationError: If tasks failed, after the others have been run and kept.
+        EvaluationError: If tasks failed; it is raised after all other tasks have run.
     """
     store = Store(setting.out / FOLDER)
     tasks = benchmark_tasks(MTEB)

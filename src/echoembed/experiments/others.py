@@ -1,9 +1,9 @@
-"""What stands beside the paper's methods: a strong simple baseline, our best layer, and other libraries' encoders.
+"""Systems to compare with the paper's methods: a strong simple baseline, our best layer, and other libraries' encoders.
 
-A bag of words: the states after the first layer of one reading, averaged, each dimension less its mean and divided by
-its deviation. Those states know little but their own token, so whatever beats a bag of words has read the text.
+The baseline is a bag of words: the mean of the states after the first layer, z-scored. These states know little beyond
+their own token, so that a method which beats this baseline has used more of the text than its words.
 
-Means, deviations and whitenings are fitted on texts of the data's ``train`` sets, of which none is judged.
+Means, deviations and whitenings are fitted on texts of the data's ``train`` sets, none of which is scored.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 BAG = "bag of words"
 DEPTH = 0.8
-"""Share of the layers at which our own row pools, as the experiment ``layers`` suggests."""
+"""The depth of our own row, as a share of the layers, as the experiment ``layers`` suggests."""
 NO_TEXTS = "texts to calibrate on: train/NAME/ in the data"
 
 
 def others(bench: Bench, model: str | None) -> tuple[list[System], list[str]]:
-    """The systems beside recipes.
+    """Return the systems that are no recipes.
 
     Args:
-        bench: Where models, data and vectors are.
-        model: The language model that the bag of words, our best layer and local-llm-embed read with.
+        bench: The bench with models, data and vectors.
+        model: The language model of the bag of words, our best layer and local-llm-embed.
 
     Returns:
-        The systems, and a line for each that is absent.
+        The systems, and a line for each system that cannot run.
     """
     texts = bench.calibration_texts
     whole = bench.models.get(model, "classical")
@@ -73,29 +73,29 @@ def installed(bench: Bench) -> list[System]:
 
 
 def calibrated(bench: Bench, model: str | None, recipe: str, layer: int, name: str) -> System:
-    """A recipe at a layer, z-scored."""
+    """Return a system: a recipe at a layer, z-scored."""
     loaded = bench.models.get(model, recipe)
     transformer = transformer_of(loaded)
     texts = bench.calibration_texts
-    kept: list[Callable[[Vectors], Vectors]] = []
+    fitted: list[Callable[[Vectors], Vectors]] = []
 
-    def raw(given: Sequence[str]) -> Vectors:
-        prompts = transformer.reader.render(list(given), task="query")
+    def raw(inputs: Sequence[str]) -> Vectors:
+        prompts = transformer.reader.render(list(inputs), task="query")
         vectors_ND: Vectors = bench.layers.vectors(loaded, prompts, [layer], "mean")[:, 0]
         return vectors_ND
 
-    def encode(given: Sequence[str]) -> Vectors:
-        if not kept:
-            kept.append(z_scores(raw(texts)))
-        return kept[0](raw(given))
+    def encode(inputs: Sequence[str]) -> Vectors:
+        if not fitted:
+            fitted.append(z_scores(raw(texts)))
+        return fitted[0](raw(inputs))
 
-    fitted = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-    identity = f"{transformer.recipe.fingerprint()} {transformer.revision} layer {layer} z {fitted}"
+    texts_hash = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    identity = f"{transformer.recipe.fingerprint()} {transformer.revision} layer {layer} z {texts_hash}"
     return System(name=name, model=transformer.name, identity=identity, encode=encode)
 
 
 def z_scores(fitted_on_ND: Vectors) -> Callable[[Vectors], Vectors]:
-    """What takes the mean of each dimension away and divides by its deviation, both of these vectors."""
+    """Return a function that z-scores vectors by the means and deviations of the given ones."""
     mean_D = fitted_on_ND.mean(axis=0)
     deviation_D = np.maximum(fitted_on_ND.std(axis=0), 1e-6)
 

@@ -1,4 +1,4 @@
-"""The first page of a report: what the paper claims, what came of it here, and whether it held."""
+"""The first page of a report: the paper's claims, our results, and whether each claim holds."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.toy import STRUCTURES
 
 PICTURES = ("table1", "layers", "figure2")
-"""Experiments whose pictures stand on the first page."""
+"""Experiments whose pictures are on the first page."""
 HOLDS, NOT, UNSURE = "holds", "does not hold", "cannot be told"
-Kept = Mapping[str, list[Row]]
-"""Name of an experiment → its rows."""
+Results = Mapping[str, list[Row]]
+"""The name of an experiment → its rows."""
 
 
-def overview(kept: Kept) -> Summary:
-    """A row for each claim that was tested."""
+def overview(results: Results) -> Summary:
+    """Return a row for each claim that was tested."""
     claims = (_leads, _matched, _other_models, _mask, _pooling, _prompts, _toy, _halves, _layers, _simple)
-    rows = [row for claim in claims for row in claim(kept)]
+    rows = [row for claim in claims for row in claim(results)]
     return Summary(["claim", "paper", "here", "so it"], rows)
 
 
-def _lead(kept: Kept, rival: str, kind: str) -> Row | None:
-    leads = values(kept.get("table1", []), recipe=table1.DIFFERENCE.format(rival), kind=kind, task=None)
+def _lead(results: Results, rival: str, kind: str) -> Row | None:
+    leads = values(results.get("table1", []), recipe=table1.DIFFERENCE.format(rival), kind=kind, task=None)
     return leads[0] if leads else None
 
 
@@ -37,8 +37,8 @@ def _verdict(row: Row) -> str:
     return HOLDS if row["low"] > 0 else NOT if row["high"] < 0 else UNSURE
 
 
-def _leads(kept: Kept) -> list[list[str]]:
-    """Echo against classical and PromptEOL."""
+def _leads(results: Results) -> list[list[str]]:
+    """Compare echo with classical and PromptEOL."""
     table = paper_table("table1")
     echo = table.find(system="Echo (Ours)")
     out = []
@@ -48,12 +48,12 @@ def _leads(kept: Kept) -> list[list[str]]:
         ("prompteol", "PromptEOL", table1.AVERAGE, "average", "on average"),
         ("prompteol", "PromptEOL", "STS", "sts", "on STS"),
     ):
-        row = _lead(kept, rival, kind)
+        row = _lead(results, rival, kind)
         if row is not None:
             paper = echo[field] - table.find(system=system)[field]
-            shown = table1.lead(kept["table1"], row["recipe"], kind)
-            called = "PromptEOL" if rival == "prompteol" else rival
-            out.append([f"Echo beats {called} {where} (Table 1)", f"{paper:+.1f}", shown, _verdict(row)])
+            lead = table1.lead(results["table1"], row["recipe"], kind)
+            name = "PromptEOL" if rival == "prompteol" else rival
+            out.append([f"Echo beats {name} {where} (Table 1)", f"{paper:+.1f}", lead, _verdict(row)])
     return out
 
 
@@ -62,9 +62,9 @@ def _averages(rows: Sequence[Row]) -> dict[str, float]:
     return {name: scoretable.by_kind(values(scored, recipe=name))["average"] for name in distinct(scored, "recipe")}
 
 
-def _matched(kept: Kept) -> list[list[str]]:
-    """Echo on half the text costs what classical does."""
-    means = _averages(kept.get("table1", []))
+def _matched(results: Results) -> list[list[str]]:
+    """Compare echo on half the text, at the cost of classical, with classical."""
+    means = _averages(results.get("table1", []))
     if not {"echo-compute-matched", "classical"} <= means.keys():
         return []
     gap = means["echo-compute-matched"] - means["classical"]
@@ -78,9 +78,9 @@ def _matched(kept: Kept) -> list[list[str]]:
     ]
 
 
-def _other_models(kept: Kept) -> list[list[str]]:
-    """Table 2: every further model."""
-    rows = kept.get("table2", [])
+def _other_models(results: Results) -> list[list[str]]:
+    """Compare echo with classical for every further model (Table 2)."""
+    rows = results.get("table2", [])
     out = []
     for model in distinct(rows, "model")[1:]:
         means = _averages(values(rows, model=model))
@@ -89,9 +89,9 @@ def _other_models(kept: Kept) -> list[list[str]]:
     return out
 
 
-def _mask(kept: Kept) -> list[list[str]]:
-    """Table 3."""
-    means = _averages(kept.get("table3", []))
+def _mask(results: Results) -> list[list[str]]:
+    """Compare echo with bidirectional attention without training (Table 3)."""
+    means = _averages(results.get("table3", []))
     if "classical-bidirectional" not in means:
         return []
     gap = means["classical-bidirectional"] - means["echo"]
@@ -99,9 +99,9 @@ def _mask(kept: Kept) -> list[list[str]]:
     return [[claim, "-14.0, -13.8, -1.5", f"{gap:+.1f}", HOLDS if gap < 0 else NOT]]
 
 
-def _pooling(kept: Kept) -> list[list[str]]:
-    """Table 4."""
-    means = _averages(kept.get("table4", []))
+def _pooling(results: Results) -> list[list[str]]:
+    """Compare mean and last pooling (Table 4)."""
+    means = _averages(results.get("table4", []))
     if not {"echo", "echo-last"} <= means.keys():
         return []
     gap = means["echo"] - means["echo-last"]
@@ -110,9 +110,9 @@ def _pooling(kept: Kept) -> list[list[str]]:
     ]
 
 
-def _prompts(kept: Kept) -> list[list[str]]:
-    """Figure 3: the least of echo's prompts against the best of classical's."""
-    rows = kept.get("figure3", [])
+def _prompts(results: Results) -> list[list[str]]:
+    """Compare the spread of echo's prompts with that of classical's (Figure 3)."""
+    rows = results.get("figure3", [])
     spread = {}
     for method in ("echo mean", "classical mean"):
         own = values(rows, method=method)
@@ -120,14 +120,15 @@ def _prompts(kept: Kept) -> list[list[str]]:
             return []
         spread[method] = [100 * fmean(row["score"] for row in values(own, prompt=p)) for p in distinct(own, "prompt")]
     echo, classical = spread["echo mean"], spread["classical mean"]
-    shown = f"{fmean(echo):.1f} ± {pstdev(echo):.1f} against {fmean(classical):.1f} ± {pstdev(classical):.1f}"
-    held = fmean(echo) - pstdev(echo) > fmean(classical) + pstdev(classical)
-    return [["Echo is ahead whatever the prompt's wording (Figure 3)", "a picture", shown, HOLDS if held else UNSURE]]
+    spreads = f"{fmean(echo):.1f} ± {pstdev(echo):.1f} against {fmean(classical):.1f} ± {pstdev(classical):.1f}"
+    ahead = fmean(echo) - pstdev(echo) > fmean(classical) + pstdev(classical)
+    claim = "Echo is ahead whatever the prompt's wording (Figure 3)"
+    return [[claim, "a picture", spreads, HOLDS if ahead else UNSURE]]
 
 
-def _toy(kept: Kept) -> list[list[str]]:
-    """Figure 2."""
-    rows = values(kept.get("figure2", []), source="own")
+def _toy(results: Results) -> list[list[str]]:
+    """Compare accuracies on late differences (Figure 2)."""
+    rows = values(results.get("figure2", []), source="own")
     if not rows:
         return []
     late = [accuracy(values(rows, method=m, structure=STRUCTURES[1])) * 100 for m in ("echo mean", "classical mean")]
@@ -137,9 +138,9 @@ def _toy(kept: Kept) -> list[list[str]]:
     ]
 
 
-def _halves(kept: Kept) -> list[list[str]]:
-    """Figure 6."""
-    rows = kept.get("figure6", [])
+def _halves(results: Results) -> list[list[str]]:
+    """Compare the overestimation of pairs that begin alike (Figure 6)."""
+    rows = results.get("figure6", [])
     if not rows:
         return []
     gaps = [mean_error(rows, name, "first") - mean_error(rows, name, "second") for name in ("classical", "echo")]
@@ -148,9 +149,9 @@ def _halves(kept: Kept) -> list[list[str]]:
     return [[claim, "a picture", shown, HOLDS if gaps[0] > max(gaps[1], 0) else NOT]]
 
 
-def _layers(kept: Kept) -> list[list[str]]:
-    """Beyond the paper: the last layer is not the best."""
-    rows = kept.get("layers", [])
+def _layers(results: Results) -> list[list[str]]:
+    """Compare the best layer with the last (beyond the paper)."""
+    rows = results.get("layers", [])
     if not rows:
         return []
     own = values(rows, model=rows[0]["model"], method="echo", form=layers.RAW)
@@ -167,13 +168,13 @@ def _layers(kept: Kept) -> list[list[str]]:
     ]
 
 
-def _simple(kept: Kept) -> list[list[str]]:
-    """Beyond the paper: the bag of words."""
+def _simple(results: Results) -> list[list[str]]:
+    """Compare echo with a bag of words (beyond the paper)."""
     out = []
     for kind, where in ((table1.AVERAGE, "on average"), ("STS", "on STS")):
-        row = _lead(kept, BAG, kind)
+        row = _lead(results, BAG, kind)
         if row is not None:
-            shown = table1.lead(kept["table1"], row["recipe"], kind)
-            held = {HOLDS: "is so", NOT: "is not so"}.get(_verdict(row), UNSURE)
-            out.append([f"Beyond the paper: echo beats a bag of words {where}", "-", shown, held])
+            lead = table1.lead(results["table1"], row["recipe"], kind)
+            verdict = {HOLDS: "is so", NOT: "is not so"}.get(_verdict(row), UNSURE)
+            out.append([f"Beyond the paper: echo beats a bag of words {where}", "-", lead, verdict])
     return out

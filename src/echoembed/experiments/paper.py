@@ -1,4 +1,4 @@
-"""The paper's numbers, to stand beside ours; each table says which model and data they belong to."""
+"""The paper's numbers, to show beside ours; each table names its model and data."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class PaperTable:
     """One table of the paper."""
 
     model: str
-    """Whose numbers they are."""
+    """The model of the numbers."""
     data: str
-    """What they were measured on."""
+    """The data on which they were measured."""
     rows: list[dict[str, Any]]
-    """As printed: scores × 100."""
+    """The rows as printed, with scores × 100."""
 
     def find(self, **equal: object) -> dict[str, Any]:
-        """The first row with these values; an empty one if there is none."""
+        """Return the first row with these values; an empty row if there is none."""
         return next((row for row in self.rows if all(row.get(key) == value for key, value in equal.items())), {})
 
 
@@ -44,5 +44,5 @@ def _tables() -> Mapping[str, Any]:
 
 
 def paper_table(name: str) -> PaperTable:
-    """``table1`` … ``table18``."""
+    """Return a table of the paper, ``table1`` … ``table18``."""
     return PaperTable(**_tables()[name])

@@ -1,11 +1,11 @@
-"""Prompts at random (appendix D): wording, punctuation, markers and capitals are drawn; and the paper's own list.
+"""Random prompts (appendix D), with random wording, punctuation, markers and capitals; and the paper's list of prompts.
 
     classical   {instruction}{separator} {prefix} S
     echo        {instruction}{separator} {prefix0} S{separator} {prefix1} S'
     PromptEOL   {instruction0}{separator} {prefix} S {instruction1}{separator}
 
-Appendix D names the instructions and PromptEOL's endings. It gives separators and prefixes by example: the options here
-are those that its examples show.
+Appendix D names the instructions and PromptEOL's endings. It gives separators and prefixes only by example; the options
+here are those of its examples.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _SOURCE = "Appendix D"
 
 
 def listed(method: Method, pooling: Pooling = "mean") -> list[Recipe]:
-    """The prompts that the paper lists for a method."""
+    """Return the prompts that the paper lists for a method."""
     prompts = json.loads(Path(__file__).with_name("prompts.json").read_text(encoding="utf-8"))[method]
     recipes = []
     for number, prompt in enumerate(prompts, start=1):
@@ -76,7 +76,7 @@ def listed(method: Method, pooling: Pooling = "mean") -> list[Recipe]:
 
 
 def sampled(method: Method, count: int, seed: int, pooling: Pooling = "mean") -> list[Recipe]:
-    """``count`` different prompts at random, the same for the same seed."""
+    """Return ``count`` different random prompts, the same for the same seed."""
     draw = random.Random(f"{method} {seed}")  # noqa: S311
     prompts: dict[tuple[str, str], None] = {}
     while len(prompts) < count:
@@ -95,7 +95,7 @@ def _recipe(method: Method, pooling: Pooling, name: str, template: str, answer: 
 
 
 def _draw(method: Method, draw: random.Random) -> tuple[str, str]:
-    """A template, and what its slot ``{answer}`` stands for."""
+    """Draw a template, and the string of its slot ``{answer}``."""
     instruction = draw.choice(CASES)(_worded(draw.choice(INSTRUCTIONS[method]), draw))
     separator, labels, markers, case = (
         draw.choice(SEPARATORS),
@@ -116,7 +116,7 @@ def _draw(method: Method, draw: random.Random) -> tuple[str, str]:
 
 
 def _worded(instruction: str, draw: random.Random) -> str:
-    """An instruction with what it is about: "Say a query", "Repeat the text", "Say something"."""
+    """Complete an instruction with its object: "Say a query", "Repeat the text", "Say something"."""
     if instruction == "Fill in the blank":
         return f"{instruction} in the {draw.choice(NOUNS)}"
     if instruction in ("Write", "Say", "Explain"):
@@ -126,6 +126,6 @@ def _worded(instruction: str, draw: random.Random) -> str:
 
 
 def _before(separator: str, prefix: str) -> str:
-    """What stands before a reading: separator, prefix, and one blank or line break between any two."""
+    """Join separator and prefix, to stand before a copy, with one blank or line break between any two."""
     joined = separator if separator.endswith("\n") else separator + " "
     return f"{joined}{prefix} " if prefix else joined

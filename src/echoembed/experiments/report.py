@@ -1,4 +1,4 @@
-"""Results as one page: every number made by the command, with what it was made from."""
+"""The results as one page, with the command, models and data behind every number."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
-from echoembed.experiments.experiment import Setting, Summary, called
+from echoembed.experiments.experiment import Setting, Summary, display_name
 from echoembed.experiments.interval import interval_line
-from echoembed.experiments.overview import PICTURES as FIRST
+from echoembed.experiments.overview import PICTURES as FIRST_PAGE
 from echoembed.experiments.overview import overview
 from echoembed.experiments.reproduce import Result, shown_seconds
 from echoembed.experiments.results import Row, read_rows
@@ -45,16 +45,16 @@ _OTHER = (
 
 
 def write_report(path: Path, results: Sequence[Result], setting: Setting, command: str) -> None:
-    """Write the page, and copy the pictures (PNG) beside it.
+    """Write the page, and copy the pictures (PNG).
 
     Args:
-        path: The page; pictures go to ``pictures/`` in its folder, in a folder of the page's name.
+        path: The page; its pictures go to ``pictures/PAGE/`` in its folder.
         results: From ``reproduce``.
-        setting: What they were run on.
-        command: The command that made them, as the page shows it.
+        setting: The setting of the results.
+        command: The command to show on the page.
 
     Raises:
-        FileError: If it cannot be written.
+        FileError: If the page or a picture cannot be written.
     """
     done = [result for result in results if result.summary is not None]
     pictures = Path("pictures", path.stem)
@@ -69,9 +69,9 @@ def write_report(path: Path, results: Sequence[Result], setting: Setting, comman
 
 
 def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, pictures: Path) -> str:
-    kept = {result.experiment.name: found[0] for result in done if (found := _kept(result, setting))}
-    first = [result for name in FIRST for result in done if result.experiment.name == name]
-    shown = "\n\n".join(filter(None, (_picture(result, kept, folder, pictures) for result in first)))
+    rows = {result.experiment.name: stored[0] for result in done if (stored := _stored(result, setting))}
+    first_page = [result for name in FIRST_PAGE for result in done if result.experiment.name == name]
+    drawn = "\n\n".join(filter(None, (_picture(result, rows, folder, pictures) for result in first_page)))
     about = next((result.about for result in done if result.about.get("models")), {})
     recipes = {name: print_ for result in done for name, print_ in result.about.get("recipes", {}).items()}
     table1 = next((result.about for result in done if result.experiment.name == "table1"), {})
@@ -98,33 +98,33 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
     model = _TINY if setting.models[0] == BUNDLED else _OTHER
     tiny = setting.models[0] == BUNDLED
     sizes = "each table says of which samples" if setting.quick else "of whole data sets"
-    claims = overview(kept)
+    claims = overview(rows)
     return _HEAD.format(
         of=" of the bundled model" if tiny else "",
         command=command,
         sizes=sizes,
         model=model,
         overview=markdown(claims) if claims.rows else "",
-        pictures=shown,
+        pictures=drawn,
         facts="\n".join(lines),
     )
 
 
 def _model(identity: str) -> str:
-    """A model's identity, its name as pages show it."""
+    """Return a model's identity with its name for pages."""
     name, _, rest = identity.partition(" ")
-    return f"{called(name)} {rest}".strip()
+    return f"{display_name(name)} {rest}".strip()
 
 
-def _kept(result: Result, setting: Setting) -> tuple[list[Row], dict[str, Any]] | None:
+def _stored(result: Result, setting: Setting) -> tuple[list[Row], dict[str, Any]] | None:
     return read_rows(setting.out / f"{result.experiment.name}.parquet")
 
 
-def _picture(result: Result, kept: Mapping[str, list[Row]], folder: Path, pictures: Path) -> str:
-    """The picture's line, once it is copied; nothing where there is nothing of ours to show."""
+def _picture(result: Result, rows: Mapping[str, list[Row]], folder: Path, pictures: Path) -> str:
+    """Copy a picture, and return its line of Markdown; "" if there is no picture with our own numbers."""
     experiment = result.experiment
     picture = next((path for path in result.pictures if path.suffix == ".png"), None)
-    if picture is None or _only_the_papers(kept.get(experiment.name, [])):
+    if picture is None or _only_the_papers(rows.get(experiment.name, [])):
         return ""
     shutil.copyfile(picture, folder / pictures / picture.name)
     return f"![{experiment.title}]({(pictures / picture.name).as_posix()})"
@@ -143,15 +143,15 @@ def _section(result: Result, folder: Path, pictures: Path, setting: Setting) -> 
     experiment = result.experiment
     lines = [f"## {experiment.name}: {experiment.title}", "", f"{experiment.source}.", ""]
     if result.missing:
-        shown = "needs local data" if result.missing == NO_DATA else f"needs {result.missing}"
-        return "\n".join([*lines, f"Not run: {shown}.", ""])
+        missing = "local data" if result.missing == NO_DATA else result.missing
+        return "\n".join([*lines, f"Not run: needs {missing}.", ""])
     if result.error is not None or result.summary is None:
         return "\n".join([*lines, f"Failed: {type(result.error).__name__}: {result.error}", ""])
-    kept = _kept(result, setting)
-    if experiment.name == "interval" and kept:
-        lines += [f"**{interval_line(kept[0])}**", ""]
-    if experiment.name not in FIRST:
-        picture = _picture(result, {experiment.name: kept[0]} if kept else {}, folder, pictures)
+    stored = _stored(result, setting)
+    if experiment.name == "interval" and stored:
+        lines += [f"**{interval_line(stored[0])}**", ""]
+    if experiment.name not in FIRST_PAGE:
+        picture = _picture(result, {experiment.name: stored[0]} if stored else {}, folder, pictures)
         lines += [picture, ""] if picture else []
     lines += [markdown(result.summary), ""]
     taken = shown_seconds(result)
@@ -160,12 +160,12 @@ def _section(result: Result, folder: Path, pictures: Path, setting: Setting) -> 
 
 
 def _only_the_papers(rows: Sequence[Row]) -> bool:
-    """Whether there is nothing of ours to show."""
+    """Return whether all numbers are the paper's."""
     return bool(rows) and all("ours" in row and row["ours"] is None for row in rows)
 
 
 def markdown(summary: Summary) -> str:
-    """The table in Markdown, numbers to the right."""
+    """Return the table in Markdown, with numbers aligned to the right."""
     numbers = [
         all(row[place].lstrip("+-").replace(".", "").isdigit() or row[place] == "-" for row in summary.rows)
         for place in range(len(summary.columns))

@@ -1,4 +1,4 @@
-"""Running experiments: what is finished under the same key is not run again."""
+"""Running experiments; an experiment that is finished with the same key does not run again."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ _LIBRARIES = ("echoembed", "torch", "transformers", "sentence-transformers", "mt
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one experiment."""
+    """The result of one experiment."""
 
     experiment: Experiment
     summary: Summary | None = None
     about: dict[str, Any] = field(default_factory=dict)
     reused: bool = False
     missing: str = ""
-    """What it would have needed."""
+    """What the experiment lacks, if it could not run."""
     pictures: Sequence[Path] = ()
     error: Exception | None = None
 
 
 def find_experiments(names: Sequence[str]) -> list[Experiment]:
-    """The experiments of these names; ``all`` for all.
+    """Return the experiments of these names; ``all`` for all.
 
     Raises:
-        ExperimentError: If there is none of a name.
+        ExperimentError: If there is no experiment of a name.
     """
     if "all" in names:
         return list(EXPERIMENTS.values())
@@ -86,14 +86,14 @@ def find_experiments(names: Sequence[str]) -> list[Experiment]:
 
 
 def reproduce(names: Sequence[str], setting: Setting, *, say: Callable[[str], None] = lambda _: None) -> list[Result]:
-    """Run experiments, keep their rows and draw their pictures.
+    """Run experiments, store their rows and draw their pictures.
 
-    One that fails does not keep the others from being run: its result carries the error.
+    If an experiment fails, the others still run, and its result carries the error.
 
     Args:
-        names: Experiments, or ``all``.
-        setting: What they are run on.
-        say: Takes a line on how far the work is.
+        names: Names of experiments, or ``all``.
+        setting: The models, data and options.
+        say: Called with lines of progress.
 
     Raises:
         ExperimentError: If there is no experiment of a name.
@@ -117,7 +117,7 @@ def reproduce(names: Sequence[str], setting: Setting, *, say: Callable[[str], No
             say(f"{experiment.name}: {experiment.title}")
             try:
                 results.append(_finish(experiment, planned, bench))
-            except Exception as error:  # whatever it is, the other experiments are still run
+            except Exception as error:  # whatever the error, the other experiments still run
                 results.append(Result(experiment, error=error))
     return results
 
@@ -125,7 +125,7 @@ def reproduce(names: Sequence[str], setting: Setting, *, say: Callable[[str], No
 def _planned(experiment: Experiment, bench: Bench) -> Plan | Exception:
     try:
         return experiment.plan(bench)
-    except Exception as error:  # told where the experiment would have run
+    except Exception as error:  # reported when it is the experiment's turn
         return error
 
 
@@ -133,10 +133,10 @@ def _finish(experiment: Experiment, plan: Plan, bench: Bench) -> Result:
     out = bench.setting.out
     path = out / f"{experiment.name}.parquet"
     key = bench.key(experiment, plan)
-    kept = read_rows(path)
-    reused = kept is not None and kept[1].get("key") == key["key"]
-    if kept is not None and reused:
-        rows, about = kept
+    stored = read_rows(path)
+    reused = stored is not None and stored[1].get("key") == key["key"]
+    if stored is not None and reused:
+        rows, about = stored
         bench.progress.done(planned_work(plan), f"{experiment.name}: finished before")
     else:
         started = time.monotonic()
@@ -148,9 +148,9 @@ def _finish(experiment: Experiment, plan: Plan, bench: Bench) -> Result:
 
 
 def _pictures(experiment: Experiment, rows: list[Row], stem: Path, *, fresh: bool) -> Sequence[Path]:
-    wanted = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    if experiment.plot is None or (not fresh and all(path.is_file() for path in wanted)):
-        return wanted if experiment.plot else ()
+    files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+    if experiment.plot is None or (not fresh and all(path.is_file() for path in files)):
+        return files if experiment.plot else ()
     return plots.save(experiment.plot(rows), stem)
 
 
@@ -171,6 +171,6 @@ def _circumstances(bench: Bench) -> dict[str, Any]:
 
 
 def shown_seconds(result: Result) -> str:
-    """How long it took, or that it was there."""
+    """Say how long an experiment took, and whether it was finished before."""
     taken = shown_time(result.about.get("seconds", 0))
     return f"finished before, in {taken}" if result.reused else taken

@@ -1,4 +1,4 @@
-"""Tidy rows: one measurement each, kept as Parquet together with what decided them."""
+"""Tidy rows, one measurement each, stored as Parquet with all that decided them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_rows(path: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> Non
 
 
 def read_rows(path: Path) -> tuple[list[Row], dict[str, Any]] | None:
-    """Rows and what decided them; None if the file is not there or not ours."""
+    """Read rows, and all that decided them; None if the file is missing or damaged."""
     try:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[_KEY])
@@ -40,10 +40,10 @@ def read_rows(path: Path) -> tuple[list[Row], dict[str, Any]] | None:
 
 
 def values(rows: Sequence[Row], **equal: object) -> list[Row]:
-    """The rows in which these columns have these values."""
+    """Return the rows in which these columns have these values."""
     return [row for row in rows if all(row.get(name) == value for name, value in equal.items())]
 
 
 def distinct(rows: Sequence[Row], column: str) -> list[Any]:
-    """The values of a column, each once, in order of appearance."""
+    """Return the values of a column, each once, in order of appearance."""
     return list(dict.fromkeys(row[column] for row in rows))

@@ -1,4 +1,4 @@
-"""What the tables have in common: rows of systems, columns of categories, the paper's numbers below ours."""
+"""The common parts of the tables: rows of systems, columns of categories, the paper's numbers below ours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_DATA = "a folder of local tasks: --data FOLDER"
 
 
 def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
-    """A plan: these recipes on the local tasks, of all categories or of some."""
+    """Return a function that plans recipes on the local tasks, of all categories or of the given ones."""
 
     def plan(bench: Bench) -> Plan:
         tasks = bench.kind(*kinds) if kinds else bench.tasks
@@ -30,19 +30,19 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
 
 
 def sts_plan(bench: Bench, recipes: Sequence[Recipe], *, few: bool = False, **settings: Any) -> Plan:
-    """These recipes on the STS sets, or if quick on a few of them, with what else decides the result."""
+    """Plan recipes on the STS sets (with ``few``, on a few of them if quick), with further settings."""
     tasks = [task for task in (bench.few if few else bench.tasks) if task.kind == "STS"]
     needs = "" if tasks else NO_DATA
     return Plan(recipes=recipes, tasks=tasks, settings=settings, models=(bench.model_name,), needs=needs)
 
 
 def run_scores(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per recipe and task."""
+    """Return a row for each recipe and task."""
     return [row for model in plan.models for row in bench.scores(plan.recipes, plan.tasks, model=model)]
 
 
 def by_kind(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean score of each category, and of all tasks (``average``), × 100; at least one row."""
+    """Return the mean score × 100 of each category, and of all tasks (``average``), of at least one row."""
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
     means = {kind: 100 * fmean(row["score"] for row in values(rows, kind=kind)) for kind in kinds}
     return {**means, "average": 100 * fmean(row["score"] for row in rows)}
@@ -56,14 +56,14 @@ def category_summary(
     column: str = "recipe",
     missing: Sequence[str] = (),
 ) -> Summary:
-    """Ours and the paper's, by category.
+    """Summarise our scores and the paper's, by category.
 
     Args:
-        rows: Scores.
-        table: The paper's.
-        pairs: What a row of ours is called → how to find its row in the paper's table.
-        column: The column that tells our rows apart.
-        missing: Lines on what was not run.
+        rows: Our scores.
+        table: The paper's table.
+        pairs: The name of our row → the values by which its row is found in the paper's table.
+        column: The column that names our rows.
+        missing: Lines on systems that did not run.
     """
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
     out = []
@@ -73,8 +73,8 @@ def category_summary(
         whole = all(kind in means for kind in kinds)
         cells = [_two(means.get(kind)) for kind in kinds]
         out.append([name, f"ours, {model}", *cells, f"{means['average']:.2f}" if whole else "-"])
-    for name, wanted in pairs.items():
-        row = table.find(**wanted)
+    for name, equal in pairs.items():
+        row = table.find(**equal)
         if row:
             cells = [_two(row.get(FIELDS[kind])) for kind in kinds]
             out.append([name, "paper", *cells, _two(row.get("average"))])
@@ -89,7 +89,7 @@ def category_summary(
 
 
 def sizes(rows: Sequence[Row]) -> list[str]:
-    """A line on how much of each data set was scored; nothing where it was all."""
+    """Return a line on the samples of data sets; none if all data sets were scored whole."""
     sampled = {row["task"]: row["max_texts"] for row in rows if row.get("max_texts")}
     if not sampled:
         return []
@@ -101,7 +101,7 @@ def sizes(rows: Sequence[Row]) -> list[str]:
 
 
 MOST_BARS = 7
-"""Systems in one picture; the table has all."""
+"""The most systems in one picture; the table has all of them."""
 
 
 def category_plot(
@@ -112,11 +112,11 @@ def category_plot(
     *,
     column: str = "recipe",
 ) -> Figure:
-    """Bars by category, the paper's numbers as diamonds above those they belong to."""
+    """Draw bars by category, with the paper's numbers as diamonds on their bars."""
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
     groups = [*kinds, "average"]
     names = [name for name in distinct(rows, column) if name not in plots.LEFT_OUT][:MOST_BARS]
-    drawn, axes = plots.figure(f"{title}\n({rows[0]['model']}; diamonds: {table.model})", width=9.5, height=4.4)
+    figure, axes = plots.figure(f"{title}\n({rows[0]['model']}; diamonds: {table.model})", width=9.5, height=4.4)
     means = {name: by_kind(values(rows, **{column: name})) for name in names}
     series: dict[str, Sequence[float | None]] = {name: [means[name].get(group) for group in groups] for name in names}
     labels = [spaced(group).replace(" ", "\n") for group in groups]
@@ -136,8 +136,8 @@ def category_plot(
                 )
                 marked = True
     axes[0].set_ylim(bottom=min(0, *(value or 0 for own in series.values() for value in own)))
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return drawn
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
 
 
 def _two(value: float | None) -> str:
@@ -145,5 +145,5 @@ def _two(value: float | None) -> str:
 
 
 def spaced(kind: str) -> str:
-    """A category as people write it."""
+    """Return a category's name in words."""
     return "Pair classification" if kind == "PairClassification" else kind

@@ -1,7 +1,7 @@
-"""Which local tasks experiments use, and how much of them.
+"""The local tasks that experiments use, whole or sampled.
 
-Quick: short texts of every category, sampled, so that a small model on a small machine is done in minutes.
-Full: everything in the folder.
+Quick runs use samples of short texts of every category, so that a small model on a small machine is done in minutes.
+Full runs use everything in the folder.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from echoembed.prompts.text import clean_text
 
 @dataclass(frozen=True)
 class Quick:
-    """What is used of one category."""
+    """The part of a category that quick runs use."""
 
     max_texts: int
     names: tuple[str, ...] = ()
-    """Preferred data sets; the first two of the category where none of them is there. Empty: all."""
+    """Preferred data sets; if the folder has none of them, the first two of the category. Empty for all."""
 
 
 QUICK = {
@@ -39,88 +39,88 @@ QUICK = {
     "reranking": Quick(150),
 }
 FEW = ("stsb", "trec", "stackoverflow_titles", "wikiqa")
-"""Of these, those that quick experiments use which would take too long on all."""
+"""The data sets of quick experiments that would take too long on all."""
 LONG = {"retrieval": ("scifact", "xquad_en"), "classification": ("imdb_subset",)}
-"""Data sets of long texts, on which a token budget bites."""
+"""Data sets with texts long enough to be cut by a budget."""
 _LONG_TEXTS = {True: 20, False: 2000}
-"""How many of them: quick, and full."""
+"""The number of long texts, quick and full."""
 
 
 def chosen_tasks(folder: Path | None, *, quick: bool, seed: int) -> list[Task]:
-    """The tasks of a folder, sampled if quick; none without a folder."""
+    """Return the tasks of a folder, sampled if quick; none without a folder."""
     if folder is None:
         return []
     if not quick:
         return local_tasks(folder, seed=seed)
-    found: list[Task] = []
-    for kind, how in QUICK.items():
-        names = _preferred(folder, kind, how.names, 2)
+    tasks: list[Task] = []
+    for kind, part in QUICK.items():
+        names = _preferred(folder, kind, part.names, 2)
         if names:
-            found += local_tasks(folder, names, max_texts=how.max_texts, seed=seed)
-    return found
+            tasks += local_tasks(folder, names, max_texts=part.max_texts, seed=seed)
+    return tasks
 
 
 def long_tasks(folder: Path | None, *, quick: bool, seed: int) -> list[Task]:
-    """The tasks with long texts; where a folder has none of those known, one of each category."""
+    """Return the tasks with long texts; if the folder has none of ``LONG``, one task of each category."""
     if folder is None:
         return []
-    found: list[Task] = []
+    tasks: list[Task] = []
     for kind, preferred in LONG.items():
         names = _preferred(folder, kind, preferred, 1)
         if names:
-            found += local_tasks(folder, names, max_texts=_LONG_TEXTS[quick], seed=seed)
-    return found
+            tasks += local_tasks(folder, names, max_texts=_LONG_TEXTS[quick], seed=seed)
+    return tasks
 
 
 def _preferred(folder: Path, kind: str, names: Sequence[str], otherwise: int) -> list[str]:
-    there = [name for name, (own, _) in data_sets(folder).items() if own == kind]
-    preferred = [name for name in there if name in names] if names else there
-    return preferred or there[:otherwise]
+    available = [name for name, (own_kind, _) in data_sets(folder).items() if own_kind == kind]
+    preferred = [name for name in available if name in names] if names else available
+    return preferred or available[:otherwise]
 
 
 CALIBRATION_TEXTS = 400
 _CALIBRATION_LENGTH = 300
-"""Characters of a text that calibrations are fitted on, at most."""
+"""The most characters of a text to fit calibrations on."""
 
 
 def calibration_texts(folder: Path | None, *, seed: int, count: int = CALIBRATION_TEXTS) -> list[str]:
-    """Texts of the folder's ``train`` sets, as many of each, without those that occur in a set that is scored.
+    """Sample texts of the folder's ``train`` sets, as many of each set, without texts of scored sets.
 
     Args:
         folder: The data; ``train/NAME/train.jsonl`` has rows with ``query`` and ``positive``.
-        seed: Of the sample.
-        count: Texts, about.
+        seed: The seed of the sample.
+        count: The number of texts, roughly.
     """
     files = sorted((folder / "train").glob("*/train.jsonl*")) if folder else []
     if folder is None or not files:
         return []
     judged = _judged(folder)
-    found: list[str] = []
+    sample: list[str] = []
     for file in files:
-        own = rows.read_rows(file, {"query": rows.TEXT, "positive": rows.TEXT})
-        texts = [clean_text(text) for row in own for text in (row["query"], row["positive"])]
-        fit = [text for text in dict.fromkeys(texts) if text.strip() and len(text) <= _CALIBRATION_LENGTH]
-        fit = [text for text in fit if _plain(text) not in judged]
-        found += sampling.sample(fit, -(-count // len(files)), seed)
-    return list(dict.fromkeys(found))
+        pairs = rows.read_rows(file, {"query": rows.TEXT, "positive": rows.TEXT})
+        texts = [clean_text(text) for row in pairs for text in (row["query"], row["positive"])]
+        usable = [text for text in dict.fromkeys(texts) if text.strip() and len(text) <= _CALIBRATION_LENGTH]
+        usable = [text for text in usable if _plain(text) not in judged]
+        sample += sampling.sample(usable, -(-count // len(files)), seed)
+    return list(dict.fromkeys(sample))
 
 
 def _judged(folder: Path) -> set[str]:
-    """Every text of every file that is scored, as ``_plain`` has it."""
-    found: set[str] = set()
+    """Return every text of all scored files, in the form of ``_plain``."""
+    texts: set[str] = set()
     for kind, path in data_sets(folder).values():
         for file in DATA_KINDS[kind].files(path):
             if file is None or file.suffix == ".tsv" or file.name.startswith("train."):
                 continue
             for _, line in rows.lines(file):
                 values = json.loads(line).values()
-                found |= {_plain(value) for value in values if isinstance(value, str)}
-                found |= {_plain(text) for value in values if isinstance(value, list) for text in value}
-    return found
+                texts |= {_plain(value) for value in values if isinstance(value, str)}
+                texts |= {_plain(text) for value in values if isinstance(value, list) for text in value}
+    return texts
 
 
 def _plain(text: str) -> str:
-    """Letters and digits alone: the same text in two files may differ in blanks, marks and capitals."""
+    """Reduce a text to letters and digits, as the same text in two files may differ in blanks, marks and capitals."""
     return re.sub(r"\W+", "", text.lower())
 
 
@@ -136,10 +136,10 @@ class Pairs:
 
 
 def sts_pairs(folder: Path | None, *, quick: bool, seed: int) -> list[Pairs]:
-    """The pairs of every STS set: the same sample that the tasks use."""
+    """Return the pairs of every STS set, in the same sample as the tasks."""
     if folder is None:
         return []
-    found = []
+    sets = []
     fields = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, "score": rows.NUMBER}
     for name, (kind, path) in data_sets(folder).items():
         file = rows.split_file(path, "test", "dev", "validation")
@@ -148,7 +148,7 @@ def sts_pairs(folder: Path | None, *, quick: bool, seed: int) -> list[Pairs]:
         count = QUICK["sts"].max_texts // 2 if quick else None
         pairs = sampling.sample(rows.read_rows(file, fields), count, seed)
         pairs = [pair for pair in pairs if pair["sentence1"].strip() and pair["sentence2"].strip()]
-        found.append(
+        sets.append(
             Pairs(
                 name,
                 [clean_text(pair["sentence1"]) for pair in pairs],
@@ -157,7 +157,7 @@ def sts_pairs(folder: Path | None, *, quick: bool, seed: int) -> list[Pairs]:
                 rows.digest([file])[0],
             )
         )
-    return found
+    return sets
 
 
 @dataclass(frozen=True)
@@ -168,13 +168,13 @@ class Search:
     queries: list[str]
     passages: list[str]
     grades: NDArray[np.int64]
-    """(queries, passages): how relevant a passage is to a query; 0 where it was not judged."""
+    """The relevance of each passage to each query, (queries, passages); 0 if it was not judged."""
     data: str
 
 
 def searches(folder: Path) -> list[Search]:
-    """The retrieval sets of a folder, whole."""
-    found = []
+    """Return the retrieval sets of a folder, whole."""
+    sets = []
     for name, (kind, path) in data_sets(folder).items():
         if kind != "retrieval":
             continue
@@ -193,7 +193,7 @@ def searches(folder: Path) -> list[Search]:
         judged = rows.read_qrels(paths[2], {"query-id": queries, "corpus-id": passages})
         grades_QP = np.asarray([[grades.get(passage, 0) for passage in passages] for grades in judged.values()])
         texts = [clean_text(queries[query]) for query in judged]
-        found.append(
+        sets.append(
             Search(name, texts, [clean_text(text) for text in passages.values()], grades_QP, rows.digest(paths)[0])
         )
-    return found
+    return sets

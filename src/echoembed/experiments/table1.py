@@ -1,8 +1,8 @@
 """Table 1: zero-shot embeddings, echo against classical and its rivals, by category (section 4.2 and 4.3).
 
-Beside the paper's rows stand other encoders and a bag of words (``others.py``), and by how much echo is ahead of each,
-with an interval for every category: the items of each task are drawn anew, the same for both systems, and the
-category's mean difference is taken each time.
+Other encoders and a bag of words (``others.py``) are shown beside the paper's rows, and echo's lead over its rivals,
+with a bootstrap interval for every category: the items of each task are resampled, the same for both systems, and the
+category's mean difference is computed each time.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _OTHERS = ("bert-large", "roberta-large")
 
 
 def not_run() -> list[str]:
-    """A line per row whose checkpoint is another model."""
+    """Return a line for each row that needs another model."""
     return [f"{name}: not run, needs {recipes[name].checkpoint} (echoembed eval --recipe {name})." for name in _OTHERS]
 
 
 def plan(bench: Bench) -> Plan:
-    """The recipes and what stands beside them, on all local tasks."""
+    """Plan the recipes and the other systems on all local tasks."""
     needs = "" if bench.tasks else scoretable.NO_DATA
     systems = [] if needs else others(bench, bench.model_name)[0]
     beside = [system.identity for system in systems]
@@ -58,7 +58,7 @@ def plan(bench: Bench) -> Plan:
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per system and task; then one per category for the differences, which has no task."""
+    """Return a row for each system and task; then rows without a task for the differences in each category."""
     rows = scoretable.run_scores(bench, plan)
     systems, missing = others(bench, bench.model_name)
     quick = bench.setting.quick
@@ -81,7 +81,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 def gaps(
     rows: Sequence[Row], items: Mapping[tuple[str, str, str], Items], model: str, rival: str, *, seed: int
 ) -> list[Row]:
-    """By how much echo is ahead of a rival, in each category and on average, with 95 % intervals."""
+    """Compute echo's lead over a rival, in each category and on average, with 95 % intervals."""
     random = np.random.default_rng(seed)
     drawn: dict[str, list[Array]] = {}
     observed: dict[str, list[float]] = {}
@@ -90,36 +90,37 @@ def gaps(
         keys = [(model, system, row["task"]) for system in ("echo", rival)]
         if not other or any(key not in items for key in keys):
             continue
-        one, two = (items[key] for key in keys)
-        drawn.setdefault(row["kind"], []).append(differences(row["kind"], one, two, random=random))
+        echo_items, rival_items = (items[key] for key in keys)
+        draws = differences(row["kind"], echo_items, rival_items, random=random)
+        drawn.setdefault(row["kind"], []).append(draws)
         observed.setdefault(row["kind"], []).append(row["score"] - other[0]["score"])
-    every = [(kind, drawn[kind], observed[kind]) for kind in drawn]
-    if every:
-        every.append((AVERAGE, list(chain(*drawn.values())), list(chain(*observed.values()))))
-    found: list[Row] = []
-    for kind, draws, seen in every:
-        low, high = ends(np.mean(draws, axis=0))
-        found.append(
+    groups = [(kind, drawn[kind], observed[kind]) for kind in drawn]
+    if groups:
+        groups.append((AVERAGE, list(chain(*drawn.values())), list(chain(*observed.values()))))
+    leads: list[Row] = []
+    for kind, group_draws, group_observed in groups:
+        low, high = ends(np.mean(group_draws, axis=0))
+        leads.append(
             {
                 "recipe": DIFFERENCE.format(rival),
                 "kind": kind,
                 "task": None,
-                "score": fmean(seen),
+                "score": fmean(group_observed),
                 "low": low,
                 "high": high,
                 "missing": "",
             }
         )
-    return found
+    return leads
 
 
 def scored(rows: Sequence[Row]) -> list[Row]:
-    """The rows that are scores of a task."""
+    """Return the rows that are scores of a task."""
     return [row for row in rows if row["task"] is not None]
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Ours and the paper's, by category, and echo's lead over its rivals."""
+    """Summarise our scores and the paper's by category, and echo's lead over its rivals."""
     own = scored(rows)
     missing = [*not_run(), *filter(None, rows[0]["missing"].split("\n"))]
     shown = scoretable.category_summary(own, paper_table("table1"), _PAPER, missing=missing)
@@ -136,7 +137,7 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def lead(rows: Sequence[Row], name: str, kind: str) -> str:
-    """A difference and its interval, as ``+7.2 (+5.7 to +8.8)``."""
+    """Format a difference and its interval, as ``+7.2 (+5.7 to +8.8)``."""
     matching = values(rows, recipe=name, kind=kind, task=None)
     if not matching:
         return "-"
@@ -145,7 +146,7 @@ def lead(rows: Sequence[Row], name: str, kind: str) -> str:
 
 
 def order(rows: Sequence[Row]) -> list[str]:
-    """Where the paper's order holds and where it does not, in sentences."""
+    """Say in sentences in which categories echo is ahead of each rival."""
     lines = []
     for name in distinct([row for row in rows if row["task"] is None], "recipe"):
         own = values(rows, recipe=name, task=None)
@@ -154,13 +155,13 @@ def order(rows: Sequence[Row]) -> list[str]:
         for row in own:
             where = "ahead of" if row["low"] > 0 else "behind" if row["high"] < 0 else "not to be told from"
             groups[where].append("the average" if row["kind"] == AVERAGE else scoretable.spaced(row["kind"]))
-        said = [f"{where} {rival} on {', '.join(kinds)}" for where, kinds in groups.items() if kinds]
-        lines.append(f"Echo is {'; '.join(said)} (95 % intervals).")
+        parts = [f"{where} {rival} on {', '.join(kinds)}" for where, kinds in groups.items() if kinds]
+        lines.append(f"Echo is {'; '.join(parts)} (95 % intervals).")
     return lines
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Bars by category."""
+    """Draw bars by category."""
     title = "Zero-shot: does reading twice beat reading once?"
     return scoretable.category_plot(scored(rows), title, paper_table("table1"), _PAPER)
 

@@ -1,6 +1,6 @@
-"""Tables 2 and 12: does it hold for other models (section 4.3, appendix E.3)?
+"""Tables 2 and 12: do the results hold for other models (section 4.3, appendix E.3)?
 
-Every model given is run. Two models of two families differ in more than their size, so that nothing here shows scale.
+All given models run. Models of different families differ in more than their size, so that no effect of size is shown.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _PAPER = {
 
 
 def plan(bench: Bench) -> Plan:
-    """Local tasks of every category, on all models."""
+    """Plan local tasks of every category, on all models."""
     needs = "" if bench.few else scoretable.NO_DATA
     settings = {"bag": len(bench.calibration_texts), "beside": [system.identity for system in installed(bench)]}
     return Plan(recipes=RECIPES, tasks=bench.few, models=bench.setting.models, settings=settings, needs=needs)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per model, recipe and task, each model's bag of words last; then other encoders."""
+    """Return a row for each model, recipe and task, each model's bag of words last; then other encoders."""
     rows: list[Row] = []
     for model in plan.models:
         rows += [row for recipe in plan.recipes for row in bench.scores([recipe], plan.tasks, model=model)]
@@ -51,7 +51,7 @@ def _models(rows: list[Row]) -> list[str]:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Ours by model, and the paper's."""
+    """Summarise our scores by model, and the paper's."""
     models = _models(rows)
     notes = []
     if len(models) > 1:
@@ -69,10 +69,10 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Bars by category, a panel for each model, one scale."""
+    """Draw bars by category, a panel for each model, all with the same scale."""
     models = _models(rows)
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
-    drawn, axes = plots.figure(
+    figure, axes = plots.figure(
         "Other models: echo, classical, PromptEOL, a bag of words",
         rows=len(models),
         width=8,
@@ -87,8 +87,8 @@ def plot(rows: list[Row]) -> Figure:
         series = {name: [means[name].get(group) for group in groups] for name in means}
         plots.bars(axis, [scoretable.spaced(group).replace(" ", "\n") for group in groups], series, label="score × 100")
         axis.set_title(model)
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return drawn
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
 
 
 EXPERIMENT = Experiment(

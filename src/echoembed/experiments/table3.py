@@ -1,7 +1,7 @@
-"""Table 3: what if the causal mask is taken away, without training and with a little (section 4.3)?
+"""Table 3: what if the causal mask is removed, without training or with a little (section 4.3)?
 
-LLM2Vec's stages (``echoembed train``, objectives ``mntp`` and ``simcse``) teach a causal model to use attention in both
-directions; models that they made stand beside the paper's columns where they are given.
+LLM2Vec's stages (``echoembed train``, objectives ``mntp`` and ``simcse``) teach a causal model to use bidirectional
+attention. If such models are given, they are shown beside the paper's columns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KEYS = {"echo": "echo", "classical": "classical_causal", "classical-bidirection
 
 
 def plan(bench: Bench) -> Plan:
-    """The recipes, and models that LLM2Vec's stages made, on local tasks of every category."""
+    """Plan the recipes, and models of LLM2Vec's stages, on local tasks of every category."""
     needs = "" if bench.few else scoretable.NO_DATA
     beside = [system.identity for system in yardsticks(bench, bench.model_name)] if bench.few else []
     settings = {"llm2vec": bench.llm2vec_identities(), "beside": beside}
@@ -32,7 +32,7 @@ def plan(bench: Bench) -> Plan:
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """A row per recipe, trained model or system beside them, and task."""
+    """Return a row for each recipe, trained model or system beside them, and task."""
     trained = bench.llm2vec_training()
     rows = [*scoretable.run_scores(bench, plan), *bench.llm2vec_scores(plan.tasks)]
     rows += bench.system_scores(yardsticks(bench, bench.model_name), plan.tasks)
@@ -48,7 +48,7 @@ def _sts(rows: list[Row], name: str) -> float | None:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Averages of all tasks, ours and the paper's for each of its models."""
+    """Summarise the averages of all tasks, ours and the paper's for each of its models."""
     table = paper_table("table3")
     names = distinct(rows, "recipe")
     further = [name for name in names if name not in _KEYS]
@@ -67,17 +67,17 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Averages, grouped by model."""
+    """Draw averages, grouped by model."""
     table = paper_table("table3")
     groups = [rows[0]["model"], *(f"{row['model']}\n(paper)" for row in table.rows)]
     series = {
         name: [_average(rows, name), *(row[_KEYS[name]] if name in _KEYS else None for row in table.rows)]
         for name in distinct(rows, "recipe")
     }
-    drawn, axes = plots.figure("Taking the causal mask away, against reading twice", height=4)
+    figure, axes = plots.figure("Taking the causal mask away, against reading twice", height=4)
     plots.bars(axes[0], groups, series, label="average score × 100")
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return drawn
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
 
 
 EXPERIMENT = Experiment(

@@ -1,4 +1,4 @@
-"""Table 4: which states to pool, all of the reading or its last (section 4.3)?"""
+"""Table 4: which states to pool, all states of the last copy or only the last state (section 4.3)?"""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _average(rows: list[Row], name: str) -> float:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Averages by pooling, ours and the paper's."""
+    """Summarise averages by pooling, ours and the paper's."""
     table = paper_table("table4")
     out = []
     for method, (mean, last) in NAMES.items():
@@ -53,9 +53,9 @@ def summary(rows: list[Row]) -> Summary:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Bars by method and pooling, the paper's numbers as diamonds."""
+    """Draw bars by method and pooling, with the paper's numbers as diamonds."""
     table = paper_table("table4")
-    drawn, axes = plots.figure(
+    figure, axes = plots.figure(
         f"Which states to pool: the mean of the reading, or its last\n({rows[0]['model']}; diamonds: {table.model})",
         width=6,
     )
@@ -75,8 +75,8 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].set_xticks(range(len(NAMES)), list(NAMES))
     axes[0].grid(axis="x", visible=False)
     axes[0].set_ylabel("average score × 100")
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return drawn
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
 
 
 EXPERIMENT = Experiment(

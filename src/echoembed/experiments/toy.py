@@ -1,13 +1,13 @@
 """Toy triples: a query, a sentence that means the same, and one that does not (section 3.1, appendix C).
 
-A query is [A, B]. What tells the two sentences apart stands either in A or in B:
+A query is [A, B]. The two sentences differ either in A or in B:
 
     early-discriminatory                       positive [A+, B+]   negative [A-, B ]
     late-discriminatory                        positive [A+, B+]   negative [A , B-]
     late-discriminatory with shared prefix     positive [A , B+]   negative [A , B-]
 
-A+ and B+ are paraphrases, A- and B- opposites. The grammar joins a scene (who does what when), which is only ever
-paraphrased, to two attitudes, which have opposites too; early and late structures differ in nothing but the order.
+A+ and B+ are paraphrases, A- and B- opposites. The grammar joins a scene (who does what when), which has paraphrases
+only, to two attitudes, which also have opposites. Early and late structures differ only in the order of the parts.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ _HOPES = [
 
 @dataclass(frozen=True)
 class Triple:
-    """One triple; ``firsts`` are the first parts of query, positive and negative where they are known."""
+    """One triple; ``firsts`` are the first parts of query, positive and negative, if known."""
 
     structure: str
     query: str
@@ -111,7 +111,7 @@ class Triple:
 
 
 def make_triples(count: int, seed: int) -> list[Triple]:
-    """``count`` different triples of each structure, the same for the same seed."""
+    """Make ``count`` different triples of each structure, the same for the same seed."""
     triples: list[Triple] = []
     for structure in STRUCTURES:
         stream = _triples(structure, random.Random(f"{structure} {seed}"))  # noqa: S311
@@ -145,9 +145,9 @@ def _capital(text: str) -> str:
 
 
 def read_triples(path: str | Path) -> list[Triple]:
-    """Triples from JSON lines with ``structure``, ``query``, ``positive`` and ``negative``.
+    """Read triples from JSON lines with ``structure``, ``query``, ``positive`` and ``negative``.
 
-    Where the first parts are the same, they are the words that the three sentences share.
+    In the structure with equal first parts, these are the words that the three sentences share.
 
     Raises:
         FileError: If the file cannot be read.
@@ -155,20 +155,20 @@ def read_triples(path: str | Path) -> list[Triple]:
     """
     structure = Check(lambda value: value in STRUCTURES, f"one of {', '.join(STRUCTURES)}")
     fields = {"structure": structure, "query": rows.TEXT, "positive": rows.TEXT, "negative": rows.TEXT}
-    found = []
+    triples = []
     for row in rows.read_rows(path, fields):
         texts = (row["query"], row["positive"], row["negative"])
-        first = shared_words(texts) if row["structure"] == STRUCTURES[2] else ""
-        found.append(Triple(row["structure"], *texts, firsts=(first, first, first) if first else None))
-    return found
+        part = shared_words(texts) if row["structure"] == STRUCTURES[2] else ""
+        triples.append(Triple(row["structure"], *texts, firsts=(part, part, part) if part else None))
+    return triples
 
 
 def shared_words(texts: tuple[str, ...]) -> str:
-    """The longest run of whole words, without the comma behind it, that all texts begin with."""
+    """Return the longest run of whole words with which all texts begin, without a final comma."""
     words = [text.split(" ") for text in texts]
     count = 0
-    while all(len(own) > count for own in words) and len({own[count].rstrip(",") for own in words}) == 1:
+    while all(len(row) > count for row in words) and len({row[count].rstrip(",") for row in words}) == 1:
         count += 1
-        if any(own[count - 1].endswith(",") for own in words):
+        if any(row[count - 1].endswith(",") for row in words):
             break
     return " ".join(words[0][:count]).rstrip(",")
