@@ -1,7 +1,7 @@
-"""Every error of the project, each once: what was got, what is allowed, what to do.
+"""All errors of the project, each once. A message says what was got, what is allowed, and what to do.
 
-A function per situation builds the exception, so that a message has one home and one test; ``bad_value`` and
-``unknown_name``, which fit any kind of error, are class methods. There is a file per room, and this page is the index.
+A function for each situation builds the exception, so that a message has one home and one test. ``bad_value`` and
+``unknown_name``, which fit any kind of error, are class methods. There is a file for each room; this file is the index.
 Callers catch the classes, which all derive from ``EchoembedError``.
 """
 

@@ -1,4 +1,4 @@
-"""What callers catch, how messages show values, and errors of no room: libraries that do not work together."""
+"""The exception classes, how messages quote values, and errors about libraries, which belong to no room."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 
 class EchoembedError(Exception):
-    """Base of all errors that a user can cause and correct. The text is one line, whatever names it quotes."""
+    """The base of all errors that a user can cause and correct. The text is one line, whatever it quotes."""
 
     def __str__(self) -> str:
         return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda m: ascii(m[0])[1:-1], super().__str__())
@@ -61,11 +61,11 @@ class DataError(EchoembedError, ValueError):
 
 
 class CorpusError(EchoembedError, ValueError):
-    """A corpus that cannot be built, resumed or searched as it is asked for."""
+    """A corpus that cannot be built, resumed or searched as requested."""
 
 
 class TrainingError(EchoembedError, ValueError):
-    """A training run that cannot be started or resumed as it is configured."""
+    """A training run that cannot be started or resumed as configured."""
 
 
 class EvaluationError(EchoembedError, RuntimeError):
@@ -73,7 +73,7 @@ class EvaluationError(EchoembedError, RuntimeError):
 
     Attributes:
         scores: The scores (``echoembed.evaluation.store.Score``) of the tasks that did not fail.
-        failures: What each other task failed of, by name.
+        failures: The error of each other task, by name.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class EvaluationError(EchoembedError, RuntimeError):
 
 
 def quoted(value: object, limit: int = 40) -> str:
-    """The value as a message shows it: its ``repr`` on one line, cut after ``limit`` characters."""
+    """Return a value for a message: its ``repr`` on one line, cut after ``limit`` characters."""
     shown = ascii(value) if isinstance(value, (bytes, bytearray)) else repr(value)
     return shown if len(shown) <= limit else shown[:limit] + "…"
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint such as `` Did you mean 'echo'?``, or nothing."""
+    """Return a hint such as `` Did you mean 'echo'?``, or ""."""
     matches = get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
 

@@ -24,7 +24,7 @@ def corpus_foreign_folder(path: object, name: str) -> CorpusError:
 
 
 class CorpusVersionError(CorpusError):
-    """A corpus that another version wrote: nothing is damaged."""
+    """A corpus that another version wrote; it is not damaged."""
 
 
 def corpus_foreign_version(path: object, got: object, known: int) -> CorpusVersionError:
@@ -44,7 +44,7 @@ def corpus_busy(path: object) -> CorpusError:
 
 
 def corpus_differs(path: object, differences: str, remedy: str) -> CorpusError:
-    """Vectors that must not be mixed or compared: what differs, in the corpus and here."""
+    """Vectors that must not be mixed or compared, with the differences between the corpus and this call."""
     return CorpusError(f"{quoted(str(path), 200)} was made otherwise: {differences}. {remedy}.")
 
 
@@ -65,7 +65,7 @@ def corpus_damaged(path: object, reason: str) -> CorpusError:
 
 
 def corpus_no_rows(reason: str) -> CorpusError:
-    """Inputs without any text that can be embedded; what was built before is left as it was."""
+    """Inputs without any text that can be embedded; the corpus does not change."""
     return CorpusError(
         f"No text of the input can be embedded: {reason.removesuffix('.')}. Nothing was changed. Give at least one."
     )
@@ -79,7 +79,7 @@ def corpus_stdin() -> FileError:
 
 
 def corpus_bad_column(where: str, column: str, value: object, type_: str) -> FileError:
-    """A cell that is not of the type that was asked for."""
+    """A cell that does not have the requested type."""
     return FileError(
         f"{where} has {quoted(value)} in the column {quoted(column)}, which cannot be read as {type_}. Correct it, or "
         f"keep the column as text: --keep {column}."
@@ -101,12 +101,12 @@ def corpus_filter(filter_: str, reason: str, columns: Iterable[str]) -> CorpusEr
 
 
 def corpus_input_missing(name: str) -> FileError:
-    """An input that is not there."""
+    """An input that does not exist."""
     return FileError(f"There is no {quoted(name, 200)}. Give files and folders that exist.")
 
 
 def remote_states(url: str, reason: str) -> ModelError:
-    """A server that does not give the states of a model's tokens."""
+    """A server that does not return the states of a model's tokens."""
     return ModelError(
         f"The server {quoted(url, 200)} cannot be used: {reason.rstrip('.')}. Give one that serves the last layer's "
         "state of every token of this very model, as llama-server does with --embedding --pooling none."

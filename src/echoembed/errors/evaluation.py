@@ -13,12 +13,12 @@ _LAYOUT = "sts/NAME/test.jsonl, pair/, classification/, clustering/, retrieval/ 
 
 
 def data_folder_missing(folder: object) -> DataError:
-    """A folder of data sets that is not there."""
+    """A folder of data sets that does not exist."""
     return DataError(f"There is no folder {quoted(str(folder), 200)}. Name the one that holds {_LAYOUT}.")
 
 
 def data_folder_not_given() -> DataError:
-    """Local data sets asked for, and no folder."""
+    """Local data sets without a folder."""
     return DataError(f"The tasks 'local' need a folder of data sets. Give one with --data; it holds {_LAYOUT}.")
 
 
@@ -65,12 +65,12 @@ def data_empty(path: object) -> DataError:
 
 
 def data_says_nothing(path: object, reason: str) -> DataError:
-    """Data that no model could be told apart by."""
+    """Data on which all models would have the same score."""
     return DataError(f"Nothing can be scored on {path}: {reason}. Use more varied data, or more texts of it.")
 
 
 def evaluation_task_unknown(name: str, known: Iterable[str], where: str) -> EvaluationError:
-    """A task that is not there."""
+    """A task that does not exist."""
     names = list(known)
     listed = f" Known: {', '.join(names)}." if len(names) <= 60 else f" There are {len(names)}."
     place = f" in {where}" if where else ""
@@ -81,7 +81,7 @@ def evaluation_task_unknown(name: str, known: Iterable[str], where: str) -> Eval
 
 
 def evaluation_not_sampled(name: str) -> EvaluationError:
-    """A sample asked for of a task that mteb loads."""
+    """A sample of a task that mteb loads."""
     return EvaluationError(
         f"Got a limit of texts for {quoted(name)}, which mteb loads whole. Only local data sets can be sampled: "
         "leave out --max-texts, or choose local tasks."
@@ -97,7 +97,7 @@ def evaluation_not_a_number(task: str, metric: str, value: object) -> Evaluation
 
 
 def evaluation_failed(scores: Sequence[object], failures: Mapping[str, BaseException]) -> EvaluationError:
-    """Tasks that failed, said after the others have been run."""
+    """Tasks that failed, reported after the other tasks have run."""
     reasons = "; ".join(f"{task}: {type(error).__name__}: {error}" for task, error in failures.items())
     return EvaluationError(
         f"{len(failures)} of {len(failures) + len(scores)} tasks failed ({reasons}). The other scores are kept; "

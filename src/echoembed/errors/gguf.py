@@ -18,14 +18,14 @@ def gguf_foreign(path: str) -> ModelError:
 
 
 def gguf_missing(path: str) -> ModelError:
-    """A path that ends as a GGUF file does, at which there is none."""
+    """A path that looks like a GGUF file and does not exist."""
     return ModelError(
         f"There is no file {quoted(path, 200)}. A GGUF file is given by its path on this machine. Check the path."
     )
 
 
 def gguf_version(path: str, version: str) -> ModelError:
-    """A GGUF file of a version or a byte order that is not read."""
+    """A GGUF file with a version or a byte order that is not supported."""
     return ModelError(
         f"{quoted(path, 200)} is a GGUF file of version {quoted(version)}. Versions 2 and 3 are read, little-endian. "
         f"{_OTHER_FORM}"
@@ -41,7 +41,7 @@ def gguf_broken(path: str, reason: str) -> ModelError:
 
 
 def gguf_architecture(path: str, architecture: str, known: Iterable[str]) -> ModelError:
-    """A GGUF file of an architecture that has no table here."""
+    """A GGUF file of an architecture that is not supported."""
     return ModelError(
         f"{quoted(path, 200)} is a GGUF file of the architecture {quoted(architecture)}. Supported: "
         f"{', '.join(known)}. Take the model as a folder with config.json and safetensors, of any architecture."
@@ -49,15 +49,15 @@ def gguf_architecture(path: str, architecture: str, known: Iterable[str]) -> Mod
 
 
 def gguf_setting(path: str, key: str, value: object) -> ModelError:
-    """A setting of a GGUF file that we would leave out, though it may change what the model computes."""
+    """A setting of a GGUF file that is not supported and may change what the model computes."""
     return ModelError(
-        f"{quoted(path, 200)} says {quoted(key, 80)} = {quoted(value)}, which is not supported; to ignore it would "
+        f"{quoted(path, 200)} says {quoted(key, 80)} = {quoted(value)}, which is not supported; ignoring it would "
         f"make vectors wrong. {_OTHER_FORM}"
     )
 
 
 def gguf_split(path: str, parts: object) -> ModelError:
-    """One of several files that make a model together."""
+    """One of several files that together hold a model."""
     return ModelError(
         f"{quoted(path, 200)} is one part of a model in {quoted(parts)} files. One whole file is read. "
         "Join the parts first, with llama.cpp's llama-gguf-split --merge."
@@ -65,7 +65,7 @@ def gguf_split(path: str, parts: object) -> ModelError:
 
 
 def gguf_tensors_missing(path: str, missing: Iterable[str]) -> ModelError:
-    """A GGUF file without tensors that its architecture has."""
+    """A GGUF file that lacks tensors of its architecture."""
     return ModelError(
         f"{quoted(path, 200)} lacks {_some(missing)}. Every tensor of the architecture must be in the file. "
         f"{_OTHER_FORM}"
@@ -73,15 +73,15 @@ def gguf_tensors_missing(path: str, missing: Iterable[str]) -> ModelError:
 
 
 def gguf_tensors_unused(path: str, unused: Iterable[str]) -> ModelError:
-    """A GGUF file with tensors that we would leave out."""
+    """A GGUF file with tensors that its architecture does not have."""
     return ModelError(
-        f"{quoted(path, 200)} holds {_some(unused)}, which this architecture is not known to have; to ignore that "
+        f"{quoted(path, 200)} holds {_some(unused)}, which is not supported for this architecture; ignoring that "
         f"would make vectors wrong. {_OTHER_FORM}"
     )
 
 
 def gguf_tensor_type(path: str, tensor: str, kind: str) -> ModelError:
-    """A tensor in a type that the gguf package cannot dequantise."""
+    """A tensor of a type that the gguf package cannot dequantise."""
     return ModelError(
         f"The tensor {quoted(tensor, 80)} of {quoted(path, 200)} is of the type {quoted(kind)}, which the installed "
         "gguf package cannot read. Update it (pip install -U gguf), or take a file in another type, such as Q8_0."
@@ -89,7 +89,7 @@ def gguf_tensor_type(path: str, tensor: str, kind: str) -> ModelError:
 
 
 def gguf_tokenizer(path: str, kind: str) -> ModelError:
-    """A tokenizer of a kind that is not read."""
+    """A tokenizer of a kind that is not supported."""
     return ModelError(
         f"{quoted(path, 200)} has a tokenizer of the kind {quoted(kind)}. Supported: 'gpt2' (byte-level BPE) and "
         f"'llama' (SentencePiece). {_OTHER_FORM}"
@@ -97,7 +97,7 @@ def gguf_tokenizer(path: str, kind: str) -> ModelError:
 
 
 def gguf_pre_tokenizer(path: str, pre: str, known: Iterable[str]) -> ModelError:
-    """A rule of splitting texts that is not known, or that the file does not name."""
+    """A rule for splitting texts that is not known, or that the file does not name."""
     names = list(known)
     return ModelError(
         f"{quoted(path, 200)} splits texts by the rule {quoted(pre)} (tokenizer.ggml.pre), which is not known here: "
@@ -107,7 +107,7 @@ def gguf_pre_tokenizer(path: str, pre: str, known: Iterable[str]) -> ModelError:
 
 
 def gguf_cache_unwritable(path: str, folder: str, reason: str) -> FileError:
-    """A cache that cannot take the converted model."""
+    """A cache that the converted model cannot be written to."""
     return FileError(
         f"{quoted(path, 200)} cannot be converted into {quoted(folder, 200)}: {reason}. "
         "Free some space there, or set ECHOEMBED_CACHE to a folder of yours."
@@ -131,7 +131,7 @@ def package_missing(name: str, package: str, version: str, megabytes: int, licen
 
 
 def package_other_file(name: str, path: str, package: str, version: str, digest: str) -> ModelError:
-    """A package that brings another file than the one whose hash we know."""
+    """A package with another file than the one whose hash we know."""
     return ModelError(
         f"The file {quoted(path, 200)} of the model {quoted(name)} has the SHA-256 {digest}, which is not that of "
         f"{package} {version}: it is damaged, or of another version. Install it again with "
@@ -140,7 +140,7 @@ def package_other_file(name: str, path: str, package: str, version: str, digest:
 
 
 def _some(names: Iterable[str]) -> str:
-    """A few names, and how many there are."""
+    """List a few names, and say how many there are."""
     listed = list(names)
     shown = ", ".join(map(quoted, listed[:3]))
     return f"the tensor {shown}" if len(listed) == 1 else f"{len(listed)} tensors ({shown}{', …' * (len(listed) > 3)})"

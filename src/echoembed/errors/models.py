@@ -16,7 +16,7 @@ def tokenizer_unsupported(kind: str) -> ModelError:
 
 
 def tokenizer_added_token(token: str) -> ModelError:
-    """A token added to a tokenizer that pieces of a prompt cannot hold as whole texts do."""
+    """An added token that the tokenizer finds in pieces of a prompt differently than in whole texts."""
     return ModelError(
         f"The model's tokenizer has an added token {quoted(token)}, which it finds in a part of a prompt differently "
         "than in a whole text. Spans must be exact: remove that token from tokenizer.json, or choose another model."
@@ -24,7 +24,7 @@ def tokenizer_added_token(token: str) -> ModelError:
 
 
 def tokenizer_broken(reason: str) -> ModelError:
-    """A tokenizer that breaks down: its vocabulary contradicts itself, or the library has a fault."""
+    """A tokenizer that fails: its vocabulary contradicts itself, or the library has a fault."""
     return ModelError(
         f"The model's tokenizer broke down: {quoted(reason, 160)}. Its tokenizer.json contradicts itself, or the "
         "'tokenizers' library cannot read it. Save the tokenizer anew, or choose another model."
@@ -49,7 +49,7 @@ def model_unreadable(name: str, reason: str) -> ModelError:
 
 
 def model_needs_code(name: str, file: str, code: str) -> ModelError:
-    """A model that only its own code can load."""
+    """A model that cannot be loaded without its own code."""
     return ModelError(
         f"{name} names code of its own in {file} ({quoted(code, 80)}) and would be another model without "
         "that code. Code that comes with a model is never run. Choose a model of which transformers has every part."
@@ -57,7 +57,7 @@ def model_needs_code(name: str, file: str, code: str) -> ModelError:
 
 
 def model_config_misfit(name: str, configured: str, weights: str) -> ModelError:
-    """A configuration of a model that the weights beside it are not of."""
+    """A configuration that does not fit the weights beside it."""
     return ModelError(
         f"{name} has a config.json and weights of different models: by config.json, {configured}; in the weights, "
         f"{weights}. Use the config.json that the weights were saved with."
@@ -67,8 +67,8 @@ def model_config_misfit(name: str, configured: str, weights: str) -> ModelError:
 def model_token_unknown(name: str, id_: int, size: int) -> ModelError:
     """A tokenizer of another model."""
     return ModelError(
-        f"{name} has embeddings for {size} tokens, but its tokenizer gives the id {id_}. Both must be of one model: "
-        "fetch it again, or choose another."
+        f"{name} has embeddings for {size} tokens, but its tokenizer gives the id {id_}. Both must belong to the same "
+        "model: fetch it again, or choose another."
     )
 
 
@@ -77,16 +77,16 @@ def model_weights_missing(name: str, keys: Iterable[str]) -> ModelError:
     listed = list(keys)
     return ModelError(
         f"{name} lacks {len(listed)} of its weights ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''}), which "
-        "would be random. All must be there: fetch the model again, or choose the one its config.json is of."
+        "would be random. All must be there: fetch the model again, or use the config.json that was saved with them."
     )
 
 
 def model_weights_unused(name: str, keys: Iterable[str]) -> ModelError:
-    """Weights inside the layers that the configuration has no place for."""
+    """Weights of layers for which the configuration has no place."""
     listed = list(keys)
     return ModelError(
         f"{name} holds {len(listed)} weights that its config.json has no place for ({', '.join(listed[:3])}"
-        f"{', …' if len(listed) > 3 else ''}). Without them it would be another model: use the config.json they are of."
+        f"{', …' if len(listed) > 3 else ''}). Without them it would be another model: use their own config.json."
     )
 
 
@@ -107,7 +107,7 @@ def model_padding_leaks(name: str, difference: float) -> ModelError:
 
 
 def model_layer(name: str, layer: int, count: int) -> ModelError:
-    """A layer that is not there."""
+    """A layer that does not exist."""
     return ModelError(
         f"{name} has {count} layers, but layer {layer} was asked for. Allowed: 0 (the token embeddings) to {count}, "
         f"or -1 (the last) to {-count - 1}. Choose one of these."
@@ -131,15 +131,15 @@ def model_states_not_finite(name: str) -> ModelError:
 
 
 def model_states_equal(name: str) -> ModelError:
-    """States that say nothing of the tokens."""
+    """States that do not depend on the tokens."""
     return ModelError(
-        f"{name} gave the same state for different tokens, or none but zeros: its vectors would say nothing of a "
+        f"{name} gave the same state for different tokens, or only zeros: its vectors would not depend on the "
         "text. Its weights are empty or out of range: copy them again, or choose another model."
     )
 
 
 def model_states_zero(name: str) -> ModelError:
-    """States of which no vector with a direction comes."""
+    """States from which no vector with a direction can be made."""
     return ModelError(
         f"{name} gave states that are zero, or too large or small to be scaled to length 1. No vector was made: load "
         "it with dtype='float32', or check its weights."
@@ -160,7 +160,7 @@ def vector_zero(dimensions: int) -> ModelError:
 def calibration_not_finite() -> ModelError:
     """Vectors or numbers of a calibration with NaN or infinity."""
     return ModelError(
-        "A calibration was to be made of numbers that are not finite. None was made: load the model with "
+        "A calibration cannot be made of numbers that are not finite. None was made: load the model with "
         "dtype='float32', or check its weights."
     )
 
@@ -174,7 +174,7 @@ def calibration_too_few(kind: str, count: int, least: int) -> ModelError:
 
 
 def calibration_too_many(kind: str, number: int, width: int) -> ModelError:
-    """More directions than the vectors have."""
+    """More directions than the vectors have dimensions."""
     return ModelError(
         f"The calibration {kind!r} names {number} directions, and the vectors have {width} dimensions. Choose a "
         "smaller number."
@@ -182,7 +182,7 @@ def calibration_too_many(kind: str, number: int, width: int) -> ModelError:
 
 
 def calibration_constant(kind: str, constant: int, width: int) -> ModelError:
-    """Vectors that are the same in a dimension, which cannot be divided by its deviation."""
+    """Vectors with a constant dimension, which cannot be divided by its deviation."""
     return ModelError(
         f"The calibration {kind!r} found {constant} of {width} dimensions in which all texts have the same number. "
         "Add texts that differ, or choose calibration='mean'."
@@ -192,13 +192,13 @@ def calibration_constant(kind: str, constant: int, width: int) -> ModelError:
 def calibration_other_width(width: int, got: int) -> ModelError:
     """A calibration of another model."""
     return ModelError(
-        f"The calibration is of vectors with {width} dimensions, and got one with {got}. Both must be of one model and "
-        "recipe. Save the model that echoembed.calibrate gives."
+        f"The calibration was fitted on vectors with {width} dimensions, and got a vector with {got}. Both must come "
+        "from the same model and recipe. Save the model that echoembed.calibrate returns."
     )
 
 
 def calibration_without_head(name: str) -> ModelError:
-    """A model whose unembedding is not there."""
+    """A model without an unembedding."""
     return ModelError(
         f"{name} has no unembedding in its weights, which a calibration by its spectrum needs. Choose another "
         "calibration, such as 'mean', or a folder with the whole model."
@@ -237,7 +237,7 @@ def model_adapter_unusable(name: str, adapter: str, reason: str) -> ModelError:
 
 
 def adapter_merged_already(key: str) -> ModelError:
-    """A checkpoint of merged weights, to go on training an adapter from."""
+    """A checkpoint of merged weights, from which an adapter cannot resume its training."""
     return ModelError(
         f"The checkpoint has merged weights and no {quoted(key, 100)}: the adapter in training cannot be told from it. "
         "Choose a checkpoint that was saved while this adapter was trained, with the same layers and rank."
@@ -253,7 +253,7 @@ def model_adapter_vocabulary(name: str, adapter: str, wanted: int, known: int) -
 
 
 def model_engine_unsupported(name: str, reason: str) -> ModelError:
-    """A model that the packed engine cannot run, where it was insisted on."""
+    """A model that the requested packed engine cannot run."""
     return ModelError(
         f"{name} cannot run on the packed engine: {reason}. Allowed for it: engine=None or engine='padded', "
         "without deterministic=True. Leave the argument out."

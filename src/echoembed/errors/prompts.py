@@ -1,4 +1,4 @@
-"""Templates, texts and recipes that cannot be."""
+"""Templates, texts and recipes that are not valid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from echoembed.errors.base import RecipeError, TemplateError, TextError, near, q
 
 
 def _slot_at(source: str, slot: str, ending: str = "") -> int:
-    """Position of the first such slot, of those with such an ending."""
+    """Return the position of the first such slot, with such an ending."""
     match = re.search(r"\{" + re.escape(slot) + ending + r"(?=[}:!])", source)
     return match.start() if match else 0
 
@@ -67,7 +67,7 @@ def template_pools_apart(source: str) -> TemplateError:
 
 
 def template_spells_special(source: str, token: str) -> TemplateError:
-    """A literal that spells a special token, which it will not become."""
+    """A literal that spells a special token, but would be tokenised as text."""
     return TemplateError(
         f"Template {quoted(source, 80)} spells the special token {quoted(token)} as text at position "
         f"{max(source.find(token), 0)}. Write {{bos}} or {{eos}}, or declare the token among the recipe's markers."
@@ -75,7 +75,7 @@ def template_spells_special(source: str, token: str) -> TemplateError:
 
 
 def template_wants_token(source: str, slot: str) -> TemplateError:
-    """A template whose special token the tokenizer lacks."""
+    """A template with a special token that the tokenizer lacks."""
     return TemplateError(
         f"Template {quoted(source, 80)} puts {{{slot}}} at position {_slot_at(source, slot)}, but this "
         f"tokenizer has no such token. Choose a recipe without {{{slot}}}, or set the token in tokenizer_config.json."
@@ -83,7 +83,7 @@ def template_wants_token(source: str, slot: str) -> TemplateError:
 
 
 def template_special_tokens(source: str, rendered: str) -> TemplateError:
-    """A rendered prompt with another number of BOS or EOS than the template puts."""
+    """A rendered prompt whose BOS or EOS are not where the template puts them."""
     return TemplateError(
         f"Template {quoted(source, 80)} came out as {quoted(rendered, 120)}, in which BOS or EOS do not stand exactly "
         "where {bos} and {eos} put them. Remove markers that spell them."
@@ -94,7 +94,7 @@ def template_special_tokens(source: str, rendered: str) -> TemplateError:
 
 
 def text_not_str(value: object, where: str) -> TextError:
-    """An input that is not a string; a collection of texts is one where a list of texts was due."""
+    """An input that is not a string, such as a collection in place of a text."""
     kind = type(value).__name__
     if isinstance(value, (bytes, bytearray)):
         return TextError(f"{where} is {quoted(value)}, of type {kind}. A text must be a str: decode it first.")
@@ -142,7 +142,7 @@ def text_without_tokens(value: str) -> TextError:
 
 
 def text_spells_special(value: str) -> TextError:
-    """An input that would become a special token whatever is done."""
+    """An input that this tokenizer can only read as a special token."""
     return TextError(
         f"The text {quoted(value)} spells a special token that this tokenizer cannot read as text. "
         "Reword it, or choose another model."
@@ -150,7 +150,7 @@ def text_spells_special(value: str) -> TextError:
 
 
 def text_breaks_tokenizer(value: str, reason: str) -> TextError:
-    """An input over which the tokenizer's own code fails."""
+    """An input on which the tokenizer's own code fails."""
     return TextError(
         f"The model's tokenizer breaks down over the text {quoted(value)}: {quoted(reason, 100)}. Leave that text out, "
         "or use another tokenizer.json."
@@ -174,7 +174,7 @@ def instruction_unused(recipe: str, kind: str, instruction: str) -> TextError:
 
 
 def task_unknown(task: object) -> TextError:
-    """A task that is neither of the two."""
+    """A task that is neither ``query`` nor ``document``."""
     return TextError(f"Got task {quoted(task)}. Allowed: 'query' and 'document'. Leave it out for the query template.")
 
 
@@ -200,15 +200,15 @@ def recipe_unknown(name: object, known: Iterable[str]) -> RecipeError:
 
 
 def recipe_bad_field(recipe: object, field: str, value: object, allowed: str) -> RecipeError:
-    """A field of a recipe that cannot be."""
+    """A field of a recipe with a value that is not allowed."""
     return RecipeError(f"Recipe {quoted(recipe)} has {field} = {quoted(value)}. Allowed: {allowed}. Change that field.")
 
 
 def recipe_tuned_for_another(recipe: str, model: str, got: str) -> RecipeError:
-    """A recipe that was tuned for one model, on another one, or on other weights or another layer of the same."""
+    """A recipe that was tuned for one model, used on another model, or on other weights or another layer of it."""
     other = f"other weights or another layer of {got}" if got == model else got
     return RecipeError(
-        f"The recipe {recipe!r} was tuned for {model}, whose calibration comes with it, and was asked for on {other}. "
+        f"The recipe {recipe!r} was tuned for {model}, whose calibration comes with it, but it is used on {other}. "
         "Make one for this model: 'echoembed tune MODEL --texts FILE -o DIR'. Or choose the recipe 'echo-deep'."
     )
 
@@ -222,7 +222,7 @@ def recipe_file_unreadable(path: object, reason: str) -> RecipeError:
 
 
 def recipe_file_unknown_key(path: object, recipe: str, key: str, known: Iterable[str]) -> RecipeError:
-    """A key of a recipe's table that means nothing."""
+    """An unknown key in a recipe's table."""
     names = list(known)
     return RecipeError(
         f"The recipe {recipe!r} in {path} has an unknown key {key!r}. Known: {', '.join(names)}. "

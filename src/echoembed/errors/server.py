@@ -1,4 +1,4 @@
-"""What the server refuses: requests, each with its HTTP status, and settings it will not start with."""
+"""Requests that the server refuses, each with its HTTP status, and settings with which it does not start."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class RequestError(EchoembedError):
     """A request that cannot be answered with vectors.
 
     Attributes:
-        status: HTTP status. A fault that would come back with the same request is a 4xx, since clients repeat 5xx.
+        status: The HTTP status. Clients repeat requests after a 5xx, so that a fault that would happen again is a 4xx.
         code: A short name of the situation, the same in every release.
-        param: The field at fault, such as ``input[3]``; None where no field is.
-        retry_after: After how many seconds the request is worth repeating; None where it is not.
+        param: The field at fault, such as ``input[3]``; None if it is no field.
+        retry_after: Seconds after which the request may be repeated; None if repeating is useless.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class RequestError(EchoembedError):
 
 
 class ServerError(EchoembedError, ValueError):
-    """A server that cannot be started as it is configured."""
+    """A server that cannot be started as configured."""
 
 
 # The body.
@@ -48,7 +48,7 @@ def request_not_json(reason: str) -> RequestError:
 
 
 def request_repeated_key(key: str) -> RequestError:
-    """An object that names a field twice, of which readers choose differently."""
+    """An object with the same key twice, of which readers choose different ones."""
     return RequestError(
         f"The JSON object has the key {quoted(key)} twice. Each key may stand once: remove one of the two.",
         code="invalid_json",
@@ -64,12 +64,12 @@ def request_not_http(reason: str) -> RequestError:
 
 
 def request_not_object(got: str) -> RequestError:
-    """A body that is another kind of JSON."""
+    """A body that is JSON, but no object."""
     return RequestError(f"The body is a JSON {got}. Send a JSON object with the fields of this route.")
 
 
 def request_content_type(got: str) -> RequestError:
-    """A body that is not said to be JSON, or is compressed."""
+    """A body that is not declared as JSON, or is compressed."""
     return RequestError(
         f"The request's body is {quoted(got, 80)}. Send it as 'Content-Type: application/json', in UTF-8 and without "
         "Content-Encoding.",
@@ -100,7 +100,7 @@ def request_slow(seconds: float) -> RequestError:
 
 
 def request_field(param: str, value: object, allowed: str) -> RequestError:
-    """A field with a value that cannot be."""
+    """A field with a value that is not allowed."""
     return RequestError(f"Got {param} = {quoted(value)}. Allowed: {allowed}.", code="invalid_value", param=param)
 
 
@@ -112,7 +112,7 @@ def request_field_missing(param: str) -> RequestError:
 
 
 def request_field_unknown(param: str, known: Iterable[str]) -> RequestError:
-    """A field the route does not have: ignoring it might give vectors that were not asked for."""
+    """A field that the route does not have; ignoring it might give unwanted vectors."""
     names = list(known)
     return RequestError(
         f"This route has no field {quoted(param)}. Its fields: {', '.join(names)}. Remove it or rename it."
@@ -123,7 +123,7 @@ def request_field_unknown(param: str, known: Iterable[str]) -> RequestError:
 
 
 def request_token_ids(param: str) -> RequestError:
-    """Token ids, as LangChain sends them unless told otherwise."""
+    """Token ids, as LangChain sends them by default."""
     return RequestError(
         f"{param} holds token ids. They are ids of another model's tokenizer, and reading them as this model's would "
         "give wrong vectors: send texts. LangChain does so with OpenAIEmbeddings(check_embedding_ctx_length=False).",
@@ -154,7 +154,7 @@ def request_kinds_differ(param: str, kind: str, other: str) -> RequestError:
 
 
 def request_text_too_long(param: str, dropped: int, limit: int) -> RequestError:
-    """A text over the limit, where nothing may be cut."""
+    """A text over the limit that must not be cut."""
     return RequestError(
         f"{param} has {limit + dropped:,} tokens, {dropped:,} over the limit of {limit:,}. Shorten or split the text, "
         "or ask for it to be cut with truncate=true.",
@@ -184,7 +184,7 @@ def request_too_many_tokens(count: int, limit: int) -> RequestError:
 
 
 def request_not_finite(reason: str) -> RequestError:
-    """Texts for which the model itself fails, as it would again."""
+    """Texts for which the model itself fails, as it would fail again."""
     return RequestError(
         f"A text of this request cannot be embedded by this model: {quoted(reason, 200)}. Leave it out.",
         status=422,
@@ -205,7 +205,7 @@ def request_no_route(path: str, hint: str) -> RequestError:
 
 
 def request_method(method: str, allowed: str) -> RequestError:
-    """A path that is served under another method."""
+    """A path that is served with another method."""
     return RequestError(
         f"This route does not take {quoted(method)}. Allowed: {allowed}. Change the method.",
         status=405,
@@ -297,7 +297,7 @@ def server_model_stopped() -> RequestError:
 
 
 def server_fault(request_id: str) -> RequestError:
-    """A fault of ours."""
+    """A fault of our code."""
     return RequestError(
         f"The server failed on this request. Its log has the fault under the request id {request_id}; please report "
         "it.",
@@ -310,7 +310,7 @@ def server_fault(request_id: str) -> RequestError:
 
 
 def server_open_to_all(host: str) -> ServerError:
-    """An address that others reach, without a key."""
+    """An address that other machines can reach, without a key."""
     return ServerError(
         f"{host} can be reached from other machines. Give the server an API key (--api-key-file, or the environment "
         "variable ECHOEMBED_API_KEY), or serve on 127.0.0.1."

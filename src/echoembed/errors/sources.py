@@ -8,7 +8,7 @@ from echoembed.errors.base import FileError, ModelError, near, quoted
 
 
 def model_name_invalid(name: object, reason: str) -> ModelError:
-    """A model's name that names neither a folder nor anything the hub could have."""
+    """A model's name that is neither a folder nor possible on the hub."""
     return ModelError(
         f"{quoted(name, 120)} is not a model's name: {reason}. A model is a local folder, a GGUF file, a name on "
         "the hub such as 'Qwen/Qwen3-0.6B', 'smollm2-135m', or 'tiny' for the bundled one. Correct the name."
@@ -32,7 +32,7 @@ def model_folder_is_file(name: str) -> ModelError:
 
 
 def revision_not_exact(revision: object) -> ModelError:
-    """A revision that could mean other bytes tomorrow."""
+    """A revision that may mean other bytes tomorrow."""
     return ModelError(
         f"The revision {quoted(revision, 80)} is not exact. It must be 40 hexadecimal digits, in lower case. "
         "Let echoembed.sources.resolve.resolve find it."
@@ -40,7 +40,7 @@ def revision_not_exact(revision: object) -> ModelError:
 
 
 def revision_unused(name: str, revision: str) -> ModelError:
-    """A revision asked of a folder, a file or a package, which has but one."""
+    """A revision for a folder, a file or a package, which have no revisions."""
     return ModelError(
         f"Got revision {quoted(revision, 80)} for {quoted(name, 200)}. Only a model on the hub has revisions; that of "
         "a folder or a file is the hash of its content. Leave it out, or give the model's name on the hub."
@@ -48,7 +48,7 @@ def revision_unused(name: str, revision: str) -> ModelError:
 
 
 def model_config_missing(where: str) -> ModelError:
-    """A folder or a model on the hub that says nothing of its architecture."""
+    """A folder or a model on the hub without a configuration."""
     return ModelError(
         f"{quoted(where, 200)} has no config.json. A model has config.json, a tokenizer and safetensors at its root. "
         "Give the folder or model that has them."
@@ -80,7 +80,7 @@ def model_tokenizer_missing(where: str) -> ModelError:
 
 
 def model_json_broken(path: str, reason: str) -> ModelError:
-    """A settings file that does not say what it should."""
+    """A settings file that is not as it should be."""
     return ModelError(
         f"{quoted(path, 200)} is broken: {reason}. It must be JSON as save_pretrained writes it. "
         "Copy or download it again."
@@ -96,7 +96,7 @@ def model_settings_too_large(path: str, size: int, limit: int) -> ModelError:
 
 
 def weights_missing(where: str) -> ModelError:
-    """A model without weights in any form that could be read."""
+    """A model without weights in any form that can be read."""
     return ModelError(
         f"{quoted(where, 200)} has no weights to load. Allowed: model.safetensors, or model.safetensors.index.json "
         "with its shards, and adapter_model.safetensors for an adapter. Save the model with save_pretrained."
@@ -104,7 +104,7 @@ def weights_missing(where: str) -> ModelError:
 
 
 def weights_pickled(where: str, files: Iterable[str]) -> ModelError:
-    """Weights that only unpickling could read, which may run any code."""
+    """Weights that can only be unpickled, which may run any code."""
     names = list(files)
     return ModelError(
         f"{quoted(where, 200)} has pickled weights ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}) and no "
@@ -114,7 +114,7 @@ def weights_pickled(where: str, files: Iterable[str]) -> ModelError:
 
 
 def weights_shard_missing(where: str, files: Iterable[str]) -> ModelError:
-    """An index that names files that are not there."""
+    """An index that names missing files."""
     names = list(files)
     return ModelError(
         f"{quoted(where, 200)} lacks {len(names)} file(s) that model.safetensors.index.json names: "
@@ -141,9 +141,9 @@ def hub_model_unknown(name: str, endpoint: str) -> ModelError:
 
 
 def hub_model_gated(name: str, endpoint: str) -> ModelError:
-    """A model whose licence has to be accepted first."""
+    """A model whose licence must be accepted first."""
     return ModelError(
-        f"The model {quoted(name, 120)} is gated: its licence must be accepted before its files can be had. "
+        f"The model {quoted(name, 120)} is gated: its licence must be accepted before its files can be fetched. "
         f"Accept it at {endpoint}/{name.partition('@')[0]}, then log in with `hf auth login`."
     )
 
@@ -157,7 +157,7 @@ def hub_revision_unknown(name: str, revision: str) -> ModelError:
 
 
 def hub_refused(name: str, status: int, reason: str) -> ModelError:
-    """An answer that says neither why nor what to do."""
+    """An answer of the hub that fits no other error."""
     return ModelError(
         f"The hub answered {status} to the request for {quoted(name, 120)} ({reason}). "
         "Check your account with `hf auth whoami`, or try again later."
@@ -181,7 +181,7 @@ def hub_not_cached(name: str, reason: str) -> ModelError:
 
 
 def hub_cache_incomplete(name: str, revision: str, missing: str) -> ModelError:
-    """A download of which something is missing or damaged, as one that was interrupted leaves it."""
+    """A download with missing or damaged files, as after an interruption."""
     return ModelError(
         f"The cached copy of {quoted(name, 120)} at {revision} is incomplete or damaged: {missing}. Every file must "
         "be there, whole. Load it once with a connection, without local_files_only and HF_HUB_OFFLINE."
@@ -205,7 +205,7 @@ def hub_cache_full(name: str, folder: str) -> FileError:
 
 
 def hub_cache_not_writable(name: str, folder: str) -> FileError:
-    """A cache that cannot take a download."""
+    """A cache that a download cannot be written to."""
     return FileError(
         f"{quoted(name, 120)} cannot be downloaded into {quoted(folder, 200)}: it is not writable. "
         "Check its permissions, or set HF_HOME to a folder of yours."
@@ -227,7 +227,7 @@ def adapter_unknown(name: object, bundled: Iterable[str]) -> ModelError:
 
 
 def adapter_foreign(name: str, file: str) -> ModelError:
-    """An adapter that says neither its recipe nor its base."""
+    """An adapter that names neither its recipe nor its base."""
     return ModelError(
         f"The adapter {name} has no {file}, which says with which recipe and on which weights it was trained. Allowed: "
         "adapters that echoembed trained. Name any other in a recipe: adapters = ['...'] beside its checkpoint."
@@ -243,7 +243,7 @@ def adapter_file_broken(name: str, file: str, reason: str) -> ModelError:
 
 
 def adapter_base_missing(adapter: str, base: str, reason: str) -> ModelError:
-    """An adapter whose base is not where it was."""
+    """An adapter whose base cannot be loaded."""
     return ModelError(
         f"The adapter {adapter} was trained on {base}, which cannot be loaded: {quoted(reason, 160)}. Say where those "
         "weights are: load(model='...', adapter='...')."

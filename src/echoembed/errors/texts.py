@@ -9,19 +9,19 @@ from echoembed.errors.base import FileError, ModelError, TextError, near, quoted
 
 
 def file_missing(name: str) -> FileError:
-    """An input that looks like a file, where there is none."""
+    """An input that looks like a file and does not exist."""
     return FileError(
         f"There is no file {quoted(name, 200)}. Give the path of one; if these are words to embed, give them as --text."
     )
 
 
 def file_unreadable(name: str, reason: str) -> FileError:
-    """An input that is there and cannot be read."""
+    """An input that exists and cannot be read."""
     return FileError(f"{quoted(name, 200)} cannot be read: {reason}. Check that it is whole, and that you may read it.")
 
 
 def format_untold(name: str, allowed: Iterable[str], remedy: str) -> FileError:
-    """An input whose name does not say how to read it."""
+    """An input whose name does not tell its format."""
     return FileError(f"The name {quoted(name, 200)} does not tell a format. Allowed: {', '.join(allowed)}. {remedy}.")
 
 
@@ -31,7 +31,7 @@ def format_needs_file(format_: str) -> FileError:
 
 
 def line_too_long(where: str, limit: int) -> FileError:
-    """A line that nobody meant as one text."""
+    """A line that is too long to be one text."""
     return FileError(
         f"{where} is longer than {limit:,} bytes. A line holds one text: give a text file with line breaks."
     )
@@ -46,7 +46,7 @@ def text_not_utf8(where: str, byte: int, value: int) -> TextError:
 
 
 def file_encoding(name: str, what: str, codec: str) -> FileError:
-    """A file in an encoding that is not read; ``codec`` as iconv calls it."""
+    """A file in an encoding that is not supported; ``codec`` is iconv's name for it."""
     return FileError(
         f"{quoted(name, 200)} is {what}. Texts must be UTF-8, or UTF-16 or UTF-32 with a byte order mark. Convert the "
         f"file (iconv -f {codec} -t utf-8)."
@@ -64,7 +64,7 @@ def csv_malformed(where: str, reason: str) -> FileError:
 
 
 def csv_other_delimiter(name: str, other: str, used: str) -> FileError:
-    """A table whose columns another character separates."""
+    """A table whose columns are separated by another character."""
     shown = "tab" if other == "\t" else other
     return FileError(
         f"{name} seems to be separated by {other!r}, not by {used!r}: add --delimiter {shown!r}. If it is not, say "
@@ -81,7 +81,7 @@ def delimiter_bad(value: object) -> FileError:
 
 
 def delimiter_unused(name: str, kind: str) -> FileError:
-    """A delimiter for an input that has no columns to separate."""
+    """A delimiter for an input without columns."""
     return FileError(
         f"Got a delimiter, and {quoted(name, 200)} is read as {kind}, which has none. Leave --delimiter out, or say "
         "--format csv."
@@ -89,7 +89,7 @@ def delimiter_unused(name: str, kind: str) -> FileError:
 
 
 def column_missing(where: str, column: str, known: Iterable[str]) -> FileError:
-    """A column that was asked for and is not there."""
+    """A requested column that does not exist."""
     names = list(known)
     shown = ", ".join(quoted(name) for name in names[:12]) + (", …" if len(names) > 12 else "")
     return FileError(
@@ -99,7 +99,7 @@ def column_missing(where: str, column: str, known: Iterable[str]) -> FileError:
 
 
 def column_twice(where: str, column: str) -> FileError:
-    """A column name that stands for two columns."""
+    """A name that two columns have."""
     return FileError(f"{where} has two columns named {quoted(column)}. Names must differ: rename one.")
 
 
@@ -119,11 +119,11 @@ def id_twice(id_: str, where: str, first: str) -> FileError:
 
 
 class OverBudgetError(TextError):
-    """A text over the budget, where that is refused: a choice of its own, whatever else is left out."""
+    """A text over the budget, if such texts are refused; ``--on-bad-text skip`` does not leave it out."""
 
 
 def text_unusable(where: str, reason: str) -> TextError:
-    """A text that only the model finds to be none, with its place."""
+    """A text that the model cannot embed, with its place."""
     return TextError(f"{where}: {reason.removesuffix('.')}.")
 
 
@@ -142,17 +142,17 @@ def no_texts(names: Iterable[str], skipped: int = 0) -> TextError:
 
 
 def too_many_texts(limit: int) -> TextError:
-    """More texts than a comparison of every pair can show."""
+    """More texts than a comparison of all pairs can show."""
     return TextError(f"Got more than {limit} texts. Every pair is shown: give at most {limit}, or use 'embed'.")
 
 
 def too_few_texts(count: int) -> TextError:
-    """Fewer texts than a comparison takes."""
+    """Fewer texts than a comparison needs."""
     return TextError(f"Got {count} text. A comparison takes at least 2: give another.")
 
 
 def output_unknown(path: object, allowed: Iterable[str]) -> FileError:
-    """An output whose name does not say how to write it."""
+    """An output whose name does not tell its format."""
     return FileError(
         f"The name {quoted(str(path), 200)} does not tell a format to write. Allowed: {', '.join(allowed)}. Rename it."
         f"{near(PurePath(str(path)).suffix, allowed)}"
@@ -167,7 +167,7 @@ def output_exists(path: object) -> FileError:
 
 
 def output_is_input(path: object, name: str) -> FileError:
-    """An output that is one of the inputs, by whatever name."""
+    """An output that is also an input, by whatever name."""
     return FileError(
         f"{quoted(str(path), 200)} is the input {quoted(name, 200)}, which would be lost. Choose another name for the "
         "output."
@@ -175,23 +175,23 @@ def output_is_input(path: object, name: str) -> FileError:
 
 
 def output_unwritable(path: object, reason: str) -> FileError:
-    """An output that cannot be written; what was begun has been removed."""
+    """An output that cannot be written; its unfinished file has been removed."""
     return FileError(
         f"{quoted(str(path), 200)} cannot be written: {reason}. Nothing of it was left. It needs a folder that can be "
-        "written, with room: free some, or choose another."
+        "written, with enough space: free some space, or choose another folder."
     )
 
 
 def stream_unwritable(reason: str) -> FileError:
-    """Standard output that takes no more."""
+    """Standard output that cannot be written."""
     return FileError(
-        f"Standard output cannot be written: {reason}. What it got is not whole. Write a file with --output, which is "
-        "whole or not there."
+        f"Standard output cannot be written: {reason}. The output so far is not complete. Write a file with --output, "
+        "which appears whole or not at all."
     )
 
 
 def vector_unusable(where: str, reason: str) -> ModelError:
-    """A vector that is no embedding."""
+    """A vector that is not finite, or zero."""
     return ModelError(
         f"The vector of {where} {reason}. Nothing was written: a vector must be finite and not zero. Try "
         "--dtype float32, or another model."

@@ -1,4 +1,4 @@
-"""Training: configurations and data to start from, runs to resume, what is trained and written."""
+"""Training: configurations, data, runs that stop or cannot resume, and trained weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def training_field_unknown(field: str, table: str, known: Iterable[str]) -> Trai
 
 
 def training_field_missing(field: str, table: str) -> TrainingError:
-    """A key without which there is no run."""
+    """A required key that is missing."""
     return TrainingError(f"There is no field {quoted(field)} in {table}. It has no default: give it.")
 
 
@@ -30,7 +30,7 @@ def training_config_unreadable(path: object, reason: str) -> TrainingError:
 
 
 def training_instruction_missing(dataset: str, recipe: str) -> TrainingError:
-    """A data set without an instruction, under templates that have a place for one."""
+    """A data set without an instruction, with templates that have a place for one."""
     return TrainingError(
         f"The data set {quoted(dataset)} has no instruction, and the query template of the recipe {quoted(recipe)} "
         "has a place for one. Add an instruction to its table, or choose a recipe without."
@@ -46,7 +46,7 @@ def training_instruction_unused(dataset: str, recipe: str, instruction: str) -> 
 
 
 def training_data_missing(path: object, suffixes: Iterable[str]) -> TrainingError:
-    """A file or folder of rows that is not there, or holds none."""
+    """A file or folder of rows that does not exist, or holds no rows."""
     return TrainingError(
         f"Found no rows to train on at {quoted(str(path), 200)}. Name a file that ends in {', '.join(suffixes)}, or a "
         "folder that holds some; paths are relative to the configuration file."
@@ -54,7 +54,7 @@ def training_data_missing(path: object, suffixes: Iterable[str]) -> TrainingErro
 
 
 def training_row_field_missing(where: str, field: str, known: Iterable[str]) -> TrainingError:
-    """A row that lacks what its objective reads."""
+    """A row that lacks a field of its objective."""
     names = list(known)
     return TrainingError(
         f"{where} has no {quoted(field)}; it has {', '.join(map(quoted, names[:12])) or 'nothing'}. Add it, or leave "
@@ -63,14 +63,14 @@ def training_row_field_missing(where: str, field: str, known: Iterable[str]) -> 
 
 
 def training_row_bad(where: str, reason: str) -> TrainingError:
-    """A row that teaches nothing, or something wrong."""
+    """A row that cannot be trained on."""
     return TrainingError(
         f"{where}: {reason.removesuffix('.')}. Correct it, or leave such rows out with bad_rows = 'skip'."
     )
 
 
 def training_data_too_small(dataset: str, rows: int, batch_size: int) -> TrainingError:
-    """A data set that cannot fill a batch without a row in it twice."""
+    """A data set with fewer rows than a batch."""
     return TrainingError(
         f"The data set {quoted(dataset)} has {rows:,} rows, and a batch, which comes from one data set, takes "
         f"{batch_size:,}. Lower optimiser.batch_size, add rows, or leave the data set out."
@@ -93,7 +93,7 @@ class TrainingStoppedError(TrainingError):
 
 
 def training_stopped(step: int, steps: int, checkpoint: object) -> TrainingStoppedError:
-    """Ctrl-C or SIGTERM, obeyed after the step."""
+    """A run that Ctrl-C or SIGTERM ended after the current step."""
     return TrainingStoppedError(
         f"Stopped after step {step:,} of {steps:,}, as asked. The checkpoint is {checkpoint}: resume from it with "
         "--resume."
@@ -101,7 +101,7 @@ def training_stopped(step: int, steps: int, checkpoint: object) -> TrainingStopp
 
 
 def training_not_finite(what: str, step: int, dataset: str, checkpoint: str) -> TrainingError:
-    """A loss, or a gradient, that is infinite or not a number; the weights have not been changed by it."""
+    """A loss, or a gradient, that is not finite; it has not changed the weights."""
     return TrainingError(
         f"The {what} of step {step:,} is not finite, in a batch of {quoted(dataset)}. {_last(checkpoint)} Lower "
         "optimiser.learning_rate, raise optimiser.temperature or use precision = 'float32', in a new output folder."
@@ -109,7 +109,7 @@ def training_not_finite(what: str, step: int, dataset: str, checkpoint: str) -> 
 
 
 def training_checkpoint_not_saved(step: int, reason: str, checkpoint: str) -> TrainingError:
-    """A checkpoint that could not be written whole, and so is not there."""
+    """A checkpoint that could not be written; no part of it is left."""
     return TrainingError(
         f"The checkpoint of step {step:,} could not be written: {quoted(reason, 200)}. {_last(checkpoint)} Make room, "
         "and resume with --resume."
@@ -120,12 +120,12 @@ def training_checkpoint_unreadable(path: object, reason: str) -> TrainingError:
     """A checkpoint that does not fit the model, or was damaged."""
     return TrainingError(
         f"The checkpoint {path} cannot be read: {quoted(reason, 200)}. Remove it to resume from the one before, or "
-        "begin anew in another output folder."
+        "start again in another output folder."
     )
 
 
 def training_run_exists(folder: object) -> TrainingError:
-    """An output folder that another run has been written to."""
+    """An output folder with another run."""
     return TrainingError(
         f"There is a run in {folder} already. Resume it with --resume, or name another output folder; nothing is "
         "overwritten."
@@ -133,10 +133,10 @@ def training_run_exists(folder: object) -> TrainingError:
 
 
 def training_run_differs(folder: object, differences: Iterable[str]) -> TrainingError:
-    """A run that cannot be resumed, because it would end as neither of two."""
+    """A run that was started with another configuration or other data."""
     return TrainingError(
-        f"The run in {folder} was begun otherwise: {'; '.join(differences)}. Resume it with the configuration and the "
-        "data it was begun with, or name another output folder."
+        f"The run in {folder} was started with other settings: {'; '.join(differences)}. Resume it with the "
+        "configuration and the data that it was started with, or name another output folder."
     )
 
 
@@ -150,7 +150,7 @@ def teacher_unusable(name: object, reason: str) -> TrainingError:
 
 
 def teacher_vector_missing(path: object, text: str) -> TrainingError:
-    """A text that the teacher's file has no vector of."""
+    """A text without a vector in the teacher's file."""
     return TrainingError(
         f"{quoted(str(path), 200)} has no vector of {quoted(text)}, which a batch holds. Write the teacher's vectors "
         "of all texts of the data sets, or name the teacher as teacher.model."
@@ -158,7 +158,7 @@ def teacher_vector_missing(path: object, text: str) -> TrainingError:
 
 
 def adapter_targets_unknown(targets: Iterable[str], known: Iterable[str]) -> TrainingError:
-    """Modules to put LoRA on that the model does not have."""
+    """Targets of LoRA that the model does not have."""
     wanted, names = list(targets), list(known)
     return TrainingError(
         f"adapter.targets names {', '.join(map(quoted, wanted))}, which are not linear layers of this model. Name some "
@@ -167,7 +167,7 @@ def adapter_targets_unknown(targets: Iterable[str], known: Iterable[str]) -> Tra
 
 
 def adapter_end_token_missing(name: str) -> TrainingError:
-    """An end token to train, of a tokenizer that has none."""
+    """An end token to train, with a tokenizer that has none."""
     return TrainingError(
         f"The tokenizer of {name} has no end token whose embedding could be trained. Set adapter.end_token to false, "
         "or choose another model."
@@ -182,7 +182,7 @@ def _last(checkpoint: str) -> str:
 
 
 def trained_weights_not_finite(name: str) -> ModelError:
-    """Weights that training has spoilt."""
+    """Trained weights that are not finite."""
     return ModelError(
         f"The weights trained on {name} are not all finite numbers: they are not saved. Resume from a checkpoint "
         "before that, with a smaller learning rate."
@@ -190,7 +190,7 @@ def trained_weights_not_finite(name: str) -> ModelError:
 
 
 def head_missing(name: str, tensor: str) -> ModelError:
-    """A checkpoint without the head that predicts tokens."""
+    """A model without the head that predicts tokens."""
     return ModelError(
         f"{name} has no {tensor}, with which a language model predicts tokens; models saved for embedding have lost "
         "it. Masked next-token prediction needs the whole language model: name the one that this came from."
@@ -221,7 +221,7 @@ def mntp_nothing_to_predict(count: int) -> ModelError:
 
 
 def dropout_without_effect(name: str) -> ModelError:
-    """A model whose attention knows no dropout."""
+    """A model whose attention has no dropout."""
     return ModelError(
         f"{name} gives the same states twice although dropout was asked for: its attention has none. SimCSE would "
         "compare equal vectors: choose another model, or the objective contrastive."

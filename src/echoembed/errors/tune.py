@@ -1,4 +1,4 @@
-"""Searches for a recipe that cannot be made."""
+"""Searches for a recipe that cannot start."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from echoembed.errors.base import DataError
 
 
 def tune_too_few(what: str, count: int, least: int) -> DataError:
-    """Too little to choose by.
+    """Too few pairs or texts to choose by.
 
     Args:
         what: What there is too little of.
-        count: How many there are.
-        least: How many are needed.
+        count: The number given.
+        least: The number needed.
     """
     return DataError(f"Got {count} {what}. A search needs at least {least} to choose by. Add more.")
 
 
 def tune_too_dear(cost: float, least: float) -> DataError:
-    """A cost that no candidate is within.
+    """A limit on cost that no candidate meets.
 
     Args:
-        cost: What may be spent, in units of a stock classical embedding.
-        least: What the first layer costs under the cheapest prompt.
+        cost: The limit, in units of a stock classical embedding.
+        least: The cost of the first layer with the cheapest prompt.
     """
     return DataError(
         f"Got a cost of {cost:g}, and the first layer alone costs {least:.3f} under the cheapest prompt. Nothing is "
@@ -30,5 +30,5 @@ def tune_too_dear(cost: float, least: float) -> DataError:
 
 
 def tune_layer_given(layer: int) -> DataError:
-    """A layer named where layers are searched."""
+    """A layer given to a search over layers."""
     return DataError(f"Got layer = {layer}, which is what a search finds. Nothing is allowed here: leave --layer out.")
