@@ -1,6 +1,6 @@
-"""The command line: one file per verb, each of which parses, calls the library and prints.
+"""The command line, with a file for each verb, which parses, calls the library and prints.
 
-Nothing heavy is imported before a verb runs: ``echoembed --help`` answers at once.
+Nothing heavy is imported before a verb runs, so that ``echoembed --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Verbs(TyperGroup):
         except EchoembedError as error:
             fail(str(error))
             raise typer.Exit(1) from error
-        except BrokenPipeError as error:  # who read the pipe has left, as `head` does
+        except BrokenPipeError as error:  # the reader of the pipe has closed it, as `head` does
             let_go_of_standard_output()
             raise typer.Exit(0) from error
         except Exception as error:
@@ -92,7 +92,7 @@ class _Verbs(TyperGroup):
 
 
 def _explained(error: Exception) -> str:
-    """One sentence on an error that is not one of ours."""
+    """Put an error that is not one of ours into a sentence."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # a GPU's, by torch
         fewer = "--pack-tokens (with --engine padded, --batch-size) or --budget"
         return f"Memory ran out. Lower {fewer}, or use a smaller model."
@@ -161,8 +161,8 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    # As an exception, so that a file half written is removed.
+    # Turn the signal into an exception, so that unfinished files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a text's letters is no reason to stop
+    if isinstance(sys.stdout, io.TextIOWrapper):  # go on if the terminal cannot show a text's letters
         sys.stdout.reconfigure(errors="replace")
     app()

@@ -1,4 +1,4 @@
-"""``echoembed calibrate``: a model and texts without labels to the model calibrated."""
+"""``echoembed calibrate``: from a model and texts without labels to a calibrated model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def calibrate(
     from echoembed.recipe import find_recipe
 
     options = with_model(options, model_name)
-    # 1. Everything that can be wrong is told before the model reads the first text.
+    # 1. Report everything that can be wrong before the model reads the first text.
     if folder.exists() and not overwrite:
         raise errors.output_exists(folder)
     if not folder.exists():
@@ -71,13 +71,13 @@ def calibrate(
     model = session.load(options, recipe, on_overflow=texts.on_overflow, calibrated=False)
     if transformer_of(model).int8:
         raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
-    # 2. One pass over the texts.
+    # 2. Read the texts once.
     cut: list[int] = []
     expected = reader.expected if reader is not None else (lambda: None)
     with Progress(expected, what="calibrating", shown=not quiet) as progress:
         kind = calibration or (None if own == "none" else own)
         calibrated = fit(model, _readable(reader, model, cut), kind, progress=progress)
-    # 3. The model with what was fitted.
+    # 3. Save the model with its calibration.
     save(calibrated, folder, overwrite=overwrite)
     if reader is not None:
         session.report_skipped(reader)
@@ -96,7 +96,7 @@ def _needs_none(calibration: str | None) -> bool:
 
 
 def _readable(reader: TextReader | None, model: SentenceTransformer, cut: list[int]) -> Iterator[str]:
-    """The texts, without those that this model cannot read, if the reader may leave them out; ``cut`` grows."""
+    """Yield the texts that the model can read, and add the tokens cut from each to ``cut``."""
     from echoembed import errors
     from echoembed.model.transformer import transformer_of
 

@@ -60,7 +60,7 @@ def compare(
         items, vectors_ND = held[name] = session.embed_few(embedder, items, reader, least=2)
         stamps[name] = embedder.stamp()._asdict()
         session.report_cuts(embedder, texts.on_overflow)
-    for name, (embedded, vectors_ND) in held.items():  # a text that one recipe left out is shown under none
+    for name, (embedded, vectors_ND) in held.items():  # a text that one recipe leaves out is not shown at all
         matrices[name] = session.cosines(vectors_ND[[item in items for item in embedded]])
     if json:
         recipes = {name: {"matrix": matrices[name], **stamps[name]} for name in names}

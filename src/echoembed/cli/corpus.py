@@ -35,7 +35,7 @@ EPILOG = opt.examples(
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions(ModelOptions):
-    """Which model, and where and how it computes."""
+    """The model, and where and how it computes."""
 
     engine: Annotated[
         Literal["packed", "padded", "ray"] | None,
@@ -117,7 +117,7 @@ def build(
     reading = corpus.Reading(
         text=column, id=id_column, keep=kept, chunk=chunk, chunk_tokens=chunk_tokens, shard_rows=shard_rows
     )
-    Inputs(inputs, file_format=file_format, leave_out=out_)  # a missing file is said before a model is loaded
+    Inputs(inputs, file_format=file_format, leave_out=out_)  # reports a missing file before a model is loaded
     on_ray = options.engine == "ray"
     options = replace(options, engine=None if on_ray else options.engine)
     session.check_names(options, [recipe])

@@ -49,7 +49,7 @@ def data(
             if states[file.path] == "missing" and file.form and not check:
                 if not quiet and not offline:
                     out.note(f"fetching {data_set.name}/{file.path}")
-                # One that is not reached tells of the others: nobody waits for each in turn.
+                # If one file cannot be reached, do not wait for each of the others.
                 reasons[file.path] = (
                     manifest.NOT_REACHED if offline else manifest.build(folder, data_set, file, manifest.fetched)
                 )

@@ -1,4 +1,4 @@
-"""``echoembed embed``: texts to vectors."""
+"""``echoembed embed``: from texts to vectors."""
 
 from __future__ import annotations
 

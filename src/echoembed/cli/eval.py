@@ -1,4 +1,4 @@
-"""``echoembed eval``: recipes scored on benchmarks and on data sets of your own."""
+"""``echoembed eval``: scores of recipes on benchmarks and on your own data sets."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def evaluate(
     from echoembed.evaluation.store import Store
 
     names: list[str | None] = list(dict.fromkeys(recipe)) if recipe else [None]
-    session.check_names(options, names)  # now, rather than after hours
+    session.check_names(options, names)  # now, not after hours
     store = None if output is None else Store(output)
     tasks = find_tasks(benchmark or ["local"], folder=data, max_texts=max_texts, seed=seed)
     session.silence()

@@ -1,4 +1,4 @@
-"""How far an evaluation is: a bar with the time left on a terminal, and a line per task that is done."""
+"""The progress of an evaluation: a bar with the time left on a terminal, and a line for each finished task."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class EvalProgress:
-    """Shows how far ``evaluate`` is; time left is estimated from the text that is still to be embedded.
+    """Shows the progress of ``evaluate``; the time left is estimated from the text that is still to be embedded.
 
     Args:
-        tasks: What every recipe is scored on.
-        recipes: How many recipes there are.
-        shown: Whether anything is said at all.
+        tasks: The tasks of every recipe.
+        recipes: The number of recipes.
+        shown: Whether to show anything.
 
     Attributes:
         recipe: The recipe that is being scored.
@@ -46,19 +46,19 @@ class EvalProgress:
         return self
 
     def start(self, task: Task) -> None:
-        """Show that a task begins."""
+        """Show that a task starts."""
         self._begun += 1
         self._now = _work(task)
         if self._bar is not None:
             self._bar.update(self._row, description=f"{self._begun}/{self._count} {self.recipe}: {task.name}")
 
     def advance(self, characters: int) -> None:
-        """Count characters of the task that are embedded."""
+        """Show how many characters of the task are embedded."""
         if self._bar is not None:
             self._bar.update(self._row, completed=self._done + min(characters, self._now))
 
     def finish(self, task: Task, score: Score | None) -> None:
-        """Note that the task is done or has failed; a score that was kept took no time and is not counted."""
+        """Show that a task is done or has failed; a stored score took no time, and is not counted."""
         if score is not None and score.reused:
             self._total -= self._now
         else:

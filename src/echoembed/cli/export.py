@@ -1,4 +1,4 @@
-"""``echoembed export``: models for places without this package."""
+"""``echoembed export``: models as folders for other tools."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Groups of options: a verb takes a whole group.
+"""Groups of options, which verbs take as one parameter.
 
-A group is a frozen dataclass: ``with_options`` gives the verb an option for each field, and hands it the group.
+A group is a frozen dataclass. ``with_options`` makes an option of each field, and passes the group to the verb.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ComputeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(ComputeOptions):
-    """Which model, what is changed in its recipe, and how it computes."""
+    """The model, changes to its recipe, and how it computes."""
 
     model: opt.Model = None
     adapter: opt.Adapter = None
@@ -44,7 +44,7 @@ class ModelOptions(ComputeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
-    """How texts are given to the model."""
+    """How the model reads texts."""
 
     kind: opt.Kind = "query"
     instruction: opt.Instruction = None
@@ -53,7 +53,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
-    """Which texts are read, and how."""
+    """The texts, and how they are read."""
 
     inputs: opt.Inputs = None
     text: opt.Texts = None
@@ -64,10 +64,10 @@ class TextOptions:
     on_overflow: opt.OnOverflow = "warn"
 
     def reader(self, *, id_column: str | None = None) -> TextReader:
-        """The texts, not read yet.
+        """Return a reader of the texts; nothing is read yet.
 
         Raises:
-            FileError: If a file is missing or its format unknown.
+            FileError: If a file is missing, or its format is unknown.
         """
         from echoembed.texts import TextReader
 
@@ -83,10 +83,10 @@ class TextOptions:
 
 
 def with_model(options: ModelOptions, argument: str | None) -> ModelOptions:
-    """The options with the model that a verb takes as its argument.
+    """Return the options with the model of a verb's argument.
 
     Raises:
-        BadParameter: If --model names one too.
+        BadParameter: If --model also names a model.
     """
     if argument is not None and options.model is not None:
         raise typer.BadParameter(f"got two models, {argument!r} and {options.model!r}; name one", param_hint="MODEL")
@@ -94,13 +94,13 @@ def with_model(options: ModelOptions, argument: str | None) -> ModelOptions:
 
 
 def with_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb as Typer takes it: in place of each parameter that is a group of options, the options.
+    """Turn a verb into a function for Typer, with single options in place of groups.
 
     Args:
-        verb: Its parameters are options, or dataclasses of options.
+        verb: A function whose parameters are options, or dataclasses of options.
 
     Returns:
-        A function of options alone.
+        A function whose parameters are options.
     """
     parameters = inspect.signature(verb, eval_str=True).parameters.values()
     groups: dict[str, Any] = {
@@ -125,7 +125,7 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options_of(group: type[Any]) -> list[inspect.Parameter]:
-    """An option for each field; those of the class itself come before inherited ones."""
+    """Return an option for each field; the fields of the class itself come before inherited ones."""
     hints = get_type_hints(group, include_extras=True)
     own_first = sorted(fields(group), key=lambda field: field.name not in group.__annotations__)
     return [

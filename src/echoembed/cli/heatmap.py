@@ -15,7 +15,7 @@ NUMBERS_UP_TO = 12
 
 
 def check_heatmap(path: Path, *, overwrite: bool) -> None:
-    """Refuse a picture that could not be drawn, before any work is done for it.
+    """Refuse a picture that could not be drawn, before any work is done.
 
     Raises:
         FileError: If its suffix is unknown, or it exists and must not be overwritten.
@@ -32,8 +32,8 @@ def draw_heatmap(
 ) -> None:
     """Draw the matrices side by side.
 
-    Every recipe has a colour scale of its own, over its pairs of different texts: recipes differ far more in
-    the range of their cosines than in what they say about the pairs.
+    Every recipe has its own colour scale, over its pairs of different texts, as recipes differ far more in the range of
+    their cosines than in the order of the pairs.
 
     Raises:
         FileError: If the picture cannot be written.
@@ -66,5 +66,5 @@ def draw_heatmap(
 
 
 def _label(number: int, text: str, *, lines: int) -> str:
-    """A text as a label, broken rather than cut: texts that are compared often differ at their ends."""
+    """Make a label of a text, broken into lines and not cut, as compared texts often differ at their ends."""
     return textwrap.fill(f"{number}  {short(text, 400)}", 36, max_lines=lines, placeholder=" …")

@@ -1,6 +1,6 @@
-"""``echoembed info``: what a model and a recipe come to.
+"""``echoembed info``: the facts about a model under a recipe.
 
-Loading is the check: it proves the attention, the templates and the engine on this model.
+Loading checks the model: it proves the attention, the templates and the engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options that several verbs share, each once."""
+"""The options that several verbs share."""
 
 from __future__ import annotations
 
@@ -175,5 +175,5 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file tha
 
 
 def examples(*lines: str) -> str:
-    """The end of a help page: commands to copy."""
+    """Return the end of a help page: commands to copy."""
     return "\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])

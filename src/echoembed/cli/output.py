@@ -1,4 +1,4 @@
-"""How the command line speaks: results on standard output, all else on standard error, a line each."""
+"""The output of the command line: results on standard output, messages on standard error, each on one line."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ NO_WIDTH = 10_000
 
 
 def one_line(message: str) -> str:
-    """The message without line breaks or control characters."""
+    """Return a message without line breaks and control characters."""
     return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in message)
 
 
 def fail(message: str) -> None:
-    """Say what is wrong."""
+    """Print an error."""
     typer.echo(f"error: {one_line(message)}", err=True)
 
 
 def warn(message: str) -> None:
-    """Say what may be wrong."""
+    """Print a warning."""
     typer.echo(f"warning: {one_line(message)}", err=True)
 
 
 def note(message: str) -> None:
-    """Say what was done."""
+    """Print a note on what was done."""
     typer.echo(one_line(message), err=True)
 
 
 @contextlib.contextmanager
 def kept(what: str | Callable[[], str]) -> Iterator[None]:
-    """If the work in the block is interrupted, or asked to end, say what was kept of it."""
+    """Say what was kept if the work in the block is interrupted or terminated."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
@@ -52,17 +52,17 @@ def kept(what: str | Callable[[], str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """Name what keeps standard output from being written, such as a full disk.
+    """Turn errors of writing standard output, such as a full disk, into our own.
 
     Raises:
-        FileError: If it cannot be written.
+        FileError: If standard output cannot be written.
     """
     if sys.stdout is None:
         raise errors.stream_unwritable("it is closed")
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the pipe may stop at any time
+    except BrokenPipeError:  # the reader of a pipe may close it at any time
         raise
     except OSError as error:
         let_go_of_standard_output()
@@ -70,31 +70,31 @@ def printing() -> Iterator[None]:
 
 
 def let_go_of_standard_output() -> None:
-    """Drop what could not be written: the interpreter would try once more at its end."""
+    """Discard what could not be written, as the interpreter would try to write it again when it exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(value: object) -> None:
-    """The machine-readable form of a result: UTF-8 whatever the terminal's encoding."""
+    """Print a result as JSON, in UTF-8 whatever the terminal's encoding."""
     with printing():
         typer.echo((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(), nl=False)
 
 
 def print_line(line: str) -> None:
-    """A line of a result, as it is."""
+    """Print a line of a result."""
     with printing():
         typer.echo(line)
 
 
 def short(text: str, limit: int = 60) -> str:
-    """A text as a label: on one line, cut."""
+    """Shorten a text to a label on one line."""
     line = " ".join(one_line(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def console() -> Console:
-    """Standard output for plain text, without markup; of unlimited width where it is a file or a pipe."""
+    """Return a console for plain text on standard output, with unlimited width for a file or a pipe."""
     from rich.console import Console
 
     return Console(
@@ -103,7 +103,7 @@ def console() -> Console:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table; the columns named in ``right`` hold numbers."""
+    """Print a table; the columns named in ``right`` hold numbers."""
     from rich import box
     from rich.table import Table
 
@@ -117,7 +117,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right:
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """Names and values, a line each; blanks and line breaks in values are made visible."""
+    """Print names and values, a line each; blanks and line breaks in values are made visible."""
     width = max(map(len, facts))
     for name, value in facts.items():
         print_line(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")

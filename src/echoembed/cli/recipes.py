@@ -1,4 +1,4 @@
-"""``echoembed recipes``: the table of recipes, or one of them with its prompts."""
+"""``echoembed recipes``: the table of recipes, or one recipe with its prompts."""
 
 from __future__ import annotations
 

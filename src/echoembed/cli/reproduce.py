@@ -172,7 +172,7 @@ def reproduce(
 
 
 def _on_mteb(names: list[str], setting: Setting, *, dry_run: bool, as_json: bool, quiet: bool) -> Setting:
-    """The setting, with the scores that were made; or what making them takes."""
+    """Score models on MTEB and return the setting with the scores; or print what that takes."""
     from echoembed.experiments import mteb
 
     tables = [table for table in mteb.TABLES if table in names or "all" in names]
@@ -211,7 +211,7 @@ def _print_dry_run(facts: dict[str, Any]) -> None:
 
 
 def _command(names: list[str], models: list[str]) -> str:
-    """The command as a page can show it, without paths of this machine."""
+    """Return the command for a page, without paths of this machine."""
     given = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick")]
     named = [part for name in models for part in ("-m", Path(name).name if name.endswith(".gguf") else name)]
     return shlex.join(["echoembed", "reproduce", *names, *given, *named])

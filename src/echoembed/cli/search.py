@@ -1,4 +1,4 @@
-"""``echoembed search``: the texts of a corpus that are nearest to a query."""
+"""``echoembed search``: the nearest texts of a corpus to a query."""
 
 from __future__ import annotations
 

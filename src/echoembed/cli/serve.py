@@ -1,4 +1,4 @@
-"""``echoembed serve``: the model behind HTTP."""
+"""``echoembed serve``: a model over HTTP."""
 
 from __future__ import annotations
 
