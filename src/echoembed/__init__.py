@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# Where each public name lives: torch and transformers are imported when a name that needs them is first used,
-# so that "echoembed --help" answers at once.
+# The module of each public name. A module is imported when one of its names is first used, and torch and transformers
+# with it, so that "echoembed --help" answers at once.
 _HOMES = {
     "calibrate": "model.calibrate",
     "describe": "model.describe",
@@ -51,7 +51,7 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:
-    if name == "errors":  # what callers catch: echoembed.errors.TextError
+    if name == "errors":  # for callers, who catch such as echoembed.errors.TextError
         return import_module(f"{__name__}.errors")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

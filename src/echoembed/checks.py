@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 
 class Check(NamedTuple):
-    """What a value must be beyond its type, and how a message says it."""
+    """A condition on a value beyond its type, and the words for it in messages."""
 
     passes: Callable[[Any], bool]
     allowed: str
@@ -32,20 +32,20 @@ NOT_BLANK = Check(lambda value: bool(value.strip()), "a string that is not blank
 
 
 REQUIRED = dataclasses.MISSING
-"""In place of a default: the field must be given."""
+"""Stands in place of a default where the field must be given."""
 
 
 class _MismatchError(Exception):
-    """A value that is not of its type."""
+    """Raised within this file for a value that is not of its type."""
 
 
 def setting(default: Any, meaning: str, check: Check | None = None) -> Any:
-    """A field of a dataclass.
+    """Declare a field of a dataclass of settings.
 
     Args:
-        default: Its default; ``REQUIRED`` for none, a dataclass's class for one of that kind.
-        meaning: What it is, with its unit.
-        check: What a value must be beyond its type.
+        default: Its default; ``REQUIRED`` for none; a dataclass's class for a new instance of that class.
+        meaning: What the setting means, with its unit.
+        check: A condition on its values beyond their type.
     """
     metadata = {"meaning": meaning, "check": check}
     if isinstance(default, type):
@@ -56,15 +56,15 @@ def setting(default: Any, meaning: str, check: Check | None = None) -> Any:
 def check_fields(
     value: object, refuse: Callable[[str, object, str], Exception], checks: Mapping[str, Check] | None = None
 ) -> None:
-    """Check every field; lists become tuples, and whole numbers floats where one is due.
+    """Check every field against its type; lists become tuples, and whole numbers become floats where floats belong.
 
     Args:
-        value: The frozen dataclass, from its ``__post_init__``.
-        refuse: Field, value and what is allowed → the error.
-        checks: Field → what it must be beyond its type, where ``setting`` does not say it.
+        value: The frozen dataclass, which calls this function in its ``__post_init__``.
+        refuse: Builds the error from the field's name, its value and what is allowed.
+        checks: Field → a condition beyond its type, for fields that ``setting`` did not declare.
 
     Raises:
-        Exception: What ``refuse`` gives, for the first field that is not what it must be.
+        Exception: The error that ``refuse`` builds, for the first field that fails.
     """
     kind: Any = type(value)
     for entry in dataclasses.fields(kind):
@@ -81,7 +81,7 @@ def check_fields(
 
 @cache
 def hints(kind: type) -> dict[str, Any]:
-    """The annotations of a dataclass's fields, resolved."""
+    """Return the annotations of a dataclass's fields, resolved."""
     resolved = get_type_hints(kind)
     return {entry.name: resolved[entry.name] for entry in dataclasses.fields(kind)}
 
@@ -109,7 +109,7 @@ def _converted(value: object, hint: Any) -> Any:
 
 
 def words(hint: Any) -> str:
-    """A type as messages say it."""
+    """Return the words for a type in messages."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return ", or ".join(said for alternative in arguments if (said := words(alternative)))

@@ -1,6 +1,6 @@
-"""A file or a folder that is whole under its name, or not there at all.
+"""Writing files and folders so that each is complete under its name, or not there at all.
 
-What is written stands beside its target as ``.NAME.xxxxxxxx.part`` and takes the target's name when all of it is on the
+A file is written beside its target as ``.NAME.xxxxxxxx.part``, and is renamed to the target when all of it is on the
 disk. Its writer holds a lock on it, which ends with the process. So a part without a lock was left by a killed run, and
 the next run with the same target removes it. Two runs with one target never touch each other's files.
 """
@@ -30,16 +30,16 @@ _PATIENCE = 1000
 
 
 class WholeFile:
-    """A file written beside its target, which takes the target's name only by ``commit``.
+    """A file written beside its target, which gets the target's name only by ``commit``.
 
-    As a context manager it removes what was written if the block fails or never commits.
+    As a context manager, it removes the unfinished file if the block fails or never commits.
 
     Args:
         path: The target.
         overwrite: Whether a target that exists is replaced.
 
     Attributes:
-        handle: Where to write, until sealed.
+        handle: The open file, to write to until ``seal``.
 
     Raises:
         FileError: If the target exists, or nothing can be written beside it.
@@ -62,7 +62,7 @@ class WholeFile:
         self._before = self._part.with_suffix(".before")
 
     def seal(self) -> None:
-        """Bring everything to the disk; nothing can be written after it.
+        """Write everything to the disk and close the file.
 
         Raises:
             FileError: If the disk is full, or the target has appeared meanwhile.
@@ -86,7 +86,7 @@ class WholeFile:
     def _commit(self) -> None:
         check_free(self.path, overwrite=self._overwrite)
         self._fresh = not self._target.exists()
-        with contextlib.suppress(OSError):  # keeps the old file until the block ends; not every disk has links
+        with contextlib.suppress(OSError):  # keeps the old file until the block ends; not every file system has links
             self._before.hardlink_to(self._target)
             self._locks.append(_lock(os.open(self._before, os.O_RDONLY)))
         try:
@@ -109,7 +109,7 @@ class WholeFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses once more
+        with contextlib.suppress(OSError):  # closing flushes, which fails again on a full disk
             self.handle.close()
         for path in (self._part, self._before):
             with contextlib.suppress(OSError):
@@ -126,7 +126,7 @@ def commit(files: Sequence[WholeFile]) -> None:
         files: In the order in which they should appear; the file that the others belong to comes last.
 
     Raises:
-        FileError: If the system refuses, or a target has appeared meanwhile. Targets are as they were.
+        FileError: If the system refuses, or a target has appeared meanwhile. All targets are then as they were.
     """
     with _folder_lock(files[0].path.resolve().parent), contextlib.ExitStack() as undo:
         for file in files:
@@ -137,14 +137,14 @@ def commit(files: Sequence[WholeFile]) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """A file that takes its name when the block has written it; if the block fails, nothing is left.
+    """Open a file that gets its name when the block has written it; if the block fails, nothing is left.
 
     Args:
         path: The target; folders above it are made.
         overwrite: Whether a target that exists is replaced.
 
     Yields:
-        Where to write.
+        The open file.
 
     Raises:
         FileError: If the target exists, or cannot be written.
@@ -162,7 +162,7 @@ def whole_file(path: str | Path, *, overwrite: bool = False) -> Iterator[BinaryI
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole, or leave the old one.
+    """Write a complete file, or leave the old one as it was.
 
     Raises:
         FileError: If it cannot be written.
@@ -173,7 +173,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder that takes its name when the block has filled it; if the block fails, nothing is left.
+    """Make a folder that gets its name when the block has filled it; if the block fails, nothing is left.
 
     Args:
         folder: The target; folders above it are made.
@@ -243,22 +243,22 @@ def check_free(path: Path, *, overwrite: bool) -> None:
 
 
 def reason_of(error: OSError) -> str:
-    """What the operating system says, as messages hold it."""
+    """Return the operating system's reason, for messages."""
     return error.strerror or str(error)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: after a crash of the machine a renamed file has its new name.
+    """Write the names in a folder to the disk, so that a renamed file keeps its new name if the machine crashes.
 
     Raises:
         OSError: If the system refuses.
     """
-    if os.name == "posix":  # other systems cannot open a folder, and need not
+    if os.name == "posix":  # other systems cannot open a folder, and need not do so
         _sync(folder)
 
 
 def _clear_leftovers(target: Path) -> None:
-    """Remove what killed runs left beside a target; what a living run still writes is locked, and stays."""
+    """Remove the files that killed runs left beside a target; files still being written are locked, and stay."""
     ours = re.compile(rf"\.{re.escape(target.name[:_NAME_LENGTH])}\.[0-9a-f]{{8}}\.(part|before)")
     if fcntl is None:
         return
@@ -286,7 +286,7 @@ def _beside(target: Path) -> Path:
 def _lock(descriptor: int) -> int:
     """Lock an open file or folder until its descriptor is closed, at the latest by the end of the process."""
     if fcntl is not None:
-        with contextlib.suppress(OSError):  # not every disk has locks: leftovers stay there
+        with contextlib.suppress(OSError):  # not every file system has locks: leftovers stay there
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
 
@@ -305,7 +305,7 @@ def _folder_lock(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 time.sleep(0.01)
-            except OSError:  # not every disk has locks
+            except OSError:  # not every file system has locks
                 break
         yield
     finally:

@@ -1,4 +1,4 @@
-"""One look for all pictures, which are saved as PNG and SVG, both reproducible byte for byte."""
+"""One style for all figures, and saving them as PNG and SVG, both reproducible byte for byte."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ COLOURS = {
     "prompteol": "#7a4fa3",
     "other": "#666666",
 }
-"""What a system's name has in it → its colour, everywhere; the first that fits."""
+"""Part of a system's name → its colour in all figures; the first part that occurs in a name counts."""
 LEFT_OUT = ("echo-compute-matched", "local-llm-embed, prefix+whiten")
-"""Systems that pictures leave out, for they lie upon others; tables have them."""
+"""Systems that figures leave out because their points cover those of others; tables show them."""
 PAPER: dict[str, Any] = {"marker": "D", "color": "black", "s": 26, "zorder": 5}
 """The mark of a number from the paper."""
 _STYLE: Any = {
@@ -45,14 +45,14 @@ _STYLE: Any = {
 
 
 def colour(name: str) -> str:
-    """The colour of a recipe, by what its name says it is."""
+    """Return the colour of a recipe or system, by its name."""
     return next((value for key, value in COLOURS.items() if key in name), COLOURS["other"])
 
 
 def figure(
     title: str, *, columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 3.6, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure and its axes, in reading order.
+    """Make an empty figure; returns it with its axes, in reading order.
 
     Raises:
         LibraryError: If matplotlib is not installed.
@@ -68,7 +68,7 @@ def figure(
 
 
 def bars(axis: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float | None]], *, label: str) -> None:
-    """Grouped bars, one series per recipe; missing values leave a gap."""
+    """Draw grouped bars, one series per recipe; missing values leave a gap."""
     wide = 0.8 / max(len(series), 1)
     for number, (name, heights) in enumerate(series.items()):
         places = [place + (number - (len(series) - 1) / 2) * wide for place in range(len(groups))]
@@ -90,15 +90,15 @@ def _first_of_colour(name: str, names: Sequence[str]) -> bool:
 
 
 def named_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Points with their names beside them, in their colours; names that would lie on each other move up.
+    """Draw points with their names beside them, in their colours; names that would overlap move up.
 
     Args:
-        axis: Its limits must be set.
-        points: Of each x, y and name.
+        axis: The axes, whose limits must be set.
+        points: x, y and name of each point.
     """
     tall, apart = 10.5, 4.0  # points of a line of text, and between a point and its name
     drawn: Any = axis.figure
-    drawn.draw_without_rendering()  # puts the axes where they will be
+    drawn.draw_without_rendering()  # places the axes finally
     scale = 72 / drawn.dpi
     places = [(*axis.transData.transform((x, y)) * scale, x, y, name) for x, y, name in points]
     taken: list[tuple[float, float, float]] = []

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, now and then a line elsewhere, each with the time left."""
+"""Progress of long work, with the time left: a bar on a terminal, or a line now and then where there is none."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 PATIENCE_SECONDS = 1.0
-"""Work that takes no longer has no bar."""
+"""Work that takes no longer than this shows no bar."""
 FIRST_LINE_SECONDS = 10.0
-"""Work that takes no longer has no line where there is no terminal."""
+"""Work that takes no longer than this prints no line where there is no terminal."""
 LINE_SECONDS = 30.0
 EVERY_SECONDS = 5.0
 
 
 def bar(*columns: ProgressColumn, console: Console | None = None, **options: Any) -> Bar:
-    """A bar on standard error that goes when the work ends; further columns stand behind it."""
+    """Return a bar on standard error that disappears when the work ends; further columns follow it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -33,13 +33,13 @@ def bar(*columns: ProgressColumn, console: Console | None = None, **options: Any
 
 
 class Progress:
-    """Counts what is done, such as texts, and shows it once the work has taken a while.
+    """Counts units of work, such as texts, and shows the count once the work has taken a while.
 
     Args:
-        expected: How many there will be in all, asked again at each step; None if unknown.
-        what: What is being done.
-        unit: What is counted.
-        shown: Whether anything is shown at all.
+        expected: Returns how many units there will be in all, or None if unknown; called at each step.
+        what: Name of the work.
+        unit: Name of the units, in the plural.
+        shown: Whether anything is shown.
 
     Attributes:
         seconds: How long the block took.
@@ -66,7 +66,7 @@ class Progress:
         return self
 
     def __call__(self, done: int) -> None:
-        """Take note that so many are done."""
+        """Report how many units are done so far."""
         elapsed = time.monotonic() - self._start
         if not self._shown or not done:
             return
@@ -89,7 +89,7 @@ class Progress:
             self._bar = bar(MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
             self._bar.start()
             self._task = self._bar.add_task(self._what, total=None, pace="")
-        # The time left is ours: Rich's own estimate waits for a third step, and a step may be a minute.
+        # We estimate the time left: Rich's own estimate waits for a third step, and a step may take a minute.
         self._bar.update(self._task, completed=done, total=total, pace=pace, refresh=True)
 
     def __exit__(
@@ -101,10 +101,10 @@ class Progress:
 
 
 class Work:
-    """Work of many kinds, in any unit: says now and then what is done and what is left.
+    """Progress of work of several kinds, measured in any one unit: now and then a line with the share and time left.
 
     Args:
-        say: Takes a line.
+        say: Called with each line.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -115,11 +115,11 @@ class Work:
         self._said = 0.0
 
     def expect(self, work: float) -> None:
-        """So much work is still to come."""
+        """Add work that is still to come."""
         self._total += work
 
     def done(self, work: float, what: str) -> None:
-        """So much of it is done by now."""
+        """Report that a part of the work is done, and say so if some seconds have passed since the last line."""
         self._done += work
         now = time.monotonic()
         if now - self._said < EVERY_SECONDS:
@@ -132,7 +132,7 @@ class Work:
 
 
 def shown_time(seconds: float) -> str:
-    """Seconds as one reads them."""
+    """Return seconds as hours, minutes and seconds for a person to read."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

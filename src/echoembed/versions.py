@@ -51,7 +51,7 @@ def check(*libraries: str, extra: str, purpose: str) -> None:
 
 @contextmanager
 def needed(*libraries: str, extra: str, purpose: str) -> Iterator[None]:
-    """``check``, and an error of ours where importing the libraries fails all the same; wrap the imports in it.
+    """Wrap the imports of optional libraries: ``check`` them, and raise an error of ours if an import still fails.
 
     Raises:
         LibraryError: As ``check``, or if an import inside the ``with`` fails.
@@ -66,7 +66,7 @@ def needed(*libraries: str, extra: str, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def base_libraries() -> Iterator[None]:
-    """Check the libraries that every installation has; wrap the first import of them.
+    """Wrap the first import of the libraries that every installation has, and check their versions.
 
     Raises:
         LibraryError: If one is too old, or the import fails because two of them do not fit each other.
@@ -108,7 +108,7 @@ def _warn_once(message: str) -> None:
 
 
 def _check_peft() -> None:
-    """What transformers asks of peft stands in its code only: its own check comes late, and as a ``ValueError``."""
+    """Check peft's version, which transformers requires only in its code, and checks late, with a ``ValueError``."""
     place, installed = find_spec("transformers"), _installed("peft")
     code = Path(place.origin).parent / "integrations" / "peft.py" if place and place.origin else None
     if installed is None or code is None or not code.is_file():
@@ -118,15 +118,15 @@ def _check_peft() -> None:
         return
     if _fits(match[1], _tested("peft")):
         mend = _command("peft", SpecifierSet(",".join([str(asked), *filter(_is_upper, map(str, _tested("peft")))])))
-    else:  # a peft that nobody has tested, if it exists at all: an older transformers asks for less
+    else:  # no peft that we tested is new enough: install an older transformers, which needs no newer peft
         mend = _command("transformers", _tested("transformers"))
     raise errors.library_misfit("peft", installed, f"transformers {_installed('transformers')}", f"peft{asked}", mend)
 
 
 def _name_misfit(libraries: Iterable[str], error: Exception) -> None:
-    """Raise an error that names a misfit among these libraries and all that they need, if the error speaks of it.
+    """Raise an error that names two of these libraries, or of those they need, that do not fit, if ``error`` names one.
 
-    Many environments hold two libraries that do not fit by their metadata and work all the same.
+    Environments often hold two libraries that do not fit by their metadata, but work together.
     """
     message = str(error).replace("-", "_")
     waiting, seen = list(libraries), set()
@@ -166,7 +166,7 @@ def _requirements(library: str) -> list[Requirement]:
 
 
 def _tested(library: str) -> SpecifierSet:
-    """The range that our metadata allows; every extra that names the library names the same."""
+    """Return the range that our metadata allows; all extras with this library give the same range."""
     tested = SpecifierSet()
     for requirement in _requirements("echoembed"):
         if canonicalize_name(requirement.name) == canonicalize_name(library):
@@ -175,7 +175,7 @@ def _tested(library: str) -> SpecifierSet:
 
 
 def _fits(installed: str, allowed: SpecifierSet) -> bool:
-    # A vendor's 2.9.0a0+git stands for 2.9.0.
+    # A vendor's build 2.9.0a0+git counts as 2.9.0.
     return allowed.contains(Version(installed).base_version)
 
 

@@ -1,4 +1,4 @@
-"""What verbs do with a model: load it without chatter, encode with it, say what was cut."""
+"""Shared steps of the verbs: load a model without the libraries' chatter, encode texts, report what was cut."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def silence() -> None:
 
 
 def _silence_imports() -> None:
-    """Settings that must be made before the libraries are imported."""
+    """Make the settings that the libraries read when they are imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     threads.settle()
@@ -65,7 +65,7 @@ def _silence_imports() -> None:
 
 
 def recipe_named(name: str | None, file: Path | None) -> str | Recipe | None:
-    """The user's own recipe of that name, else the name, for the library to find."""
+    """Return the recipe of that name in the user's file, or else the name, which the library looks up."""
     if file is None:
         return name
     from echoembed import errors, load_recipes, recipes
@@ -79,11 +79,11 @@ def recipe_named(name: str | None, file: Path | None) -> str | Recipe | None:
 
 
 def check_names(options: ModelOptions, names: Sequence[str | None]) -> None:
-    """Refuse recipes, a model or an adapter that are not there, before anything heavy is imported.
+    """Refuse recipes, a model or an adapter that do not exist, before anything heavy is imported.
 
     Args:
-        options: Name model, adapter and the user's own recipes.
-        names: Recipes; None for the default.
+        options: The options that name the model, the adapter and the user's file of recipes.
+        names: Names of recipes; None for the default.
 
     Raises:
         RecipeError: If there is no such recipe.
@@ -102,7 +102,7 @@ def check_names(options: ModelOptions, names: Sequence[str | None]) -> None:
 def load(
     options: ModelOptions, recipe: str | None = None, *, on_overflow: str = "warn", calibrated: bool = True
 ) -> SentenceTransformer:
-    """The model that the options name, under a recipe, or under the recipe without its calibration."""
+    """Load the model that the options name, with a recipe, or with the recipe without its calibration."""
     _silence_imports()
     with startup.without_unused():
         return _load(options, recipe, on_overflow, calibrated)
@@ -122,7 +122,7 @@ def _load(options: ModelOptions, recipe: str | None, on_overflow: str, calibrate
 
 
 def embedder(model: SentenceTransformer, options: EncodeOptions) -> Embedder:
-    """The model, reading texts as the options say."""
+    """Wrap the model so that it reads texts as the options say."""
     from echoembed.texts import Embedder
 
     return Embedder(model=model, kind=options.kind, instruction=options.instruction, batch_size=options.batch_size)
@@ -131,10 +131,10 @@ def embedder(model: SentenceTransformer, options: EncodeOptions) -> Embedder:
 def remote(
     url: str, model: ModelOptions, recipe: str | None, options: EncodeOptions, *, on_overflow: str
 ) -> RemoteEmbedder:
-    """A running server, reading texts as the options say.
+    """Connect to a running server, which embeds texts as the options say.
 
     Raises:
-        BadParameter: If an option asks for another model than the server has.
+        BadParameter: If an option chooses a model or a recipe, which the server has chosen already.
     """
     import typer
 
@@ -153,18 +153,18 @@ def check_standard_output(reader: TextReader) -> None:
     """Refuse a standard output that is closed, or that is one of the inputs.
 
     Raises:
-        FileError: If it is.
+        FileError: If the output is either.
     """
     from echoembed import errors
 
     if sys.stdout is None:
         raise errors.stream_unwritable("it is closed")
-    with contextlib.suppress(OSError, ValueError):  # a stand-in without a file, as in tests
+    with contextlib.suppress(OSError, ValueError):  # tests replace standard output by an object without a file number
         reader.refuse_as_output(sys.stdout.fileno())
 
 
 def check_texts(reader: TextReader, *, quiet: bool) -> None:
-    """Read the texts of files through before the first is embedded: a fault at their end would lose all the work.
+    """Read all files once before any text is embedded: an error near their end would lose all the work.
 
     Raises:
         FileError: If a file is broken.
@@ -177,10 +177,10 @@ def check_texts(reader: TextReader, *, quiet: bool) -> None:
 
 
 def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
-    """All texts of the reader, as many as a table of every pair can show.
+    """Read all texts, of which there may be as many as a table of all pairs can show.
 
     Raises:
-        TextError: If there are more, or fewer than ``least``.
+        TextError: If there are more than that, or fewer than ``least``.
     """
     from echoembed import errors
 
@@ -193,7 +193,7 @@ def few_texts(reader: TextReader, *, least: int = 1) -> list[Item]:
 
 
 def report_cuts(embedder: Embedder | RemoteEmbedder, on_overflow: str) -> None:
-    """Say how much was cut, unless that was to be ignored."""
+    """Warn of texts that were cut, unless the user chose to ignore cuts."""
     cuts = embedder.cuts
     if cuts.texts and on_overflow == "warn":
         warn(
@@ -204,7 +204,7 @@ def report_cuts(embedder: Embedder | RemoteEmbedder, on_overflow: str) -> None:
 
 
 def report_skipped(reader: TextReader, *, array: str | None = None) -> None:
-    """Say how many texts were left out, and what was wrong with the first few."""
+    """Warn of texts that were left out: how many, and what was wrong with the first few."""
     if reader.skipped:
         more = " …" if reader.skipped > len(reader.examples) else ""
         warn(f"left out {reader.skipped:,} of {reader.count:,} texts: {' '.join(reader.examples)}{more}")
@@ -215,7 +215,7 @@ def report_skipped(reader: TextReader, *, array: str | None = None) -> None:
 def embed_few(
     embedder: Embedder, items: list[Item], reader: TextReader, *, least: int = 1
 ) -> tuple[list[Item], NDArray[np.float32]]:
-    """The texts that the model can embed, and their vectors; the others are left out if the reader may.
+    """Return the texts that the model can embed, and their vectors; the others are left out if the reader allows it.
 
     Raises:
         TextError: If a text cannot be embedded, or fewer than ``least`` can.
@@ -231,15 +231,15 @@ def embed_few(
 
 
 def cosines(vectors_ND: NDArray[np.float32]) -> list[list[float]]:
-    """Every vector against every other, in six digits."""
+    """Return the cosine of every two vectors, rounded to six digits."""
     return [[round(float(value), 6) for value in row] for row in vectors_ND @ vectors_ND.T]
 
 
 def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> dict[str, object]:
-    """A recipe's fields, and what it makes of a text.
+    """Return a recipe's fields, and its prompts and pooled spans for a text.
 
-    Its prompts are shown with the bundled tokenizer unless a model is named: published weights of some
-    gigabytes are not fetched to look at a prompt.
+    Unless a model is named, the bundled tokenizer is used: nobody wants to download gigabytes of weights to look at a
+    prompt.
     """
     from dataclasses import replace
 

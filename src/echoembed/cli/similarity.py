@@ -1,4 +1,4 @@
-"""``echoembed similarity``: every text against every other."""
+"""``echoembed similarity``: compare every text with every other."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""A quick start: sentence-transformers imported without what encoding never uses.
+"""A quick start: import sentence-transformers without the modules that encoding never uses.
 
-The library imports scikit-learn for one function, datasets for training and peft for adapters, and these bring pandas
-and pyarrow: together more than half of what a first vector costs. While the library is imported and a model loaded,
-stand-ins take their places. A stand-in imports the real module as soon as one of its names is called or looked into;
-whatever was imported with a stand-in behaves as ever, and later imports get the real module.
+The library imports scikit-learn for one function, datasets for training and peft for adapters, and these import pandas
+and pyarrow: together, more than half of the time to a first vector. While the library is imported and a model is
+loaded, stand-ins take the places of these modules. A stand-in imports the real module as soon as one of its names is
+called or an attribute of it is read. Code that imported a stand-in therefore works as before, and later imports get the
+real module.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ UNUSED = ("sklearn", "sklearn.metrics", "datasets", "peft")
 
 @contextmanager
 def without_unused() -> Iterator[None]:
-    """Import sentence-transformers, and let the block load a model, without the modules that encoding never uses."""
+    """Import sentence-transformers without the modules that encoding never uses, and keep them out in the block."""
     if LIBRARY in sys.modules:
         yield
         return
@@ -38,7 +39,7 @@ def without_unused() -> Iterator[None]:
     try:
         _import()
         for stand_in in placed:
-            if stand_in.__name__ != "datasets":  # its version is asked for whenever a model is built
+            if stand_in.__name__ != "datasets":  # sentence-transformers asks for its version whenever it builds a model
                 stand_in.make_way()
         yield
     finally:
@@ -47,7 +48,7 @@ def without_unused() -> Iterator[None]:
 
 
 def _import() -> None:
-    """Import the library with the garbage collector off: imports make no garbage, and looking for it takes time."""
+    """Import the library with the garbage collector off: imports leave no garbage, and the search for it takes time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -62,9 +63,10 @@ def _import() -> None:
 
 
 def _end_quietly() -> None:
-    """Close standard error when all has been said: what is frozen, triton's bindings take for leaked, and list there.
+    """Close standard error at the very end, after all output.
 
-    To free it would be quiet too, and takes more than a second.
+    Triton's bindings report objects that are still alive then, and ``gc.freeze`` keeps all of them alive. Freeing the
+    objects would avoid the report too, but takes more than a second.
     """
     if "triton" in sys.modules and sys.stderr is not None:
         sys.stderr.flush()
@@ -72,7 +74,7 @@ def _end_quietly() -> None:
 
 
 class _StandIn(ModuleType):
-    """Stands in a module's place until the module is needed."""
+    """Takes a module's place in ``sys.modules`` until the module is needed."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -100,7 +102,7 @@ class _Later(type):
     _home: _StandIn
 
     def _real(cls) -> Any:
-        for name in UNUSED:  # a submodule's parent, too, must be the real one
+        for name in UNUSED:  # the parents of a submodule must be the real ones too
             if isinstance(stand_in := sys.modules.get(name), _StandIn) and cls._home.__name__.startswith(name):
                 stand_in.make_way()
         return getattr(import_module(cls._home.__name__), cls.__name__)

@@ -1,8 +1,8 @@
-"""How the threads of a command compute: as many as its processor time is for, and asleep while they wait.
+"""Settings of OpenMP: no more threads than there is processor time for, and threads that sleep while they wait.
 
-OpenMP, which PyTorch computes with, takes a thread for each core that it sees, also in a container that is given the
-time of two of them; and a thread that waits for another keeps its core busy meanwhile. Beside other work both make
-two threads many times slower than one.
+OpenMP, with which PyTorch computes, starts a thread for each core that it sees, even in a container that may use the
+time of only two of them. A thread that waits for another keeps its core busy, too. Beside other work on the machine,
+either can make two threads many times slower than one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 def settle(environment: MutableMapping[str, str] | None = None, groups: Path = _GROUPS) -> None:
-    """Tell OpenMP, before it is loaded, what the user has not told it.
+    """Set OpenMP's variables before it is loaded, except those that the user has set.
 
     Args:
-        environment: Where OpenMP looks; None for this process's own.
-        groups: Where Linux says how much processor time a container is given.
+        environment: The environment variables; None for those of this process.
+        groups: The folder in which Linux says how much processor time a container may use.
     """
     environment = os.environ if environment is None else environment
     if "GOMP_SPINCOUNT" not in environment:
@@ -31,7 +31,7 @@ def settle(environment: MutableMapping[str, str] | None = None, groups: Path = _
 
 
 def allowance(groups: Path = _GROUPS) -> int | None:
-    """Cores' worth of processor time that a container is given, rounded up; None where nothing limits it."""
+    """Return the number of cores whose time a container may use, rounded up; None if there is no limit."""
     try:
         if (groups / "cpu.max").is_file():
             quota, period = (groups / "cpu.max").read_text(encoding="utf-8").split()
@@ -40,7 +40,7 @@ def allowance(groups: Path = _GROUPS) -> int | None:
                 (groups / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="utf-8").strip()
                 for name in ("quota", "period")
             )
-        cores = int(quota) / int(period)  # "max", or -1, where nothing limits it
+        cores = int(quota) / int(period)  # "max" or -1 if there is no limit
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return math.ceil(cores) if cores > 0 else None

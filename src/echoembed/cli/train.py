@@ -1,4 +1,4 @@
-"""``echoembed train``: fine-tuning, as a configuration says."""
+"""``echoembed train``: fine-tune a model as a configuration file says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``echoembed tune``: the best zero-shot embedder that a model holds for your own texts."""
+"""``echoembed tune``: search for the recipe that makes a model the best zero-shot embedder of your own texts."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def tune(
         raise errors.output_exists(output)
     session.check_names(options, [None])
     read, judged = _texts(texts, most, seed), None if pairs is None else _pairs(pairs)
-    plots.figure("")  # matplotlib is asked for now, rather than after minutes
+    plots.figure("")  # fails now, rather than after minutes, if matplotlib is missing
     session.silence()
     from echoembed import save
     from echoembed.evaluation.layers import LayerStore, default_folder
@@ -109,16 +109,16 @@ def tune(
 
 
 def _load(options: groups.ModelOptions, recipe: Recipe) -> SentenceTransformer:
-    """The model that the options name, under a recipe."""
+    """Load the model that the options name, with a recipe."""
     import echoembed
 
     given = {field.name: getattr(options, field.name) for field in fields(options)}
-    del given["recipes_file"], given["budget"]  # the recipe has it
+    del given["recipes_file"], given["budget"]  # the recipe holds the budget
     return echoembed.load(recipe=recipe, overflow="ignore", **given)
 
 
 def _texts(path: Path, most: int, seed: int) -> list[str]:
-    """A sample of a file's texts."""
+    """Read a file of texts, and return a sample of at most ``most``."""
     import random
 
     from echoembed.texts import TextReader
@@ -130,7 +130,7 @@ def _texts(path: Path, most: int, seed: int) -> list[str]:
 
 
 def _pairs(path: Path) -> list[tuple[str, str, float]]:
-    """Judged pairs."""
+    """Read judged pairs: two sentences and a score."""
     from echoembed.evaluation import rows
 
     fields = {"sentence1": rows.TEXT, "sentence2": rows.TEXT, "score": rows.NUMBER, "label": rows.NUMBER}

@@ -1,4 +1,4 @@
-"""From a name to a folder of safe files with an exact revision.
+"""From a model's name to a folder of safe files with an exact revision.
 
-Knows the hub, folders, installed packages and GGUF files; never opens a model.
+Reads the hub, folders, installed packages and GGUF files; never loads a model.
 """

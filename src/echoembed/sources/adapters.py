@@ -1,11 +1,11 @@
-"""Trained adapters: small weights beside the model they were trained on, with the recipe they were trained with.
+"""Trained adapters: small weights that are added to a model's, with the recipe of their training.
 
-    FOLDER/adapter_config.json              peft's: what kind of adapter, which layers
-    FOLDER/adapter_model.safetensors        its weights
-    FOLDER/echoembed_adapter_config.json    ours: the recipe, and the exact weights below it
+    FOLDER/adapter_config.json              peft's file: the kind of adapter, and its layers
+    FOLDER/adapter_model.safetensors        the adapter's weights
+    FOLDER/echoembed_adapter_config.json    our file: the recipe, and the exact weights that were trained
 
-An adapter means nothing on other weights than those it was trained on. Its file names these with their revision, and
-loading compares them.
+An adapter is useless on other weights than those it was trained on. Our file names these weights with their revision,
+and loading compares them.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from echoembed.sources.resolve import Origin, Source, resolve_adapter
 FILE = "echoembed_adapter_config.json"
 FORMAT = 1
 BUNDLED = Path(__file__).parents[1] / "tiny" / "adapters"
-"""Adapters that come with the package, each a folder; the model below each is named in it."""
+"""Folder of the adapters that come with the package; the file in each one's folder names its model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """Exact weights: a model, and adapters merged into it in order.
+    """The exact weights that an adapter was trained on: a model, and adapters merged into it in order.
 
     Attributes:
         model: A name on the hub, the name of a package's model, a folder or a GGUF file; None for the bundled model.
-        origin: Which of these the model is.
+        origin: Which of these kinds the model is.
         revision: 40 hexadecimal digits: the model's commit, or the hash of its files.
         adapters: Name and revision of each adapter.
     """
@@ -45,7 +45,7 @@ class Base:
 
     @classmethod
     def of(cls, source: Source, adapters: list[Source]) -> Base:
-        """What was loaded. Folders and files go by their whole path, for the adapter may be read from elsewhere."""
+        """Describe loaded weights; folders and files by their absolute path, as the adapter may be loaded elsewhere."""
         path = str(source.file or source.folder)
         name = {"bundled": None, "folder": path, "gguf": path}.get(source.origin, source.name)
         below = tuple(
@@ -55,7 +55,7 @@ class Base:
 
     @property
     def name(self) -> str:
-        """The name by which ``resolve`` finds the model."""
+        """Return the name by which ``resolve`` finds the model."""
         return self.model or BUNDLED_MODEL
 
     def __str__(self) -> str:
@@ -67,10 +67,10 @@ class Adapter:
     """A trained adapter on this machine.
 
     Attributes:
-        source: Its files.
-        recipe: The recipe that it was trained with.
+        source: The adapter's files.
+        recipe: The recipe of its training.
         normalize: Whether vectors are scaled to length 1.
-        base: The weights it was trained on.
+        base: The weights that it was trained on.
     """
 
     source: Source
@@ -80,25 +80,25 @@ class Adapter:
 
 
 def is_adapter(name: object) -> bool:
-    """Whether this is a folder with an adapter of ours."""
+    """Return whether this is a folder with an adapter of ours."""
     return isinstance(name, (str, os.PathLike)) and (Path(name).expanduser() / FILE).is_file()
 
 
 def names_one(name: object) -> bool:
-    """Whether this names an adapter where a model is asked for: its folder, or one that comes with the package."""
+    """Return whether a model's name is an adapter's: an adapter's folder, or an adapter that comes with the package."""
     return is_adapter(name) or (isinstance(name, str) and name in bundled() and not Path(name).is_dir())
 
 
 def bundled() -> list[str]:
-    """Names of the adapters that come with the package."""
+    """Return the names of the adapters that come with the package."""
     return sorted(path.name for path in BUNDLED.glob("*") if is_adapter(path))
 
 
 def find(name: str | os.PathLike[str], *, local_files_only: bool = False) -> Adapter:
-    """A trained adapter: a folder, one that comes with the package, or one on the hub.
+    """Find a trained adapter: in a folder, in this package, or on the hub.
 
     Raises:
-        ModelError: If it cannot be found or read, or was not written by a training run of ours.
+        ModelError: If the adapter cannot be found or read, or was not written by a training run of ours.
     """
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""
     if not isinstance(text, str) or not text.strip():
@@ -113,11 +113,11 @@ def find(name: str | os.PathLike[str], *, local_files_only: bool = False) -> Ada
 
 
 def read(source: Source, *, name: str | None = None) -> Adapter:
-    """What an adapter's files say.
+    """Read an adapter's settings.
 
     Args:
-        source: The files.
-        name: The adapter's name; the source's unless given.
+        source: The adapter's files.
+        name: The adapter's name; None for the source's name.
 
     Raises:
         ModelError: If our file is missing or broken.

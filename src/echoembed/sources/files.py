@@ -1,6 +1,6 @@
-"""The files of a model's folder: which of them decide its vectors, and whether they are whole and safe.
+"""The files of a model's folder: which of them decide its vectors, and whether they are complete and safe.
 
-Pickles run code when they are opened, so weights are safetensors or nothing.
+Pickled weights can run code when they are opened, so only safetensors are read.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTER = "adapter_model.safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# These files decide the vectors, besides the weights: settings of the model, of sentence-transformers and of its
-# modules, and the tokenizer. Both the download and the hash of a folder take these files and no others.
+# Besides the weights, these files decide the vectors: settings of the model, of sentence-transformers and of its
+# modules, and the tokenizer. The download and the hash of a folder cover these files and no others.
 _SETTINGS = (
     "*config.json",
     "config_sentence_transformers.json",
@@ -42,11 +42,11 @@ _TOKENIZERS = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"vocab.txt"})
 
 
 def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
-    """All files of a folder that decide the vectors, sorted; each of them is there and can be read.
+    """Check all files of a folder that decide the vectors, and return their names, sorted.
 
     Args:
-        folder: The model's, or an adapter's.
-        adapter: Whether it is an adapter, which has neither a model nor a tokenizer of its own.
+        folder: The folder of a model or an adapter.
+        adapter: Whether the folder holds an adapter, which has neither a model nor a tokenizer of its own.
 
     Raises:
         ModelError: A file is missing or damaged, or the weights are pickled.
@@ -70,9 +70,9 @@ def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
 
 
 def _home(names: Collection[str], modules: Collection[str]) -> str:
-    """Where the language model is: the root or, as echoembed saves it, the folder of the first module.
+    """Return the language model's folder: the root or, in models that echoembed saved, the first module's folder.
 
-    A library that saves one of our models may put a config.json of its own in the root.
+    Another library that saves one of our models may put a config.json of its own into the root.
     """
     module = next(iter(modules), "")
     ours = f"{module}/{OURS}" in names or CONFIG not in names
@@ -80,13 +80,13 @@ def _home(names: Collection[str], modules: Collection[str]) -> str:
 
 
 def _names(folder: Path, modules: Collection[str]) -> set[str]:
-    """Names of the files at the folder's root and below its modules; not of checkpoints beside them."""
+    """List the files in the folder's root and below its modules, but not those of checkpoints beside them."""
     paths = [*folder.iterdir(), *(path for module in modules for path in (folder / module).rglob("*"))]
     return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
 
 
 def module_folders(folder: Path) -> list[str]:
-    """Subfolders that sentence-transformers' modules.json names, such as ``1_Pooling``."""
+    """Return the subfolders that sentence-transformers' modules.json names, such as ``1_Pooling``."""
     path = folder / MODULES
     rows = read_json(path, list) if path.is_file() else []
     paths = [str(row.get("path", "..")) if isinstance(row, dict) else ".." for row in rows]
@@ -96,7 +96,7 @@ def module_folders(folder: Path) -> list[str]:
 
 
 def setting_files(names: Collection[str], modules: Collection[str]) -> list[str]:
-    """The names of settings and tokenizer files, at the root and below the modules."""
+    """Return the names of the settings and tokenizer files in the root and below the modules."""
     return sorted(
         name
         for name in names
@@ -107,7 +107,7 @@ def setting_files(names: Collection[str], modules: Collection[str]) -> list[str]
 
 
 def require(where: str, names: Collection[str], modules: Collection[str]) -> None:
-    """Refuse a list of files without settings or tokenizer, before any large one is fetched."""
+    """Refuse a list of files without settings or a tokenizer, before any large file is downloaded."""
     home = _home(names, modules)
     names = [name.removeprefix(home) for name in names if name.startswith(home)]
     if CONFIG not in names:
@@ -121,17 +121,17 @@ def require(where: str, names: Collection[str], modules: Collection[str]) -> Non
 def weight_files(
     where: str, names: Collection[str], folder: Path, modules: Collection[str], *, adapter: bool = False
 ) -> dict[str, set[str]]:
-    """The safetensors files to load, each with the tensors that an index promises to be in it.
+    """Return the safetensors files to load, each with the tensors that it must contain according to the index.
 
     Args:
         where: The folder or the model, for messages.
-        names: Files that are there, or that the hub has.
-        folder: Holds the index, if there is one.
+        names: Files in the folder, or on the hub.
+        folder: The folder with the index, if there is one.
         modules: Subfolders of modules, whose safetensors belong to the model.
         adapter: Whether an adapter is asked for, not a model.
 
     Raises:
-        ModelError: What is asked for is not there, or is not in safetensors.
+        ModelError: The weights are missing, or not in safetensors.
     """
     files = {} if adapter else _model_weights(where, names, folder, _home(names, modules))
     files |= _adapter_weights(where, names, required=adapter)
@@ -146,7 +146,7 @@ def weight_files(
 
 def _model_weights(where: str, names: Collection[str], folder: Path, home: str) -> dict[str, set[str]]:
     inside = [name.removeprefix(home) for name in names if name.startswith(home)]
-    if _WEIGHTS in inside:  # transformers, too, prefers the one file to shards beside it
+    if _WEIGHTS in inside:  # transformers also prefers the single file to shards beside it
         return {home + _WEIGHTS: set()}
     if _INDEX not in inside:
         raise _without_safetensors(where, [name for name in inside if "/" not in name])
@@ -167,7 +167,7 @@ def _adapter_weights(where: str, names: Collection[str], *, required: bool) -> d
 
 
 def _shards(index: Path) -> dict[str, set[str]]:
-    """Shards that an index names, each with its tensors."""
+    """Return the shards that an index names, each with its tensors."""
     weight_map = read_json(index, dict).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise errors.model_json_broken(str(index), "it has no weight_map")
@@ -180,7 +180,7 @@ def _shards(index: Path) -> dict[str, set[str]]:
 
 
 def _check_tensors(path: Path, promised: Collection[str]) -> None:
-    """Open a safetensors file: header and length agree, and the promised tensors are in it."""
+    """Check a safetensors file: its header must fit its length, and it must contain the promised tensors."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -188,7 +188,7 @@ def _check_tensors(path: Path, promised: Collection[str]) -> None:
             missing = sorted(set(promised) - set(file.keys()))
     except SafetensorError as error:
         raise errors.weights_damaged(str(path), reason(error)) from error
-    # transformers would fill a missing tensor at random: the vectors would not be this model's.
+    # transformers would fill a missing tensor with random numbers, and the vectors would not be this model's.
     if missing:
         raise errors.weights_damaged(str(path), f"tensor {errors.quoted(missing[0])} of the index is not in it")
 
@@ -203,5 +203,5 @@ def _below(name: str, modules: Collection[str]) -> bool:
 
 
 def _stays_inside(inner: str) -> bool:
-    """Whether a relative name stays inside the folder it is joined to."""
+    """Return whether a relative path stays inside the folder to which it is joined."""
     return not inner.startswith("/") and "\\" not in inner and ".." not in PurePosixPath(inner).parts

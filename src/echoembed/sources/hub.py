@@ -1,4 +1,4 @@
-"""Fetching from the Hugging Face hub: the files that loading needs, by name, and all from one commit."""
+"""Downloads from the Hugging Face hub: only the files that loading needs, by name, and all from one commit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from echoembed.sources.settings import check_bytes, reason
 
 @dataclass(frozen=True, kw_only=True)
 class _Snapshot:
-    """One commit of a model in the hub's cache, of which only some files may have arrived."""
+    """One commit of a model in the hub's cache, where some of its files may still be missing."""
 
     name: str
     shown: str  # the name with the revision that was asked for, for messages
@@ -35,12 +35,12 @@ class _Snapshot:
     offline: bool
 
     def take(self, files: Collection[str]) -> None:
-        """Bring these files into the folder, each as long as the hub says, or raise."""
+        """Download these files into the folder, and check that each is as long as the hub says."""
         for file in files:
             check_bytes(f"{self.shown}/{file}", self.sizes[file])
         if not self.offline:
             self._download(files)
-            # The hub's client trusts any file of the right name, so a damaged file would stay for ever.
+            # The hub's client keeps any file of the right name, so a damaged file would stay for ever.
             self._download(self._short(files), force=True)
         if short := self._short(files):
             raise errors.hub_cache_incomplete(self.shown, self.sha, ", ".join(short))
@@ -64,19 +64,19 @@ class _Snapshot:
 
 
 def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = False) -> tuple[Path, str]:
-    """Bring a model or an adapter into the hub's cache: every call after the first names the commit.
+    """Download a model or an adapter into the hub's cache. The revision becomes a commit once, for all files.
 
     Args:
         name: The model's name on the hub.
         revision: Branch, tag or commit; None for the main branch.
-        offline: Use the cache alone.
+        offline: Use only the cache.
         adapter: Whether an adapter is asked for, not a model.
 
     Returns:
         The folder, and the commit as 40 hexadecimal digits.
 
     Raises:
-        ModelError: The hub does not give it, or it is incomplete or unsafe.
+        ModelError: The hub refuses the model or does not have it, or the model is incomplete or unsafe.
         FileError: The cache cannot be written.
     """
     from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
@@ -97,7 +97,7 @@ def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = Fal
         _check_unlisted(folder, shown, sha, adapter=adapter)
     else:
         snapshot = _Snapshot(name=name, shown=shown, sha=sha, folder=folder, sizes=sizes, offline=offline)
-        if not adapter and MODULES not in sizes:  # with modules, the model may be in the first one's folder
+        if not adapter and MODULES not in sizes:  # with modules, the model may be in the first module's folder
             require(shown, sizes, [])
         snapshot.take(setting_files(sizes, []))
         modules = module_folders(folder)
@@ -110,7 +110,7 @@ def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = Fal
 
 
 def _check_unlisted(folder: Path, shown: str, sha: str, *, adapter: bool) -> None:
-    """Check a snapshot that another tool left in the cache without the list of its files."""
+    """Check a snapshot that another tool put into the cache without a list of its files."""
     try:
         checked_files(folder, adapter=adapter)
     except errors.ModelError as error:
@@ -119,11 +119,11 @@ def _check_unlisted(folder: Path, shown: str, sha: str, *, adapter: bool) -> Non
 
 @contextmanager
 def _explained(shown: str, otherwise: Callable[[str, str], errors.ModelError]) -> Iterator[None]:
-    """Turn whatever the hub's client raises into one line that says what to do.
+    """Turn any error of the hub's client into an error of ours, which says what to do.
 
     Args:
         shown: The model, for messages.
-        otherwise: Builds the error where neither the hub refused nor this disk failed.
+        otherwise: Builds the error if neither the hub refused nor the disk failed.
     """
     try:
         yield
@@ -139,7 +139,7 @@ def _explanation(
 
     link: BaseException | None = error
     while link is not None:
-        error, link = link, link.__cause__  # the client wraps errors: the last cause says what happened
+        error, link = link, link.__cause__  # the client wraps errors: look at every cause
         if isinstance(error, hub.HFValidationError):
             return errors.model_name_invalid(shown, "the hub allows no such name")
         if isinstance(error, hub.GatedRepoError):

@@ -1,6 +1,7 @@
-"""Names of models and adapters, checked before anything heavy is imported to load them.
+"""Checks of the names of models and adapters, before the heavy libraries that load them are imported.
 
-A wrong name is refused at once, with a hint at names like it. Reading weights and hashing folders is left to loading.
+A wrong name is refused at once, and the error suggests similar names. Weights are read, and folders hashed, only when
+the model is loaded.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from echoembed.sources.resolve import resolve
 
 
 def check_model(name: str | None, *, revision: str | None = None) -> None:
-    """Refuse a name that cannot be loaded; a model on the hub is fetched, which loading would do later.
+    """Refuse a name that cannot be loaded. A model on the hub is downloaded now, rather than when it is loaded.
 
     Args:
-        name: As ``echoembed.load`` takes it; None for the default model.
-        revision: As ``echoembed.load`` takes it.
+        name: The model, as for ``echoembed.load``; None for the default model.
+        revision: The revision, as for ``echoembed.load``.
 
     Raises:
-        ModelError: If there is no such model, or its folder is not whole. Names near it are shown.
-        FileError: If its files cannot be read.
+        ModelError: If there is no such model, or its folder is incomplete. The error suggests similar names.
+        FileError: If the model's files cannot be read.
     """
     text = DEFAULT if name is None else name
     if text.lower() in PACKAGED:
@@ -44,10 +45,10 @@ def check_model(name: str | None, *, revision: str | None = None) -> None:
 
 
 def check_adapter(name: str | None) -> None:
-    """Refuse a name that is neither a folder with an adapter, nor one of the package's, nor one the hub could have.
+    """Refuse a name that is neither an adapter's folder, nor an adapter of this package, nor a possible hub name.
 
     Raises:
-        ModelError: If there is no such adapter, or its folder does not hold one. Names near it are shown.
+        ModelError: If there is no such adapter, or the folder does not hold one. The error suggests similar names.
     """
     if name is None:
         return
@@ -60,7 +61,7 @@ def check_adapter(name: str | None) -> None:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    """A hint at names like this one: those known, and the folders where it would be."""
+    """Return a hint at similar names: known names, and folders beside the one that was named."""
     parent = Path(name).expanduser().parent
     try:
         folders = [str(path) for path in parent.iterdir() if path.is_dir()]

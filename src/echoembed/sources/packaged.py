@@ -1,4 +1,4 @@
-"""Models that come with installed Python packages: found in a package's list of files, so that nothing of it runs."""
+"""Models in installed Python packages, found in the package's list of files, so that none of its code runs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from echoembed import errors
 
 BUNDLED = "tiny"
-"""The small model within this package, which needs nothing else."""
+"""The small model within this package, which needs no other package."""
 DEFAULT = "smollm2-135m"
-"""The model where none is named."""
+"""The model that is loaded if none is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packaged:
-    """A GGUF file that a package brings.
+    """A GGUF file in a Python package.
 
     Attributes:
-        package: The distribution that holds it.
-        version: The version whose file has this hash.
+        package: The name of the package.
+        version: The package's version whose file has this hash.
         file: The file's name.
         sha256: The hash of its bytes.
-        megabytes: How much is downloaded.
+        megabytes: The size of the download.
         licence: The model's licence.
     """
 
@@ -45,16 +45,16 @@ PACKAGED = {
         licence="Apache-2.0",
     )
 }
-"""Such models by name."""
+"""The models in packages, by name."""
 RESERVED = {BUNDLED, *PACKAGED}
-"""Names that mean these models even where a folder has such a name."""
+"""Names that mean these models even if there is a folder of the same name."""
 
 
 def packaged_file(name: str) -> Path:
-    """The file of a model in ``PACKAGED``.
+    """Return the file of a model in ``PACKAGED``.
 
     Raises:
-        ModelError: If its package is not installed, or does not hold the file.
+        ModelError: If the package is not installed, or does not contain the file.
     """
     model = PACKAGED[name]
     try:
@@ -68,10 +68,10 @@ def packaged_file(name: str) -> Path:
 
 
 def check_file(name: str, path: Path, sha256: str) -> None:
-    """Refuse a file that is not the one whose hash we know.
+    """Refuse a file whose hash is not the one in ``PACKAGED``.
 
     Raises:
-        ModelError: If the hash is another.
+        ModelError: If the hashes differ.
     """
     model = PACKAGED[name]
     if sha256 != model.sha256:

@@ -1,15 +1,15 @@
-"""Where a model comes from: a name becomes a local folder of safe files with an exact revision.
+"""Finding a model: a name becomes a local folder of safe files with an exact revision.
 
     tiny            the bundled model         ─┐
     smollm2-135m    the file of a package      │
     x.gguf          hash of the file           ├─► settings, tokenizer, safetensors, all there and readable ─► Source
-    a folder        hash of its content        │
+    a folder        hash of its files          │
     a name          commit on the hub         ─┘
 
-``None`` means the default model. A GGUF file is converted into a folder once, in a cache. Of a model on the hub, only
-what loading needs is fetched, and it is fetched by name: settings, tokenizer, safetensors. Pickles run code when they
-are opened, so they are refused; Python files are never fetched. The rest of the package may then trust the folder:
-nothing is missing or cut short, and the revision names its exact bytes.
+``None`` means the default model. A GGUF file is converted once into a folder in a cache. Of a model on the hub, only
+the files that loading needs are downloaded, by name: settings, tokenizer, safetensors. Pickles can run code when they
+are opened, so they are refused; Python files are never downloaded. The rest of the package may then trust the folder:
+nothing is missing or cut off, and the revision names its exact bytes.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Source:
     Attributes:
         name: The model as the user named it; ``tiny`` for the bundled one.
         folder: Local folder with config.json, the tokenizer and safetensors.
-        revision: 40 hex digits: the commit on the hub, the hash of a folder's content, or that of a GGUF file.
+        revision: 40 hex digits: the commit on the hub, or the hash of a folder's files or of a GGUF file.
         origin: Where the files came from.
-        file: The GGUF file that the folder was converted from, if it was.
+        file: The GGUF file from which the folder was converted; None for other models.
     """
 
     name: str
@@ -64,14 +64,15 @@ def resolve(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> Source:
-    """Find a model and make sure that all its files are on this machine, whole and safe.
+    """Find a model, and make sure that all its files are on this machine, complete and safe.
 
     Args:
-        name: A local folder, a GGUF file, a name on the hub, ``smollm2-135m`` for the model of an installed
-            package, or ``tiny`` for the bundled one; None for ``smollm2-135m``. These two names are kept: a folder of
-            such a name is ``./tiny``. Any other existing folder wins over a model of the same name on the hub.
-        revision: Branch, tag or commit on the hub; None for its main branch. Other models have none.
-        local_files_only: Use what the hub's cache holds, and no network. ``HF_HUB_OFFLINE=1`` does the same.
+        name: A local folder, a GGUF file, a name on the hub, ``smollm2-135m`` for the model in an installed package,
+            or ``tiny`` for the bundled model; None for ``smollm2-135m``. These two names are reserved: write
+            ``./tiny`` for a folder of that name. Any other folder that exists is preferred to a model of the same
+            name on the hub.
+        revision: Branch, tag or commit on the hub; None for its main branch. Other models have no revisions to choose.
+        local_files_only: Use only the files in the hub's cache, and no network. ``HF_HUB_OFFLINE=1`` does the same.
 
     Returns:
         The folder with its exact revision.
@@ -106,7 +107,7 @@ def resolve_adapter(name: str, *, revision: str | None = None, local_files_only:
 
     Args:
         name: A folder, or a name on the hub.
-        revision: Branch, tag or commit on the hub; a folder has none.
+        revision: Branch, tag or commit on the hub; not for a folder.
         local_files_only: As for ``resolve``.
 
     Raises:
@@ -119,7 +120,7 @@ def resolve_adapter(name: str, *, revision: str | None = None, local_files_only:
 
 
 def joint_revision(source: Source, adapters: Sequence[Source]) -> str:
-    """The revision of weights with adapters merged in: of the model alone where there are none."""
+    """Return the revision of weights with adapters merged in; without adapters, the model's own."""
     if not adapters:
         return source.revision
     parts = [source.revision, *(adapter.revision for adapter in adapters)]
@@ -136,7 +137,7 @@ def _from_hub(name: str, revision: str | None, offline: bool, *, adapter: bool =
 def _from_folder(
     name: str, folder: Path, revision: str | None, origin: Literal["folder", "bundled"], *, adapter: bool = False
 ) -> Source:
-    """The source for a folder: checked, its revision the hash of what decides the vectors."""
+    """Check a folder, and return it with the hash of the files that decide the vectors as its revision."""
     if revision is not None:
         raise errors.revision_unused(name, revision)
     try:
@@ -149,7 +150,7 @@ def _from_folder(
 
 
 def _from_gguf(name: str, file: Path, revision: str | None, origin: Literal["gguf", "package"]) -> Source:
-    """The source for a GGUF file: converted once, its revision the hash of the file and of the conversion."""
+    """Convert a GGUF file, unless that is done, and return the folder with the hash of file and conversion."""
     from echoembed.sources.gguf.cache import converted
 
     if revision is not None:
@@ -159,7 +160,7 @@ def _from_gguf(name: str, file: Path, revision: str | None, origin: Literal["ggu
 
 
 def _existing_gguf(text: str) -> Path | None:
-    """The GGUF file that a text names, or None."""
+    """Return the GGUF file of this name, or None."""
     try:
         path = Path(text).expanduser()
         return path.absolute() if path.suffix.lower() == _SUFFIX and path.is_file() else None
@@ -168,22 +169,22 @@ def _existing_gguf(text: str) -> Path | None:
 
 
 def _check_not_gguf(folder: Path) -> None:
-    """Refuse a folder that holds a GGUF file in place of a model."""
+    """Refuse a folder that holds a GGUF file instead of a model's files."""
     files: list[Path] = []
-    with suppress(OSError):  # what cannot be listed is refused when its files are read
+    with suppress(OSError):  # a folder that cannot be listed is refused when its files are read
         files = [path for path in folder.iterdir() if path.suffix.lower() == _SUFFIX]
     if len(files) == 1 and not (folder / CONFIG).is_file() and not (folder / MODULES).is_file():
         raise errors.gguf_in_folder(str(folder), str(files[0]))
 
 
 def _existing_folder(text: str) -> Path | None:
-    """The folder that a text names, or None; a file is refused."""
+    """Return the folder of this name, or None; refuse a file."""
     try:
         path = Path(text).expanduser()
         if path.is_file():
             raise errors.model_folder_is_file(text)
         return path.resolve() if path.is_dir() else None
-    except (OSError, RuntimeError):  # the name is too long for a file, or its home does not exist
+    except (OSError, RuntimeError):  # the name is too long for a file, or ~user does not exist
         return None
 
 

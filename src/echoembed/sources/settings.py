@@ -1,4 +1,4 @@
-"""Reading settings files, which come from strangers: size and depth are bounded before anything is built from them."""
+"""Reading settings files, which come from strangers: their size and depth are limited before they are used."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ _Json = TypeVar("_Json")
 MEGABYTE = 2**20
 _LARGE = 50 * MEGABYTE
 _USUAL = MEGABYTE
-# Vocabularies, and the index of a model with tens of thousands of tensors; a parsed file takes six times its size.
+# For vocabularies, and the index of a model with tens of thousands of tensors. Parsed, a file takes six times its size.
 _LARGE_FILES = ("tokenizer.json", "vocab", "merges", "model.safetensors.index.json", "added_tokens.json")
 _LARGE_ENDINGS = (".model",)
 _TOKENIZER_CONFIG = 10 * MEGABYTE  # lists every added token with its settings
 MOST_NESTED = 100
 MOST_GROWTH = 1000
-"""How many characters a tokenizer's normaliser may make of one; five steps that make a hundred fill any memory."""
+"""How many characters a tokenizer's normaliser may make of one character.
+
+Five steps that each make a hundred of one would fill any memory.
+"""
 
 
 def read_json(path: Path, kind: type[_Json]) -> _Json:
-    """The content of a JSON file, of the kind that is asked for.
+    """Read a JSON file whose content must be of this kind.
 
     Raises:
-        ModelError: If it is no JSON, of another kind, too large, or nested too deep.
+        ModelError: If the file is not JSON, holds another kind of value, is too large, or is nested too deep.
     """
     check_size(path)
     try:
@@ -41,16 +44,16 @@ def read_json(path: Path, kind: type[_Json]) -> _Json:
 
 
 def check_size(path: Path) -> None:
-    """Refuse a settings file that is larger than any model's, before it is read.
+    """Refuse a settings file, before it is read, that is larger than that of any real model.
 
     Raises:
-        ModelError: If it is.
+        ModelError: If the file is too large.
     """
     check_bytes(str(path), path.stat().st_size)
 
 
 def check_bytes(path: str, size: int) -> None:
-    """As ``check_size``, of a file that is still on the hub; weights may be of any size.
+    """Refuse a settings file of this size, such as one that is still on the hub; weights may have any size.
 
     Raises:
         ModelError: If a settings file of that name may not be so large.
@@ -64,10 +67,10 @@ def check_bytes(path: str, size: int) -> None:
 
 
 def check_normalizer(path: Path, tokenizer: object) -> None:
-    """Refuse a tokenizer.json whose normaliser makes texts grow too much, before anything is normalised.
+    """Refuse a tokenizer.json whose normaliser makes texts much longer, before any text is normalised.
 
     Raises:
-        ModelError: If it does.
+        ModelError: If a text could become more than ``MOST_GROWTH`` times as long.
     """
     normalizer = tokenizer.get("normalizer") if isinstance(tokenizer, dict) else None
     growth = 1
@@ -81,7 +84,7 @@ def check_normalizer(path: Path, tokenizer: object) -> None:
 
 
 def _steps(normalizer: object) -> Iterator[dict[str, object]]:
-    """The steps of a normaliser, in whatever depth of sequences."""
+    """Yield all steps of a normaliser, also those in nested sequences."""
     if isinstance(normalizer, dict):
         yield normalizer
         inner = normalizer.get("normalizers")
@@ -90,7 +93,7 @@ def _steps(normalizer: object) -> Iterator[dict[str, object]]:
 
 
 def _nested_deeper(content: object, most: int) -> bool:
-    """Whether lists and tables stand in each other more than ``most`` deep; walks level by level."""
+    """Return whether lists and tables are nested more than ``most`` deep; goes level by level, without recursion."""
     level = [content]
     for _ in range(most):
         inner = [list(value.values()) if isinstance(value, dict) else value for value in level]
@@ -105,6 +108,6 @@ def _holds(value: object) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error as a part of a message: its kind and text on one line, not too long."""
+    """Return an error's kind and text on one line, shortened, as a part of a message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

@@ -1,9 +1,9 @@
-"""What each architecture's tensors and settings mean: a table for each, which is llama.cpp's read backwards.
+"""Tables of each architecture's tensors and settings, which reverse llama.cpp's conversion from transformers.
 
 Shapes, as letters: V vocabulary, E width, F inner width of the feed-forward, H query heads times head width D,
 K key-value heads times D, C context, Q = H + 2K and G = 2F where matrices are fused.
 
-``{i}`` is the number of a layer. A file has each tensor of its table in exactly this shape, and no other.
+``{i}`` is the number of a layer. A file must have each tensor of its table in exactly this shape, and no others.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Change = Literal["none", "rotary", "one less", "turned"]
-"""What llama.cpp did to a tensor: ``rotary``, the rows of a head's two halves interleaved; ``one less``, a norm's
-weight stored plus 1; ``turned``, a matrix stored by columns."""
+"""How llama.cpp changed a tensor: ``rotary``, it interleaved the rows of a head's two halves; ``one less``, it added 1
+to a norm's weight; ``turned``, it transposed the matrix."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One row: what a tensor is called in transformers, its shape there, and what undoes llama.cpp's change."""
+    """A row of a table: a tensor's name and shape in transformers, and the change by llama.cpp to undo."""
 
     name: str
     shape: str
@@ -30,13 +30,13 @@ class Architecture:
     """How to read the files of one architecture.
 
     Attributes:
-        model_type: What transformers calls it.
-        model_class: The class with a head, for config.json.
-        weights: Tensor of the file → what it becomes.
-        optional: Groups of tensors of which a file has all or none, by the setting of config.json that says so.
+        model_type: The architecture's name in transformers.
+        model_class: The transformers class with a language-modelling head, for config.json.
+        weights: Name of a tensor in the file → its weight in transformers.
+        optional: Groups of tensors of which a file has all or none, by the key of config.json that says which.
         settings: Key of the file, without the architecture's name → key of config.json.
         fixed: Entries of config.json that are the same for all files.
-        rotary: Whether positions are rotations.
+        rotary: Whether the model uses rotary position embeddings.
     """
 
     model_type: str
@@ -49,7 +49,7 @@ class Architecture:
 
 
 HEAD = "output.weight"
-"""The tensor that a file lacks if the embeddings serve as the head too."""
+"""The tensor of the language-modelling head, which a file lacks if the head shares the token embeddings."""
 
 _LAYER = "model.layers.{i}."
 _ENDS = {
@@ -98,7 +98,7 @@ _SIZES = {
 
 
 def _changed(weights: dict[str, Weight], change: Change, ends: tuple[str, ...]) -> dict[str, Weight]:
-    """The same rows, with this change for the tensors whose names have these endings."""
+    """Return the same rows, but with this change for the tensors whose names have these endings."""
     return {
         name: Weight(row.name, row.shape, change if name.endswith(ends) else row.change)
         for name, row in weights.items()
@@ -106,7 +106,7 @@ def _changed(weights: dict[str, Weight], change: Change, ends: tuple[str, ...]) 
 
 
 def _gpt2(inside: str, shape: str, change: Change = "none") -> dict[str, Weight]:
-    """A layer's weight and bias under GPT-2's names."""
+    """Return the rows for the weight and the bias of one of GPT-2's modules."""
     outward = shape[0]
     return {
         "weight": Weight(f"transformer.h.{{i}}.{inside}.weight", shape, change),
@@ -124,7 +124,7 @@ _GPT2_LAYER = {
 }
 
 ARCHITECTURES = {
-    "llama": Architecture(  # Mistral's files too: they look the same
+    "llama": Architecture(  # and Mistral, whose files have the same form
         model_type="llama",
         model_class="LlamaForCausalLM",
         weights=_changed({**_ENDS, **_UNFUSED, **_BOTH, **_TWO_NORMS}, "rotary", ("attn_q.weight", "attn_k.weight")),

@@ -1,12 +1,12 @@
-"""The folder that a GGUF file is converted into: whole or absent, and the same on every machine.
+"""The folder into which a GGUF file is converted: complete or absent, and the same on every machine.
 
-    ECHOEMBED_CACHE/gguf/files/…json          the hash of a file, as it was when it was last read
+    ECHOEMBED_CACHE/gguf/files/…json          the hash of a file, noted when the file was last hashed
     ECHOEMBED_CACHE/gguf/REVISION/            settings, tokenizer, safetensors, and the manifest, written last
-    ECHOEMBED_CACHE/gguf/.REVISION.….part/    one that is being made
-    ECHOEMBED_CACHE/gguf/.REVISION.lock       held by the process that makes it
+    ECHOEMBED_CACHE/gguf/.REVISION.….part/    a folder that is being made
+    ECHOEMBED_CACHE/gguf/.REVISION.lock       locked by the process that makes the folder
 
-The revision is a hash of the file's bytes and of the conversion's number: it does not depend on where the file lies,
-on what it is called, or on the versions of the libraries.
+The revision is a hash of the file's bytes and of the conversion's number. It does not depend on the file's place or
+name, nor on the versions of the libraries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from echoembed.progress import Progress
 from echoembed.sources.gguf.file import read
 
 CONVERSION = 1
-"""Raised whenever the same file becomes other weights or other token ids: every revision then changes."""
+"""Increased whenever a change of ours converts the same file into other weights or token ids; all revisions change."""
 CACHE = "ECHOEMBED_CACHE"
 MANIFEST = "echoembed_gguf.json"
 _WEIGHTS = "model.safetensors"
@@ -34,13 +34,13 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """A GGUF file and the folder that it became.
+    """A GGUF file and the folder into which it was converted.
 
     Attributes:
         file: The GGUF file.
-        sha256: Hash of its bytes.
-        revision: 40 hexadecimal digits over the hash and the conversion's number.
-        folder: config.json, the tokenizer, model.safetensors and the manifest.
+        sha256: The hash of its bytes.
+        revision: 40 hexadecimal digits: the hash of ``sha256`` and the conversion's number.
+        folder: The folder with config.json, the tokenizer, model.safetensors and the manifest.
     """
 
     file: Path
@@ -50,7 +50,7 @@ class Converted:
 
 
 def home() -> Path:
-    """Where converted models are kept."""
+    """Return the folder of all converted models."""
     from platformdirs import user_cache_path
 
     chosen = os.environ.get(CACHE)
@@ -59,15 +59,15 @@ def home() -> Path:
 
 
 def converted(file: Path, *, check: Callable[[str], None] = lambda _: None) -> Converted:
-    """The folder of a file, made now if it is missing or not whole.
+    """Return the converted folder of a file; converts the file now if the folder is missing or incomplete.
 
     Args:
         file: The GGUF file.
-        check: Called with the file's SHA-256 before anything is converted; may refuse it.
+        check: Called with the file's SHA-256 before anything is converted; may raise to refuse the file.
 
     Raises:
         ModelError: If the file is damaged, or of a kind that cannot be read exactly.
-        FileError: If the file cannot be read, or the cache not written.
+        FileError: If the file cannot be read, or the cache cannot be written.
     """
     try:
         sha256 = digest(file)
@@ -86,12 +86,12 @@ def converted(file: Path, *, check: Callable[[str], None] = lambda _: None) -> C
 
 
 def revision_of(sha256: str) -> str:
-    """The revision of a file with this hash."""
+    """Return the revision of a file with this hash."""
     return hashlib.sha1(f"gguf-{CONVERSION}\n{sha256}".encode(), usedforsecurity=False).hexdigest()
 
 
 def digest(file: Path) -> str:
-    """The SHA-256 of a file, taken from a note if the file has not changed since it was last hashed."""
+    """Return the SHA-256 of a file, from a note if the file has not changed since it was last hashed."""
     path = file.resolve()
     state = path.stat()
     seen = {"path": str(path), "size": state.st_size, "changed": [state.st_mtime_ns, state.st_ctime_ns, state.st_ino]}
@@ -102,13 +102,13 @@ def digest(file: Path) -> str:
         return str(known["sha256"])
     with path.open("rb") as handle:
         sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    with suppress(OSError):  # the next load reads the file once more
+    with suppress(OSError):  # without the note, the next load hashes the file again
         write_text(note, _json({**seen, "sha256": sha256}))
     return sha256
 
 
 def facts(revision: str) -> dict[str, str]:
-    """Facts about a converted model for a person to read: file, hash and folder; empty if it is not there."""
+    """Return facts about a converted model for people to read: file, hash and folder; empty if there is none."""
     manifest = _read(home() / revision / MANIFEST)
     if not manifest:
         return {}
@@ -116,7 +116,7 @@ def facts(revision: str) -> dict[str, str]:
 
 
 def _whole(folder: Path, sha256: str) -> bool:
-    """Whether a folder is what the conversion left: files of the same length, the small ones of the same bytes."""
+    """Return whether a folder is as the conversion left it: all files have their length, small ones their hash too."""
     manifest = _read(folder / MANIFEST)
     if manifest.get("sha256") != sha256 or manifest.get("conversion") != CONVERSION:
         return False
@@ -139,9 +139,9 @@ def _make(file: Path, sha256: str, folder: Path) -> None:
     """Convert the file, unless another process does so now."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        if _whole(folder, sha256):  # another process has made it meanwhile
+        if _whole(folder, sha256):  # another process has made the folder meanwhile
             return
-        with whole_folder(folder, overwrite=True) as new:  # one that is there is damaged, or it would be whole
+        with whole_folder(folder, overwrite=True) as new:  # a folder that exists is damaged, as _whole said
             _convert(file, new)
             names = sorted(path.name for path in new.iterdir())
             states = {name: _state(new / name, hashed=name != _WEIGHTS) for name in names}
@@ -150,7 +150,7 @@ def _make(file: Path, sha256: str, folder: Path) -> None:
 
 
 def _convert(file: Path, folder: Path) -> None:
-    """Settings, tokenizer and weights; what cannot be read exactly is refused before the weights are written."""
+    """Write settings, tokenizer and weights; refuse a file that cannot be read exactly before any weight is written."""
     from echoembed.sources.gguf import settings, tokenizer, weights
 
     head = read(file)
@@ -166,7 +166,7 @@ def _convert(file: Path, folder: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait for another process that makes the same folder."""
+    """Wait for any other process that makes the same folder, and hold its lock in the block."""
     from filelock import FileLock
 
     with FileLock(folder.parent / f".{folder.name}.lock"):
@@ -174,7 +174,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of ours; nothing where it is missing or damaged."""
+    """Return the content of a JSON file of ours; empty if the file is missing or damaged."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

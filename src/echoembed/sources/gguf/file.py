@@ -1,9 +1,9 @@
-"""Reading a GGUF file: its settings, and where each tensor lies. No tensor is read here.
+"""Reading the head of a GGUF file: its settings, and the position of each tensor. No tensor is read here.
 
     magic, version │ counts │ settings: key, type, value … │ tensors: name, shape, type, offset … │ data
 
-The gguf package's own reader makes an array of each of a vocabulary's tokens, which takes seconds; this reader takes
-a tenth of that, and tells at which byte a file was cut off.
+The gguf package's own reader makes an array for each token of the vocabulary, which takes seconds. This reader takes a
+tenth of that time, and says at which byte a file was cut off.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Tensor:
     """One tensor of a file.
 
     Attributes:
-        shape: As torch has it, rows first.
-        type: Its ``gguf.GGMLQuantizationType``, as a number.
-        offset: Where its bytes begin, from the beginning of the data.
+        shape: Its shape as in torch, rows first.
+        type: The number of its ``gguf.GGMLQuantizationType``.
+        offset: The position of its first byte, from the beginning of the data.
     """
 
     shape: tuple[int, ...]
@@ -46,10 +46,10 @@ class GgufFile:
 
     Attributes:
         path: The file.
-        settings: Its keys and values, in order.
-        tensors: Its tensors by name, in order.
-        data: Where the data begins, in bytes.
-        size: Length of the file in bytes.
+        settings: Its keys and values, in the file's order.
+        tensors: Its tensors by name, in the file's order.
+        data: The position of the data's first byte.
+        size: The file's length in bytes.
     """
 
     path: Path
@@ -60,11 +60,11 @@ class GgufFile:
 
 
 def read(path: Path) -> GgufFile:
-    """The head of a file.
+    """Read the head of a file.
 
     Raises:
-        ModelError: If it is no GGUF file, of a version that we do not know, cut off, or contradicts itself.
-        OSError: If it cannot be read.
+        ModelError: If the file is not a GGUF file, has an unknown version, is cut off, or contradicts itself.
+        OSError: If the file cannot be read.
     """
     with path.open("rb") as handle:
         if handle.read(4) != b"GGUF":
@@ -83,7 +83,7 @@ def read(path: Path) -> GgufFile:
 
 
 class _Cursor:
-    """A place in the file, which moves on as values are read."""
+    """A position in the file, which advances as values are read."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
@@ -136,7 +136,7 @@ class _Cursor:
         if kind != _ARRAY:
             raise ValueError(f"it holds a value of type {kind}, which no GGUF has")
         inner, count = int(self._number("I")), int(self._number("Q"))
-        if count > len(self._memory):  # each value takes a byte at least
+        if count > len(self._memory):  # each value takes at least one byte
             raise struct.error
         if inner == _STRING:
             return [self._string() for _ in range(count)]

@@ -1,7 +1,7 @@
-"""The settings of a GGUF file as transformers' config.json; a file with a setting that we would leave out is refused.
+"""Converts the settings of a GGUF file to transformers' config.json; refuses a file with a setting that is not used.
 
-Keys of the architecture and of the tokenizer decide what a model computes, so each of them must be known here. What
-stands under ``general.`` describes the file; other names are notes of the programs that wrote it.
+Keys of the architecture and of the tokenizer decide what a model computes, so each of them must be known here. Keys
+under ``general.`` describe the file; all others are notes by the programs that wrote the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OTHER_KINDS = ("adapter.", "clip.", "diffusion.")
 _QUANTIZATION = 2
 _GEMMA_27B = 62
 _USUAL_THETA = 10000.0
-# The values of these settings that change nothing: a file with another value is refused.
+# Settings that may only have values that change nothing: a file with another value is refused.
 _AS_USUAL: dict[str, Callable[[Value], bool]] = {
     "attention.causal": lambda value: value is True,
     "attention.sliding_window": lambda value: value == 0,
@@ -31,7 +31,7 @@ _AS_USUAL: dict[str, Callable[[Value], bool]] = {
     "rope.scaling.factor": lambda value: value in (0.0, 1.0),
     "rope.scale_linear": lambda value: value in (0.0, 1.0),
     "tensor_data_layout": lambda value: value == "Meta AI original pth",
-    # These change nothing where there is no scaling, or only what is done with the states afterwards:
+    # These change nothing without scaling, or concern only the use of the states afterwards:
     "rope.scaling.finetuned": lambda value: True,
     "rope.scaling.original_context_length": lambda value: True,
     "pooling_type": lambda value: True,
@@ -40,7 +40,7 @@ _AS_USUAL: dict[str, Callable[[Value], bool]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What the settings say of the tensors: the architecture, config.json, and the length of each letter's side."""
+    """The settings that decide the tensors: the architecture, config.json, and the size for each letter of a shape."""
 
     architecture: Architecture
     config: dict[str, object]
@@ -49,14 +49,14 @@ class Shape:
 
 
 class _Settings:
-    """The settings below a prefix. A setting that is taken is used; one that is left at the end is not."""
+    """The settings with a prefix. ``take`` removes a setting that is used; ``close`` refuses those that are left."""
 
     def __init__(self, file: GgufFile, prefix: str) -> None:
         self._where, self._prefix = str(file.path), prefix
         self.left = {key.removeprefix(prefix): value for key, value in file.settings.items() if key.startswith(prefix)}
 
     def take(self, key: str, kind: type[_Kind], usual: _Kind | None = None) -> _Kind:
-        """A value of this kind; a list with a value for each layer counts as one value where all are equal."""
+        """Return a value of this kind; a list of equal values, one for each layer, counts as a single value."""
         value = self.left.pop(key, usual)
         if isinstance(value, list) and value and all(entry == value[0] for entry in value):
             value = value[0]
@@ -67,18 +67,18 @@ class _Settings:
         return value
 
     def require(self, key: str, allowed: Callable[[Value], bool]) -> None:
-        """Refuse the file where it says something else under a key."""
+        """Refuse the file if a key has a value that is not allowed."""
         if key in self.left and not allowed(value := self.left.pop(key)):
             raise errors.gguf_setting(self._where, f"{self._prefix}{key}", value)
 
     def close(self) -> None:
-        """Refuse the file where a setting was not used."""
+        """Refuse the file if a setting was not used."""
         for key, value in self.left.items():
             raise errors.gguf_setting(self._where, f"{self._prefix}{key}", value)
 
 
 def shape_of(file: GgufFile) -> Shape:
-    """The shape of the model that a file's settings describe.
+    """Derive the model's shape from a file's settings.
 
     Raises:
         ModelError: If the architecture is not one of ours, or a setting is missing or would not be used.
@@ -128,7 +128,7 @@ def shape_of(file: GgufFile) -> Shape:
     if name == "gemma3":
         config |= _gemma3(config, settings, head=head, width=width, heads=heads, layers=layers)
 
-    # 3. All else is as usual, or the file is refused.
+    # 3. All other settings must have values that change nothing, or the file is refused.
     for key, allowed in _AS_USUAL.items():
         settings.require(key, allowed)
     settings.close()
@@ -147,7 +147,7 @@ def shape_of(file: GgufFile) -> Shape:
 
 
 def _check_kind(file: GgufFile) -> None:
-    """Refuse a file that is not one whole language model."""
+    """Refuse a file that is not one complete language model."""
     where, settings = str(file.path), file.settings
     if settings.get("general.type", "model") != "model":
         raise errors.gguf_setting(where, "general.type", settings["general.type"])
@@ -166,7 +166,10 @@ def _rope(settings: _Settings) -> dict[str, object]:
 def _gemma3(
     config: Mapping[str, object], settings: _Settings, *, head: int, width: int, heads: int, layers: int
 ) -> dict[str, object]:
-    """Two kinds of layers with frequencies of their own, and a scale of attention that files do not name."""
+    """Return Gemma 3's own settings: two kinds of layers, each with its rotary base, and attention's scale.
+
+    Files do not contain the scale; it follows from the model's size.
+    """
     window = config["sliding_window"]
     pattern = settings.left.pop("attention.sliding_window_pattern", 6)
     if isinstance(pattern, list):
@@ -184,7 +187,7 @@ def _gemma3(
             "full_attention": config["rope_parameters"],
             "sliding_attention": {"rope_type": "default", "rope_theta": local},
         },
-        # The largest model scales attention by its width over its heads; the others by the width of a head.
+        # The largest model divides attention by the root of width / heads; the others, by the root of a head's width.
         "query_pre_attn_scalar": width // heads if layers == _GEMMA_27B else head,
     }
 
@@ -195,5 +198,5 @@ def _integer(value: object) -> int:
 
 
 def _exact(value: float) -> float:
-    """The shortest number that is this one in 32 bits, as files hold it: 1e-05, not 9.999999747378752e-06."""
+    """Return the shortest decimal of a 32-bit number, as files hold them: 1e-05, not 9.999999747378752e-06."""
     return float(str(np.float32(value)))

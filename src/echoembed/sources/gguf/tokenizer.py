@@ -1,8 +1,9 @@
-"""The tokenizer of a GGUF file as tokenizer.json, giving the ids that llama.cpp gives.
+"""Converts the tokenizer of a GGUF file to tokenizer.json, with the same token ids as llama.cpp.
 
-Two kinds: byte-level BPE (``gpt2``), whose file names the rule that splits a text before merging, and SentencePiece's
-BPE (``llama``), which merges in the order of the tokens' scores. A file with a rule that is not in the table below is
-refused: a wrong rule gives other ids for numbers, blanks and line breaks, and looks right on plain sentences.
+There are two kinds: byte-level BPE (``gpt2``), whose file names the rule that splits a text before merging, and
+SentencePiece's BPE (``llama``), which merges in the order of the tokens' scores. A file with a rule that is not in the
+table below is refused: a wrong rule gives other ids for numbers, blanks and line breaks, and looks right on plain
+sentences.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _BLANK = "\u2581"
 _ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 _SENTENCEPIECE = {"bos": 1, "eos": 2, "unk": 0}
-"""Ids that a SentencePiece file may leave out."""
+"""The ids of special tokens where a SentencePiece file does not state them."""
 
 
 _ENDS_AND_GAPS = (
@@ -34,7 +35,7 @@ _ENDS_AND_GAPS = (
     "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|>"
 )
 _NO_TEXT = frozenset(_ENDS_AND_GAPS.split(" "))
-"""Ends of turns and marks of code to fill in: llama.cpp never takes them for text, whatever their kind."""
+"""Ends of turns and fill-in-the-middle marks of code: llama.cpp never reads them as text, whatever their kind."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Split:
     """How a byte-level text is split before merging.
 
     Attributes:
-        rules: Regular expressions; each is applied to the parts that the one before left.
-        whole: Whether a part that is a token is not merged further.
-        begins: Whether a text begins with BOS, where the file does not say.
-        has_bos: Whether the models have a BOS where the file does not ask for one.
+        rules: Regular expressions; each splits the parts that the previous one left.
+        whole: Whether a part that is a token as a whole becomes that token, whatever the merges say.
+        begins: Whether a text begins with BOS if the file does not say.
+        has_bos: Whether the models have a BOS although the file does not ask for it.
     """
 
     rules: tuple[str, ...]
@@ -75,12 +76,12 @@ _KINDS: tuple[tuple[Split, str], ...] = (
     (Split((rf"{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}[\r\n]*|{_SPACES}",)), "dbrx smaug-bpe"),
 )
 SPLITS = {name: split for split, names in _KINDS for name in names.split()}
-"""The names that ``tokenizer.ggml.pre`` has in files.
+"""Name of a rule, as files have it in ``tokenizer.ggml.pre`` → how it splits.
 
-Not ``tekken`` and ``gpt-4o``: there llama.cpp's rule and the models' own differ in scripts with combining marks.
+``tekken`` and ``gpt-4o`` are left out: llama.cpp's rule differs from the models' own in scripts with combining marks.
 """
 
-# Keys that change no id of a text: templates for conversations, another tokenizer's file, and tokens for other uses.
+# Keys that change no token id of a text: chat templates, the file of another tokenizer, and tokens for other uses.
 _BESIDES = ("tokenizer.chat_template", "tokenizer.huggingface.", _PREFIX)
 _NO_MATTER = (
     *(f"{name}_token_id" for name in ("seperator", "separator", "mask", "cls", "eot", "eom", "prefix", "suffix")),
@@ -94,15 +95,15 @@ def write(file: GgufFile, folder: Path) -> dict[str, int]:
     """Write the tokenizer's two files.
 
     Args:
-        file: The file.
+        file: The GGUF file.
         folder: The folder to write into.
 
     Returns:
-        The ids of BOS, EOS, padding and unknown, as config.json names them, where the model has them.
+        The ids of BOS, EOS and padding that the model has, under config.json's names.
 
     Raises:
-        ModelError: If the tokenizer is of another kind, or splits by a rule that is not ours, or has a setting that
-            would not be used.
+        ModelError: If the tokenizer is of another kind, splits by a rule that is not in the table, or has a setting
+            that would not be used.
     """
     for key, value in file.settings.items():
         if key.startswith("tokenizer.") and not key.startswith(_BESIDES):
@@ -126,7 +127,7 @@ def write(file: GgufFile, folder: Path) -> dict[str, int]:
 
 
 class _Vocabulary:
-    """The file's settings of its tokenizer."""
+    """The tokenizer's settings in the file."""
 
     def __init__(self, file: GgufFile) -> None:
         self.where = str(file.path)
@@ -178,13 +179,13 @@ class _Vocabulary:
                 raise errors.gguf_setting(self.where, f"{_PREFIX}{key}", other)
 
     def ids(self) -> dict[str, int]:
-        """Ids of the tokens with a role, by role."""
+        """Return the ids of the special tokens, by role, such as ``bos``."""
         usual = _SENTENCEPIECE if self.kind == "llama" else {}
         ids: dict[str, int] = {}
         for role, said in self.roles.items():
             id_ = usual.get(role) if said is None else said
             if role == "bos" and not self.begins and not self.split.has_bos:
-                continue  # the file names a BOS all the same: the token that ends texts in training
+                continue  # the file states one, but it is the token that ended texts in training
             if id_ is None:
                 continue
             if isinstance(id_, bool) or not isinstance(id_, int) or not 0 <= id_ < len(self.tokens):
@@ -193,7 +194,7 @@ class _Vocabulary:
         return ids
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer without its special tokens."""
+        """Return the tokenizer without its special tokens."""
         vocabulary = {token: id_ for id_, token in enumerate(self.tokens)}
         if self.kind == "gpt2":
             merges = [self._halves(merge, vocabulary) for merge in self.merges]
@@ -225,7 +226,7 @@ class _Vocabulary:
         return left, right
 
     def _by_score(self, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-        """Merges as SentencePiece does them: of all that make a token, the one of the best score first."""
+        """Return all merges in SentencePiece's order: those that make the token with the best score come first."""
         usable = {token: id_ for token, id_ in vocabulary.items() if self.types[id_] == _NORMAL}
         pairs = []
         for token, id_ in usable.items():
@@ -237,7 +238,7 @@ class _Vocabulary:
 
 
 def _mark(tokenizer: Tokenizer, settings: _Vocabulary, ids: dict[str, int]) -> None:
-    """Tell the tokenizer which tokens are no text, and which are found in a text before all else."""
+    """Tell the tokenizer which tokens are special, and which it must find in a text before it splits the text."""
     special = set(ids.values())
     control, ordinary = [], []
     for id_, (token, kind) in enumerate(zip(settings.tokens, settings.types, strict=True)):
@@ -252,7 +253,7 @@ def _mark(tokenizer: Tokenizer, settings: _Vocabulary, ids: dict[str, int]) -> N
 
 
 def _surround(tokenizer: Tokenizer, settings: _Vocabulary, ids: dict[str, int]) -> None:
-    """Put BOS before and EOS after a whole text, where the file says so."""
+    """Make the tokenizer put BOS before and EOS after each text, if the file says so."""
     before = ["bos"] if settings.begins else []
     after = ["eos"] if settings.ends else []
     for role in (*before, *after):

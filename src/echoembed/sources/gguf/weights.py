@@ -1,6 +1,6 @@
-"""The tensors of a GGUF file as model.safetensors: each is read, dequantised and written before the next.
+"""Converts the tensors of a GGUF file to model.safetensors: each is read, dequantised and written before the next.
 
-All of them become float32, which is exact: a quantised weight is a small whole number times a scale, plus an offset.
+All become float32, which is exact: a quantised weight is a small whole number times a scale, plus an offset.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AT_ONCE = 2**20
-"""Weights that are dequantised at once: gguf needs several times as much memory for them."""
+"""How many weights are dequantised at once; the gguf package needs several times their memory."""
 
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One tensor of the file, and what it becomes.
+    """One tensor of the file, and the weight of the transformers model that it becomes.
 
     Attributes:
-        source: Its name in the file.
-        tensor: Where it lies there.
-        target: Its name in transformers.
-        shape: Its shape there.
-        change: What llama.cpp did to it.
-        heads: Over how many heads, where rows are interleaved.
+        source: The tensor's name in the file.
+        tensor: Its place in the file.
+        target: The weight's name in transformers.
+        shape: The weight's shape in transformers.
+        change: How llama.cpp changed the weight.
+        heads: The number of heads, for a ``rotary`` change.
     """
 
     source: str
@@ -48,15 +48,15 @@ class TensorRow:
 
 
 def count(row: TensorRow) -> int:
-    """How many weights a tensor has."""
+    """Return the number of weights of a tensor."""
     return prod(row.shape)
 
 
 def plan(file: GgufFile, shape: Shape) -> tuple[list[TensorRow], dict[str, bool]]:
-    """What becomes of each tensor, and the settings of config.json that depend on which tensors there are.
+    """Match every tensor of the file with a weight, and return the settings that depend on which tensors exist.
 
     Raises:
-        ModelError: If a tensor is missing, or would not be used, or has another shape or a type that we cannot read.
+        ModelError: If a tensor is missing, would not be used, has another shape, or has a type that we cannot read.
     """
     where, architecture = str(file.path), shape.architecture
     wanted = _named(architecture.weights, shape.layers)
@@ -85,7 +85,7 @@ def plan(file: GgufFile, shape: Shape) -> tuple[list[TensorRow], dict[str, bool]
 
 
 def _named(weights: dict[str, Weight], layers: int) -> dict[str, Weight]:
-    """The rows of a table, those of layers once for each layer."""
+    """Return the rows of a table, with each row of a layer repeated for all layers."""
     named: dict[str, Weight] = {}
     for name, weight in weights.items():
         for layer in range(layers) if "{i}" in name else (None,):
@@ -95,7 +95,7 @@ def _named(weights: dict[str, Weight], layers: int) -> dict[str, Weight]:
 
 
 def _check_bytes(file: GgufFile, name: str, tensor: Tensor) -> None:
-    """Refuse a type that cannot be dequantised, and a tensor that the file does not hold to its end."""
+    """Refuse a tensor of a type that cannot be dequantised, and a tensor that the file cuts off."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -120,19 +120,19 @@ def _check_bytes(file: GgufFile, name: str, tensor: Tensor) -> None:
 
 
 def write(file: GgufFile, rows: list[TensorRow], target: Path, *, done: Callable[[int], Any]) -> None:
-    """Write the tensors as one safetensors file, with no more than one of them in memory.
+    """Write the tensors into one safetensors file, with no more than one of them in memory.
 
     Args:
-        file: The file.
-        rows: From ``plan``.
-        target: What is written.
+        file: The GGUF file.
+        rows: The tensors, from ``plan``.
+        target: The file to write.
         done: Called with the number of weights written so far.
 
     Raises:
         ModelError: If a weight is not a number.
         OSError: If the file cannot be read or written.
     """
-    # The format: length of the header, header as JSON, then the data in its order.
+    # The format of safetensors: the header's length, the header as JSON, then the data in the header's order.
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for row in rows:
@@ -155,7 +155,7 @@ def write(file: GgufFile, rows: list[TensorRow], target: Path, *, done: Callable
 
 
 def dequantised(data: NDArray[np.uint8], file: GgufFile, tensor: Tensor) -> NDArray[np.float32]:
-    """A tensor's weights in the shape that the file gives them."""
+    """Return a tensor's weights in the file's shape."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -167,13 +167,13 @@ def dequantised(data: NDArray[np.uint8], file: GgufFile, tensor: Tensor) -> NDAr
     weights = np.empty((rows, columns), np.float32)
     step = max(1, _AT_ONCE // columns)
     for row in range(0, rows, step):
-        with np.errstate(all="ignore"):  # the caller looks for values that are no numbers
+        with np.errstate(all="ignore"):  # the caller looks for weights that are not finite
             weights[row : row + step] = dequantize(np.ascontiguousarray(packed[row : row + step]), kind)
     return weights.reshape(tensor.shape)
 
 
 def _undone(weights: NDArray[np.float32], row: TensorRow) -> NDArray[np.float32]:
-    """The weights as transformers expects them, with llama.cpp's change undone."""
+    """Return the weights as transformers expects them, with llama.cpp's change undone."""
     if row.change == "one less":
         return weights - np.float32(1)
     if row.change == "turned":
