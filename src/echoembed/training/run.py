@@ -26,6 +26,7 @@ from echoembed.training import export, mntp, rows, simcse
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.distil import DistilLoss
+from echoembed.training.footprint import release_large_blocks
 from echoembed.training.loss import contrastive_loss
 from echoembed.training.progress import TrainingProgress, reading_rows
 from echoembed.training.resume import begin_run, checkpoint_of, record_of
@@ -87,6 +88,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         loss=_loss(model, config, processes),
         callbacks=callbacks,
     )
+    release_large_blocks()
     try:
         trainer.train_from(newest)
     finally:
