@@ -1,6 +1,6 @@
-"""Corpora: millions of texts embedded without losing one, and searched.
+"""Corpora: embed millions of texts without losing one, and search them.
 
-``build`` makes a folder of Parquet shards with a manifest; ``open_corpus`` searches it.
+``build`` makes a folder of Parquet shards with a manifest; ``open_corpus`` opens the folder for searches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a folder holds when a build begins, and whether its vectors may stand beside new ones."""
+"""The content of a corpus's folder before a build, and whether its vectors can be compared with new vectors."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Name = tuple[int, str]
 
 @dataclass
 class Before:
-    """What the folder holds already.
+    """The content of the folder before a build.
 
     Args:
         folder: The corpus's folder.
-        identity: The identity of the vectors that are to be made.
-        precision: How they are to be stored.
+        identity: The identity of the vectors to be made.
+        precision: The precision in which they will be stored.
 
     Attributes:
-        manifest: As it was; None for a first build, or where manifest and backup are lost.
-        remarks: What was damaged, a line each.
+        manifest: The old manifest; None for a first build, or if the manifest and its backup are lost.
+        remarks: A line for each damage that was found.
 
     Raises:
-        CorpusError: If the vectors that are there are others than these would be.
+        CorpusError: If the folder's vectors have another identity or precision.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Before:
             raise errors.corpus_differs(self.folder, shown(differences), REMEDY)
 
     def present(self, number: int, key: str) -> Entry | None:
-        """The shard of these rows, if it is there and whole; a damaged shard is removed, with a remark."""
+        """Return the shard of these rows if it exists and is undamaged; remove a damaged shard, with a remark."""
         paths = self._there.get((number, key), [])
         for path in paths:
             entry = shard.entry_of(path)
@@ -95,11 +95,11 @@ class Before:
         return None
 
     def has_changed(self, number: int, key: str) -> bool:
-        """Whether a shard of this number was made for other rows: then the inputs have changed since."""
+        """Return whether a shard of this number was made for other rows, so that the inputs have changed since."""
         return number in self._numbers and (number, key) not in self._known
 
     def usable(self) -> list[Path]:
-        """Shards whose vectors can be copied: those that the manifest names first, then what a killed job left."""
+        """List the shards whose vectors can be copied: first those of the manifest, then those of a killed build."""
         named = set(self._named.values())
         usable = []
         for path in sorted(self._paths(), key=lambda path: path.name not in named):
@@ -121,7 +121,7 @@ class Before:
 
 
 def first_reason(folder: Path, entries: Iterable[Entry]) -> str | None:
-    """Why the model set a text aside, if it set any aside."""
+    """Return why the first text without a vector has none; None if every text has one."""
     for entry in entries:
         for _, reason in shard.meta_of(folder / SHARDS / entry.name)["rejected"]:
             return str(reason)

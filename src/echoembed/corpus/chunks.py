@@ -1,7 +1,8 @@
-"""Long texts in chunks of whole sentences, each within a budget of tokens, with its place in the text.
+"""Cutting long texts into chunks of whole sentences, each within a limit of tokens and with its place in the text.
 
-The splitter is ``semantic-text-splitter`` (text-splitter in Rust): sentences as Unicode defines them, in any language,
-paragraphs before sentences before words, Markdown by its headings, offsets in characters, and any counter of tokens.
+The splitter is ``semantic-text-splitter`` (text-splitter in Rust). It finds sentences of any language by Unicode's
+rules; splits between paragraphs if it can, else between sentences, else between words; splits Markdown at its headings;
+gives offsets in characters; and works with any tokenizer.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ class Chunker:
     """Cuts texts into chunks.
 
     Args:
-        count: The number of tokens that the model makes of a text.
-        tokens: Most tokens of a chunk.
+        count: Returns the number of tokens of a text.
+        tokens: The largest number of tokens in a chunk.
 
     Raises:
-        CorpusError: If a chunk may have too few tokens for a sentence.
+        CorpusError: If ``tokens`` is too small for a sentence.
     """
 
     count: Callable[[str], int]
@@ -37,7 +38,7 @@ class Chunker:
             raise errors.CorpusError.bad_value("--chunk-tokens", self.tokens, f"a whole number from {SMALLEST}")
 
     def chunks(self, text: str, *, markdown: bool = False) -> Iterator[tuple[int, str]]:
-        """The chunks of a text with the place of their first character; blanks between chunks belong to none."""
+        """Yield the chunks of a text with the position of their first character; drop the blanks between chunks."""
         splitter = self._markdown if markdown else self._plain
         for start, chunk in splitter.chunk_indices(text):
             if chunk.strip():

@@ -1,4 +1,4 @@
-"""The vectors of one shard: every text is embedded once, in slices, and faulty texts are set aside.
+"""Embedding the texts of one shard: each text once, in slices; texts that cannot be embedded are rejected.
 
 Shapes: N rows of a shard, D dimension of their vectors.
 """
@@ -21,7 +21,7 @@ UNIT_TOLERANCE = 1e-4
 
 
 class Known(NamedTuple):
-    """A vector as a shard holds it, and the tokens that were cut off its text."""
+    """A vector as a shard stores it, and the number of tokens that were cut off its text."""
 
     values_D: NDArray[Any]
     scale: float
@@ -41,23 +41,23 @@ def embed_records(
 
     Args:
         encoder: The model.
-        records: In order. Equal texts share a vector.
-        known: Vectors by the hash of their text, which are copied.
-        precision: In which vectors are stored.
-        refuse_cut: Whether a text over the budget is set aside rather than cut.
-        progress: Called with the number of texts embedded, after each slice.
+        records: The records of the shard, in order. Equal texts share a vector.
+        known: Vectors that exist already and are copied, by the hash of their text.
+        precision: The precision in which vectors are stored.
+        refuse_cut: Whether a text over the budget is rejected rather than cut.
+        progress: Called after each slice with the number of texts embedded.
 
     Returns:
-        The records that have a vector, and those set aside, each with its reason.
+        The records that have a vector, and those that were rejected, each with its reason.
 
     Raises:
-        EchoembedError: If all texts of a slice fail alike: then the fault is not in the texts.
+        EchoembedError: If all texts of a slice fail with the same message, so that the fault is not in the texts.
     """
-    # 1. The texts that have no vector yet, each once.
+    # 1. Find the texts that have no vector yet, each once.
     texts = {record.hash: record for record in reversed(records)}
     new = [record.hash for record in records]
     new = [hash_ for hash_ in dict.fromkeys(new) if hash_ not in known]
-    # 2. Their vectors, in slices that depend on the shard alone, so that a shard done again has the same bytes.
+    # 2. Embed them in slices that depend only on the shard's texts, so that a shard made again has the same bytes.
     vectors = dict(known)
     reasons: dict[bytes, errors.EchoembedError] = {}
     for start in range(0, len(new), SLICE):
@@ -68,7 +68,7 @@ def embed_records(
             raise next(iter(failed.values()))
         reasons |= failed
         progress(len(part))
-    # 3. In the order of the records; texts without a vector are set aside.
+    # 3. Put the vectors into the order of the records, and reject the texts without a vector.
     good = [record for record in records if record.hash not in reasons]
     rows = [vectors[record.hash] for record in good]
     dtype = np.dtype(precision)
@@ -90,7 +90,7 @@ def _slice(
     refuse_cut: bool,
     vectors: dict[bytes, Known],
 ) -> dict[bytes, errors.EchoembedError]:
-    """Put the records' vectors into ``vectors``; returns why the other records have none."""
+    """Put the records' vectors into ``vectors``, and return an error for each record that has none."""
     failed: dict[bytes, errors.EchoembedError] = {}
     prompts: dict[bytes, Prompt] = {}
 
@@ -130,7 +130,7 @@ def _each(
     take: Callable[[Record, Any], None],
     fail: Callable[[Record, errors.EchoembedError], None],
 ) -> None:
-    """Embed all at once; where that fails, each half, so that a few calls find each text that fails."""
+    """Call ``ask`` with all records; if it fails, with each half, so that a few calls find every record that fails."""
     if not records:
         return
     try:

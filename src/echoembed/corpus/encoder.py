@@ -1,4 +1,4 @@
-"""What a corpus asks of a model. ``ModelEncoder`` answers for a ``SentenceTransformer``; tests answer for themselves.
+"""The interface of models for a corpus, and ``ModelEncoder``, which implements it for a ``SentenceTransformer``.
 
 Shapes: N texts, D dimension of their vectors.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Where vectors come from. Vectors are comparable where identities agree.
+    """The origin of vectors. Vectors can be compared if their identities agree.
 
     Attributes:
-        decides: What decides a vector: the fingerprint, and its parts as messages name them.
-        names: What people call the parts; not compared.
-        numerics: What moves the last digits only: dtype, device, engine.
-        instruction: What stood in the template's ``{instruction}``; a query has its own.
+        decides: All that decides a vector: the fingerprint, and its parts under the names in messages.
+        names: The names of model, adapter and recipe, for people; not compared.
+        numerics: Settings that change only the last digits: dtype, device, engine.
+        instruction: The text in place of the template's ``{instruction}``; a query may have another.
     """
 
     decides: Mapping[str, object]
@@ -37,21 +37,21 @@ class Identity:
     instruction: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the identity as JSON can hold it."""
         return {key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(self).items()}
 
     def differences(self, other: Identity) -> dict[str, tuple[object, object]]:
-        """The deciding parts that differ, if any, each with its value here and there."""
+        """Return the deciding parts that differ, each with both values, after the names that differ."""
         differing = _differing(self.decides, other.decides)
         return differing and {**_differing(self.names, other.names), **differing}
 
     def other_numerics(self, other: Identity) -> dict[str, tuple[object, object]]:
-        """The numerics that differ."""
+        """Return the numerics that differ, each with both values."""
         return _differing(self.numerics, other.numerics)
 
 
 def shown(differences: Mapping[str, tuple[object, object]]) -> str:
-    """Differences as a message says them."""
+    """Put differences into words, for a message."""
     return "; ".join(
         f"{name} is {errors.quoted(there, 200)} in the corpus and {errors.quoted(here, 200)} here"
         for name, (there, here) in differences.items()
@@ -64,42 +64,42 @@ def _differing(here: Mapping[str, object], there: Mapping[str, object]) -> dict[
 
 
 class Prompt(Protocol):
-    """What a model reads for a text."""
+    """The prompt of a text."""
 
     @property
     def dropped(self) -> int:
-        """Tokens of the text that are over the budget and are not read."""
+        """How many tokens of the text are over the budget and not read."""
 
 
 class Encoder(Protocol):
-    """A model as a corpus sees it."""
+    """The interface of a model for a corpus."""
 
     dimension: int
 
     def identity(self) -> Identity:
-        """Where its vectors come from."""
+        """Return the identity of the model's vectors."""
 
     def read(self, texts: Sequence[str]) -> Sequence[Prompt]:
-        """What is read for each text, cut to the budget. A text that cannot be embedded is a TextError."""
+        """Return the prompt of each text, cut to the budget; raises TextError if a text cannot be embedded."""
 
     def encode(self, prompts: Sequence[Any]) -> NDArray[np.float32]:
-        """Vectors of prompts from ``read``, float32 ``(N, D)``, in order; ModelError where one is not finite."""
+        """Embed prompts from ``read``: float32 ``(N, D)``, in order; raises ModelError if a vector is not finite."""
 
     def tokens(self, text: str) -> int:
-        """The number of tokens that the model makes of a text."""
+        """Return the number of tokens of a text."""
 
     def room(self) -> int | None:
-        """Most tokens of a text that are read; None for all."""
+        """Return the largest number of tokens of a text that are read; None for all."""
 
 
 class ModelEncoder:
-    """A model from ``echoembed.load``, and how it reads the texts of a corpus.
+    """A model from ``echoembed.load``, with the template that reads the texts of a corpus.
 
     Args:
-        model: From ``echoembed.load``.
-        kind: Which template.
-        instruction: What fills ``{instruction}``; None for the recipe's own.
-        batch_size: Texts of a padded forward; None for 32. The packed engine takes what its packs hold.
+        model: The model, from ``echoembed.load``.
+        kind: The template that reads the texts: the query's or the document's.
+        instruction: The text in place of ``{instruction}``; None for the recipe's own.
+        batch_size: The number of texts in a padded batch; None for 32. The packed engine has batches of its own.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class ModelEncoder:
         self.dimension = int(model.get_embedding_dimension() or 0)
 
     def identity(self) -> Identity:
-        """Where its vectors come from."""
+        """Return the identity of the model's vectors."""
         return identity_of(self._model, self._kind, self._instruction)
 
     def read(self, texts: Sequence[str]) -> Sequence[Rendered]:
-        """What is read for each text.
+        """Return the prompt of each text.
 
         Raises:
             TextError: If the tokenizer finds nothing in a text.
@@ -133,7 +133,7 @@ class ModelEncoder:
         return self._reader.render(texts, task=self._kind, instruction=self._instruction)
 
     def encode(self, prompts: Sequence[Rendered]) -> NDArray[np.float32]:
-        """Vectors, float32 ``(N, D)``.
+        """Embed prompts: float32 ``(N, D)``.
 
         Raises:
             ModelError: If a vector is not finite.
@@ -143,19 +143,19 @@ class ModelEncoder:
         return encode_prompts(self._model, prompts, batch_size=self._batch_size)
 
     def tokens(self, text: str) -> int:
-        """The number of tokens of a text."""
+        """Return the number of tokens of a text."""
         try:
             return len(self._transformer.pieces.encode([text])[0].ids)
-        except errors.TextError:  # said when the text is embedded; a splitter must not be stopped
+        except errors.TextError:  # embedding the text raises this error; splitting must not
             return len(text)
 
     def room(self) -> int | None:
-        """Most tokens of a text that are read."""
+        """Return the largest number of tokens of a text that are read; None for all."""
         return self._reader.room(task=self._kind, instruction=self._instruction)
 
 
 def identity_of(model: SentenceTransformer, kind: Kind, instruction: str | None = None) -> Identity:
-    """The identity of a model's vectors."""
+    """Return the identity of a model's vectors."""
     from echoembed.model.describe import describe, module_identity
     from echoembed.model.transformer import transformer_of
 

@@ -1,4 +1,4 @@
-"""The folder of a corpus while a job works on it: locked, listed, and cleared of what no manifest names."""
+"""The folder of a corpus during a build: lock it, list its shards, and remove files that no manifest names."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _PARTS = {MANIFEST, BACKUP, SHARDS, REJECTED, INDEX, WORK}
 
 @contextmanager
 def locked(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator[None]:
-    """Hold the folder for this process alone; the lock ends with the process, however it ends.
+    """Lock the folder for this process; the lock ends with the process, however the process ends.
 
     Args:
         folder: The corpus's folder.
-        name: The lock's name.
-        wait: Whether to wait for another process that holds it.
+        name: The name of the lock's file.
+        wait: Whether to wait while another process holds the lock.
 
     Raises:
-        CorpusError: If another process holds it.
-        FileError: If nothing can be written there.
+        CorpusError: If another process holds the lock.
+        FileError: If the folder cannot be written to.
     """
     lock = FileLock(folder / name, timeout=-1 if wait else 0)
     try:
@@ -48,11 +48,11 @@ def locked(folder: Path, name: str = ".lock", *, wait: bool = False) -> Iterator
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, and see that it holds nothing but a corpus.
+    """Make the folder, and check that it holds nothing but a corpus.
 
     Raises:
-        CorpusError: If it holds something else.
-        FileError: If it cannot be made.
+        CorpusError: If the folder holds something else.
+        FileError: If the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def prepare(folder: Path) -> None:
 
 
 def shards_in(folder: Path) -> dict[tuple[int, str], list[Path]]:
-    """The shards that are there, whole or not, by number and key."""
+    """List the shards in the folder, damaged or not, by number and key."""
     there: dict[tuple[int, str], list[Path]] = {}
     for path in sorted((folder / SHARDS).iterdir()):
         if named := shard.NAME.fullmatch(path.name):
@@ -76,9 +76,9 @@ def shards_in(folder: Path) -> dict[tuple[int, str], list[Path]]:
 
 
 def clear(folder: Path, keep: Iterable[str] | None) -> None:
-    """Remove what a killed job left and, with ``keep``, every shard that is not in ``keep``."""
+    """Remove the unfinished files of a killed build and, with ``keep``, every shard that is not in ``keep``."""
     names = None if keep is None else set(keep)
-    with contextlib.suppress(OSError):  # what cannot be removed does no harm
+    with contextlib.suppress(OSError):  # files that cannot be removed do no harm
         for path in [*folder.glob(".*.part"), *folder.glob(".*.before"), *(folder / SHARDS).iterdir()]:
             dead = path.suffix in (".part", ".before")
             if dead or (names is not None and shard.NAME.fullmatch(path.name) and path.name not in names):
@@ -87,7 +87,7 @@ def clear(folder: Path, keep: Iterable[str] | None) -> None:
 
 
 def undo(folder: Path) -> None:
-    """Take back a folder in which a first build found nothing to do."""
+    """Remove a folder in which a first build found no text to embed."""
     for name in (MANIFEST, BACKUP, ".lock"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""From files to groups of records, a group for each shard: checked, chunked, and the same in every run."""
+"""From files to groups of records, one group for each shard: checked, cut into chunks, and the same in every run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ class Reading:
     """How inputs become records.
 
     Attributes:
-        text: The column that holds the text.
-        id: The column that holds the id; without one, a row's id is its place.
+        text: The column of the text.
+        id: The column of the id; None to make ids of the file's name and the row's number.
         keep: Further columns to store.
-        chunk: Whether texts are cut into chunks; None for documents only, not for rows.
-        chunk_tokens: Most tokens of a chunk; None for ``chunks.DEFAULT_TOKENS``, or the budget where that is less.
-        shard_rows: Records in a shard.
+        chunk: Whether texts are cut into chunks; None to cut documents, but not rows.
+        chunk_tokens: The largest number of tokens in a chunk; None for ``chunks.DEFAULT_TOKENS``, or the budget if it
+            is smaller.
+        shard_rows: The number of records in a shard.
     """
 
     text: str = "text"
@@ -56,20 +57,20 @@ class Group(NamedTuple):
 
 @dataclass
 class Groups:
-    """A pass over the inputs; iterate it once.
+    """The groups of records in the inputs, read in one pass; can be iterated over once.
 
     Args:
         inputs: The files.
-        reading: How they are read.
-        chunker: Cuts texts, where the reading asks for it.
+        reading: How the files are read.
+        chunker: Cuts texts into chunks, if ``reading`` asks for it.
         seen: The ids so far.
-        set_aside: Called with each row that cannot be embedded.
+        set_aside: Called with each row that is rejected.
 
     Attributes:
-        bytes_read: Bytes of the files that have been read.
-        files: Files that were read.
-        rows: Rows that were read, set aside or not.
-        first_reason: Why the first row was set aside.
+        bytes_read: How many bytes of the files have been read.
+        files: How many files have been read.
+        rows: How many rows have been read, including rejected ones.
+        first_reason: Why the first rejected row was rejected.
     """
 
     inputs: Inputs
@@ -116,11 +117,11 @@ class Groups:
             self.bytes_read = self._done_bytes
 
     def _checked(self, row: Raw, file: InputFile) -> Iterator[Record]:
-        """The records of a row: one, or one for each chunk.
+        """Yield the records of a row: one, or one for each chunk.
 
         Raises:
-            TextError: If its text cannot be embedded.
-            FileError: If its id or a kept column cannot be used.
+            TextError: If the row's text cannot be embedded.
+            FileError: If the row's id or a kept column cannot be used.
         """
         if isinstance(row.text, errors.TextError):
             raise row.text
@@ -155,7 +156,7 @@ class Groups:
         self.set_aside(rejected)
 
     def nothing(self) -> str:
-        """Why there is no text where nothing was set aside."""
+        """Return why there is no record, if no row was rejected either."""
         return "the files hold no row" if self.files else f"there is no file to read, such as {', '.join(SUFFIXES)}"
 
     def _at(self, position: int) -> None:

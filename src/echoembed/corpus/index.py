@@ -1,4 +1,4 @@
-"""The search index: a LanceDB table built from the shards, which remain the truth; it may be deleted at any time.
+"""The search index: a LanceDB table made from the shards, which can be deleted at any time and is then made again.
 
 Shapes: N rows of a shard, D dimension of their vectors.
 """
@@ -32,22 +32,22 @@ LEFT_OUT = ("text_hash", "scale", "dropped_tokens")
 
 
 def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BELOW) -> Any:
-    """The table of a corpus, built first where there is none or the corpus has changed since.
+    """Open the table of a corpus; build it first if there is none, or if the corpus has changed since.
 
     Args:
         folder: The corpus's folder.
         manifest: The corpus's manifest.
-        exact_below: Number of rows from which on vectors get an index; below, a search compares with all rows.
+        exact_below: With this number of rows or more, vectors get an index; with fewer, a search compares with all.
 
     Raises:
         LibraryError: If LanceDB is not installed.
         CorpusError: If a shard is damaged or missing.
-        FileError: If there is no room for it.
+        FileError: If the table cannot be written, such as for lack of room.
     """
     wanted = _stamp(manifest, exact_below)
     if _built(folder) != wanted:
         with place.locked(folder, ".index.lock", wait=True):
-            if _built(folder) != wanted:  # another search has built it while this one waited
+            if _built(folder) != wanted:  # another process has built the table meanwhile
                 _build(folder, manifest, wanted, exact_below)
     return _connect(folder / place.INDEX).open_table(TABLE)
 
@@ -59,7 +59,7 @@ def _connect(folder: Path) -> Any:
 
 
 def _stamp(manifest: Manifest, exact_below: int) -> str:
-    """A hash of what the table must hold."""
+    """Return a hash of what the table must contain."""
     names = [entry.name for entry in manifest.shards]
     about = json.dumps([LAYOUT, names, manifest.rows >= exact_below])
     return hashlib.sha256(about.encode()).hexdigest()
@@ -73,7 +73,7 @@ def _built(folder: Path) -> str:
 
 
 def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> None:
-    """Build a table beside the old one, and replace the old one when the new one is whole."""
+    """Build a table beside the old table, and replace the old one when the new one is complete."""
     unfinished = folder / f".{place.INDEX}.new"
     target = folder / place.INDEX
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -92,17 +92,17 @@ def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> No
         raise
     except OSError as error:
         raise errors.output_unwritable(target, reason_of(error)) from error
-    except Exception as error:  # LanceDB has no classes of its own; a full disk is a RuntimeError there
+    except Exception as error:  # LanceDB has no error classes of its own; a full disk raises RuntimeError
         raise errors.output_unwritable(target, str(error).splitlines()[0]) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check(folder: Path, manifest: Manifest) -> None:
-    """See that every shard is as it was written. Before the table is begun: LanceDB would wrap what is raised later.
+    """Check that every shard is as it was written, before the table is begun: LanceDB wraps errors raised later.
 
     Raises:
-        CorpusError: If one is missing or damaged.
+        CorpusError: If a shard is missing or damaged.
     """
     for entry in manifest.shards:
         path = folder / SHARDS / entry.name
@@ -113,7 +113,7 @@ def _check(folder: Path, manifest: Manifest) -> None:
 
 
 def _schema(manifest: Manifest) -> pa.Schema:
-    """The columns of the table: those of the shards but hashes, with vectors in floating point."""
+    """Return the table's columns: those of the shards without ``LEFT_OUT``, with vectors in floating point."""
     import pyarrow as pa
 
     columns = shard.schema(manifest.dimension, manifest.precision, manifest.keep)
@@ -124,7 +124,7 @@ def _schema(manifest: Manifest) -> pa.Schema:
 
 
 def _batches(folder: Path, manifest: Manifest, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """The rows of all shards; one shard at a time in memory."""
+    """Yield the rows of all shards; only one shard is in memory at a time."""
     import pyarrow as pa
 
     for entry in manifest.shards:
@@ -145,7 +145,7 @@ def _index(table: Any, *, vectors: bool) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Words of any language: without stemming and stop words, which LanceDB would take to be English.
+        # Texts may be in any language; LanceDB's stemming and stop words are for English.
         table.create_index("text", config=FTS(stem=False, remove_stop_words=False))
         if vectors:
             table.create_index("vector", config=IvfPq(distance_type="cosine"))

@@ -1,4 +1,4 @@
-"""The files that a corpus is built from: named files, and folders walked in order, with circles of links cut."""
+"""The input files of a corpus: named files, and the files in folders, in order; cycles of links are skipped."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class InputFile(NamedTuple):
     """A file to read.
 
     Attributes:
-        path: Where it is.
-        name: What ids and messages call it: its path below the folder that holds all inputs, in UTF-8.
-        format: One of ``FORMATS``; a ``document`` is one text.
-        packed: ``.gz``, ``.zst`` or nothing.
+        path: The file.
+        name: Its name in ids and messages: its path below the folder that contains all inputs, in UTF-8.
+        format: One of ``FORMATS``; a ``document`` is a single text.
+        packed: Its compression: ``.gz``, ``.zst`` or nothing.
     """
 
     path: Path
@@ -35,20 +35,20 @@ class InputFile(NamedTuple):
 
     @property
     def markdown(self) -> bool:
-        """Whether its text is Markdown."""
+        """Return whether the file's text is Markdown."""
         return self.name.lower().removesuffix(self.packed).endswith((".md", ".markdown"))
 
 
 class Inputs:
-    """The files of several inputs, walked anew each time; memory holds only the names in a folder.
+    """The files of several inputs, listed anew at each iteration; only the names of one folder are in memory.
 
     Args:
         paths: Files and folders.
-        file_format: One of ``FORMATS`` for every file that is named, whatever its suffix; None to go by the suffix.
-        leave_out: A folder that is not walked: that of the corpus itself.
+        file_format: One of ``FORMATS`` for all files that are named, whatever their suffixes; None to go by the suffix.
+        leave_out: A folder to skip: that of the corpus itself.
 
     Attributes:
-        ignored: Files of other kinds that the last walk left alone in folders.
+        ignored: How many files of other kinds the last iteration skipped in folders.
 
     Raises:
         FileError: If an input is missing, or nothing tells how to read it.
@@ -70,7 +70,7 @@ class Inputs:
         self._base = os.path.commonpath([path.absolute().parent for path in self._paths])
 
     def __iter__(self) -> Iterator[InputFile | Rejected]:
-        """Files in the order of inputs, those of a folder sorted by name; folders that cannot be listed as rejected."""
+        """Yield files in the order of inputs, those of a folder sorted by name; reject folders it cannot list."""
         self.ignored = 0
         seen: set[Path] = set()
         for path in self._paths:
@@ -82,15 +82,15 @@ class Inputs:
             for entry in self._walk(path, self._not_walked()):
                 if isinstance(entry, Rejected):
                     yield entry
-                elif entry.absolute() not in seen:  # holds the files that are named one by one, not those of folders
+                elif entry.absolute() not in seen:  # ``seen`` has the files that are inputs themselves
                     yield self._file(entry)
 
     def total_bytes(self) -> int:
-        """Size of all files, for estimates."""
+        """Return the size of all files, for estimates of the time left."""
         return sum(_size(file.path) for file in self if isinstance(file, InputFile))
 
     def names(self) -> list[str]:
-        """The inputs as they were given."""
+        """Return the inputs as they were given."""
         return [_utf8(str(path)) for path in self._paths]
 
     def _file(self, path: Path) -> InputFile:
@@ -105,7 +105,7 @@ class Inputs:
         return {(status.st_dev, status.st_ino)}
 
     def _walk(self, folder: Path, above: set[tuple[int, int]]) -> Iterator[Path | Rejected]:
-        """Files below a folder; ``above`` are the folders on the way to it, which a link must not lead back to."""
+        """Yield the files below a folder; ``above`` are the folders above it, to which links must not lead back."""
         try:
             status = folder.stat()
             names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -126,11 +126,11 @@ class Inputs:
 
 
 def kind_of(name: str) -> tuple[str | None, str]:
-    """The format that a name tells, or None, and how the file is packed."""
+    """Return the format that a file's name implies, or None, and the file's compression."""
     lower = name.lower()
     packed = next((suffix for suffix in PACKED if lower.endswith(suffix)), "")
     suffix = Path(lower.removesuffix(packed)).suffix
-    if packed and suffix == ".parquet":  # compressed within; nobody compresses it again
+    if packed and suffix == ".parquet":  # Parquet is compressed inside; no reader expects it compressed again
         return None, ""
     return ("document" if suffix in DOCUMENTS else ROWS.get(suffix)), packed
 
@@ -154,7 +154,7 @@ def _check_input(path: Path, format_: str | None) -> None:
 
 
 def _utf8(name: str) -> str:
-    """The name in UTF-8; bytes that are not UTF-8 are written in hexadecimal."""
+    """Return the name in UTF-8; bytes that are not UTF-8 become hexadecimal escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

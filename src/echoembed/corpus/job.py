@@ -1,8 +1,8 @@
-"""Building a corpus: a pass over the inputs, a shard for each group of texts, the manifest last.
+"""Building a corpus: one pass over the inputs, a shard for each group of texts, and the manifest last.
 
-A build that was killed goes on at the shard where it was: it reads the inputs again, and embeds no text again. A shard
-is found by the key of what it should hold, and trusted if its bytes have the hash that its name says. So going on,
-repairing and building a changed corpus are one and the same pass.
+After a kill, the next build continues with the shard where the killed build stopped: it reads the inputs again, but
+embeds no text again. A shard is looked up by the key of its rows, and is used if its bytes have the hash in its name.
+So continuing a build, repairing a corpus and updating it for changed inputs are all the same pass.
 """
 
 from __future__ import annotations
@@ -45,27 +45,28 @@ def build(
     engine: Engine | None = None,
     progress: Callable[[BuildProgress], None] = lambda _: None,
 ) -> Report:
-    """Build a corpus, go on with one, repair it, or bring it up to date.
+    """Build a corpus, continue a build, repair a corpus, or update it for changed inputs.
 
     Args:
         inputs: Files (JSONL, CSV, TSV, also as .gz and .zst; Parquet; Markdown, text) and folders of these.
         out: The folder of the corpus.
         encoder: The model, such as ``ModelEncoder(echoembed.load())``.
-        file_format: Format of every file that is named, whatever its suffix; None to go by the suffix.
-        reading: Columns, chunks, size of the shards.
+        file_format: Format of all files that are named, whatever their suffixes; None to go by the suffix.
+        reading: Columns, chunks, and size of the shards.
         precision: How vectors are stored: ``float32``, ``float16`` or ``int8``.
-        refuse_cut: Whether a text over the budget is set aside rather than cut.
-        kind: The template that ``encoder`` reads with; for the manifest.
-        load: Arguments of ``echoembed.load`` that give the model again; for the manifest.
-        engine: The maker of shards; None for this process.
-        progress: Called after each few hundred texts.
+        refuse_cut: Whether a text over the budget is rejected rather than cut.
+        kind: The template that ``encoder`` uses; stored in the manifest.
+        load: Arguments of ``echoembed.load`` that load the model again; stored in the manifest.
+        engine: Makes the shards; None for this process.
+        progress: Called after every few hundred texts.
 
     Returns:
-        What was done. ``rejected.jsonl`` has a line with a reason for each row that was set aside.
+        A report. ``rejected.jsonl`` has a line with the reason for each row that was rejected.
 
     Raises:
-        CorpusError: If the folder is another corpus', of another identity, or no text can be embedded.
-        FileError: If an input is missing, or the disk is full: what is finished stays, and the same call goes on.
+        CorpusError: If the folder's vectors have another identity, the folder holds something else, or no text can be
+            embedded.
+        FileError: If an input is missing, or the disk is full. Finished shards stay, and the same call continues.
     """
     if precision not in shard.PRECISIONS:
         raise errors.CorpusError.bad_value("--precision", precision, ", ".join(shard.PRECISIONS))
@@ -112,12 +113,12 @@ class _Job:
     empty: bool = False
 
     def run(self, chunker: Chunker) -> Report:
-        # 1. What is there, and whether its vectors may stand beside ours.
+        # 1. Look at the folder, and check that its vectors can be compared with ours.
         before = Before(self.folder, self.manifest.identity, self.work.precision)
         place.clear(self.folder, keep=None)
         if before.manifest is None or before.manifest.state == "building":
             notes.write(self.folder, self.manifest)
-        # 2. A pass over the inputs: shards that are there are kept, the others made.
+        # 2. Read the inputs in one pass: keep the shards that exist, and make the others.
         with ExitStack() as stack:
             stack.callback(self._leave_nothing)
             rejected = stack.enter_context(WholeFile(self.folder / place.REJECTED, overwrite=True))
@@ -132,7 +133,7 @@ class _Job:
                     place.clear(self.folder, keep=())
                     self.empty = True
                 raise errors.corpus_no_rows(reason)
-            # 3. What the model set aside stands in its shards. The manifest comes last: then all is there.
+            # 3. Copy the rejections of each shard to rejected.jsonl. Write the manifest last, when all else is there.
             for entry in entries:
                 if entry.rejected:
                     for where, reason in shard.meta_of(self.folder / SHARDS / entry.name)["rejected"]:
@@ -150,7 +151,7 @@ class _Job:
             place.undo(self.folder)
 
     def _shards(self, groups: Groups, before: Before, places: Places) -> list[Entry]:
-        """The shards of all groups, in order."""
+        """Keep or make the shards of all groups, and return their entries in order."""
         entries: dict[int, Entry] = {}
         pool: Pool | None = None
         total = self.inputs.total_bytes()
@@ -169,7 +170,8 @@ class _Job:
                 entries[group.number] = entry
                 tell(0)
                 continue
-            if pool is None and before.has_changed(group.number, key):  # any text may have its vector already
+            # Where rows have moved, their texts may have vectors in any of the old shards.
+            if pool is None and before.has_changed(group.number, key):
                 pool = Pool(before.usable(), places)
             known = {} if pool is None else pool.find([record.hash for record in group.records])
             made = self.engine.submit(ShardTask(group.number, key, group.records, known), self.work, tell)
@@ -195,7 +197,7 @@ def _chunker(encoder: Encoder, work: ShardWork) -> Chunker:
 
 
 class _Lines:
-    """Writes the rows that are set aside."""
+    """Writes the lines of ``rejected.jsonl``."""
 
     def __init__(self, file: WholeFile) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""The manifest: what a corpus holds and where its vectors come from. It is written last, and whole."""
+"""The manifest: the content of a corpus and the origin of its vectors. It is written last, and never in part."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ SHARDS = "shards"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a corpus holds.
+    """The content of a corpus.
 
     Attributes:
         state: ``complete``, or ``building`` until the first build has ended.
-        identity: Where the vectors come from.
+        identity: The identity of the vectors.
         precision: ``float32``, ``float16`` or ``int8``.
         dimension: The vectors' dimension.
         keep: Further columns that are stored.
-        kind: The template that the texts were read with.
-        load: Arguments of ``echoembed.load`` that give the model again, where they are known.
+        kind: The template that read the texts.
+        load: Arguments of ``echoembed.load`` that load the model again, if they are known.
         inputs: Files and folders as they were given.
-        rejected: Rows and texts that were set aside.
-        shards: In order.
+        rejected: How many rows and texts were rejected.
+        shards: The shards, in order.
     """
 
     state: Literal["building", "complete"]
@@ -55,11 +55,11 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Texts with a vector."""
+        """Return the number of texts with a vector."""
         return sum(entry.rows for entry in self.shards)
 
     def encoded(self) -> bytes:
-        """The manifest as JSON."""
+        """Return the manifest as JSON."""
         plain = {
             "format": FORMAT,
             **{name: value for name, value in asdict(self).items() if name not in ("identity", "keep", "shards")},
@@ -72,10 +72,10 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes, path: Path) -> Self:
-        """The manifest that a file holds.
+        """Read the manifest in a file's bytes.
 
         Raises:
-            CorpusError: If another version wrote it, or it is no manifest.
+            CorpusError: If another version wrote the file, or it is not a manifest.
         """
         try:
             plain = json.loads(data)
@@ -101,10 +101,10 @@ class Manifest:
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a corpus, from its backup where it is damaged.
+    """Read the manifest of a corpus, or its backup if the manifest is damaged.
 
     Raises:
-        CorpusError: If there is none, both are damaged, or another version wrote it.
+        CorpusError: If there is no manifest, both are damaged, or another version wrote the manifest.
     """
     first: errors.CorpusError | None = None
     for name in (MANIFEST, BACKUP):
@@ -123,10 +123,10 @@ def read(folder: Path) -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write backup and manifest, each synced and renamed: at any moment one of them is whole.
+    """Write the backup, then the manifest, each synced and renamed, so that at any moment one of them is complete.
 
     Raises:
-        FileError: If the disk is full, or cannot be written.
+        FileError: If the disk is full or cannot be written to.
     """
     data = manifest.encoded()
     for name in (BACKUP, MANIFEST):
@@ -139,7 +139,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the manifest itself, where its backup has stood in for it."""
+    """Return what is wrong with the manifest if the backup was read in its place; else None."""
     path = folder / MANIFEST
     try:
         Manifest.parse(path.read_bytes(), path)
@@ -151,17 +151,17 @@ def damage(folder: Path) -> str | None:
 
 
 def plain_load(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of ``echoembed.load`` as the manifest holds them, without those that are None."""
+    """Return arguments of ``echoembed.load`` as the manifest stores them, without those that are None."""
     plain = {name: value.as_dict() if isinstance(value, Recipe) else value for name, value in given.items()}
     return {name: value for name, value in plain.items() if value is not None}
 
 
 def load_model(manifest: Manifest) -> SentenceTransformer:
-    """The model that a corpus was built with.
+    """Load the model with which a corpus was built.
 
     Raises:
-        CorpusError: If the manifest names none.
-        ModelError: If it cannot be loaded.
+        CorpusError: If the manifest names no model.
+        ModelError: If the model cannot be loaded.
     """
     import echoembed
 

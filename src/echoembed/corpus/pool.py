@@ -1,4 +1,4 @@
-"""Vectors that exist already, by the hash of their text: so a changed corpus embeds only the texts that changed."""
+"""Vectors that exist already, by the hash of their text, so that only new texts of a changed corpus are embedded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pool:
     """The vectors of a corpus's shards.
 
     Args:
-        paths: Shards that are whole, of one identity and one precision.
+        paths: Undamaged shards, all with the same identity and precision.
         places: An empty table.
     """
 
@@ -33,10 +33,11 @@ class Pool:
         self._loaded = lru_cache(maxsize=SHARDS_IN_MEMORY)(self._load)
 
     def find(self, hashes: Sequence[bytes]) -> dict[bytes, Known]:
-        """The vectors of the texts that are known."""
+        """Return the vectors of those texts that have one."""
         places = self._places.find(hashes)
         known = {}
-        for hash_, (number, row) in sorted(places.items(), key=lambda item: item[1]):  # a shard is read once
+        # In the order of the shards, so that each shard is read once.
+        for hash_, (number, row) in sorted(places.items(), key=lambda item: item[1]):
             stored, dropped_N = self._loaded(number)
             known[hash_] = Known(stored.values_ND[row], float(stored.scale_N[row]), int(dropped_N[row]))
         return known

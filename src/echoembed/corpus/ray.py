@@ -1,8 +1,8 @@
-"""The same job on Ray: a pool of actors, a model in each, on one machine or a cluster.
+"""Builds on Ray: a pool of actors, each with a model, on one machine or a cluster.
 
-The driver reads the inputs and writes the shards, so the machines need no shared disk. Actors embed a shard at a time
-and send its bytes back. A shard's bytes depend on its texts alone, so the shards are those that one process would make.
-A killed actor, node or driver costs the shards that were being made.
+The driver reads the inputs and writes the shards, so the machines need no shared disk. An actor embeds one shard at a
+time and sends its bytes back. A shard's bytes depend only on its texts, so the shards are the same as those that one
+process would make. If an actor, a node or the driver is killed, only the shards that were being made are lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from echoembed.corpus.work import Engine, ShardTask, ShardWork
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Loads the model where it runs.
+    """Loads the model on the machine of an actor.
 
     Attributes:
         load: Arguments of ``echoembed.load``.
@@ -33,7 +33,7 @@ class Load:
     encode: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> Encoder:
-        """The model."""
+        """Load the model."""
         import echoembed
 
         return ModelEncoder(echoembed.load(**self.load), **self.encode)
@@ -44,9 +44,9 @@ class OnRay(Engine):
     """Makes shards on Ray Data.
 
     Args:
-        make_encoder: Makes the model; called once in each actor, and must be picklable.
+        make_encoder: Makes the model; called once in each actor; must be picklable.
         workers: Number of actors.
-        address: The cluster's address, as ``ray.init`` takes it; None for that of ``RAY_ADDRESS``, else this machine.
+        address: The cluster's address, as for ``ray.init``; None for that in ``RAY_ADDRESS``, or else this machine.
         gpus: Number of GPUs of each actor.
 
     Raises:
@@ -60,7 +60,7 @@ class OnRay(Engine):
     _tasks: list[Any] = field(default_factory=list, repr=False)
 
     def submit(self, task: ShardTask, work: ShardWork, progress: Callable[[int], None]) -> None:
-        """Hand the texts of a shard to Ray's store, which moves to disk what memory does not hold."""
+        """Put the texts of a shard into Ray's object store, which moves objects to disk when memory is full."""
         with versions.needed("ray", extra="ray", purpose="A job on Ray"):
             import ray
         if not ray.is_initialized():
@@ -68,10 +68,10 @@ class OnRay(Engine):
         self._tasks.append(ray.put(task))
 
     def finish(self, work: ShardWork, progress: Callable[[int], None]) -> list[Entry]:
-        """Embed everything that was handed over.
+        """Make all shards that were submitted.
 
         Raises:
-            EchoembedError: What an actor raises.
+            EchoembedError: The first error of an actor.
         """
         if not self._tasks:
             return []
@@ -79,7 +79,7 @@ class OnRay(Engine):
 
         ray.data.DataContext.get_current().enable_progress_bars = False
         numbers = [{"id": number} for number in range(len(self._tasks))]
-        # From items: to read a range, Ray would start tasks, which wait for ever where the actors hold all CPUs.
+        # From items, not a range: for a range, Ray starts tasks, which never get a CPU if the actors hold all of them.
         made = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
             _Actor,
             batch_size=1,
@@ -109,13 +109,13 @@ class _Actor:
         self._tasks = tasks
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A shard as a row that Ray can carry, or what keeps it from being made."""
+        """Make a shard, and return its bytes, or else the error, as a row for Ray."""
         import ray
 
         [number] = batch["id"]
         try:
             packed = self._work.make(ray.get(self._tasks[int(number)]), self._encoder)
-        except errors.EchoembedError as error:  # as itself: Ray would wrap it, and try again
+        except errors.EchoembedError as error:  # returned, because Ray would wrap a raised error, and try again
             return _row(Entry("", 0, 0, 0, 0, 0, ""), b"", type(error).__name__, str(error))
         return _row(packed.entry, bytes(packed.data), "", "")
 

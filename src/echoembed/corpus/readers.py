@@ -1,4 +1,4 @@
-"""The rows of one file, each a generator in flat memory. A faulty row is set aside, and reading goes on."""
+"""Readers of the rows of one file: generators that need little memory. A faulty row is rejected; the rest is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Raw(NamedTuple):
-    """A row as it was found, nothing checked; without ``id``, its place is its id."""
+    """A row as it stands in the file, unchecked."""
 
     where: str
     number: int
@@ -32,12 +32,12 @@ Read = Iterator[Raw | Rejected]
 
 
 def rows_of(file: InputFile, columns: Columns, *, at: Callable[[int], None] = lambda _: None) -> Read:
-    """The rows of a file, with those to set aside; a file that cannot be read is one rejected entry.
+    """Yield the rows of a file, and a rejection for each faulty row, or for the file if it cannot be read.
 
     Args:
         file: The file.
-        columns: The columns to read, where its format has any.
-        at: Called now and then with the bytes read so far, for estimates.
+        columns: The columns to read, if its format has columns.
+        at: Called now and then with the number of bytes read so far, for estimates.
     """
     try:
         with readable(file.name), file.path.open("rb") as raw:
@@ -72,7 +72,7 @@ def _unpacked(raw: BinaryIO, packed: str) -> BinaryIO:
 
 
 def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[int, str, bytes | Rejected]]:
-    """Lines with their number and place; a line over the limit is skipped and rejected."""
+    """Yield lines with their number and place; skip and reject a line over the limit."""
     number = 0
     while line := handle.readline(LINE_LIMIT + 1):
         number += 1
@@ -86,7 +86,7 @@ def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[int, str, bytes | Reje
 
 
 def _plain(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
-    """A text a line, or the whole file as one text."""
+    """Yield each line as a text, or the whole file as one text."""
     if file.format == "lines":
         for number, where, line in _lines(handle, file.name):
             if isinstance(line, Rejected):
@@ -133,18 +133,18 @@ def _jsonl(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
         if missing is not None:
             yield Rejected(where, str(errors.column_missing(where, missing, record)))
             continue
-        kept = [record.get(column) for column in columns.kept]  # a key that is left out means none
+        kept = [record.get(column) for column in columns.kept]  # a missing key means no value
         yield Raw(where, number, record[columns.text], record[columns.id] if columns.id else None, kept)
 
 
 def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
-    """Records of CSV and TSV.
+    """Yield the records of a CSV or TSV file.
 
-    A quote that is never closed swallows the lines that follow: these are given back and read again, so that only the
+    A quote that is never closed takes in all lines after it. These lines are put back and read again, so that only the
     line with the quote is lost.
     """
     waiting: deque[tuple[int, str]] = deque()
-    taken: list[tuple[int, str]] = []  # lines of the record that is being read
+    taken: list[tuple[int, str]] = []  # lines of the current record
     too_long: list[Rejected] = []
     source = _lines(handle, file.name)
 
@@ -159,7 +159,7 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
                 if isinstance(line, Rejected):
                     too_long.append(line)
                     continue
-                # Bytes that are not UTF-8 become half surrogate pairs, which are refused cell by cell.
+                # Bytes that are not UTF-8 become lone surrogates; cells with one are rejected later.
                 taken.append((number, line.decode("utf-8", "surrogateescape")))
             yield taken[-1][1]
 

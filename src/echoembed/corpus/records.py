@@ -1,4 +1,4 @@
-"""What travels from the inputs to the shards: a row that can be embedded, or one set aside with its reason."""
+"""Records between the inputs and the shards: a text to embed, or a rejection with its reason."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Value = str | int | float | bool | None
 
 
 class Keep(NamedTuple):
-    """A further column that the shards store, and the type its values are read as."""
+    """A further column that the shards store, and the type of its values."""
 
     name: str
     type: str = "text"
 
     @classmethod
     def parse(cls, written: str) -> Keep:
-        """``year:int`` or ``title``.
+        """Read an option such as ``year:int`` or ``title``.
 
         Raises:
-            CorpusError: If the type is unknown, or the name is one that every corpus has.
+            CorpusError: If the type is unknown, or every corpus has a column of that name.
         """
         name, _, type_ = written.partition(":")
         if name.lower() in RESERVED or not name.strip():
@@ -38,17 +38,17 @@ class Keep(NamedTuple):
         return cls(name, type_ or "text")
 
     def read(self, value: object, where: str) -> Value:
-        """The value as the column's type; None stays None.
+        """Convert a value to the column's type; None stays None.
 
         Raises:
-            FileError: If it cannot be read as that type.
+            FileError: If the value cannot be converted.
         """
         if value is None or (value == "" and self.type != "text"):
             return None
         try:
             if self.type == "text":
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-                text.encode()  # half a surrogate pair cannot be stored
+                text.encode()  # fails for a lone surrogate, which cannot be stored
                 return text
             if self.type == "bool":
                 known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -69,13 +69,13 @@ class Record(NamedTuple):
 
     Attributes:
         id: The id of its row.
-        text: Checked: see ``echoembed.check_text``.
-        where: Its place, as messages say it.
+        text: The text, which ``echoembed.check_text`` has accepted.
+        where: Its place, for messages.
         kept: The values of the kept columns, in their order.
         chunk: Number of the chunk within the row, from 0.
-        start: First character of the chunk within the row's text.
-        end: One past its last character.
-        hash: Stands for the text: BLAKE2b of its UTF-8.
+        start: Position of the chunk's first character in the row's text.
+        end: Position after the chunk's last character.
+        hash: BLAKE2b of the text in UTF-8.
     """
 
     id: str
@@ -91,25 +91,25 @@ class Record(NamedTuple):
     def of(
         cls, id_: str, text: str, where: str, kept: tuple[Value, ...] = (), chunk: int = 0, start: int = 0
     ) -> Record:
-        """A record of a text, or of a chunk of one."""
+        """Make the record of a text, or of a chunk."""
         digest = blake2b(text.encode(), digest_size=HASH_BYTES).digest()
         return cls(id_, text, where, kept, chunk, start, start + len(text), digest)
 
 
 class Rejected(NamedTuple):
-    """What could not be embedded, and why; a line of ``rejected.jsonl``."""
+    """A row or text that could not be embedded, and why; a line of ``rejected.jsonl``."""
 
     where: str
     reason: str
 
     def line(self) -> bytes:
-        """The line of JSON; characters that are no Unicode are escaped."""
+        """Return the line of JSON; lone surrogates are escaped."""
         shown = {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in self._asdict().items()}
         return (json.dumps(shown, ensure_ascii=False) + "\n").encode()
 
 
 def key_of(records: Sequence[Record], settings: Iterable[str]) -> str:
-    """16 hexadecimal digits over all that decides the bytes of a shard."""
+    """Hash all that decides the bytes of a shard into 16 hexadecimal digits."""
     digest = blake2b("\n".join(settings).encode(), digest_size=8)
     for record in records:
         about = (record.id, record.chunk, record.start, record.end, record.kept)

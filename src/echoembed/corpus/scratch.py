@@ -1,4 +1,4 @@
-"""Large tables on disk, in SQLite, so that memory stays flat: the ids seen, and where the vector of a text is."""
+"""Large tables on disk, in SQLite, to save memory: the ids seen so far, and the place of each text's vector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ASKED_AT_ONCE = 500
 
 
 class Scratch:
-    """A file that is of no use once the job has ended or was killed."""
+    """A temporary file, useless once the build has ended or was killed."""
 
     def __init__(self, path: Path, table: str) -> None:
         self._path = path
@@ -60,13 +60,13 @@ class Seen(Scratch):
 
 
 class Places(Scratch):
-    """For the hash of a text: a shard and a row that hold its vector."""
+    """Hash of a text → the shard and the row of its vector."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "CREATE TABLE places (hash BLOB PRIMARY KEY, shard INTEGER, row INTEGER) WITHOUT ROWID;")
 
     def add(self, shard: int, hashes: Iterable[bytes]) -> None:
-        """Remember where texts are; of several places of a text, the first counts."""
+        """Remember the places of a shard's texts; of several places of a text, the first counts."""
         rows = [(hash_, shard, row) for row, hash_ in enumerate(hashes)]
         try:
             self._db.executemany("INSERT OR IGNORE INTO places VALUES (?, ?, ?)", rows)
@@ -74,7 +74,7 @@ class Places(Scratch):
             raise errors.output_unwritable(self._path, str(error)) from error
 
     def find(self, hashes: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
-        """The shard and the row of every text that is known."""
+        """Return the shard and the row of each text that has a place."""
         known: dict[bytes, tuple[int, int]] = {}
         for start in range(0, len(hashes), ASKED_AT_ONCE):
             part = hashes[start : start + ASKED_AT_ONCE]

@@ -1,4 +1,4 @@
-"""Searching a corpus: the nearest texts of a query, compared exactly or by an index, filtered, and by words too.
+"""Searching a corpus for the texts nearest to a query: exactly or by an index, with filters, and by words as well.
 
 Shapes: K texts found, D dimension of the vectors.
 """
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from echoembed.corpus.encoder import Identity
 
 REMEDY = "Search with the model and the recipe that the corpus was built with, or build it again with these"
-REFINED = 20  # candidates of the index per text that is asked for, compared again exactly
-PROBED = 40  # parts of the index that a search looks into
+REFINED = 20  # candidates from the index for each text asked for; their exact cosines are then compared
+PROBED = 40  # partitions of the index that a search looks into
 # Largest distance between a stored unit vector and the same text's vector computed under other numerics.
 BOUND = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 6e-2, "int8": 6e-2}
 STORED_BOUND = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}
@@ -42,10 +42,10 @@ class Hit:
     Attributes:
         id: The id of its row.
         score: Cosine of its vector and the query's.
-        text: The passage.
-        chunk: Its number within the row.
-        start: Its first character within the row's text.
-        end: One past its last.
+        text: The text, or a chunk of a text.
+        chunk: The chunk's number within the row.
+        start: Position of its first character in the row's text.
+        end: Position after its last character.
         kept: The kept columns.
     """
 
@@ -58,7 +58,7 @@ class Hit:
     kept: Mapping[str, Value] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
-        """As JSON can hold it, kept columns last."""
+        """Return the hit as JSON can hold it, kept columns last."""
         own = {name: value for name, value in vars(self).items() if name != "kept"}
         return {**own, **self.kept}
 
@@ -68,15 +68,16 @@ class Corpus:
 
     Args:
         folder: The corpus's folder.
-        model: Embeds queries; None to load the one that the manifest names.
-        exact_below: Number of texts from which on an index proposes candidates; below, a search compares with all.
+        model: The model that embeds queries; None to load the one that the manifest names.
+        exact_below: With this number of texts or more, an index proposes candidates; with fewer, a search compares with
+            all texts.
 
     Attributes:
-        manifest: What the corpus holds.
-        remarks: How the query's numerics differ from the corpus's, a line each; filled by the first query.
+        manifest: The corpus's manifest.
+        remarks: A line for each difference between the numerics of the query and the corpus; set by the first query.
 
     Raises:
-        CorpusError: If the folder is no corpus, or its first build has not ended.
+        CorpusError: If the folder is not a corpus, or its first build has not ended.
     """
 
     def __init__(
@@ -105,18 +106,18 @@ class Corpus:
 
     @cached_property
     def model(self) -> SentenceTransformer:
-        """The model, once its vectors are known to be comparable with those of the corpus.
+        """Return the model, after a check that its vectors can be compared with those of the corpus.
 
         Raises:
-            CorpusError: If they may not.
-            ModelError: If it cannot be loaded.
+            CorpusError: If they cannot.
+            ModelError: If the model cannot be loaded.
         """
         model = self._given or notes.load_model(self.manifest)
         self._check(identity_of(model, "query"), model)
         return model
 
     def _check(self, identity: Identity, model: SentenceTransformer) -> None:
-        """Refuse another identity; name other numerics, and see that they stay within their bound."""
+        """Refuse another identity; report other numerics, and check that the vectors differ no more than rounding."""
         stored = self.manifest.identity
         if differences := stored.differences(identity):
             raise errors.corpus_differs(self.folder, shown(differences), REMEDY)
@@ -149,23 +150,23 @@ class Corpus:
         exact: bool = False,
         instruction: str | None = None,
     ) -> list[Hit]:
-        """The texts nearest to a query, which is read with the recipe's query template.
+        """Find the texts nearest to a query, which the recipe's query template reads.
 
         Args:
             query: The query.
-            k: How many.
-            where: A filter on the columns, as SQL has it: ``year > 2020 AND lang = 'en'``.
-            hybrid: Whether texts that share rare words with the query count as well: ranks by vector and by words are
-                fused. The score remains the cosine.
-            exact: Whether to compare with every vector even where there is an index.
-            instruction: What fills the query template's ``{instruction}``.
+            k: How many texts to return.
+            where: A filter on the columns, in SQL: ``year > 2020 AND lang = 'en'``.
+            hybrid: Whether to find texts that share rare words with the query too: the ranks by vector and by words
+                are fused. The score remains the cosine.
+            exact: Whether to compare with every vector even if there is an index.
+            instruction: The text in place of the query template's ``{instruction}``.
 
         Returns:
             At most ``k`` texts, best first.
 
         Raises:
             TextError: If the query cannot be embedded.
-            CorpusError: If the model's vectors must not be compared with these, or the filter cannot be used.
+            CorpusError: If the model's vectors cannot be compared with the corpus's, or the filter cannot be used.
         """
         if k < 1:
             raise errors.CorpusError.bad_value("k", k, "a whole number above 0")
@@ -181,13 +182,13 @@ class Corpus:
         words: str | None = None,
         exact: bool = False,
     ) -> list[Hit]:
-        """As ``search``, for a query that has been embedded.
+        """Find the texts nearest to a vector, as ``search`` does.
 
         Args:
-            vector_D: Its vector.
-            k: How many.
-            where: A filter.
-            words: Words to search for as well.
+            vector_D: The vector of a query.
+            k: How many texts to return.
+            where: A filter on the columns.
+            words: Words to search for as well; None to search by the vector only.
             exact: Whether to compare with every vector.
 
         Raises:
@@ -215,11 +216,11 @@ class Corpus:
 
     @property
     def columns(self) -> list[str]:
-        """Columns that a filter can name."""
+        """Return the columns that a filter can name."""
         return ["id", "chunk", "start", "end", "text", *(kept.name for kept in self.manifest.keep)]
 
     def vectors(self) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-        """The ids and the float32 unit vectors of every shard, in order.
+        """Yield the ids and the float32 unit vectors of each shard, in order.
 
         Raises:
             CorpusError: If a shard is damaged.
@@ -230,7 +231,7 @@ class Corpus:
 
     @cached_property
     def table(self) -> Any:
-        """LanceDB's table of the corpus, built now if it is not there."""
+        """Return LanceDB's table of the corpus; build it now if there is none."""
         return index.open_table(self.folder, self.manifest, exact_below=self._exact_below)
 
     def _hits(self, rows: Any, vector_D: NDArray[np.float32], *, by_cosine: bool) -> list[Hit]:
@@ -254,16 +255,16 @@ def open_corpus(
 
     Args:
         folder: The corpus's folder.
-        model: Embeds queries; None to load the one that the manifest names.
+        model: The model that embeds queries; None to load the one that the manifest names.
         exact_below: As for ``Corpus``.
 
     Raises:
-        CorpusError: If the folder is no corpus, or its first build has not ended.
+        CorpusError: If the folder is not a corpus, or its first build has not ended.
     """
     return Corpus(folder, model, exact_below=exact_below)
 
 
 def _reason(error: Exception) -> str:
-    """What LanceDB says of a filter, without the place in its own code."""
+    """Return LanceDB's reason for refusing a filter, without the position in LanceDB's own code."""
     said = str(error).splitlines()[0].removeprefix("Invalid input, ")
     return re.split(r" \(sql parser|, /\S+\.rs:", said)[0]

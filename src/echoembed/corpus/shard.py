@@ -1,6 +1,6 @@
-"""One shard: a Parquet file whose name holds the key of its rows and the hash of its bytes.
+"""One shard: a Parquet file whose name contains the key of its rows and the hash of its bytes.
 
-So a folder of shards needs no journal: the name of a file tells which rows it holds and whether it is whole.
+A folder of shards therefore needs no journal: a file's name tells which rows it holds and whether it is undamaged.
 
 Shapes: N rows of a shard, D dimension of their vectors.
 """
@@ -37,10 +37,10 @@ class Entry(NamedTuple):
 
     Attributes:
         name: The file's name: number, key of the rows, start of the file's hash.
-        rows: Texts with a vector.
-        rejected: Texts that the model could not embed.
-        dropped_texts: Texts that were cut.
-        dropped_tokens: Tokens that were cut off.
+        rows: How many texts have a vector.
+        rejected: How many texts the model could not embed.
+        dropped_texts: How many texts were cut.
+        dropped_tokens: How many tokens were cut off.
         bytes: The file's size.
         sha256: The file's hash.
     """
@@ -55,31 +55,31 @@ class Entry(NamedTuple):
 
     @property
     def number(self) -> int:
-        """Its place in the corpus."""
+        """Return the shard's number in the corpus, from 0."""
         return int(self.name.split("-")[0])
 
     @property
     def key(self) -> str:
-        """Stands for the rows it holds."""
+        """Return the key of the shard's rows."""
         return self.name.split("-")[1]
 
 
 class Stored(NamedTuple):
-    """Vectors as a shard holds them: ``scale_N`` is 1 but for int8, where a vector is its integers times the scale."""
+    """Vectors as a shard stores them: integers times ``scale_N`` for int8; otherwise, ``scale_N`` is 1."""
 
     values_ND: NDArray[Any]
     scale_N: NDArray[np.float32]
 
     @classmethod
     def of(cls, vectors_ND: NDArray[np.float32], precision: Precision) -> Stored:
-        """Unit vectors at a precision; int8 has a scale for each vector, so that its largest value is 127."""
+        """Convert unit vectors to a precision; for int8, each vector is scaled so that its largest value is 127."""
         if precision != "int8":
             return cls(vectors_ND.astype(precision), np.ones(len(vectors_ND), np.float32))
         scale_N = (np.abs(vectors_ND).max(axis=1) / INT8_TOP).astype(np.float32)
         return cls(np.rint(vectors_ND / scale_N[:, None]).astype(np.int8), scale_N)
 
     def unit(self) -> NDArray[np.float32]:
-        """Float32 vectors of length 1."""
+        """Return the vectors in float32, scaled to length 1."""
         vectors_ND = self.values_ND.astype(np.float32) * self.scale_N[:, None]
         if self.values_ND.dtype == np.float32:
             return vectors_ND
@@ -87,7 +87,7 @@ class Stored(NamedTuple):
 
 
 class EmbeddedRecords(NamedTuple):
-    """The records of a shard that have a vector, and those set aside by the model."""
+    """The records of a shard that have a vector, with the vectors, and the rejections of the others."""
 
     records: Sequence[Record]
     stored: Stored
@@ -96,7 +96,7 @@ class EmbeddedRecords(NamedTuple):
 
 
 def schema(dimension: int, precision: Precision, keep: Sequence[Keep]) -> pa.Schema:
-    """The columns of every shard."""
+    """Return the columns of all shards."""
     import pyarrow as pa
 
     value = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[precision]
@@ -118,7 +118,7 @@ def schema(dimension: int, precision: Precision, keep: Sequence[Keep]) -> pa.Sch
 
 
 def table_of(embedded: EmbeddedRecords, dimension: int, precision: Precision, keep: Sequence[Keep]) -> pa.Table:
-    """The rows of a shard."""
+    """Make the table of a shard."""
     import pyarrow as pa
 
     wanted = schema(dimension, precision, keep)
@@ -146,21 +146,21 @@ def table_of(embedded: EmbeddedRecords, dimension: int, precision: Precision, ke
 
 
 class Packed(NamedTuple):
-    """A shard that has not been written yet."""
+    """A shard in memory, not written yet."""
 
     entry: Entry
     data: bytes | memoryview
 
 
 def pack(number: int, key: str, table: pa.Table, rejected: Sequence[Rejected], about: Mapping[str, object]) -> Packed:
-    """The bytes of a shard, and its name.
+    """Make the bytes of a shard, and its name.
 
     Args:
-        number: Its place in the corpus.
+        number: The shard's number in the corpus.
         key: The key of its rows.
         table: The rows.
-        rejected: Texts that the model could not embed; kept with the shard, so that the model is not asked again.
-        about: Identity and settings, so that a shard tells what it is even without its manifest.
+        rejected: Texts that the model could not embed; stored in the shard, so that the next build does not try again.
+        about: Identity and settings, stored in the shard, so that it can be used without the manifest.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -170,7 +170,7 @@ def pack(number: int, key: str, table: pa.Table, rejected: Sequence[Rejected], a
     sink = pa.BufferOutputStream()
     packing = {name: "none" if name in ("vector", "scale") else "zstd" for name in table.schema.names}
     packing["vector.list.element"] = "none"  # vectors hardly shrink
-    # Parquet has no integer under 32 bits; a dictionary of their 255 values makes them a byte each.
+    # Parquet has no integers under 32 bits; a dictionary of their 255 values stores each in one byte.
     in_bytes = ["vector.list.element"] if "scale" in table.schema.names else False
     pq.write_table(table, sink, compression=packing, use_dictionary=in_bytes, write_statistics=["id"])
     data = memoryview(sink.getvalue())
@@ -180,10 +180,10 @@ def pack(number: int, key: str, table: pa.Table, rejected: Sequence[Rejected], a
 
 
 def write(folder: Path, packed: Packed) -> Entry:
-    """Write a shard, which is synced and then renamed: it is whole, or not there.
+    """Write a shard, synced and then renamed, so that the file is complete or not there.
 
     Raises:
-        FileError: If the disk is full, or cannot be written.
+        FileError: If the disk is full or cannot be written to.
     """
     path = folder / packed.entry.name
     try:
@@ -205,7 +205,7 @@ def _entry(name: str, table: pa.Table, rejected: int, size: int, sha256: str) ->
 
 
 def whole(path: Path) -> str | None:
-    """The hash of a shard that is as it was written, or None."""
+    """Return the hash of a shard's bytes, or None if the shard is damaged."""
     named = NAME.fullmatch(path.name)
     try:
         with path.open("rb") as handle:
@@ -216,7 +216,7 @@ def whole(path: Path) -> str | None:
 
 
 def entry_of(path: Path) -> Entry | None:
-    """The entry of a shard on disk, or None for one that is damaged."""
+    """Return the entry of a shard on disk, or None if the shard is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -230,10 +230,10 @@ def entry_of(path: Path) -> Entry | None:
 
 
 def meta_of(path: Path) -> dict[str, Any]:
-    """What a shard says of itself: identity, settings, key, and what the model set aside.
+    """Read a shard's metadata: identity, settings, key, and rejections.
 
     Raises:
-        CorpusError: If it cannot be read.
+        CorpusError: If the shard cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -246,10 +246,10 @@ def meta_of(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a shard.
+    """Read the rows of a shard.
 
     Raises:
-        CorpusError: If it cannot be read.
+        CorpusError: If the shard cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -261,7 +261,7 @@ def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def stored_of(table: pa.Table) -> Stored:
-    """The vectors of a shard's rows."""
+    """Return the vectors of a shard's rows."""
     column = table.column("vector").combine_chunks()
     values_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
     if "scale" in table.schema.names:

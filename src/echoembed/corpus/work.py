@@ -1,4 +1,4 @@
-"""What the parts of a build hand to each other: a shard to make, its maker, progress, and a report."""
+"""Types that the parts of a build share: a shard to make, the engine that makes it, progress, and the report."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class ShardTask(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:
-    """What every shard of a build has in common.
+    """Settings that all shards of a build share.
 
     Attributes:
         folder: The folder of the shards.
         reading: How the inputs are read.
         precision: How vectors are stored.
         dimension: The vectors' dimension.
-        refuse_cut: Whether a text over the budget is set aside rather than cut.
-        about: Identity and settings, which every shard carries.
+        refuse_cut: Whether a text over the budget is rejected rather than cut.
+        about: Identity and settings, which every shard stores.
     """
 
     folder: Path
@@ -46,7 +46,7 @@ class ShardWork:
     about: Mapping[str, object]
 
     def make(self, task: ShardTask, encoder: Encoder, progress: Callable[[int], None] = lambda _: None) -> shard.Packed:
-        """Embed the texts of a shard."""
+        """Embed the texts of a shard, and pack it."""
         embedded = embed_records(
             encoder,
             task.records,
@@ -60,18 +60,18 @@ class ShardWork:
 
 
 class Engine(Protocol):
-    """A maker of shards."""
+    """Makes shards."""
 
     def submit(self, task: ShardTask, work: ShardWork, progress: Callable[[int], None]) -> Entry | None:
-        """Make a shard now, or put it off until ``finish``."""
+        """Make a shard now and return its entry, or postpone it to ``finish``."""
 
     def finish(self, work: ShardWork, progress: Callable[[int], None]) -> list[Entry]:
-        """Make the shards that were put off."""
+        """Make the shards that were postponed."""
 
 
 @dataclass
 class Here(Engine):
-    """Makes every shard at once, in this process."""
+    """Makes each shard when it is submitted, in this process."""
 
     encoder: Encoder
 
@@ -80,22 +80,22 @@ class Here(Engine):
         return shard.write(work.folder, work.make(task, self.encoder, progress))
 
     def finish(self, work: ShardWork, progress: Callable[[int], None]) -> list[Entry]:
-        """Nothing is left to make."""
+        """Return nothing: no shard was postponed."""
         return []
 
 
 @dataclass
 class Report:
-    """What a build did.
+    """The result of a build.
 
     Attributes:
-        manifest: The corpus's manifest as it is now.
-        embedded: Texts that the model embedded.
-        kept_shards: Shards that were there already.
-        made_shards: Shards that were made.
-        ignored: Files of other kinds in the folders of the inputs.
-        remarks: What was damaged and has been repaired, and other numerics, a line each.
-        seconds: How long it took.
+        manifest: The corpus's new manifest.
+        embedded: How many texts the model embedded.
+        kept_shards: How many shards existed already.
+        made_shards: How many shards were made.
+        ignored: How many files of other kinds there are in the inputs' folders.
+        remarks: A line for each damage that was repaired, and for each difference in numerics.
+        seconds: How long the build took.
     """
 
     manifest: Manifest
@@ -108,17 +108,17 @@ class Report:
 
     @property
     def reused(self) -> int:
-        """Texts whose vectors were there already."""
+        """Return the number of texts whose vectors existed already."""
         return self.manifest.rows - self.embedded
 
 
 class BuildProgress(NamedTuple):
-    """How far a build is.
+    """The progress of a build.
 
     Attributes:
-        embedded: Texts embedded so far.
-        done: Texts in the shards so far, embedded or found.
-        expected: How many there will be in all, judged by the bytes read.
+        embedded: How many texts have been embedded so far.
+        done: How many texts the shards so far have, embedded now or earlier.
+        expected: An estimate of the number of texts in all, from the bytes read so far.
     """
 
     embedded: int

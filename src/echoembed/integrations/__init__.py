@@ -1,5 +1,5 @@
-"""Adapters for other people's tools, each a dozen lines: queries get the query template, documents the document one.
+"""Small adapters for other tools: they read queries with the query template, and documents with the document template.
 
-Each module needs the tool it is for, and imports it: ``from echoembed.integrations.langchain import EchoEmbeddings``.
-Tools that take a model or its arguments as they are need none; ``docs/integrations.md`` says what to write for each.
+Each module imports the tool that it is for: ``from echoembed.integrations.langchain import EchoEmbeddings``. Tools that
+accept a ``SentenceTransformer`` or its arguments need no adapter; ``docs/integrations.md`` shows the code for each.
 """

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @register_embedding_function
 class EchoFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
-    """A model for Chroma, named by what a collection can keep.
+    """A model for Chroma, described by settings that a collection can store.
 
     Args:
-        model: As ``echoembed.load`` takes it: a name or a folder; None for the default.
-        recipe: A row of ``echoembed.recipes``; None for the one that was saved, or ``echo``.
+        model: A name or a folder, as for ``echoembed.load``; None for the default model.
+        recipe: The name of a recipe in ``echoembed.recipes``; None for the one saved with the model, or ``echo``.
     """
 
     def __init__(self, model: str | None = None, recipe: str | None = None) -> None:
@@ -34,27 +34,27 @@ class EchoFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
         return echoembed.load(self._config["model"], recipe=self._config["recipe"])
 
     def __call__(self, input: Documents) -> list[Any]:  # noqa: A002 (the name is Chroma's)
-        """Vectors of documents."""
+        """Embed documents."""
         return list(self._model.encode_document(list(input), show_progress_bar=False))
 
     def embed_query(self, input: Documents) -> list[Any]:  # noqa: A002
-        """Vectors of queries."""
+        """Embed queries."""
         return list(self._model.encode_query(list(input), show_progress_bar=False))
 
     @staticmethod
     def name() -> str:
-        """What Chroma stores beside a collection."""
+        """Return the name that Chroma stores with a collection."""
         return "echoembed"
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments."""
+        """Return the arguments, which Chroma stores."""
         return dict(self._config)
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> EchoFunction:
-        """The function with these arguments."""
+        """Make the function from stored arguments."""
         return EchoFunction(**config)
 
     def default_space(self) -> str:
-        """How distances are measured."""
+        """Return the measure of distance."""
         return "cosine"

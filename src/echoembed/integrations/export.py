@@ -1,4 +1,4 @@
-"""Models for places without this package: a folder that carries the code it is read with."""
+"""Export of models to places without this package: a folder that contains the code to load it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CODE = "code"
 MODULE, _ = CARRIED.split(".")
-# What reading a saved model takes: the rooms below the model, without the bundled weights.
+# The code that loading a saved model needs: the model's room and the rooms it imports, without the bundled weights.
 PARTS = ("errors", "prompts", "sources", "engine", "model")
 MODULE_CODE = '''"""Loads the first module of this model: with echoembed if it is installed, else its copy in code/."""
 
@@ -64,15 +64,15 @@ readings would give other vectors.
 def export_self_contained(
     model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
-    """Save a model that plain sentence-transformers reads, with its remote-code flag and without this package.
+    """Save a model that sentence-transformers can load without this package, with ``trust_remote_code=True``.
 
     Args:
-        model: From ``load``.
-        folder: Where to; must not exist unless ``overwrite``.
+        model: The model, from ``load``.
+        folder: The folder to write; must not exist unless ``overwrite``.
         overwrite: Whether an existing folder is replaced.
 
     Returns:
-        The folder. Its vectors are those of ``model``, bit for bit where the engine is the same.
+        The folder. The saved model's vectors equal those of ``model``, bit for bit if the engine is the same.
 
     Raises:
         FileError: If the folder exists, or cannot be written.

@@ -1,7 +1,7 @@
 """LanceDB: ``get_registry().get("echoembed").create(name="org/model")`` embeds a table's source column and its queries.
 
-LanceDB's own ``sentence-transformers`` function reads documents with the query template, and tries an empty text again
-for minutes; this one tries once.
+LanceDB's own ``sentence-transformers`` function reads documents with the query template, and tries a text that cannot
+be embedded again and again, for minutes. This function tries once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pydantic import PrivateAttr
 
 @register("echoembed")  # type: ignore[no-untyped-call]
 class EchoTextFunction(TextEmbeddingFunction):
-    """A model for LanceDB, named by fields alone: a table makes the function again from them.
+    """A model for LanceDB, described by its fields, from which a table makes the function again.
 
     Attributes:
-        name: As ``echoembed.load`` takes it: a name or a folder; None for the default.
-        recipe: A row of ``echoembed.recipes``; None for the one that was saved, or ``echo``.
-        max_retries: Tries after the first: a text that cannot be embedded stays one.
+        name: A name or a folder, as for ``echoembed.load``; None for the default model.
+        recipe: The name of a recipe in ``echoembed.recipes``; None for the one saved with the model, or ``echo``.
+        max_retries: How often to try again: never, as a text that cannot be embedded fails every time.
     """
 
     name: str | None = None
@@ -35,13 +35,13 @@ class EchoTextFunction(TextEmbeddingFunction):
         return self._model
 
     def ndims(self) -> int:
-        """The dimension of the vectors."""
+        """Return the dimension of the vectors."""
         return int(self._loaded().get_embedding_dimension())
 
     def generate_embeddings(self, texts: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Vectors of documents."""
+        """Embed documents."""
         return list(self._loaded().encode_document(list(texts), show_progress_bar=False))
 
     def compute_query_embeddings(self, query: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """The vector of a query, in a list."""
+        """Embed a query; returns a list of one vector."""
         return list(self._loaded().encode_query([query], show_progress_bar=False))

@@ -25,19 +25,19 @@ class EchoEmbeddings(Embeddings):  # type: ignore[misc]
         self.model = model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Vectors of documents, line breaks and all.
+        """Embed documents, with their line breaks.
 
         Raises:
-            TextError: At once, if a text cannot be embedded.
+            TextError: If a text cannot be embedded.
         """
         vectors: list[list[float]] = self.model.encode_document(list(texts), show_progress_bar=False).tolist()
         return vectors
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a query.
+        """Embed a query.
 
         Raises:
-            TextError: At once, if it cannot be embedded.
+            TextError: If the query cannot be embedded.
         """
         vector: list[float] = self.model.encode_query([text], show_progress_bar=False)[0].tolist()
         return vector

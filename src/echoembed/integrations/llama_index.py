@@ -1,7 +1,7 @@
 """LlamaIndex: ``EchoEmbedding(echoembed.load())`` is a ``BaseEmbedding``.
 
-LlamaIndex's own ``HuggingFaceEmbedding`` reads documents with the query template and offers no argument against it, and
-tries a text that cannot be embedded again and again, for some seconds.
+LlamaIndex's own ``HuggingFaceEmbedding`` reads documents with the query template and has no argument to change that.
+It also tries a text that cannot be embedded again and again, for some seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class EchoEmbedding(BaseEmbedding):  # type: ignore[misc]
 
     Args:
         model: The model.
-        options: What every ``BaseEmbedding`` takes, such as ``embed_batch_size``.
+        options: Arguments of ``BaseEmbedding``, such as ``embed_batch_size``.
     """
 
     _model: Any = PrivateAttr()

@@ -1,7 +1,7 @@
-"""simonw/llm: a plugin that works once both are installed: ``llm embed -m echoembed -c "a text"``.
+"""simonw/llm: a plugin that works as soon as both packages are installed: ``llm embed -m echoembed -c "a text"``.
 
-``echoembed`` embeds documents, ``echoembed-query`` queries, for llm itself knows only one kind of text. The environment
-variables ECHOEMBED_LLM_MODEL and ECHOEMBED_LLM_RECIPE choose the model and the recipe.
+The model ``echoembed`` embeds documents, and ``echoembed-query`` embeds queries, because llm does not tell them apart.
+The environment variables ECHOEMBED_LLM_MODEL and ECHOEMBED_LLM_RECIPE choose the model and the recipe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class EchoModel(llm.EmbeddingModel):  # type: ignore[misc]
     """A model for llm.
 
     Args:
-        kind: Which template reads the texts.
+        kind: The template that reads the texts.
     """
 
     def __init__(self, kind: Literal["query", "document"]) -> None:
@@ -29,10 +29,10 @@ class EchoModel(llm.EmbeddingModel):  # type: ignore[misc]
         self._model: SentenceTransformer | None = None
 
     def embed_batch(self, items: Iterable[str | bytes]) -> Iterator[list[float]]:
-        """Vectors of texts.
+        """Embed texts.
 
         Raises:
-            TextError: If one cannot be embedded.
+            TextError: If a text cannot be embedded.
         """
         if self._model is None:
             import echoembed
@@ -45,6 +45,6 @@ class EchoModel(llm.EmbeddingModel):  # type: ignore[misc]
 
 @llm.hookimpl  # type: ignore[untyped-decorator]
 def register_embedding_models(register: Callable[[EchoModel], None]) -> None:
-    """Called by llm."""
+    """Register both models; llm calls this function."""
     register(EchoModel("document"))
     register(EchoModel("query"))

@@ -1,7 +1,8 @@
-"""A model that runs elsewhere: prompts are rendered and states are pooled here; a server gives the state of each token.
+"""A model on another server: prompts are rendered and states are pooled here; the server computes each token's state.
 
-Servers such as llama.cpp and vLLM pool all tokens of a prompt, so their own embeddings of an echo prompt are other
-vectors. Asked for the state of every token, they serve echo exactly: for recipes that pool the last layer.
+Servers such as llama.cpp and vLLM pool all tokens of a prompt, so their own embeddings of an echo prompt are not echo
+embeddings. They can return the state of every token, though, which is all that echo needs if the recipe pools the last
+layer.
 
 Shapes: N prompts, T tokens of a prompt, D width of the model.
 """
@@ -32,13 +33,13 @@ PROBE = "A baker makes bread before dawn."
 
 @dataclass(frozen=True, kw_only=True)
 class TokenStates:
-    """A server that gives the last layer's state of every token.
+    """A server that returns the last layer's state of every token.
 
     Attributes:
         url: The server's address, such as ``http://127.0.0.1:8080``.
         protocol: ``llama.cpp``: ``llama-server --embedding --pooling none``. ``vllm``: ``vllm serve MODEL --runner
             pooling`` with a token pooler.
-        model: The name that vLLM serves the model by.
+        model: The model's name on a vLLM server.
         timeout: Seconds to wait for an answer.
     """
 
@@ -48,10 +49,10 @@ class TokenStates:
     timeout: float = 600.0
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
-        """The states of prompts, float32 ``_TD`` each.
+        """Return the states of each prompt, float32 ``_TD``.
 
         Raises:
-            ModelError: If the server cannot be reached, refuses, or gives another number of states than tokens.
+            ModelError: If the server cannot be reached, refuses, or returns another number of states than tokens.
         """
         body: dict[str, Any] = {"input": [list(ids) for ids in prompts], "encoding_format": "float"}
         if self.protocol == "vllm":
@@ -92,13 +93,13 @@ class TokenStates:
 
 
 class RemoteModel:
-    """Embeds with states from elsewhere.
+    """Embeds texts with the states of a server.
 
     Args:
-        model: The same model, from ``load``: it renders, and shows once that the server's states are its own.
+        model: The same model, from ``load``: it renders prompts, and is used once to check the server's states.
         states: The server.
-        batch_size: Prompts of one request.
-        tolerance: Largest distance between a vector of the server and the same vector made here.
+        batch_size: How many prompts a request has.
+        tolerance: The largest distance allowed between a vector from the server's states and the model's own.
 
     Raises:
         ModelError: If the recipe pools another layer than the last, or the server's vectors differ.
@@ -127,11 +128,11 @@ class RemoteModel:
     def encode(
         self, texts: Sequence[str], *, task: Kind = "query", instruction: str | None = None
     ) -> NDArray[np.float32]:
-        """Vectors of texts, float32 ``_ND`` of length 1, in order.
+        """Embed texts: float32 ``_ND`` of length 1, in order.
 
         Raises:
             TextError: If a text cannot be embedded.
-            ModelError: As ``TokenStates``.
+            ModelError: As for ``TokenStates``.
         """
         prompts = self._reader.render(list(texts), task=task, instruction=instruction)
         vectors = []
@@ -142,7 +143,7 @@ class RemoteModel:
         return np.stack(vectors)
 
     def _pooled(self, span_TD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the modules after the first make of a span: the library's pooling, calibration, length 1."""
+        """Apply the model's later modules to a span: pooling, calibration, scaling to length 1."""
         import torch
 
         states_1TD = torch.from_numpy(np.ascontiguousarray(span_TD))[None].to(self._model.device)

@@ -1,7 +1,7 @@
-"""scikit-learn: ``make_pipeline(EchoVectorizer("org/model"), LogisticRegression())`` clones, pickles and tunes.
+"""scikit-learn: ``make_pipeline(EchoVectorizer("org/model"), LogisticRegression())`` can be cloned, pickled and tuned.
 
-Texts may come as any sequence, a pandas Series among them. Both sides of a symmetric task, such as classification, are
-read with the query template.
+Texts may be any sequence, such as a pandas Series. By default, the query template reads them, as it should for all
+texts of a symmetric task such as classification.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class EchoVectorizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Texts to vectors as a step of a pipeline.
+    """A step of a pipeline that embeds texts.
 
     Args:
-        model: As ``echoembed.load`` takes it: a name or a folder; None for the default.
-        recipe: A row of ``echoembed.recipes``; None for the one that was saved, or ``echo``.
-        kind: Which template reads the texts.
+        model: A name or a folder, as for ``echoembed.load``; None for the default model.
+        recipe: The name of a recipe in ``echoembed.recipes``; None for the one saved with the model, or ``echo``.
+        kind: The template that reads the texts.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class EchoVectorizer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Iterable[str]) -> NDArray[np.float32]:
-        """Vectors of texts, float32 of shape (N, D), in order.
+        """Embed texts: float32 ``(N, D)``, in order.
 
         Raises:
-            TextError: If one cannot be embedded.
+            TextError: If a text cannot be embedded.
         """
         return self.model_.encode(list(X), task=self.kind, show_progress_bar=False)
