@@ -32,6 +32,8 @@ OTHER = {
     "instruction": "Retrieve",
     "markers": {"close": "]"},
     "preparation": "prompteol",
+    "beside": ("classical",),
+    "join": "mean",
     "checkpoint": "org/model",
     "adapters": ("org/adapter",),
     "trained": True,
@@ -62,6 +64,9 @@ BAD = [
     *(("markers", value) for value in (None, ["close"], "close", {"close": ""}, {"close": 5}, {"a b": "x"}, {1: "x"})),
     *(("markers", {slot: "x"}) for slot in ("text", "instruction", "bos", "eos")),
     *(("preparation", value) for value in ("strip", None)),
+    *(("beside", value) for value in (None, "classical", 5, [5], [{}])),
+    *(("beside", value) for value in (["classical-bidirectional"], [{"pool": "mean"}])),
+    *(("join", value) for value in ("sum", None, 1)),
     *(("checkpoint", value) for value in (None, 5)),
     *(("adapters", value) for value in ("org/adapter", None, 5, [5], [""])),
     *(("trained", value) for value in ("yes", 1, None)),
@@ -84,6 +89,37 @@ def test_a_bad_value_is_refused_and_its_field_named(field, value):
 def test_every_field_has_a_bad_value_and_another_good_one():
     names = {field.name for field in fields(Recipe)}
     assert {field for field, _ in BAD} == names == set(OTHER)
+
+
+def test_what_stands_beside_a_recipe_is_a_row_a_table_or_a_recipe():
+    table = {"query_template": "{text:pool}", "layer": 1}
+    made = recipe(beside=["classical", table, recipes["echo"]])
+    alone = Recipe(name="twice, 3", **table)
+    assert made.prompts == (recipe(), recipes["classical"], alone, recipes["echo"])
+    assert Recipe(**json.loads(json.dumps(made.as_dict()))) == made
+    assert hash(made) != hash(recipe())
+    with pytest.raises(RecipeError, match="'ehco'"):
+        recipe(beside=["ehco"])
+    with pytest.raises(RecipeError, match="beside in none"):
+        recipe(beside=[made])
+
+
+def test_a_budget_or_a_layer_that_is_asked_for_is_that_of_every_prompt():
+    made = recipe(beside=["echo-deep"]).overridden(layer=1, budget=7)
+    assert [(row.layer, row.depth, row.budget) for row in made.prompts] == [(1, None, 7)] * 2
+
+
+def test_recipes_that_differ_in_a_prompt_beside_them_have_other_fingerprints():
+    made = [recipe(), *(recipe(beside=[name]) for name in ("classical", "echo", "echo-deep"))]
+    made.append(recipe(beside=["classical", "echo"]))
+    made += [replace(row, join="mean") for row in made[1:]]
+    assert len({row.fingerprint() for row in made}) == len(made)
+    renamed = replace(recipes["classical"], name="other", description="")
+    assert recipe(beside=[renamed]).fingerprint() == recipe(beside=["classical"]).fingerprint()
+    less = recipe(beside=[replace(renamed, budget=7)])
+    assert less.differs_in_budget_alone(recipe(beside=["classical"]))
+    assert not less.differs_in_budget_alone(recipe())
+    assert not less.differs_in_budget_alone(replace(less, join="mean"))
 
 
 def test_a_depth_is_refused_beside_a_layer():
@@ -226,6 +262,24 @@ def test_a_file_of_recipes_is_read(tmp_path):
     assert rows["twice"] == Recipe(name="twice", query_template=TWICE)
     assert rows["with a blank"].adapters == ("org/adapter",)
     assert load_recipes(str(path)) == rows
+
+
+def test_a_file_names_what_stands_beside_a_recipe_in_any_order_and_from_the_table(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        "[both]\nquery_template = '{text:pool}'\njoin = 'mean'\n"
+        "beside = ['mine', 'echo', { query_template = '{text:pool}.', layer = 1 }]\n"
+        "[mine]\nquery_template = '{text:pool}!'\n",
+        encoding="utf-8",
+    )
+    rows = load_recipes(path)
+    assert list(rows) == ["both", "mine"]
+    assert rows["both"].beside[:2] == (rows["mine"], recipes["echo"])
+    assert (rows["both"].beside[2].name, rows["both"].beside[2].layer) == ("both, 4", 1)
+    for wrong, said in (("['yours']", "'yours'"), ("[{ query_template = '{text:pool}', pooln = 1 }]", "pooln")):
+        path.write_text(f"[both]\nquery_template = '{{text:pool}}'\nbeside = {wrong}\n", encoding="utf-8")
+        with pytest.raises(RecipeError, match=said):
+            load_recipes(path)
 
 
 GOOD = "query_template = '{text:pool}'"

@@ -71,6 +71,9 @@ class System:
     """Whether PromptEOL's preparation comes first."""
     depth: float = 1.0
     calibration: str = "none"
+    beside: tuple[System, ...] = ()
+    """Further prompts, each a system of its own."""
+    join: str = "concatenate"
 
 
 ZERO_SHOT = ("mistral", "llama", "qwen3", "gemma2", "gpt2")
@@ -106,6 +109,15 @@ KNOWLEDGE = [
     ),
     words("TEXT"),
     END,
+]
+META = [
+    [bos, words(f'{asked} , this sentence : "'), words("TEXT"), END]
+    for asked in (
+        "Texts are sorted by topic , such as sports , science or politics . By its topic",
+        "A writer can be pleased or not . By how its writer feels",
+        "The same can be said in other words . By its meaning",
+        "A text is about somebody or something . By what it is about",
+    )
 ]
 WHOLE = [pooled_bos, words("TEXT", pooled=True), pooled_eos]
 CHAT = [
@@ -147,6 +159,15 @@ SYSTEMS = {
     "echo-one-word": System(ZERO_SHOT[:3], ONE_WORD, ONE_WORD, "last", prepared=True),
     "prompteol-cot": System(ZERO_SHOT[:3], COT, COT, "last", prepared=True),
     "prompteol-knowledge": System(ZERO_SHOT[:3], KNOWLEDGE, KNOWLEDGE, "last", prepared=True),
+    "metaeol": System(
+        ZERO_SHOT[:3],
+        META[0],
+        META[0],
+        "last",
+        prepared=True,
+        beside=tuple(System((), parts, parts, "last", prepared=True) for parts in META[1:]),
+        join="mean",
+    ),
     "bert-large": System(("bert",), WHOLE, WHOLE, attention="bidirectional"),
     "roberta-large": System(("roberta",), WHOLE, WHOLE, attention="bidirectional"),
     "llm2vec-unsupervised": System(
@@ -398,7 +419,8 @@ def test_a_row_equals_its_plain_computation(row, family, monkeypatch, no_warning
     plain = plain_model(folder, adapters)
     texts = [text for text in TEXTS if text != NOT_PLAIN.get(family)]
     texts.append(long_text(min(system.budget, CONTEXT.get(family, 2048) or 512)))
-    calibrated = calibration_of(system, family, tokenizer, plain)
+    systems = (system, *system.beside)
+    calibrations = [calibration_of(one, family, tokenizer, plain) for one in systems]
 
     for kind, parts in (("query", system.query), ("document", system.document)):
         encode = model.encode_query if kind == "query" else model.encode_document
@@ -408,12 +430,16 @@ def test_a_row_equals_its_plain_computation(row, family, monkeypatch, no_warning
             found = encode(read, prompt=given or None, batch_size=len(read))
             assert found.dtype == np.float32
             for text, vector in zip(read, found, strict=True):
-                prompt = prompt_of(tokenizer, family, system, parts, text, given or system.instruction)
                 shown = echoembed.render(model, text, kind=kind, instruction=given or None)
-                assert list(shown.ids) == prompt.ids
+                vectors = []
+                for one, calibrated, prompt_shown in zip(systems, calibrations, shown.all, strict=True):
+                    prompt = prompt_of(tokenizer, family, one, getattr(one, kind), text, given or one.instruction)
+                    assert list(prompt_shown.ids) == prompt.ids
+                    states = states_of(plain, prompt.ids, one.attention, one.depth)
+                    vectors.append(vector_of(states, prompt.pooled, one.pooling, calibrated))
+                expected = np.concatenate(vectors) if system.join == "concatenate" else np.mean(vectors, axis=0)
+                expected = expected / np.sqrt((expected**2).sum())
                 assert (shown.dropped > 0) == (text == texts[-1]), "only the last text is meant to be over the budget"
-                states = states_of(plain, prompt.ids, system.attention, system.depth)
-                expected = vector_of(states, prompt.pooled, system.pooling, calibrated)
                 assert np.abs(vector - expected).max() < TOLERANCE, f"{kind}, instruction {given!r}: {text[:60]!r}"
 
 

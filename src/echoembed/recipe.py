@@ -29,6 +29,7 @@ from echoembed.prompts.template import Kind as Kind
 Attention = Literal["causal", "bidirectional"]
 Pooling = Literal["mean", "last", "weighted-mean", "first"]
 Preparation = Literal["none", "prompteol"]
+Join = Literal["concatenate", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,11 @@ class Recipe:
     """Further slots: name → the string, or the added token, of the slot. Unlike literals, markers can be pooled."""
     preparation: Preparation = "none"
     """How a text is changed before it is tokenised: ``prompteol`` changes its quotes and its final full stop."""
+    beside: tuple[Recipe, ...] = ()
+    """Further prompts, each a recipe with one prompt that pools no deeper layer than this one: recipes, names of rows,
+    or tables of fields. The vector of each prompt is calibrated by itself and scaled to length 1; then they are joined."""
+    join: Join = "concatenate"
+    """How the vectors of several prompts are joined: end to end, or as their mean."""
     checkpoint: str = ""
     """The published model of the row. It is loaded if no model is named; if it is named, this row is the default."""
     adapters: tuple[str, ...] = ()
@@ -81,14 +87,19 @@ class Recipe:
     def __post_init__(self) -> None:
         set_ = object.__setattr__  # frozen after this
         set_(self, "document_template", self.document_template or self.query_template)
-        markers = self.markers
-        if isinstance(markers, Mapping):
-            set_(self, "markers", tuple(sorted(markers.items(), key=lambda marker: str(marker[0]))))
+        as_given = {"markers": self.markers, "beside": self.beside}
+        if isinstance(self.markers, Mapping):
+            set_(self, "markers", tuple(sorted(self.markers.items(), key=lambda marker: str(marker[0]))))
+        if isinstance(self.beside, (list, tuple)):
+            parts = [_part(part, f"{self.name}, {place}") for place, part in enumerate(self.beside, 2)]
+            set_(self, "beside", tuple(parts))
 
         def refuse(field: str, value: object, allowed: str) -> errors.RecipeError:
-            return errors.recipe_bad_field(self.name, field, markers if field == "markers" else value, allowed)
+            return errors.recipe_bad_field(self.name, field, as_given.get(field, value), allowed)
 
         check_fields(self, refuse, _CHECKS)
+        if any(part.attention != self.attention for part in self.beside):
+            raise refuse("beside", self.beside, f"recipes with attention = {self.attention!r}, as it has itself")
         if self.depth is not None and self.layer != -1:
             raise refuse("depth", self.depth, f"left out beside layer = {self.layer}, or the layer left out")
         for kind in get_args(Kind):
@@ -109,11 +120,26 @@ class Recipe:
         """Return the recipe with another layer or budget, if given; a layer replaces a depth."""
         changes: dict[str, Any] = {} if layer is None else {"layer": layer, "depth": None}
         changes |= {} if budget is None else {"budget": budget}
-        return Recipe(**{**self.as_dict(), **changes}) if changes else self
+        if not changes:
+            return self
+        beside = [part.overridden(layer=layer, budget=budget) for part in self.beside]
+        return Recipe(**{**self.as_dict(), **changes, "beside": beside})
+
+    @property
+    def prompts(self) -> tuple[Recipe, ...]:
+        """The recipe of each prompt by itself: this one's, then those beside it."""
+        return (replace(self, beside=(), join="concatenate"), *self.beside)
+
+    def without_calibrations(self) -> Recipe:
+        """The same recipe, no prompt of it calibrated."""
+        return replace(self, calibration="none", beside=tuple(part.without_calibrations() for part in self.beside))
 
     def differs_in_budget_alone(self, other: Recipe) -> bool:
         """Return whether texts within both budgets have the same vectors under both recipes."""
-        return replace(self, budget=None).fingerprint() == replace(other, budget=None).fingerprint()
+        return self._of_any_budget() == other._of_any_budget()
+
+    def _of_any_budget(self) -> tuple[str, ...]:
+        return self.join, *(replace(prompt, budget=None).fingerprint() for prompt in self.prompts)
 
     def layer_of(self, count: int) -> int:
         """Return the layer to pool in a model with ``count`` layers; negative layers count from the end."""
@@ -139,6 +165,7 @@ class Recipe:
             instruction=self.instruction,
             prepare=partial(prepare, preparation=self.preparation),
             overflow=overflow,
+            beside=tuple(part.reader(pieces, context=context, overflow=overflow) for part in self.beside),
         )
 
     def fingerprint(self) -> str:
@@ -149,6 +176,7 @@ class Recipe:
         """
         notes = {"name", "checkpoint", "adapters", "trained", "tuned_for", "source", "description"}
         plain, default = self.as_dict(), _DEFAULTS
+        plain["beside"] = [part.fingerprint() for part in self.beside]
         decides = {
             key: value
             for key, value in plain.items()
@@ -159,7 +187,8 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Return all fields in plain values for JSON and TOML; ``Recipe(**recipe.as_dict())`` is the same recipe."""
         plain: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {**plain, "markers": dict(self.markers), "adapters": list(self.adapters)}
+        beside = [part.as_dict() for part in self.beside]
+        return {**plain, "markers": dict(self.markers), "beside": beside, "adapters": list(self.adapters)}
 
 
 _FIRST_RELEASE = (
@@ -198,6 +227,15 @@ def _is_marker(pair: tuple[str, ...]) -> bool:
     return len(pair) == 2 and pair[0].isidentifier() and pair[0] not in SLOTS and pair[1] != "" and _is_text(pair[1])
 
 
+def _part(given: object, name: str) -> object:
+    """What stands beside a recipe, as a recipe; left as it is where it is none."""
+    if isinstance(given, str):
+        return find_recipe(given)
+    if not isinstance(given, Mapping) or not given.keys() <= {entry.name for entry in fields(Recipe)}:
+        return given
+    return Recipe(**{"name": name, **given}) if "query_template" in given else given
+
+
 _TEXT = Check(_is_text, "a string of valid Unicode")
 _CHECKS = {
     "name": Check(lambda name: bool(name.strip()), "a name that is not blank"),
@@ -217,6 +255,10 @@ _CHECKS = {
     "markers": Check(
         lambda markers: all(map(_is_marker, markers)),
         f"a table of slot names (other than {', '.join(SLOTS)}) to strings that are not empty",
+    ),
+    "beside": Check(
+        lambda beside: not any(part.beside for part in beside),
+        "a list of names of recipes, or of tables of a recipe's fields: query_template in each, beside in none",
     ),
     "adapters": Check(all, "a list of names"),
 }
@@ -243,27 +285,57 @@ def load_recipes(path: str | Path) -> dict[str, Recipe]:
         RecipeError: If the file is missing or no TOML, or a table has an unknown key or a bad value.
         TemplateError: If a template is not valid.
     """
+    return _read(path, recipes)
+
+
+def _read(path: str | Path, others: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The recipes of a file; what stands beside them may be named from the same file or from others."""
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise errors.recipe_file_unreadable(path, str(error)) from error
-    known = [entry.name for entry in fields(Recipe) if entry.name != "name"]
-    rows = {}
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise errors.recipe_file_unreadable(path, f"{name} is no table")
-        for key in table:
-            if key not in known:
-                raise errors.recipe_file_unknown_key(path, name, key, known)
-        if "query_template" not in table:
-            raise errors.recipe_file_unreadable(path, f"the recipe {name} has no query_template")
-        rows[name] = Recipe(name=name, **table)
-    return rows
+        beside = table.get("beside")
+        for part in [table, *(beside if isinstance(beside, list) else ())]:
+            _check_keys(path, name, part)
+    rows = {name: Recipe(name=name, **table) for name, table in tables.items() if "beside" not in table}
+    known = {**others, **rows}
+    for name, table in tables.items():
+        if "beside" in table:
+            rows[name] = Recipe(name=name, **{**table, "beside": _named(table["beside"], known)})
+    return {name: rows[name] for name in tables}
+
+
+def _check_keys(path: str | Path, name: str, table: object) -> None:
+    """Refuse a table of a file that has a key that recipes do not know, or no template."""
+    if not isinstance(table, dict):
+        return
+    known = [entry.name for entry in fields(Recipe) if entry.name != "name"]
+    for key in table:
+        if key not in known:
+            raise errors.recipe_file_unknown_key(path, name, key, known)
+    if "query_template" not in table:
+        raise errors.recipe_file_unreadable(path, f"the recipe {name} has no query_template")
+
+
+def _named(beside: object, known: Mapping[str, Recipe]) -> object:
+    """The recipes of a list that are named in it.
+
+    Raises:
+        RecipeError: If there is none of such a name.
+    """
+    if not isinstance(beside, list):
+        return beside
+    if missing := [part for part in beside if isinstance(part, str) and part not in known]:
+        raise errors.recipe_unknown(missing[0], known)
+    return [known[part] if isinstance(part, str) else part for part in beside]
 
 
 _DEFAULTS = Recipe(name="default", query_template="{text:pool}").as_dict()
 
-recipes: Mapping[str, Recipe] = MappingProxyType(load_recipes(Path(__file__).with_name("recipes.toml")))
+recipes: Mapping[str, Recipe] = MappingProxyType(_read(Path(__file__).with_name("recipes.toml"), {}))
 """The table: name → recipe."""
 
 

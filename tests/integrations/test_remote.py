@@ -119,3 +119,5 @@ def test_a_layer_that_no_server_gives_is_refused(server):
     model = echoembed.load(TINY, recipe=RECIPE, layer=2)
     with pytest.raises(errors.ModelError, match="last layer"):
         RemoteModel(model, TokenStates(url=address(server)))
+    with pytest.raises(errors.ModelError, match="a single prompt"):
+        RemoteModel(echoembed.load(TINY, recipe="metaeol"), TokenStates(url=address(server)))

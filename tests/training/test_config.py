@@ -396,3 +396,8 @@ def test_a_recipe_with_a_calibration_is_refused_before_anything_is_read():
     """It would be of the weights before training."""
     with pytest.raises(TrainingError, match=r"Got recipe = 'echo-deep'\. Allowed: a recipe without a calibration"):
         TrainConfig(output="out", recipe="echo-deep", data=(DataConfig(path="none.jsonl"),))
+
+
+def test_a_recipe_with_several_prompts_is_refused_before_anything_is_read():
+    with pytest.raises(TrainingError, match=r"Got recipe = 'metaeol'\. Allowed: a recipe with a single prompt"):
+        TrainConfig(output="out", recipe="metaeol", data=(DataConfig(path="none.jsonl"),))

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from echoembed import errors
-from echoembed.tune.evidence import Halves, LabelledPairs, halves_of
+from echoembed.tune.evidence import Halves, LabelledPairs, halves_of, merits
 
 DRAW = np.random.default_rng(5)
 WORDS = ["river", "stone", "lamp", "glass", "cloud", "bread", "horse", "paper", "night", "green", "wheel", "music"]
@@ -71,3 +71,16 @@ def test_evidence_that_says_nothing_is_refused():
         LabelledPairs.of([(text(3), text(3), 1.0) for _ in range(30)])
     with pytest.raises(errors.DataError, match="texts of 6 words"):
         Halves.of(["too short"] * 50)
+
+
+def test_halves_are_also_judged_by_how_evenly_their_vectors_lie():
+    draw = np.random.default_rng(3)
+    even = draw.normal(size=(40, 8))
+    crowded = even + 4
+    even, crowded = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (even, crowded))
+    halves = Halves.of([f"{n} the cat sat on the mat {n}" for n in range(30)])
+    by_hand = [np.exp(-2 * ((even[i] - even[j]) ** 2).sum()) for i in range(40) for j in range(i)]
+    assert abs(halves.spread(even.astype(np.float32)) + np.log(np.mean(by_hand))) < 1e-5
+    assert halves.spread(crowded.astype(np.float32)) < halves.spread(even.astype(np.float32))
+    assert merits([3.0, 1.0, 2.0], [0.5, 0.1, 0.7]).tolist() == [5, 2, 5]
+    assert merits([3.0, 1.0], [0.0, 0.0]).tolist() == [3, 1], "labelled pairs are judged by their score alone"

@@ -1,6 +1,7 @@
 """A search finds what is best by a plain computation, goes on where it was, and saves what can be loaded."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,11 @@ import echoembed
 from echoembed import errors
 from echoembed.cli import app
 from echoembed.evaluation.layers import LayerStore
+from echoembed.model.calibrate import calibrated_under
+from echoembed.tune import space
+from echoembed.tune.cost import Costs
+from echoembed.tune.evidence import LabelledPairs
+from echoembed.tune.scores import Search
 from echoembed.tune.search import tune
 
 DRAW = np.random.default_rng(11)
@@ -79,6 +85,26 @@ def test_a_second_search_reads_nothing_again_and_finds_the_same(found, given):
     second = tune(load, CALIBRATED, pairs=given, most_cost=5, store=again, prompts=["classical", "echo"])
     assert again.computed == 0
     assert (second.winner.judged, second.winner.chosen) == (result.winner.judged, result.winner.chosen)
+
+
+def test_two_side_by_side_have_the_score_of_their_model(found, given):
+    _, store = found
+    model = load(echoembed.recipes["classical"])
+    echo, classical = space.prompts(["echo", "classical"])
+    layers = model[0].layers
+    candidates = [
+        space.Candidate(prompt=classical, layer=1, layers=layers, pooling="mean", calibration="z-score"),
+        space.Candidate(prompt=echo, layer=layers, layers=layers, pooling="last", calibration="mean"),
+    ]
+    search = Search(model, store, Costs((), 1.0, 1.0), LabelledPairs.of(given), CALIBRATED)
+    (both,) = search.side_by_side(candidates, np.arange(len(given)))
+    recipe = both.candidate.recipe
+    made = calibrated_under(load(recipe.without_calibrations()), recipe, CALIBRATED)
+    vectors = dict(zip(JUDGED, made.encode(JUDGED), strict=True))
+    cosines = [float(vectors[left] @ vectors[right]) for left, right, _ in given]
+    assert abs(both.score - 100 * spearmanr(cosines, [gold for *_, gold in given]).statistic) < 0.5
+    alone = [search.side_by_side([one, replace(candidates[0], layer=0)], np.arange(len(given))) for one in candidates]
+    assert all(abs(one[0].score - both.score) > 0.5 for one in alone)
 
 
 def test_a_cost_that_nothing_is_within_is_refused(given, tmp_path):

@@ -87,7 +87,7 @@ class VectorCache:
         transformer = transformer_of(model)
         row = transformer.recipe
         in_table = any(row.query_template == other.query_template for other in recipes.values())
-        shared = in_table and not transformer.cut and row.pooling in MEAN_AND_LAST
+        shared = in_table and not (transformer.cut or row.beside) and row.pooling in MEAN_AND_LAST
         return shared and not transformer.running.deterministic and model.truncate_dim is None
 
     def _vectors(
@@ -96,8 +96,8 @@ class VectorCache:
         transformer = transformer_of(model)
         own_pooling = transformer.recipe.pooling
         # Deterministic states come already pooled, in one way; a calibration was fitted to one pooling.
-        calibrated = transformer.recipe.calibration != "none"
-        alone = transformer.running.deterministic or model.truncate_dim is not None or calibrated
+        fixed = transformer.recipe.calibration != "none" or bool(transformer.recipe.beside)
+        alone = transformer.running.deterministic or model.truncate_dim is not None or fixed
         if own_pooling not in self._together or alone:
             return {own_pooling: encode_prompts(model, prompts, batch_size=batch_size)}
         vectors: dict[Pooling, list[Vectors]] = {pooling: [] for pooling in self._together}
@@ -146,12 +146,12 @@ def weights_key(model: SentenceTransformer) -> bytes:
 def after_pooling(model: SentenceTransformer) -> bytes:
     """Name all that decides a vector after its states are pooled."""
     recipe = transformer_of(model).recipe
-    fitted_for = recipe.fingerprint() if recipe.calibration != "none" else ""
+    fitted_for = recipe.fingerprint() if recipe.calibration != "none" or recipe.beside else ""
     parts = [fitted_for, str(model.truncate_dim), *(module_identity(module) for module in list(model)[2:])]
     return "\n".join(parts).encode()
 
 
 def prompt_key(weights: bytes, prompt: Rendered) -> bytes:
-    """Return 16 bytes that name a prompt and its span under some weights."""
-    numbers = np.asarray([*prompt.ids, *prompt.span], dtype=np.int64).tobytes()
+    """Return 16 bytes that name a prompt and its span, and those of further prompts, under some weights."""
+    numbers = b"beside".join(np.asarray([*part.ids, *part.span], dtype=np.int64).tobytes() for part in prompt.all)
     return hashlib.blake2b(weights + b"\0" + numbers, digest_size=16).digest()

@@ -119,6 +119,10 @@ class RemoteModel:
             raise errors.ModelError.bad_value(
                 "layer", transformer.recipe.layer, "-1: a server gives the last layer's states"
             )
+        if transformer.recipe.beside:
+            raise errors.ModelError.bad_value(
+                "recipe", transformer.recipe.name, "one with a single prompt: a server is asked for the states of one"
+            )
         here_D = model.encode_document([PROBE], show_progress_bar=False)[0]
         distance = float(np.linalg.norm(here_D / np.linalg.norm(here_D) - self.encode([PROBE], task="document")[0]))
         if not distance <= tolerance:

@@ -7,7 +7,8 @@ line.
 from echoembed import versions
 
 with versions.base_libraries():
+    from echoembed.model.beside import Join
     from echoembed.model.calibration import Calibration
     from echoembed.model.transformer import EchoTransformer, transformer_of
 
-__all__ = ["Calibration", "EchoTransformer", "transformer_of"]
+__all__ = ["Calibration", "EchoTransformer", "Join", "transformer_of"]

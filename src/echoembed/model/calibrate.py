@@ -10,23 +10,21 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
-from torch import Tensor, nn
+from torch import nn
 
 from echoembed import errors, files
 from echoembed.model.assemble import assemble
-from echoembed.model.calibration import Calibration, Fitted
-from echoembed.model.encode import encode_prompts
-from echoembed.model.moments import Moments, middle_of_spectrum
+from echoembed.model.beside import Join, parts_of
+from echoembed.model.calibration import Calibration
+from echoembed.model.fitting import fit
 from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.weights import digest, sketch
@@ -38,10 +36,7 @@ FITTING = 1
 """The version of the fit. Raise it when the same texts give another calibration; cached ones are then fitted anew."""
 DEFAULT = "z-score"
 """The calibration that ``calibrate`` fits if neither the caller nor the recipe names one."""
-_CHUNK = 256
 _SENTENCES = Path(__file__).with_name("sentences.txt")
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "cls.predictions.decoder.weight")
-_ROWS = 16384
 _SHIPPED = Path(__file__).with_name("fitted")
 """Calibrations that come with the package, a folder for each key of weights, recipe and sentences."""
 _BUDGET = 512
@@ -77,44 +72,84 @@ def calibrate(
             ``load``.
     """
     transformer = transformer_of(model)
-    of_recipe = transformer.recipe.calibration
-    kind = calibration or (DEFAULT if of_recipe == "none" else of_recipe)
-    if not isinstance(kind, str) or calibration_parts(kind) in (None, ("none", 0)):
-        raise errors.recipe_bad_field(transformer.recipe.name, "calibration", kind, CALIBRATIONS)
+    recipe = transformer.recipe
+    if calibration is None and all(prompt.calibration == "none" for prompt in recipe.prompts):
+        calibration = DEFAULT
+    if calibration is not None:
+        if not isinstance(calibration, str) or calibration_parts(calibration) in (None, ("none", 0)):
+            raise errors.recipe_bad_field(recipe.name, "calibration", calibration, CALIBRATIONS)
+        beside = tuple(replace(part, calibration=calibration) for part in recipe.beside)
+        recipe = replace(recipe, calibration=calibration, beside=beside)
     if isinstance(texts, (str, bytes)):
         raise errors.text_not_str([texts], "A text")
-    fitted = fit(transformer, kind, texts, progress=progress or (lambda _: None))
-    return with_calibration(model, replace(transformer.recipe, calibration=kind), fitted)
+    return calibrated_under(model, recipe, texts, progress=progress or (lambda _: None))
 
 
-def with_calibration(model: SentenceTransformer, recipe: Recipe, calibration: Calibration) -> SentenceTransformer:
-    """Return the same weights under a recipe with a fitted calibration; the given model does not change."""
+def calibrated_under(
+    model: SentenceTransformer,
+    recipe: Recipe,
+    texts: Iterable[str],
+    *,
+    progress: Callable[[int], object] = lambda _: None,
+) -> SentenceTransformer:
+    """The same weights under a recipe, the calibration of each of its prompts fitted on texts.
+
+    Args:
+        model: From ``load``; stays as it is.
+        recipe: Of the same attention and layer.
+        texts: As for ``calibrate``.
+        progress: As for ``calibrate``.
+
+    Raises:
+        TextError: If a text cannot be embedded.
+        ModelError: If there are too few texts, or they are all alike in a dimension.
+    """
     transformer = transformer_of(model).under(recipe)
-    later = [module for module in list(model)[2:] if not isinstance(module, Calibration)]
-    modules = calibrated_modules(transformer, [calibration, *later])
+    calibrations = fit(transformer, texts, progress=progress)
+    later = [module for module in list(model)[2:] if not isinstance(module, (Calibration, Join))]
+    modules = calibrated_modules(transformer, later, calibrations)
     return carry_settings(model, assemble(modules, name=transformer.name, device=str(model.device)))
 
 
-def calibrated_modules(transformer: EchoTransformer, later: Sequence[nn.Module]) -> list[nn.Module]:
-    """Return all modules of a model, with the calibration that its recipe names.
+def calibrated_modules(
+    transformer: EchoTransformer, later: Sequence[nn.Module], calibrations: Sequence[Calibration | None] | None = None
+) -> list[nn.Module]:
+    """All modules of a model, with the calibrations that its recipe names, and what joins the vectors of its prompts.
 
     Args:
         transformer: The first module, on its device.
-        later: The saved modules after it. Pooling and calibration are made if they are not among these.
+        later: Those after it, as they were saved: pooling, calibration and join among them are taken as they are, else
+            made.
+        calibrations: Those of each prompt, where they were fitted already.
 
     Raises:
-        ModelError: If the calibration was fitted on vectors of another width.
+        ModelError: If a calibration is of vectors of another width.
     """
+    width = transformer.get_embedding_dimension()
     pooling: list[nn.Module] = [module for module in later if isinstance(module, LibraryPooling)]
-    fitted = [module for module in later if isinstance(module, Calibration)]
-    rest = [module for module in later if not isinstance(module, (LibraryPooling, Calibration))]
-    if not fitted and transformer.recipe.calibration != "none":
-        fitted = [fitted_on_sentences(transformer)]
+    fitted: list[Calibration | None] = [module for module in later if isinstance(module, Calibration)]
+    join: list[Join] = [module for module in later if isinstance(module, Join)]
+    rest = [module for module in later if not isinstance(module, (LibraryPooling, Calibration, Join))]
     pooling = pooling or [library_pooling(transformer, transformer.recipe.pooling)]
-    for calibration in fitted:
-        if calibration.width != transformer.get_embedding_dimension():
-            raise errors.calibration_other_width(calibration.width, transformer.get_embedding_dimension())
-    return [transformer, *pooling, *fitted, *rest]
+    first, *others = calibrations or [*(fitted or [_default(transformer)]), *_defaults_beside(transformer, join)]
+    if transformer.recipe.beside and not join:
+        after = width if first is None else first.get_embedding_dimension()
+        join = [Join(transformer.recipe.join, others, width=after, widths=[width] * len(others))]
+    for calibration in (first, *(one for module in join for one in module.fitted())):
+        if calibration is not None and calibration.width != width:
+            raise errors.calibration_other_width(calibration.width, width)
+    return [transformer, *pooling, *([] if first is None else [first]), *join, *rest]
+
+
+def _default(transformer: EchoTransformer) -> Calibration | None:
+    """What the package has for a transformer's first prompt, if its recipe names a calibration."""
+    recipe = transformer.recipe.prompts[0]
+    return None if recipe.calibration == "none" else fitted_on_sentences(transformer.under(recipe))
+
+
+def _defaults_beside(transformer: EchoTransformer, join: Sequence[Join]) -> list[Calibration | None]:
+    """The same for the further prompts, unless a join has them already."""
+    return [] if join else [_default(part) for part in parts_of(transformer)]
 
 
 def carry_settings(model: SentenceTransformer, other: SentenceTransformer) -> SentenceTransformer:
@@ -124,43 +159,6 @@ def carry_settings(model: SentenceTransformer, other: SentenceTransformer) -> Se
     most = other.get_embedding_dimension()
     other.truncate_dim = model.truncate_dim if most is None or (model.truncate_dim or 0) <= most else most
     return other
-
-
-def fit(
-    transformer: EchoTransformer, kind: str, texts: Iterable[str], *, progress: Callable[[int], object] = lambda _: None
-) -> Calibration:
-    """Fit a calibration on the pooled vectors of texts.
-
-    Args:
-        transformer: The model's first module.
-        kind: The calibration.
-        texts: N texts, read once.
-        progress: Called with the number of texts read so far.
-
-    Raises:
-        TextError: If a text cannot be embedded.
-        ModelError: If there are too few texts, or a dimension is the same in all of them.
-    """
-    name, number = calibration_parts(kind) or ("", 0)
-    dtype = "int8" if transformer.int8 else str(transformer.model.dtype).removeprefix("torch.")
-    if name == "spectrum":
-        matrix_DK = middle_of_spectrum(_unembedding(transformer), number)
-        return Calibration(kind, shift_D=[0.0] * len(matrix_DK), matrix_DK=matrix_DK, fitted=Fitted(dtype=dtype))
-    pooling = library_pooling(transformer, transformer.recipe.pooling)
-    device = str(next(transformer.model.parameters()).device)
-    pooled = assemble([transformer, pooling], name=transformer.name, device=device)
-    moments, texts_hash, asymmetric = Moments.needed_by(kind), hashlib.sha256(), _asymmetric(transformer.recipe)
-    for chunk in _chunks(texts):
-        prompts = []
-        for place, text in enumerate(chunk, start=moments.count):
-            task = "document" if asymmetric and place % 2 else "query"
-            prompts += transformer.reader.render([text], task=task)
-            texts_hash.update(f"{len(text.encode())} {text}\n".encode())
-        transformer.reader.warn_of_cuts(prompts)
-        moments.add(encode_prompts(pooled, prompts))
-        progress(moments.count)
-    fitted = Fitted(texts=moments.count, texts_sha256=texts_hash.hexdigest(), dtype=dtype)
-    return Calibration.of(kind, moments, fitted=fitted)
 
 
 def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
@@ -182,7 +180,8 @@ def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
     texts = sentences()
     with Progress(lambda: len(texts), what=f"calibrating {transformer.name}") as progress:
         quiet = transformer.under(transformer.recipe, overflow="ignore")
-        calibration = fit(quiet, kind, texts, progress=progress)
+        [calibration] = fit(quiet, texts, progress=progress)
+    assert calibration is not None  # the recipe names one
     fate = "not kept, as its folder cannot be written"
     with suppress(OSError), files.whole_folder(folder, overwrite=True) as unfinished:
         calibration.save(str(unfinished))
@@ -207,37 +206,3 @@ def _key(transformer: EchoTransformer, *, shipped: bool = False) -> str:
     parts = [FITTING, weights, transformer.recipe.fingerprint(), *sentences()]
     parts += [] if shipped else [transformer.context, dtype]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:40]
-
-
-def _asymmetric(recipe: Recipe) -> bool:
-    return recipe.query_template != recipe.document_template
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[Sequence[str]]:
-    rest = iter(texts)
-    while chunk := list(islice(rest, _CHUNK)):
-        yield chunk
-
-
-def _unembedding(transformer: EchoTransformer) -> Iterator[Tensor]:
-    """Yield the rows of a model's unembedding in chunks: those of its token embeddings, where both are tied.
-
-    Raises:
-        ModelError: If the folder of the weights has no unembedding.
-    """
-    from safetensors import safe_open
-
-    if getattr(transformer.model.config, "tie_word_embeddings", False):
-        embeddings: Any = transformer.model.get_input_embeddings()
-        for rows_VD in embeddings.weight.detach().split(_ROWS):
-            yield rows_VD.double().cpu()
-        return
-    for file in sorted(transformer.weights_folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            key = next((head for head in _HEADS if head in tensors.keys()), None)  # noqa: SIM118 (no mapping)
-            if key is not None:
-                rows = tensors.get_slice(key)
-                for start in range(0, rows.get_shape()[0], _ROWS):
-                    yield rows[start : start + _ROWS].double()
-                return
-    raise errors.calibration_without_head(transformer.name)

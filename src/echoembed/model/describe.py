@@ -11,6 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import nn
 
 from echoembed.engine import parameter_count
+from echoembed.model.beside import Join, parts_of
 from echoembed.model.calibration import Calibration
 from echoembed.model.pooling import LIBRARY_MODE
 from echoembed.model.transformer import EchoTransformer, transformer_of
@@ -68,7 +69,7 @@ def numerics(model: SentenceTransformer) -> str:
     transformer = transformer_of(model)
     parts = [_dtype(transformer).removeprefix("torch."), transformer.selector.choice(transformer.model).name]
     parts += ["deterministic"] * transformer.running.deterministic
-    fitted = [module.fitted.dtype for module in model if isinstance(module, Calibration)]
+    fitted = dict.fromkeys(one.fitted.dtype for one in _fitted(model))
     return ", ".join(parts + [f"calibrated in {dtype}" for dtype in fitted if dtype != parts[0]])
 
 
@@ -78,7 +79,7 @@ def module_identity(module: nn.Module) -> str:
         return ""  # the recipe says how states are pooled
     if isinstance(module, Normalize):
         return "normalized"
-    if isinstance(module, Calibration):
+    if isinstance(module, (Calibration, Join)):
         return module.identity()
     settings = {key: getattr(module, key, None) for key in getattr(module, "config_keys", [])}
     return f"{type(module).__name__} {settings} {digest(module)}"
@@ -103,9 +104,20 @@ def _bare(model: SentenceTransformer) -> str:
     return f"query template with the prompt {name!r}"
 
 
+def _beside(transformer: EchoTransformer) -> str:
+    """The further prompts, and how their vectors are joined."""
+    names = [f"{part.recipe.name} (layer {part.layers}, {part.recipe.pooling})" for part in parts_of(transformer)]
+    return f"{transformer.recipe.join} with {', '.join(names)}" if names else "none"
+
+
 def _calibration(model: SentenceTransformer) -> str:
-    fitted = [module for module in model if isinstance(module, Calibration)]
-    return ", ".join(f"{module.kind} (fitted on {module.fitted.texts:,} texts)" for module in fitted) or "none"
+    return ", ".join(f"{one.kind} (fitted on {one.fitted.texts:,} texts)" for one in _fitted(model)) or "none"
+
+
+def _fitted(model: SentenceTransformer) -> list[Calibration]:
+    """The calibrations of all prompts."""
+    own = [module for module in model if isinstance(module, Calibration)]
+    return own + [one for module in model if isinstance(module, Join) for one in module.fitted() if one is not None]
 
 
 def _file(transformer: EchoTransformer) -> dict[str, str]:
@@ -145,6 +157,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "engine": _engine(transformer),
         "pooling": recipe.pooling,
         "calibration": _calibration(model),
+        "beside": _beside(transformer),
         "dimension": model.get_embedding_dimension(),
         "normalized": any(type(module).__name__ == "Normalize" for module in model),
         "context": transformer.context,

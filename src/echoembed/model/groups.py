@@ -6,7 +6,7 @@ Shapes: B prompts, D width of the model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from echoembed.prompts.template import Rendered
 if TYPE_CHECKING:
     from echoembed.model.transformer import EchoTransformer
 
+FEATURE = "beside"
+"""Among a module's features: the vectors ``_BD`` of each further prompt, before their calibration."""
 PADDED_TEXTS = 32
 """Prompts of one padded forward, as in the library."""
 PACKS = 4
@@ -43,7 +45,7 @@ def in_groups(prompts: Sequence[Rendered], *, tokens: int | None, most: int) -> 
 
 def pool_in_groups(
     transformer: EchoTransformer, prompts: Sequence[Rendered], *, tokens: int | None, most: int
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Compute the pooled states of prompts, a group at a time, so that only one group's states are in memory.
 
     Args:
@@ -54,18 +56,20 @@ def pool_in_groups(
 
     Returns:
         ``token_embeddings``, ``_B1D``, which each of the library's poolings leaves unchanged; ``attention_mask``,
-        ``_B1``.
+        ``_B1``; and the vectors of further prompts, if the recipe has some (see ``beside.py``).
     """
     pooling = library_pooling(transformer, transformer.recipe.pooling)
-    vectors_BD: Tensor | None = None
+    made: list[Tensor] = []  # ``_BD`` of each prompt
     for group in in_groups(prompts, tokens=tokens, most=most):
         states = transformer({"prompts": [prompts[index] for index in group]})
-        vectors_GD = pooling(states)["sentence_embedding"]
-        if vectors_BD is None:
-            vectors_BD = vectors_GD.new_empty(len(prompts), vectors_GD.shape[-1])
-        vectors_BD[torch.tensor(group, device=vectors_GD.device)] = vectors_GD
-    assert vectors_BD is not None  # there is at least one prompt
-    return {
+        own = [pooling(states)["sentence_embedding"], *states.get(FEATURE, ())]
+        if not made:
+            made = [vectors_GD.new_empty(len(prompts), vectors_GD.shape[-1]) for vectors_GD in own]
+        for vectors_BD, vectors_GD in zip(made, own, strict=True):
+            vectors_BD[torch.tensor(group, device=vectors_GD.device)] = vectors_GD
+    vectors_BD, *others = made  # nobody asks for the vectors of no prompts
+    features: dict[str, Any] = {
         "token_embeddings": vectors_BD[:, None],
         "attention_mask": torch.ones(len(prompts), 1, dtype=torch.long, device=vectors_BD.device),
     }
+    return features | ({FEATURE: others} if others else {})

@@ -17,6 +17,7 @@ from echoembed import errors
 from echoembed.engine import Engine
 from echoembed.model import saved
 from echoembed.model.assemble import assemble
+from echoembed.model.beside import Join
 from echoembed.model.calibrate import calibrated_modules
 from echoembed.model.calibration import Calibration
 from echoembed.model.dtypes import settle
@@ -254,12 +255,20 @@ def _saved_modules(
     )
     later = [load_module_after(source, row["type"], row["path"]) for row in pipeline[1:]]
     kinds = [module.kind for module in later if isinstance(module, Calibration)]
-    if kinds != [saved_recipe.calibration] * (saved_recipe.calibration != "none"):
-        reason = f"modules.json (its calibrations are {kinds}, and its recipe's is {saved_recipe.calibration!r})"
+    joined = [
+        tuple(part.kind if part else "none" for part in module.fitted()) for module in later if isinstance(module, Join)
+    ]
+    named = [part.calibration for part in saved_recipe.beside]
+    if kinds != [saved_recipe.calibration] * (saved_recipe.calibration != "none") or joined != [tuple(named)] * bool(
+        named
+    ):
+        found = [*kinds, *(kind for row in joined for kind in row)]
+        wanted = ", ".join(map(repr, [saved_recipe.calibration, *named]))
+        reason = f"modules.json (its calibrations are {found}, and its recipe's is {wanted})"
         raise errors.model_saved_unreadable(source.name, reason)
     # A saved calibration fits only the same weights under the same recipe; the budget alone may differ.
     if adapters or not saved_recipe.differs_in_budget_alone(transformer.recipe):
-        later = [module for module in later if not isinstance(module, Calibration)]
+        later = [module for module in later if not isinstance(module, (Calibration, Join))]
     if recipe is not None:
         later = [module for module in later if not isinstance(module, LibraryPooling)]
     return calibrated_modules(transformer.to(device), later)

@@ -8,8 +8,9 @@ from typing import get_args
 import torch
 
 from echoembed import errors
-from echoembed.engine import Engine
+from echoembed.engine import Engine, Selector
 from echoembed.prompts.reader import Overflow
+from echoembed.recipe import Attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +44,20 @@ class Running:
             raise errors.ModelError.bad_value("engine", self.engine, f"{', '.join(get_args(Engine))}, or None")
         if self.pack_tokens is not None and (type(self.pack_tokens) is not int or self.pack_tokens < 1):
             raise errors.ModelError.bad_value("pack_tokens", self.pack_tokens, "a whole number above 0, or None")
+
+    def selector(self, name: str, attention: Attention, context: int | None) -> Selector:
+        """What chooses the forward of a model that runs so.
+
+        Args:
+            name: What errors call the model.
+            attention: How its tokens see each other.
+            context: Most tokens it reads at once.
+        """
+        return Selector(
+            name=name,
+            causal=attention == "causal",
+            context=context,
+            wanted=self.engine,
+            deterministic=self.deterministic,
+            tokens=self.pack_tokens,
+        )

@@ -31,12 +31,14 @@ class SavedTransformer:
         name: The model's name.
         cut: Whether the model was saved without the layers above the recipe's.
         max_seq_length: The most tokens of a prompt, if the user set fewer than the model takes.
+        layers_in_all: The number of layers that the model had before it was cut; None in older files.
     """
 
     recipe: Recipe
     name: str
     cut: bool
     max_seq_length: int | None = None
+    layers_in_all: int | None = None
 
     def check_layer(self, recipe: Recipe, layers: int, name: str) -> None:
         """Refuse a recipe that pools another layer than the one at which the model was cut.
@@ -69,7 +71,16 @@ def read_transformer(source: Source, subfolder: str) -> SavedTransformer:
         most = content.get("max_seq_length")
         if most is not None and (type(most) is not int or most < 1):
             raise ValueError(f"max_seq_length = {most!r}")
-        return SavedTransformer(recipe=recipe, name=str(content["name"]), cut=bool(content["cut"]), max_seq_length=most)
+        count = content.get("layers_in_all")
+        if count is not None and (type(count) is not int or count < 0):
+            raise ValueError(f"layers_in_all = {count!r}")
+        return SavedTransformer(
+            recipe=recipe,
+            name=str(content["name"]),
+            cut=bool(content["cut"]),
+            max_seq_length=most,
+            layers_in_all=count,
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
 

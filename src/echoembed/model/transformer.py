@@ -17,14 +17,14 @@ from typing import Any, get_args
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from sentence_transformers.util import batch_to_device
 from transformers import PreTrainedConfig
 
 from echoembed import errors, versions
-from echoembed.engine import PackedEngine, Selector, gradients, quantize
-from echoembed.engine.gradients import TrainingEngine
+from echoembed.engine import gradients, quantize
 from echoembed.model import backbone, live, pooling
 from echoembed.model.adapters import merge_adapters
+from echoembed.model.beside import beside, models_of, vectors_beside
+from echoembed.model.forward import pooled_states
 from echoembed.model.groups import PACKS, pool_in_groups
 from echoembed.model.probes import PROBE_TEXTS
 from echoembed.model.running import Running
@@ -51,6 +51,7 @@ class EchoTransformer(Transformer):
         revision: 40 hexadecimal digits that name these weights.
         running: Dtype, engine and other settings that are not the recipe's.
         cut: Whether the folder holds a model that is already cut at the recipe's layer.
+        layers_in_all: The number of layers before the cut; None for as many as the folder holds.
         adapters: Folders of adapters to merge into the weights, in order.
         base: The exact weights, as ``echoembed.load`` found them; None if the library loads the model.
         adapter: The name of the caller's trained adapter; empty if there is none.
@@ -58,6 +59,7 @@ class EchoTransformer(Transformer):
     Attributes:
         reader: Renders texts by the recipe's templates, within the context.
         selector: Chooses which forward runs, and says why.
+        beside: The modules that read the recipe's further prompts (see ``beside.py``).
 
     Raises:
         ModelError: If the model cannot be loaded, or a probe shows that it does not do what the recipe says.
@@ -66,7 +68,7 @@ class EchoTransformer(Transformer):
 
     __module__ = "echoembed.model"  # saved models name the class by this path, which must keep working
     config_file_name = CONFIG
-    config_keys: list[str] = ["recipe_fields", "name", "cut"]  # noqa: RUF012 (as the base class declares it)
+    config_keys: list[str] = ["recipe_fields", "name", "cut", "layers_in_all"]  # noqa: RUF012 (as in the base class)
     forward_kwargs: set[str] = {"texts_a_forward"}  # noqa: RUF012 (what ``encode`` may pass to this module)
     # Saved in a folder below: a loader that ignores modules.json would find the plain model and give other vectors.
     save_in_root = False
@@ -80,6 +82,7 @@ class EchoTransformer(Transformer):
         revision: str,
         running: Running | None = None,
         cut: bool = False,
+        layers_in_all: int | None = None,
         adapters: Sequence[Path] = (),
         base: Base | None = None,
         adapter: str = "",
@@ -106,6 +109,7 @@ class EchoTransformer(Transformer):
         except Exception as error:  # a broken tokenizer can make transformers raise anything
             raise errors.model_unreadable(name, str(error)) from error
         layers = int(self.model.config.num_hidden_layers)
+        self.layers_in_all = layers_in_all or layers
         self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer_of(layers))
         self.cut = cut or self.layers < layers
         backbone.check_attention(self.model, name, self.recipe.attention)
@@ -122,20 +126,15 @@ class EchoTransformer(Transformer):
         self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.running.overflow)
         self.base = base
         self.adapter = adapter
-        self.selector = Selector(
-            name=self.name,
-            causal=self.recipe.attention == "causal",
-            context=self.context,
-            wanted=self.running.engine,
-            deterministic=self.running.deterministic,
-            tokens=self.running.pack_tokens,
-        )
+        self.selector = self.running.selector(self.name, self.recipe.attention, self.context)
         self.register_load_state_dict_pre_hook(live.receive)  # type: ignore[no-untyped-call]
+        self.beside = beside(self)
         if self.running.int8:
             self.to_int8()
         probe = replace(self.reader, overflow="ignore")
         for kind in get_args(Kind):
-            backbone.check_special_tokens(probe.render(["a b"], task=kind)[0], self.recipe.template(kind), self.pieces)
+            for row, prompt in zip(self.recipe.prompts, probe.render(["a b"], task=kind)[0].all, strict=True):
+                backbone.check_special_tokens(prompt, row.template(kind), self.pieces)
 
     @property
     def max_seq_length(self) -> int | None:
@@ -163,13 +162,15 @@ class EchoTransformer(Transformer):
             overflow: What to do with a text over the budget; None for the same as this module.
         """
         other = copy.copy(self)
+        other._modules = dict(self._modules)
         other.recipe = recipe
         other.reader = recipe.reader(self.pieces, context=self.context, overflow=overflow or self.reader.overflow)
+        other.beside = self.beside if recipe.beside == self.recipe.beside and not overflow else beside(other)
         return other
 
     def _own_context(self) -> int | None:
         assert self.tokenizer is not None  # every text model has one
-        copies = max(self.recipe.template(kind).copies for kind in get_args(Kind))
+        copies = max(prompt.template(kind).copies for prompt in self.recipe.prompts for kind in get_args(Kind))
         return backbone.context_length(self.model, self.tokenizer.model_max_length, copies=copies)
 
     # Hooks that the base class calls to load: they set the recipe's attention, and run no code of the folder.
@@ -201,6 +202,8 @@ class EchoTransformer(Transformer):
                 "dtype", "int8", "float32 or bfloat16 for this model: no layer is an nn.Linear"
             )
         self.selector.retest_invariance(self.model)
+        for part in models_of(self):
+            part.to_int8()
 
     # The library's interface.
 
@@ -234,6 +237,8 @@ class EchoTransformer(Transformer):
         """
         if processing_kwargs:
             raise errors.ModelError.bad_value("processing_kwargs", processing_kwargs, "None; recipes say what is read")
+        if self.beside and self.training and torch.is_grad_enabled():
+            raise errors.ModelError.bad_value("recipe", self.recipe.name, "one with a single prompt for training")
         guard_caller(self)
         prompts = self.reader.render(inputs, task=task, instruction=prompt)
         self.reader.warn_of_cuts(prompts)
@@ -246,9 +251,9 @@ class EchoTransformer(Transformer):
             ModelError: If a token has no embedding in the model.
         """
         embeddings: Any = self.model.get_input_embeddings()
-        if (largest := max(max(prompt.ids) for prompt in prompts)) >= len(embeddings.weight):
+        if (largest := max(max(prompt.ids) for whole in prompts for prompt in whole.all)) >= len(embeddings.weight):
             raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
-        if not padded:
+        if not padded or self.beside:
             return {"prompts": list(prompts), "dropped": torch.tensor([prompt.dropped for prompt in prompts])}
         features: dict[str, Any] = pooling.pad(prompts, self.pad_id)
         if torch.is_inference_mode_enabled():  # ``forward`` is next; in training the library may slice the tensors
@@ -280,26 +285,15 @@ class EchoTransformer(Transformer):
         if texts_a_forward is not None and "input_ids" not in features:
             tokens = None if packed is None else PACKS * packed.most_tokens(self.model)
             return features | pool_in_groups(self, prompts, tokens=tokens, most=texts_a_forward)
-        # 2. Without an engine (other trainers, or a model that did not pass the proof): the padded forward.
-        engine: PackedEngine | TrainingEngine | None = packed if outside_training else gradients.in_use(self.model)
-        if engine is None and "input_ids" not in features:
-            features |= batch_to_device(pooling.pad(prompts, self.pad_id), self.model.device)
-        ids_BT, mask_BT, span_BT = pooling.padded_tensors(features)
-        if engine is None:
-            output = self.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
-            states_BSD, mask_BS = pooling.gather_spans(output.last_hidden_state, span_BT)
-            if output.get("hidden_states") is not None:
-                features |= pooling.keep_layers(caller, output.hidden_states, mask_BT, span_BT)
-        # 3. With an engine: give it the reader's prompts, or recover them from tensors that a caller has changed.
-        else:
-            if ids_BT is not None and (prompts is None or not pooling.are_padded(prompts, ids_BT, mask_BT, span_BT)):
-                prompts = pooling.unpad(ids_BT, mask_BT, span_BT)
-            states_BSD, mask_BS = engine.states(self.model, prompts)
-        # 4. For deterministic vectors, pool each text by itself: the order of padded sums depends on their length.
+        # 2. One forward: by the engine, or padded.
+        engine = packed if outside_training else gradients.in_use(self.model)
+        states_BSD, mask_BS = pooled_states(self, features, prompts, engine, caller)
+        # 3. For deterministic vectors, pool each text by itself: the order of padded sums depends on their length.
         if outside_training and engine is not None and self.selector.deterministic:
             states_BSD, mask_BS = pooling.pool_each(states_BSD, mask_BS, self.recipe.pooling), mask_BS[:, :1]
         if not self.training:
             pooling.check_states(states_BSD, self.name)
+        features |= vectors_beside(self, prompts)
         return {**features, "token_embeddings": states_BSD, "attention_mask": mask_BS}
 
     # Saving and loading.
@@ -374,6 +368,7 @@ class EchoTransformer(Transformer):
             revision=joint_revision(source, adapters),
             running=running,
             cut=saved.cut,
+            layers_in_all=saved.layers_in_all,
             adapters=[merged.folder for merged in adapters],
             base=base,
             adapter=adapter,

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from echoembed.engine import Engine
 from echoembed.model.assemble import assemble
+from echoembed.model.beside import Join
 from echoembed.model.calibrate import calibrated_modules, carry_settings, sentences
 from echoembed.model.calibration import Calibration
 from echoembed.model.load import load
@@ -59,7 +60,7 @@ class Models:
                 self._bases.popitem(last=False)
             self._bases[key] = load(
                 name,
-                recipe=replace(row, calibration="none"),  # ``under`` fits or loads the calibration
+                recipe=row.prompts[0].without_calibrations(),  # ``under`` adds further prompts and calibrations
                 device=self._device,
                 dtype=self._dtype,
                 overflow="ignore",  # no warnings of cuts: budgets are part of the experiments
@@ -81,7 +82,7 @@ class Models:
         """Hash all that decides the vectors of a model under a recipe, without loading the model for each layer."""
         published = f"{recipe.checkpoint} {recipe.adapters}" if name is None and recipe.checkpoint else ""
         parts = [recipe.fingerprint(), published or self.identity(name)]
-        parts += sentences() if recipe.calibration != "none" else ()
+        parts += sentences() if any(prompt.calibration != "none" for prompt in recipe.prompts) else ()
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -97,6 +98,6 @@ def under(model: SentenceTransformer, recipe: Recipe, *, overflow: Overflow | No
     transformer = original.under(recipe, overflow=overflow)
     later = list(model)[2:]
     if not original.recipe.differs_in_budget_alone(recipe):
-        later = [module for module in later if not isinstance(module, Calibration)]
+        later = [module for module in later if not isinstance(module, (Calibration, Join))]
     modules = calibrated_modules(transformer, later)
     return carry_settings(model, assemble(modules, name=transformer.name, device=str(model.device)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from echoembed import errors
@@ -41,12 +41,14 @@ class Reader:
         instruction: What fills ``{instruction}`` if the caller gives no instruction.
         overflow: What to do with a text over the budget: ``error`` refuses it, ``ignore`` cuts it, ``warn`` cuts it
             and warns when vectors are computed.
+        beside: The readers of the recipe's further prompts.
     """
 
     recipe: str
     renderers: Mapping[Kind, Renderer]
     instruction: str = ""
     overflow: Overflow = "warn"
+    beside: tuple[Reader, ...] = ()
 
     def __post_init__(self) -> None:
         if self.overflow not in get_args(Overflow):
@@ -64,6 +66,7 @@ class Reader:
         instruction: str = "",
         prepare: Callable[[str], str] = str,
         overflow: Overflow = "warn",
+        beside: tuple[Reader, ...] = (),
     ) -> Reader:
         """Bind templates to a tokenizer.
 
@@ -76,6 +79,7 @@ class Reader:
             instruction: What fills ``{instruction}`` if the caller gives no instruction.
             prepare: Changes a text before it is tokenised.
             overflow: What to do with a text over the budget.
+            beside: The readers of the recipe's further prompts.
 
         Raises:
             TemplateError: If a template does not fit the tokenizer.
@@ -85,7 +89,7 @@ class Reader:
             kind: Renderer(template, pieces, budget=budget, context=context, prepare=prepare)
             for kind, template in templates.items()
         }
-        return cls(recipe=recipe, renderers=renderers, instruction=instruction, overflow=overflow)
+        return cls(recipe=recipe, renderers=renderers, instruction=instruction, overflow=overflow, beside=beside)
 
     def render(
         self, texts: Sequence[Any], *, task: str | None = None, instruction: str | None = None
@@ -110,6 +114,10 @@ class Reader:
                     raise errors.text_too_long(
                         f"The text {errors.quoted(text)}", prompt.dropped, renderer.room(wording) or 0
                     )
+        others = [other.render(texts, task=task, instruction=other._own(task, instruction)) for other in self.beside]
+        for place, rest in enumerate(zip(*others, strict=True)):
+            dropped = max(prompts[place].dropped, *(prompt.dropped for prompt in rest))
+            prompts[place] = replace(prompts[place], dropped=dropped, beside=rest)
         return prompts
 
     def room(self, *, task: str | None = None, instruction: str | None = None) -> int | None:
@@ -119,7 +127,9 @@ class Reader:
             TextError: If template and instruction leave no room for text, or as ``render``.
         """
         renderer, wording = self._chosen(task, instruction)
-        return renderer.room(wording)
+        rooms = [renderer.room(wording)]
+        rooms += [other.room(task=task, instruction=other._own(task, instruction)) for other in self.beside]
+        return min((room for room in rooms if room is not None), default=None)
 
     def warn_of_cuts(self, prompts: Sequence[Rendered]) -> None:
         """Warn of texts that were cut, if ``overflow`` is ``warn``."""
@@ -145,6 +155,13 @@ class Reader:
         except errors.TextError:
             return False
         return True
+
+    def _own(self, task: str | None, instruction: str | None) -> str | None:
+        """An instruction that is meant for several prompts: kept from one that has no place for it."""
+        if instruction is None or instruction in TASK_MARKS.values():
+            return instruction
+        kind: Kind = "document" if task == "document" else "query"
+        return instruction if self.renderers[kind].template.has("instruction") else None
 
     def _chosen(self, task: str | None, instruction: str | None) -> tuple[Renderer, str]:
         """Return the template of a task, and what fills its ``{instruction}``."""

@@ -114,8 +114,10 @@ class Rendered:
         span: Start and stop of the pooled tokens in ``ids``; never empty.
         prefix: The number of tokens before the first copy, with which all prompts of this template and instruction
             begin.
-        dropped: The number of the text's tokens that were over the budget, counted for one copy.
+        dropped: The number of the text's tokens that were over the budget, counted for one copy: the most of
+            any of its prompts.
         text: The prompt as text, with special tokens spelled out, and the text cut where its tokens are cut.
+        beside: The same text's further prompts, if the recipe has several.
     """
 
     ids: tuple[int, ...]
@@ -123,10 +125,16 @@ class Rendered:
     prefix: int = 0
     dropped: int = 0
     text: str = ""
+    beside: tuple[Rendered, ...] = ()
 
     def __post_init__(self) -> None:
         start, stop = self.span
         assert 0 <= start < stop <= len(self.ids) and 0 <= self.prefix <= len(self.ids)  # noqa: PT018 (a hot path)
+
+    @property
+    def all(self) -> tuple[Rendered, ...]:
+        """This prompt, then those beside it."""
+        return (self, *self.beside)
 
 
 class Renderer:

@@ -213,10 +213,13 @@ def recipe_of(config: TrainConfig) -> Recipe:
 
     Raises:
         RecipeError: If there is no such row, or a change is not allowed.
-        TrainingError: If the row has a calibration, which would be fitted to the weights before training.
+        TrainingError: If the row has several prompts, or a calibration, which would be fitted to the weights before
+            training.
         TemplateError: If a template is not valid.
     """
     row = find_recipe(config.recipe)
+    if row.beside:
+        raise errors.TrainingError.bad_value("recipe", row.name, "a recipe with a single prompt")
     if row.calibration != "none":
         allowed = "a recipe without a calibration; calibrate the trained model: echoembed calibrate MODEL TEXTS -o DIR"
         raise errors.TrainingError.bad_value("recipe", row.name, allowed)

@@ -54,6 +54,10 @@ class Evidence(ABC):
     def score(self, values_N: Numbers, sample: NDArray[np.int64]) -> float:
         """Return the score × 100 of a sample of the comparisons, given as indices."""
 
+    def spread(self, vectors_TD: NDArray[np.float32]) -> float:
+        """How evenly vectors lie on the sphere, where that belongs to a choice; else 0."""
+        return 0.0
+
     def interval(self, values_N: Numbers, sample: NDArray[np.int64], seed: int) -> tuple[float, float]:
         """Return the bootstrap's 95 % interval: of the scores of samples drawn from the sample with replacement."""
         draw = np.random.default_rng(seed)
@@ -127,9 +131,22 @@ class Halves(Evidence):
         reciprocal_N: Numbers = np.mean([1 / rank_N for rank_N in rank_2N], axis=0)
         return reciprocal_N
 
+    def spread(self, vectors_TD: NDArray[np.float32]) -> float:
+        """Uniformity: the logarithm of the mean Gaussian kernel of two vectors, negated (Wang and Isola 2020)."""
+        cosine_TT = vectors_TD @ vectors_TD.T
+        cosine_P = cosine_TT[np.triu_indices(len(vectors_TD), 1)]
+        return -float(np.log(np.mean(np.exp(4 * (cosine_P.astype(np.float64) - 1)))))
+
     def score(self, values_N: Numbers, sample: NDArray[np.int64]) -> float:
         """Return the mean × 100 of the reciprocal ranks."""
         return 100 * float(values_N[sample].mean())
+
+
+def merits(scores: Sequence[float], spreads: Sequence[float]) -> Numbers:
+    """By what candidates are compared: their scores, or where vectors have a spread the sum of both ranks."""
+    if not any(spreads):
+        return np.asarray(scores, dtype=np.float64)
+    return _ranks(np.asarray(scores, dtype=np.float64)) + _ranks(np.asarray(spreads, dtype=np.float64))
 
 
 def halves_of(evidence: Evidence, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from echoembed import plots
-from echoembed.tune.search import Scored, Tuned
+from echoembed.tune.scores import Scored
+from echoembed.tune.search import Tuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,13 +28,13 @@ def rows(tuned: Tuned) -> list[tuple[str, ...]]:
 
 
 def _row(name: str, scored: Scored) -> tuple[str, ...]:
-    candidate = scored.candidate
+    parts = scored.candidate.parts
     return (
         name,
-        candidate.prompt.name,
-        f"{candidate.layer} of {candidate.layers}",
-        candidate.pooling,
-        candidate.calibration,
+        " + ".join(part.prompt.name for part in parts),
+        f"{' + '.join(str(part.layer) for part in parts)} of {parts[0].layers}",
+        " + ".join(part.pooling for part in parts),
+        " + ".join(part.calibration for part in parts),
         f"{scored.cost:.2f}",
         f"{scored.judged:.1f}",
         f"{scored.low:.1f} to {scored.high:.1f}",
@@ -61,6 +62,7 @@ def _plain(scored: Scored) -> dict[str, Any]:
         "layers": candidate.layers,
         "pooling": candidate.pooling,
         "calibration": candidate.calibration,
+        "beside": None if candidate.beside is None else str(candidate.beside),
         "cost": scored.cost,
         "score": scored.judged,
         "interval": [scored.low, scored.high],

@@ -2,7 +2,8 @@
 
 1. A small sample of texts is read under all prompts. The best prompts, and those of the references, read all texts.
 2. Each layer and pooling is calibrated on texts outside the evidence, and scored on one half of the evidence.
-3. The best candidate within the cost, and the frontier of score against cost, are judged on the other half.
+3. The best of these candidates are joined, two at a time.
+4. The best candidate within the cost, and the frontier of score against cost, are judged on the other half.
 
 All vectors are kept in a store (``evaluation/layers.py``), so that an interrupted search resumes where it was.
 
@@ -12,24 +13,21 @@ Shapes: N texts that are read, T texts of the evidence, D width of the vectors.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from echoembed import errors
-from echoembed.evaluation.cache import Vectors
 from echoembed.evaluation.layers import LayerStore
-from echoembed.model.calibrate import calibrate
-from echoembed.model.moments import LEAST_TEXTS, Moments, map_of
+from echoembed.model.calibrate import calibrated_under
+from echoembed.model.moments import LEAST_TEXTS
 from echoembed.model.transformer import transformer_of
-from echoembed.model.variants import under
 from echoembed.recipe import Recipe
 from echoembed.tune import cost, space
-from echoembed.tune.evidence import Evidence, Halves, LabelledPairs, halves_of
+from echoembed.tune.evidence import Evidence, Halves, LabelledPairs, halves_of, merits
+from echoembed.tune.scores import Found, Scored, Search
 from echoembed.tune.space import Candidate
 
 REFERENCES = {
@@ -44,22 +42,9 @@ JUDGED = 400
 """The most texts that are cut in two if there are no labels."""
 _FIRST_ROUND = ("none", "mean", "z-score")
 _PROMPTS = 2  # the prompts of the second round
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A candidate with its scores, × 100."""
-
-    candidate: Candidate
-    cost: float
-    """The cost in units of a stock classical embedding."""
-    chosen: float
-    """The score on the half by which the winner is chosen; it flatters the best of many candidates."""
-    judged: float
-    """The score on the other half."""
-    low: float
-    high: float
-    """The bootstrap's 95 % interval of ``judged``, from ``low`` to ``high``."""
+_SIDES = 12
+"""Candidates that are tried side by side; as many again of those that cost next to nothing."""
+_CHEAP = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,44 +100,52 @@ def tune(
     rows = [row.overridden(budget=budget) for row in space.prompts(prompts)]
     model = load(rows[0])
     costs = cost.measured(model, distinct[: cost.TEXTS], rows[0])
-    search = _Search(model, store, costs, evidence, to_fit)
-    # 1. Read a small sample under all prompts of which some candidate can be within the cost.
+    search = Search(model, store, costs, evidence, to_fit)
+    # 1. A small sample under all prompts that can be within the cost at all.
     rows = [row for row in rows if _fits(row, model)]
     affordable = [row for row in rows if costs.of(model, row, 1) <= most_cost]
-    best: dict[str, float] = {}
+    tried: list[Found] = []
     for row in affordable:
-        sampled = search.scores(row, choose[: len(choose) // 3 + 1], SMALL, _FIRST_ROUND)
-        within = [score for candidate, score in sampled if search.cost(candidate) <= most_cost]
-        best[row.name] = max(within, default=0.0)
-        say(f"{row.name}: {best[row.name]:.1f} on a sample")
+        scored = search.scores(row, choose[: len(choose) // 3 + 1], SMALL, _FIRST_ROUND)
+        tried += [one for one in scored if search.cost(one.candidate) <= most_cost]
+        say(f"{row.name}: {max((one.score for one in scored), default=0.0):.1f} on a sample")
+    best: dict[str, float] = {}
+    for one, merit in zip(tried, _merits(tried), strict=True):
+        name = one.candidate.prompt.name
+        best[name] = max(merit, best.get(name, -np.inf))
     if not best:
         raise errors.tune_too_dear(most_cost, min(costs.of(model, row, 1) for row in rows))
-    # 2. Read all texts under the best of these prompts, and under those of the references.
+    # 2. Everything under the best of them, and under those that the winner is compared with.
     second_round = sorted(best, key=lambda name: -best[name])[:_PROMPTS]
-    scored: list[tuple[Candidate, float]] = []
+    found: list[Found] = []
     for row in rows:
         if row.name in second_round or row.name in REFERENCES:
             say(f"{row.name}: all layers on all texts")
-            scored += search.scores(row, choose, LARGE, space.CALIBRATIONS)
-    # 3. Judge the winner, the frontier and the references on the half by which nothing was chosen.
-    frontier = list(_frontier(search, scored))
-    winner = max((pair for pair in scored if search.cost(pair[0]) <= most_cost), key=lambda pair: pair[1])
-    judged = {str(pair[0]): search.judged(*pair, judge, seed) for pair in [*frontier, winner]}
+            found += search.scores(row, choose, LARGE, space.CALIBRATIONS)
+    # 3. Two of the best side by side.
+    say("two at a time")
+    found += search.side_by_side(_sides(search, found, most_cost), choose)
+    # 4. The winner, the frontier and the references, judged on the half that no choice was made by.
+    merits_of = dict(zip(map(str, (one.candidate for one in found)), _merits(found), strict=True))
+    within = [one for one in found if search.cost(one.candidate) <= most_cost]
+    winner = max(within, key=lambda one: merits_of[str(one.candidate)])
+    frontier = list(_frontier(search, found, merits_of))
+    judged = {str(one.candidate): search.judged(one, judge, seed) for one in [*frontier, winner]}
     references = {
-        name: search.judged(candidate, score, judge, seed)
+        name: search.judged(one, judge, seed)
         for name in REFERENCES
-        for candidate, score in scored
-        if _is_reference(name, candidate)
+        for one in found
+        if _is_reference(name, one.candidate)
     }
     say("fitting the winner's calibration on all texts")
     return Tuned(
-        winner=judged[str(winner[0])],
-        frontier=[judged[str(candidate)] for candidate, _ in frontier],
+        winner=judged[str(winner.candidate)],
+        frontier=[judged[str(one.candidate)] for one in frontier],
         references=references,
         evidence=evidence.name,
         labelled=pairs is not None,
-        candidates=len(scored),
-        model=_calibrated(load, winner[0], distinct),
+        candidates=len(found),
+        model=_calibrated(load, winner.candidate, distinct),
     )
 
 
@@ -179,100 +172,46 @@ def _evidence(texts: Sequence[str], pairs: Sequence[tuple[str, str, float]] | No
     return to_fit[:LARGE], evidence
 
 
-class _Search:
-    """Scores candidates."""
-
-    def __init__(
-        self, model: SentenceTransformer, store: LayerStore, costs: cost.Costs, evidence: Evidence, to_fit: list[str]
-    ) -> None:
-        self.model, self.store, self.costs, self.evidence, self.to_fit = model, store, costs, evidence, to_fit
-        self.layers = transformer_of(model).layers
-        self._costs: dict[str, float] = {}
-
-    def cost(self, candidate: Candidate) -> float:
-        """Return a candidate's cost in units; the cost of a layer is computed once per prompt."""
-        name = candidate.prompt.name
-        if name not in self._costs:
-            self._costs[name] = self.costs.of(self.model, candidate.prompt, 1)
-        return self._costs[name] * candidate.layer
-
-    def scores(
-        self, prompt: Recipe, sample: NDArray[np.int64], fit_on: int, calibrations: Sequence[str]
-    ) -> list[tuple[Candidate, float]]:
-        """Score every candidate of a prompt on a sample of the evidence."""
-        candidates = list(space.candidates(prompt, self.layers, calibrations))
-        used = np.unique(np.concatenate([self.evidence.left_N[sample], self.evidence.right_N[sample]]))
-        return [
-            (candidate, self.evidence.score(self.evidence.values(vectors_TD), sample))
-            for candidate, vectors_TD in self._vectors(candidates, used, self.to_fit[:fit_on])
-        ]
-
-    def judged(self, candidate: Candidate, chosen: float, judge: NDArray[np.int64], seed: int) -> Scored:
-        """Score a candidate on the other half, with an interval."""
-        everything = np.arange(len(self.evidence.texts))
-        ((_, vectors_TD),) = self._vectors([candidate], everything, self.to_fit)
-        values_N = self.evidence.values(vectors_TD)
-        low, high = self.evidence.interval(values_N, judge, seed)
-        score = self.evidence.score(values_N, judge)
-        return Scored(candidate=candidate, cost=self.cost(candidate), chosen=chosen, judged=score, low=low, high=high)
-
-    def _vectors(
-        self, candidates: Sequence[Candidate], used: NDArray[np.int64], to_fit: Sequence[str]
-    ) -> Iterator[tuple[Candidate, Vectors]]:
-        """Yield unit vectors ``_TD`` of the evidence's texts under each candidate; unused texts have zeros."""
-        whole = under(self.model, candidates[0].prompt)
-        reader = transformer_of(whole).reader
-        texts = [self.evidence.texts[place] for place in used]
-        prompts = [*reader.render(to_fit), *reader.render(texts)]
-        self.store.fill(whole, prompts)
-        directions = any(candidate.calibration.startswith(("components", "whiten")) for candidate in candidates)
-        for (layer, pooling), group in groupby(candidates, key=lambda each: (each.layer, each.pooling)):
-            pooled_ND = self.store.vectors(whole, prompts, [layer], pooling)[:, 0]
-            moments = Moments(full=directions)
-            moments.add(pooled_ND[: len(to_fit)])
-            for candidate in group:
-                try:
-                    calibrated_ND = _calibrated_vectors(candidate.calibration, moments, pooled_ND[len(to_fit) :])
-                except errors.ModelError:  # a constant dimension, as in some first layers, or too few texts
-                    continue
-                length_N1 = np.linalg.norm(calibrated_ND, axis=1, keepdims=True)
-                vectors_TD = np.zeros((len(self.evidence.texts), calibrated_ND.shape[1]), dtype=np.float32)
-                vectors_TD[used] = calibrated_ND / np.maximum(length_N1, np.finfo(np.float32).tiny)
-                yield candidate, vectors_TD
+def _merits(found: Sequence[Found]) -> list[float]:
+    return list(map(float, merits([one.score for one in found], [one.spread for one in found])))
 
 
-def _calibrated_vectors(kind: str, moments: Moments, pooled_ND: Vectors) -> Vectors:
-    """Calibrate many vectors at once, to the results of ``Calibration``."""
-    if kind == "none":
-        return pooled_ND
-    arrays = {name: array.astype(np.float32) for name, array in map_of(kind, moments).items()}
-    moved_ND: Vectors = (pooled_ND - arrays["shift_D"]) * arrays.get("scale_D", np.float32(1))
-    if "matrix_DK" not in arrays:
-        return moved_ND
-    along_NK: Vectors = moved_ND @ arrays["matrix_DK"]
-    return moved_ND - along_NK @ arrays["matrix_DK"].T if kind.startswith("components") else along_NK
+def _sides(search: Search, found: Sequence[Found], most_cost: float) -> list[Candidate]:
+    """What is tried side by side: the best of each prompt's poolings and layers, and the best that cost little."""
+    ranked = sorted(zip(_merits(found), found, strict=True), key=lambda pair: -pair[0])
+    within = [one.candidate for _, one in ranked if search.cost(one.candidate) <= most_cost]
+    cheap = [candidate for candidate in within if search.cost(candidate) <= _CHEAP * most_cost]
+    chosen: dict[str, Candidate] = {}
+    for some in (within, cheap):
+        seen: dict[tuple[str, int], int] = {}
+        for candidate in some:
+            place = (candidate.prompt.name, candidate.layer)
+            seen[place] = seen.get(place, 0) + 1
+            if seen[place] == 1 and len(seen) <= _SIDES:
+                chosen[str(candidate)] = candidate
+    return list(chosen.values())
 
 
-def _frontier(search: _Search, scored: Sequence[tuple[Candidate, float]]) -> Iterator[tuple[Candidate, float]]:
-    """Yield, by cost, each candidate that is better than all that cost no more."""
+def _frontier(search: Search, found: Sequence[Found], merit: Mapping[str, float]) -> Iterator[Found]:
+    """By cost, each candidate that is better than all that cost no more."""
     best = -np.inf
-    for candidate, score in sorted(scored, key=lambda pair: (search.cost(pair[0]), -pair[1])):
-        if score > best:
-            best = score
-            yield candidate, score
+    for one in sorted(found, key=lambda one: (search.cost(one.candidate), -merit[str(one.candidate)])):
+        if merit[str(one.candidate)] > best:
+            best = merit[str(one.candidate)]
+            yield one
 
 
 def _is_reference(name: str, candidate: Candidate) -> bool:
     depth, calibration, _ = REFERENCES[name]
     layer = candidate.layers if depth else 1
     row = "classical" if name == "bag of words" else name
-    point = (candidate.prompt.name, candidate.layer, candidate.calibration, candidate.pooling)
-    return point == (row, layer, calibration, "mean")
+    same = (candidate.prompt.name, candidate.layer, candidate.calibration) == (row, layer, calibration)
+    return same and candidate.pooling == "mean" and candidate.beside is None
 
 
 def _calibrated(
     load: Callable[[Recipe], SentenceTransformer], winner: Candidate, texts: Sequence[str]
 ) -> SentenceTransformer:
-    """Load the winner as a model: cut at its layer, and calibrated on all texts."""
-    cut = load(replace(winner.recipe, calibration="none"))
-    return cut if winner.calibration == "none" else calibrate(cut, texts, winner.calibration)
+    """The winner as a model: cut at its layer, calibrated on all texts."""
+    cut = load(winner.recipe.without_calibrations())
+    return calibrated_under(cut, winner.recipe, texts)

@@ -1,9 +1,10 @@
-"""The candidates of a search: every zero-shot prompt of the table with every layer, pooling and calibration."""
+"""The candidates of a search: every zero-shot prompt with every layer, pooling and calibration, and two together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from echoembed.recipe import Pooling, Recipe, recipes
 
@@ -24,24 +25,44 @@ class Candidate:
     """The number of layers that the model has."""
     pooling: Pooling
     calibration: str
+    beside: Candidate | None = None
+    """Another one, as deep or less deep, whose vectors stand after these."""
+
+    @property
+    def parts(self) -> tuple[Candidate, ...]:
+        """The prompts it reads, each as a candidate of its own."""
+        return (replace(self, beside=None), *(() if self.beside is None else (self.beside,)))
 
     @property
     def recipe(self) -> Recipe:
         """The candidate as a recipe for any model with as many layers."""
         layer = -1 if self.layer == self.layers else self.layer
+        names = " and ".join(repr(part.prompt.name) for part in self.parts)
         return replace(
             self.prompt,
             name=NAME,
             layer=layer,
             pooling=self.pooling,
             calibration=self.calibration,
+            beside=() if self.beside is None else (replace(self.beside.recipe, name=f"{NAME}, 2"),),
             source="",
-            description=f"The prompt of {self.prompt.name!r}, as 'echoembed tune' found it best.",
+            description=f"The prompt of {names}, as 'echoembed tune' found it best.",
         )
 
     def __str__(self) -> str:
-        parts = [f"layer {self.layer} of {self.layers}", self.pooling, self.calibration]
-        return ", ".join([self.prompt.name, *parts])
+        shown = [
+            f"{part.prompt.name}, layer {part.layer} of {part.layers}, {part.pooling}, {part.calibration}"
+            for part in self.parts
+        ]
+        return " beside ".join(shown)
+
+
+def side_by_side(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Every two candidates of different layers or prompts, the deeper one first."""
+    for left, right in combinations(candidates, 2):
+        deep, flat = (left, right) if left.layer >= right.layer else (right, left)
+        if (deep.prompt, deep.layer) != (flat.prompt, flat.layer):
+            yield replace(deep, beside=flat)
 
 
 def prompts(names: Sequence[str] | None = None) -> list[Recipe]:
@@ -56,12 +77,12 @@ def prompts(names: Sequence[str] | None = None) -> list[Recipe]:
     by_prompt: dict[tuple[object, ...], Recipe] = {}
     for row in rows:
         key = (row.query_template, row.document_template, row.markers, row.preparation, row.instruction)
-        by_prompt.setdefault(key, replace(row, layer=-1, depth=None, calibration="none"))
+        by_prompt.setdefault(key, replace(row.prompts[0], layer=-1, depth=None, calibration="none"))
     return list(by_prompt.values())
 
 
 def _is_zero_shot(row: Recipe) -> bool:
-    return row.attention == "causal" and not row.trained and not row.checkpoint
+    return row.attention == "causal" and not (row.trained or row.checkpoint or row.beside)
 
 
 def poolings(prompt: Recipe) -> tuple[Pooling, ...]:

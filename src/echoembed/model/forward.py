@@ -1,0 +1,58 @@
+"""One forward of a transformer: the states of prompts by the engine, or by the plain padded forward.
+
+Shapes: B prompts, T tokens of the longest one, S tokens of the longest span, D width of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sentence_transformers.util import batch_to_device
+from torch import Tensor
+
+from echoembed.engine import PackedEngine
+from echoembed.engine.gradients import TrainingEngine
+from echoembed.model.pooling import are_padded, gather_spans, keep_layers, pad, padded_tensors, unpad
+from echoembed.prompts.template import Rendered
+
+if TYPE_CHECKING:
+    from echoembed.model.transformer import EchoTransformer
+
+
+def pooled_states(
+    transformer: EchoTransformer,
+    features: dict[str, Any],
+    prompts: Sequence[Rendered] | None,
+    engine: PackedEngine | TrainingEngine | None,
+    caller: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """The states that are pooled.
+
+    Args:
+        transformer: Whose model runs.
+        features: ``input_ids``, ``attention_mask`` and ``span_mask`` (``_BT``), or nothing where ``prompts`` are given;
+            what the library's layer losses look for is added.
+        prompts: The prompts, if they are known.
+        engine: What runs; None for the padded forward.
+        caller: The features as they were given, where layer losses look.
+
+    Returns:
+        ``states_BSD`` in float32, on the left and zeros after them, and ``mask_BS`` in int64.
+    """
+    model = transformer.model
+    # 1. Where the model did not pass a proof, and in training without an engine of its own: the padded forward.
+    if engine is None:
+        if "input_ids" not in features:
+            assert prompts is not None  # features have one or the other
+            features |= batch_to_device(pad(prompts, transformer.pad_id), model.device)
+        ids_BT, mask_BT, span_BT = padded_tensors(features)
+        output = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
+        if output.get("hidden_states") is not None:
+            features |= keep_layers(caller, output.hidden_states, mask_BT, span_BT)
+        return gather_spans(output.last_hidden_state, span_BT)
+    # 2. Else the engine, which takes prompts as the reader made them.
+    ids_BT, mask_BT, span_BT = padded_tensors(features)
+    if prompts is None or (ids_BT is not None and not are_padded(prompts, ids_BT, mask_BT, span_BT)):
+        prompts = unpad(ids_BT, mask_BT, span_BT)
+    return engine.states(model, prompts)
