@@ -68,7 +68,7 @@ class Recipe:
     """How a text is changed before it is tokenised: ``prompteol`` changes its quotes and its final full stop."""
     beside: tuple[Recipe, ...] = ()
     """Further prompts, each a recipe with one prompt that pools no deeper layer than this one: recipes, names of rows,
-    or tables of fields. The vector of each prompt is calibrated by itself and scaled to length 1; then they are joined."""
+    or tables of fields. Each prompt's vector is calibrated by itself and scaled to length 1; then all are joined."""
     join: Join = "concatenate"
     """How the vectors of several prompts are joined: end to end, or as their mean."""
     checkpoint: str = ""
