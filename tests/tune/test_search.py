@@ -16,7 +16,7 @@ from echoembed.model.calibrate import calibrated_under
 from echoembed.tune import space
 from echoembed.tune.cost import Costs
 from echoembed.tune.evidence import LabelledPairs
-from echoembed.tune.scores import Search
+from echoembed.tune.scores import Scorer
 from echoembed.tune.search import tune
 
 DRAW = np.random.default_rng(11)
@@ -96,14 +96,14 @@ def test_two_side_by_side_have_the_score_of_their_model(found, given):
         space.Candidate(prompt=classical, layer=1, layers=layers, pooling="mean", calibration="z-score"),
         space.Candidate(prompt=echo, layer=layers, layers=layers, pooling="last", calibration="mean"),
     ]
-    search = Search(model, store, Costs((), 1.0, 1.0), LabelledPairs.of(given), CALIBRATED)
-    (both,) = search.side_by_side(candidates, np.arange(len(given)))
+    scorer = Scorer(model, store, Costs((), 1.0, 1.0), LabelledPairs.of(given), CALIBRATED)
+    (both,) = scorer.side_by_side(candidates, np.arange(len(given)))
     recipe = both.candidate.recipe
     made = calibrated_under(load(recipe.without_calibrations()), recipe, CALIBRATED)
     vectors = dict(zip(JUDGED, made.encode(JUDGED), strict=True))
     cosines = [float(vectors[left] @ vectors[right]) for left, right, _ in given]
     assert abs(both.score - 100 * spearmanr(cosines, [gold for *_, gold in given]).statistic) < 0.5
-    alone = [search.side_by_side([one, replace(candidates[0], layer=0)], np.arange(len(given))) for one in candidates]
+    alone = [scorer.side_by_side([one, replace(candidates[0], layer=0)], np.arange(len(given))) for one in candidates]
     assert all(abs(one[0].score - both.score) > 0.5 for one in alone)
 
 

@@ -52,7 +52,7 @@ class Scored:
     """The middle 95 % of ``judged`` under the bootstrap."""
 
 
-class Search:
+class Scorer:
     """Scores candidates."""
 
     def __init__(

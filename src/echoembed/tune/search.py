@@ -27,7 +27,7 @@ from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Recipe
 from echoembed.tune import cost, space
 from echoembed.tune.evidence import Evidence, Halves, LabelledPairs, halves_of, merits
-from echoembed.tune.scores import Found, Scored, Search
+from echoembed.tune.scores import Found, Scored, Scorer
 from echoembed.tune.space import Candidate
 
 REFERENCES = {
@@ -100,14 +100,14 @@ def tune(
     rows = [row.overridden(budget=budget) for row in space.prompts(prompts)]
     model = load(rows[0])
     costs = cost.measured(model, distinct[: cost.TEXTS], rows[0])
-    search = Search(model, store, costs, evidence, to_fit)
+    scorer = Scorer(model, store, costs, evidence, to_fit)
     # 1. A small sample under all prompts that can be within the cost at all.
     rows = [row for row in rows if _fits(row, model)]
     affordable = [row for row in rows if costs.of(model, row, 1) <= most_cost]
     tried: list[Found] = []
     for row in affordable:
-        scored = search.scores(row, choose[: len(choose) // 3 + 1], SMALL, _FIRST_ROUND)
-        tried += [one for one in scored if search.cost(one.candidate) <= most_cost]
+        scored = scorer.scores(row, choose[: len(choose) // 3 + 1], SMALL, _FIRST_ROUND)
+        tried += [one for one in scored if scorer.cost(one.candidate) <= most_cost]
         say(f"{row.name}: {max((one.score for one in scored), default=0.0):.1f} on a sample")
     best: dict[str, float] = {}
     for one, merit in zip(tried, _merits(tried), strict=True):
@@ -121,18 +121,18 @@ def tune(
     for row in rows:
         if row.name in second_round or row.name in REFERENCES:
             say(f"{row.name}: all layers on all texts")
-            found += search.scores(row, choose, LARGE, space.CALIBRATIONS)
+            found += scorer.scores(row, choose, LARGE, space.CALIBRATIONS)
     # 3. Two of the best side by side.
     say("two at a time")
-    found += search.side_by_side(_sides(search, found, most_cost), choose)
+    found += scorer.side_by_side(_sides(scorer, found, most_cost), choose)
     # 4. The winner, the frontier and the references, judged on the half that no choice was made by.
     merits_of = dict(zip(map(str, (one.candidate for one in found)), _merits(found), strict=True))
-    within = [one for one in found if search.cost(one.candidate) <= most_cost]
+    within = [one for one in found if scorer.cost(one.candidate) <= most_cost]
     winner = max(within, key=lambda one: merits_of[str(one.candidate)])
-    frontier = list(_frontier(search, found, merits_of))
-    judged = {str(one.candidate): search.judged(one, judge, seed) for one in [*frontier, winner]}
+    frontier = list(_frontier(scorer, found, merits_of))
+    judged = {str(one.candidate): scorer.judged(one, judge, seed) for one in [*frontier, winner]}
     references = {
-        name: search.judged(one, judge, seed)
+        name: scorer.judged(one, judge, seed)
         for name in REFERENCES
         for one in found
         if _is_reference(name, one.candidate)
@@ -176,11 +176,11 @@ def _merits(found: Sequence[Found]) -> list[float]:
     return list(map(float, merits([one.score for one in found], [one.spread for one in found])))
 
 
-def _sides(search: Search, found: Sequence[Found], most_cost: float) -> list[Candidate]:
+def _sides(scorer: Scorer, found: Sequence[Found], most_cost: float) -> list[Candidate]:
     """What is tried side by side: the best of each prompt's poolings and layers, and the best that cost little."""
     ranked = sorted(zip(_merits(found), found, strict=True), key=lambda pair: -pair[0])
-    within = [one.candidate for _, one in ranked if search.cost(one.candidate) <= most_cost]
-    cheap = [candidate for candidate in within if search.cost(candidate) <= _CHEAP * most_cost]
+    within = [one.candidate for _, one in ranked if scorer.cost(one.candidate) <= most_cost]
+    cheap = [candidate for candidate in within if scorer.cost(candidate) <= _CHEAP * most_cost]
     chosen: dict[str, Candidate] = {}
     for some in (within, cheap):
         seen: dict[tuple[str, int], int] = {}
@@ -192,10 +192,10 @@ def _sides(search: Search, found: Sequence[Found], most_cost: float) -> list[Can
     return list(chosen.values())
 
 
-def _frontier(search: Search, found: Sequence[Found], merit: Mapping[str, float]) -> Iterator[Found]:
+def _frontier(scorer: Scorer, found: Sequence[Found], merit: Mapping[str, float]) -> Iterator[Found]:
     """By cost, each candidate that is better than all that cost no more."""
     best = -np.inf
-    for one in sorted(found, key=lambda one: (search.cost(one.candidate), -merit[str(one.candidate)])):
+    for one in sorted(found, key=lambda one: (scorer.cost(one.candidate), -merit[str(one.candidate)])):
         if merit[str(one.candidate)] > best:
             best = merit[str(one.candidate)]
             yield one
