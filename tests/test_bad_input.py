@@ -282,7 +282,12 @@ FOLDERS = [
     ("no config", lambda d: replaced(d, "config.json", None), "has no config.json", "Give the folder or model"),
     ("config no JSON", lambda d: replaced(d, "config.json", "{nonsense"), "config.json' is broken", "Copy or download"),
     ("config a list", lambda d: replaced(d, "config.json", [1]), "it holds a list, not a dict", "Copy or download"),
-    ("config empty", lambda d: replaced(d, "config.json", {}), "cannot be loaded: 'Unrecognized model", FETCH),
+    (
+        "config empty",
+        lambda d: replaced(d, "config.json", {}),
+        "cannot be loaded: 'ValueError: Unrecognized model",
+        FETCH,
+    ),
     ("config unknown", lambda d: configured(d, model_type="frobnicator"), "model type `frobnicator`", FETCH),
     ("config of a wrong type", lambda d: configured(d, hidden_size="big"), "expected int, got str", FETCH),
     ("config that contradicts", lambda d: configured(d, num_attention_heads=3), "not a multiple", FETCH),
@@ -403,6 +408,14 @@ MODULES = [
 def test_a_saved_model_that_is_not_whole_is_refused(file, content, item, saved, tmp_path):
     folder = replaced(linked(saved, tmp_path / "broken"), file, content)
     assert "broken" in refused(lambda: echoembed.load(folder, device="cpu"), ModelError, item, "")
+
+
+@pytest.mark.parametrize("cut", ["no", 1, None])
+def test_whether_a_saved_model_was_cut_is_yes_or_no(cut, saved, tmp_path):
+    file = "0_EchoTransformer/echoembed_config.json"
+    folder = linked(saved, tmp_path / "broken")
+    replaced(folder, file, {**json.loads((folder / file).read_text()), "cut": cut})
+    refused(lambda: echoembed.load(folder, device="cpu"), ModelError, f"echoembed_config.json (cut = {cut!r})", "")
 
 
 def test_a_module_from_elsewhere_is_refused_and_not_imported(saved, tmp_path, monkeypatch):

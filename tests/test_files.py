@@ -94,6 +94,17 @@ def test_what_a_living_run_writes_is_left_alone(tmp_path, writer, kind):
     assert read(kind, tmp_path / "target") == "whole"
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("v" * 300, "File name too long"), ("v\0", "null"), ("n" * 300 + "/v", "File name too long")]
+)
+def test_a_name_that_nothing_can_have_is_refused(tmp_path, kind, name, reason):
+    with pytest.raises(FileError, match=f"cannot be written: .*{reason}") as caught:
+        write(kind, tmp_path / name, "whole")
+    assert len(str(caught.value).splitlines()) == 1
+    assert names(tmp_path) == []
+
+
 @posix
 def test_a_leftover_that_is_none_of_ours_is_left_alone(tmp_path):
     for name in (".target.part", ".target.0123456.part", ".target.0123456789.part", ".target.json.01234567.part"):

@@ -183,10 +183,11 @@ def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
         The folder to fill.
 
     Raises:
-        FileError: If the folder exists and must not be replaced.
+        FileError: If the folder exists and must not be replaced, or no folder can have its name.
         OSError: If the system refuses.
     """
     target = Path(folder).expanduser().absolute()
+    _check_name(target)
     if target.exists() and not overwrite:
         raise errors.output_exists(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -232,8 +233,10 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     """Refuse a target that cannot be, or must not be, replaced.
 
     Raises:
-        FileError: If it is a folder, or exists and must not be overwritten, or its folder is missing.
+        FileError: If it is a folder, or exists and must not be overwritten, or its folder is missing, or no file can
+            have its name.
     """
+    _check_name(path)
     if path.is_dir():
         raise errors.output_unwritable(path, "it is a folder")
     if path.exists() and not overwrite:
@@ -242,9 +245,23 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise errors.output_unwritable(path, "its folder does not exist")
 
 
-def reason_of(error: OSError) -> str:
+def _check_name(path: Path) -> None:
+    """Refuse a path that the system cannot look up: too long, with NUL, or in a folder that may not be read.
+
+    Raises:
+        FileError: If the path cannot be looked up.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise errors.output_unwritable(path, reason_of(error)) from error
+
+
+def reason_of(error: OSError | ValueError) -> str:
     """Return the operating system's reason, for messages."""
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or str(error)
 
 
 def sync_folder(folder: Path) -> None:

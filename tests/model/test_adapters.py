@@ -34,6 +34,7 @@ from peft import (
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
+import echoembed
 import tiny_models
 from echoembed.errors import ModelError
 from echoembed.model import backbone
@@ -189,6 +190,9 @@ CHANGES = [
     ({"layer_replication": [[0, 2], [1, 3]]}, "it adds layers"),
     ({"alora_invocation_tokens": [5]}, "after certain tokens only"),
     ({"use_bdlora": {"target_modules_bd_a": ["q_proj"]}}, "use_bdlora"),
+    ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4: what that took out of the weights, loading does not"),
+    ({"init_lora_weights": "corda", "corda_config": {}}, "corda: what that took out"),
+    ({"init_lora_weights": "lora_ga", "lora_ga_config": {}}, "lora_ga: what that took out"),
     ({"r": 10**9}, "its rank r = 1000000000 is larger"),
     ({"rank_pattern": {"q_proj": 10**9}}, "its rank q_proj = 1000000000 is larger"),
     ({"target_modules": ["("]}, "target_modules holds more than names"),
@@ -234,6 +238,37 @@ def test_an_adapter_for_more_tokens_says_so(tmp_path):
         ModelError, match=r"was trained with 599 tokens, and llama has 596\. .* resize and merge with peft"
     ):
         merge_adapters(loaded("llama"), "llama", [tmp_path])
+
+
+def with_adapter_beside(target: Path, adapter: Path, **changes: object) -> Path:
+    """A whole model's folder with an adapter's two files in it."""
+    shutil.copytree(tiny_models.folder("llama"), target)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / file, target)
+    return described(target, **changes)
+
+
+def test_an_adapter_beside_the_weights_is_merged_like_any_other(tmp_path):
+    expected = saved(LoraConfig(r=4, target_modules=QV, task_type="CAUSAL_LM"), tmp_path / "adapter")
+    folder = with_adapter_beside(tmp_path / "model", tmp_path / "adapter", base_model_name_or_path="owner/another")
+    model = echoembed.load(folder, device="cpu", recipe="classical")
+    assert (states(model[0].model) - expected).abs().max() < 1e-4
+    assert not any("lora" in name for name, _ in model[0].model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"target_modules": "([a-z_.0-9]+)+!"}, "does not fit"),
+        ({"target_modules": ["k_proj"]}, "weights have no place"),
+        ({"peft_type": "NOVELTY"}, "none that this peft knows"),
+        ({"init_lora_weights": "pissa_niter_4"}, "what that took out"),
+    ],
+)
+def test_an_adapter_beside_the_weights_that_does_not_fit_is_refused_like_any_other(changes, reason, tmp_path):
+    saved(LoraConfig(r=4, target_modules=QV, task_type="CAUSAL_LM"), tmp_path / "adapter")
+    with pytest.raises(ModelError, match=reason):
+        echoembed.load(with_adapter_beside(tmp_path / "model", tmp_path / "adapter", **changes), device="cpu")
 
 
 @pytest.mark.parametrize("under_head", [False, True])

@@ -433,3 +433,10 @@ def test_settings_in_the_folder_do_not_loosen_what_is_loaded(tmp_path):
     assert model.config.use_cache is False
     assert not json.loads((folder / "config.json").read_text())["is_causal"]
     backbone.check_attention(model, "llama", "causal")
+
+
+@pytest.mark.parametrize("given", [{"return_dict": False}, {"output_hidden_states": True, "output_attentions": True}])
+def test_settings_in_the_folder_do_not_say_what_a_forward_gives_back(given, tmp_path):
+    plain = echoembed.load(tiny_models.folder("llama"), device="cpu")
+    model = echoembed.load(tiny_models.copy(tiny_models.folder("llama"), tmp_path, **given), device="cpu")
+    assert np.array_equal(model.encode("a boat"), plain.encode("a boat"))

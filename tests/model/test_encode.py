@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 import echoembed
+from echoembed.errors import ModelError, TextError
 from echoembed.model.encode import encode_prompts
 from loaded import tiny
 
@@ -102,9 +104,76 @@ def test_results_are_the_librarys_to_the_bit(exact, library, verb, settings):
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-@pytest.mark.parametrize("given", [tuple, np.array], ids=["tuple", "array"])
-def test_texts_come_in_any_sequence(exact, given):
-    assert np.array_equal(exact.encode(given(MANY[:9])), exact.encode(MANY[:9]))
+SEQUENCES = {
+    "tuple": tuple,
+    "array": np.array,
+    "objects": lambda texts: np.array(texts, dtype=object),
+    "masked, none of them": lambda texts: np.ma.masked_array(np.array(texts), mask=[False] * len(texts)),
+}
+if hasattr(np.dtypes, "StringDType"):  # NumPy 2 has it
+    SEQUENCES["strings of any length"] = lambda texts: np.array(texts, dtype=np.dtypes.StringDType())
+    SEQUENCES["backwards twice"] = lambda texts: np.array(texts[::-1], dtype=np.dtypes.StringDType())[::-1]
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_texts_come_in_any_sequence(exact, kind):
+    given = SEQUENCES[kind](MANY[:9])
+    for verb in ("encode", "encode_document"):
+        assert np.array_equal(getattr(exact, verb)(given), getattr(exact, verb)(MANY[:9]))
+
+
+def missing_text():
+    return np.array(["a text", None], dtype=np.dtypes.StringDType(na_object=None))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (np.array([b"a text"]), "of type bytes. A text must be a str: decode it first"),
+        (np.arange(3), "The text is 0, of type int"),
+        (np.zeros(16_000, dtype=np.float32), "The text is 0.0, of type float"),
+        (np.zeros((8, 8, 3), dtype=np.uint8), "The text is of type list"),
+        (np.array("a text"), "The text is of type ndarray"),
+        (np.array([("a", 1)], dtype=[("text", "U5"), ("number", int)]), "The text is of type tuple"),
+        (torch.zeros(3), "of type Tensor"),
+        ([np.zeros(3)], "of type ndarray"),
+        pytest.param(
+            missing_text,
+            "The text is None",
+            marks=pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy 1 has no such strings"),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_holds_no_texts_is_refused_as_such_and_not_as_sound_or_pictures(exact, given, said):
+    with pytest.raises(TextError) as caught:
+        exact.encode(given() if callable(given) else given)
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("truncate_dim", 0),
+        ("truncate_dim", -1),
+        ("truncate_dim", 2.5),
+        ("truncate_dim", True),
+        ("truncate_dim", "8"),
+        ("batch_size", "8"),
+        ("batch_size", None),
+        ("batch_size", 2.5),
+        ("output_value", "embedding"),
+    ],
+)
+def test_a_number_that_would_cut_vectors_wrongly_is_refused_by_name(exact, field, value, monkeypatch):
+    allowed = rf"^Got {field} = {re.escape(repr(value))}\. Allowed: .* Change it\.$"
+    with pytest.raises(ModelError, match=allowed):
+        exact.encode(MANY[:3], **{field: value})
+    if field == "truncate_dim":  # the model's own
+        monkeypatch.setattr(exact, field, value)
+        with pytest.raises(ModelError, match=allowed):
+            exact.encode(MANY[0])
 
 
 def test_a_call_by_position_is_a_call_by_name(exact):

@@ -243,6 +243,13 @@ def test_padding_and_truncation_of_the_original_are_not_taken_over(name):
     assert PieceTokenizer(fresh).encode(SENTENCES) == pieces(name).encode(SENTENCES)
 
 
+def test_merges_that_the_original_leaves_out_at_random_are_always_made():
+    fresh = BUILT["gpt2-style"]()
+    fresh.backend_tokenizer.model.dropout = 0.5
+    assert len({tuple(fresh.backend_tokenizer.encode(SENTENCES[0]).ids) for _ in range(9)}) > 1
+    assert PieceTokenizer(fresh).encode(SENTENCES) == pieces("gpt2-style").encode(SENTENCES)
+
+
 @every_built_tokenizer
 def test_empty_piece_has_no_tokens(name):
     assert pieces(name).encode([""]) == [Piece((), ())]
@@ -335,6 +342,13 @@ def test_a_tokenizer_that_breaks_down_over_everything_is_refused(broken):
     description = json.loads(backend.to_str()) | BROKEN[broken]
     with pytest.raises(ModelError, match="The model's tokenizer broke down"), no_panic():
         wrapped(Tokenizer.from_str(json.dumps(description)))
+
+
+def test_a_tokenizer_whose_own_file_cannot_be_read_again_is_refused():
+    twice = models.BPE(vocab={"a": 0, "b": 1, "ab": 1}, merges=[("a", "b")])  # an id of two tokens: one is not written
+    with pytest.raises(ModelError, match="The model's tokenizer broke down") as caught:
+        wrapped(Tokenizer(twice))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_text_over_which_the_tokenizer_breaks_down_is_named_and_the_others_are_read():

@@ -418,10 +418,10 @@ def test_a_folder_has_no_revisions_and_a_file_is_no_folder(tmp_path):
 
 
 def test_files_that_the_system_will_not_read_are_said_so(tmp_path, monkeypatch):
-    def fail(path: Path) -> str:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    def fail(file, _digest):
+        raise PermissionError(errno.EACCES, "Permission denied", file.name)
 
-    monkeypatch.setattr("echoembed.sources.resolve._sha1", fail)
+    monkeypatch.setattr("hashlib.file_digest", fail)
     refused("cannot be read: PermissionError", write(tmp_path / "m", model()), kind=errors.FileError)
 
 

@@ -31,16 +31,6 @@ def no_pictures():
         yield
 
 
-def listen(monkeypatch, *callbacks):
-    """Have callbacks in a run; a function of the model makes each."""
-    usual = run._callbacks
-
-    def more(model, config, console):
-        return [*usual(model, config, console), *(make(model) for make in callbacks)]
-
-    monkeypatch.setattr(run, "_callbacks", more)
-
-
 class Reads(TrainerCallback):
     """Notes the ids of every text that reaches the language model."""
 
@@ -57,13 +47,12 @@ class Reads(TrainerCallback):
         self.seen.append([])
 
 
-def test_every_column_is_read_under_its_own_template(tmp_path, monkeypatch):
+def test_every_column_is_read_under_its_own_template(tmp_path):
     """Against the prompts written out and tokenised whole, for both data sets, an instruction each, step by step."""
     config = runs.small(tmp_path, checkpoint=CheckpointConfig(every=100))
     config = replace(config, optimiser=replace(config.optimiser, steps=8))
     heard = []
-    listen(monkeypatch, lambda model: heard.append(Reads(model)) or heard[0])
-    run.train(config)
+    run.train(config, callbacks=[lambda model: heard.append(Reads(model)) or heard[0]])
 
     tokenizer = AutoTokenizer.from_pretrained(config.model)
 
@@ -99,13 +88,12 @@ def test_every_column_is_read_under_its_own_template(tmp_path, monkeypatch):
         assert line["tokens"] == sum(map(len, seen))
 
 
-def test_of_several_instructions_each_batch_is_given_one(tmp_path, monkeypatch):
+def test_of_several_instructions_each_batch_is_given_one(tmp_path):
     config = runs.small(tmp_path, checkpoint=CheckpointConfig(every=100))
     data = replace(config.data[0], instruction=("Find one", "Seek the other"))
     config = replace(config, data=(data,), optimiser=replace(config.optimiser, steps=8))
     heard = []
-    listen(monkeypatch, lambda model: heard.append(Reads(model)) or heard[0])
-    run.train(config)
+    run.train(config, callbacks=[lambda model: heard.append(Reads(model)) or heard[0]])
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     given = []
     for seen in heard[0].seen:
@@ -142,13 +130,12 @@ class Poison(TrainerCallback):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(tmp_path, monkeypatch, what):
+def test_what_is_not_finite_ends_the_run_before_it_reaches_the_weights(tmp_path, what):
     models = []
     config = runs.small(tmp_path)
     config = replace(config, data=config.data[1:])
-    listen(monkeypatch, lambda model: models.append(model) or Poison(model, what))
     with pytest.raises(errors.TrainingError, match=rf"The {what} of step 3 is not finite.*'alike'.*step-2\."):
-        run.train(config)
+        run.train(config, callbacks=[lambda model: models.append(model) or Poison(model, what)])
     saved = runs.weights(tmp_path / "run")
     spoilt = next(name for name, _ in models[0].named_parameters() if "lora_A" in name)
     for name, weight in models[0].named_parameters():
@@ -169,10 +156,9 @@ class LoseTheLog(TrainerCallback):
             self.path.mkdir()
 
 
-def test_a_log_that_cannot_be_written_is_an_error_of_ours(tmp_path, monkeypatch):
-    listen(monkeypatch, lambda _model: LoseTheLog(tmp_path / "run"))
+def test_a_log_that_cannot_be_written_is_an_error_of_ours(tmp_path):
     with pytest.raises(errors.EchoembedError, match=r"log\.jsonl"):
-        run.train(runs.small(tmp_path))
+        run.train(runs.small(tmp_path), callbacks=[lambda _model: LoseTheLog(tmp_path / "run")])
 
 
 class Signal(TrainerCallback):
@@ -188,14 +174,12 @@ class Signal(TrainerCallback):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_after_the_step_and_the_run_goes_on_as_if_it_had_not(tmp_path, monkeypatch, number):
+def test_a_signal_stops_after_the_step_and_the_run_goes_on_as_if_it_had_not(tmp_path, number):
     run.train(runs.small(tmp_path / "whole"))
     config = runs.small(tmp_path / "stopped")
     before = signal.getsignal(number)
-    with monkeypatch.context() as patch:
-        listen(patch, lambda model: Signal(number, 1))
-        with pytest.raises(errors.TrainingStoppedError, match=r"after step 3 of 6.*step-3.*--resume"):
-            run.train(config)
+    with pytest.raises(errors.TrainingStoppedError, match=r"after step 3 of 6.*step-3.*--resume"):
+        run.train(config, callbacks=[lambda _model: Signal(number, 1)])
     assert signal.getsignal(number) is before
     assert len(runs.log(tmp_path / "stopped/run")) == 3
     run.train(config, resume=True)
@@ -203,18 +187,17 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_as_if_it_had_not(tmp_
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
-    listen(monkeypatch, lambda model: Signal(signal.SIGINT, 2))
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
-            run.train(runs.small(tmp_path))
+            run.train(runs.small(tmp_path), callbacks=[lambda model: Signal(signal.SIGINT, 2)])
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(runs.log(tmp_path / "run")) == 2
 
 
-def test_bfloat16_computes_the_forward_in_it_and_keeps_the_weights(tmp_path, monkeypatch):
+def test_bfloat16_computes_the_forward_in_it_and_keeps_the_weights(tmp_path):
     kinds = []
 
     def watch(model):
@@ -222,9 +205,8 @@ def test_bfloat16_computes_the_forward_in_it_and_keeps_the_weights(tmp_path, mon
         layer.register_forward_hook(lambda _module, _inputs, output: kinds.append(output.dtype))
         return TrainerCallback()
 
-    listen(monkeypatch, watch)
     config = runs.small(tmp_path)
-    run.train(replace(config, optimiser=replace(config.optimiser, steps=2, precision="bfloat16")))
+    run.train(replace(config, optimiser=replace(config.optimiser, steps=2, precision="bfloat16")), callbacks=[watch])
     assert set(kinds) == {torch.bfloat16}
     assert {weight.dtype for weight in runs.weights(tmp_path / "run").values()} == {torch.float32}
 

@@ -91,7 +91,7 @@ class Rounded:
         written = None if states.is_inference() else states._version  # how often the tensor was changed in place
         if last is None or last[0] is not states or last[1] != written or not torch.equal(last[2], outlier_J):
             even_RK = rows_RK.index_fill(1, outlier_J, 0) if len(outlier_J) else rows_RK
-            last = self._last = (states, written, outlier_J, _round(even_RK))
+            last = self._last = (states, written, outlier_J, codes_of(even_RK))
         return last[3]
 
     def forget(self) -> None:
@@ -102,7 +102,8 @@ class Rounded:
         return Rounded, ()
 
 
-def _round(rows_RK: Tensor) -> Codes:
+def codes_of(rows_RK: Tensor) -> Codes:
+    """Return the codes of each row in its own steps, and of what the codes of peaked rows leave over."""
     # 1. The size of a step in each row, so that the row's largest number gets the largest code.
     # Two reductions, as ``aminmax`` is not vectorised along a row and takes ten times as long.
     largest_R1 = torch.maximum(rows_RK.amax(dim=1, keepdim=True), rows_RK.amin(dim=1, keepdim=True).neg_())

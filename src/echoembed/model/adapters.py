@@ -46,6 +46,9 @@ _REFUSED = {
     "use_bdlora": "its weights are made for several devices",
     "arrow_config": "it chooses between adapters for every token",
 }
+# Ways to begin that move a part of the base weights into the adapter, chosen at random or by data. Loading would choose
+# another part.
+_UNREPEATED = ("pissa_niter", "corda", "lora_ga")
 _NOTES = ("peft_version", "auto_mapping", "runtime_config")  # entries that change no vectors; all others may
 _RANKS = ("r", "init_r", "target_r", "rank")
 _HEADED = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "SEQ_2_SEQ_LM")
@@ -153,6 +156,11 @@ def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: 
     for key, reason in _REFUSED.items():
         if settings.get(key):
             raise errors.model_adapter_unusable(name, str(folder), f"it has {key}: {reason}")
+    if (begun := str(settings.get("init_lora_weights"))).startswith(_UNREPEATED):
+        reason = (
+            f"it has init_lora_weights = {begun}: what that took out of the weights, loading does not take out again"
+        )
+        raise errors.model_adapter_unusable(name, str(folder), reason)
     for key in _LISTS:
         value = settings.get(key)
         if isinstance(value, list) and not all(isinstance(entry, str) and _PLAIN.fullmatch(entry) for entry in value):

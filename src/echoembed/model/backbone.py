@@ -25,12 +25,15 @@ from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.template import Rendered, Template
 from echoembed.recipe import Attention
+from echoembed.sources.settings import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 PROBE_LENGTH = 12
 _BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "attn.bias", "attention.bias")  # saved by older versions
+# Where transformers looks for an adapter beside the weights: it would add one as it is. Ours is checked, and merged.
+_NO_ADAPTER = {"subfolder": "no adapter"}
 
 
 def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConfig:
@@ -61,6 +64,8 @@ def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConf
     if is_decoder:
         config.is_causal = attention == "causal"
     config.use_cache = False
+    # What a forward gives back, and how, is ours to say.
+    config.return_dict, config.output_hidden_states, config.output_attentions = True, False, False
     return config
 
 
@@ -98,9 +103,10 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                adapter_kwargs=_NO_ADAPTER,
             )
     except Exception as error:  # also ImportError, for quantised weights
-        raise errors.model_unreadable(name, str(error)) from error
+        raise errors.model_unreadable(name, reason(error)) from error
     wrong = sorted(map(str, [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]))
     wrong = [key for key in wrong if not key.startswith("pooler.")]  # BERT's pooler: not used, often not saved
     if cut:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -19,10 +20,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling as LibraryPooling
 from sentence_transformers.util import batch_to_device, truncate_embeddings
 
+from echoembed import errors
 from echoembed.model.groups import PACKS, PADDED_TEXTS, in_groups
 from echoembed.model.pooling import LIBRARY_MODE
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.prompts.template import Rendered
+from echoembed.prompts.text import check_text
 from echoembed.recipe import Kind
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ _LEAST = 8
 """Tokens that a template puts around a text, roughly."""
 _SPREAD = 8
 """The longest texts of a call may be longer than average by at most this many packs before fewer share a forward."""
+_OUTPUTS = ("sentence_embedding", "token_embeddings")
 _SIGNATURE = inspect.signature(SentenceTransformer.encode)
 
 
@@ -54,19 +58,49 @@ class EchoSentenceTransformer(SentenceTransformer):
                 return super().encode(*args, **kwargs)  # the library says what is wrong with the call
             call.apply_defaults()
             arguments = call.arguments
-            if arguments["output_value"] == "sentence_embedding" and not self.is_singular_input(arguments["inputs"]):
-                inputs, batch_size = arguments["inputs"], arguments["batch_size"]
-                if not isinstance(inputs, list):
-                    arguments["inputs"] = inputs = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
-                if type(batch_size) is int and batch_size > 0 and all(isinstance(text, str) for text in inputs):
-                    arguments["batch_size"] = max(batch_size, _texts_at_once(self, inputs))
-                    if arguments["batch_size"] > batch_size:
-                        arguments["kwargs"] = {"texts_a_forward": batch_size, **arguments["kwargs"]}
+            arguments["inputs"] = inputs = _texts(self, arguments["inputs"])
+            batch_size = arguments["batch_size"]
+            _check_call(self, arguments)
+            pooled = arguments["output_value"] == "sentence_embedding" and isinstance(inputs, list) and batch_size > 0
+            if pooled and (at_once := _texts_at_once(self, inputs)) > batch_size:
+                arguments["batch_size"] = at_once
+                arguments["kwargs"] = {"texts_a_forward": batch_size, **arguments["kwargs"]}
             return super().encode(*call.args[1:], **call.kwargs)
 
 
 # The name for model cards and the library's messages; pickle uses the qualified name.
 EchoSentenceTransformer.__name__ = SentenceTransformer.__name__
+
+
+def _texts(model: SentenceTransformer, inputs: Any) -> Any:
+    """Return several texts as a list, and one as it is. The library would take other arrays for pictures or sound.
+
+    Raises:
+        TextError: If something is not a text.
+    """
+    if isinstance(inputs, np.ndarray) and inputs.ndim:
+        inputs = inputs.tolist()  # whatever the dtype, NumPy's StringDType included
+    if model.is_singular_input(inputs):
+        return inputs if isinstance(inputs, str) else check_text(inputs)
+    for text in (texts := inputs if isinstance(inputs, list) else list(inputs)):
+        if not isinstance(text, str):
+            check_text(text)
+    return texts
+
+
+def _check_call(model: SentenceTransformer, arguments: dict[str, Any]) -> None:
+    """Refuse arguments with which the library would silently cut vectors wrongly, or break down.
+
+    Raises:
+        ModelError: If there is such an argument.
+    """
+    if not isinstance(arguments["batch_size"], Integral):
+        raise errors.ModelError.bad_value("batch_size", arguments["batch_size"], "a whole number above 0")
+    width = model.truncate_dim if arguments["truncate_dim"] is None else arguments["truncate_dim"]
+    if width is not None and (not isinstance(width, Integral) or isinstance(width, bool) or width < 1):
+        raise errors.ModelError.bad_value("truncate_dim", width, "a whole number above 0, or None for the whole vector")
+    if arguments["output_value"] not in (*_OUTPUTS, None):
+        raise errors.ModelError.bad_value("output_value", arguments["output_value"], f"{', '.join(_OUTPUTS)} or None")
 
 
 def _texts_at_once(model: SentenceTransformer, texts: list[str]) -> int:

@@ -74,12 +74,10 @@ def read_transformer(source: Source, subfolder: str) -> SavedTransformer:
         count = content.get("layers_in_all")
         if count is not None and (type(count) is not int or count < 0):
             raise ValueError(f"layers_in_all = {count!r}")
+        if type(cut := content["cut"]) is not bool:
+            raise ValueError(f"cut = {cut!r}")
         return SavedTransformer(
-            recipe=recipe,
-            name=str(content["name"]),
-            cut=bool(content["cut"]),
-            max_seq_length=most,
-            layers_in_all=count,
+            recipe=recipe, name=str(content["name"]), cut=cut, max_seq_length=most, layers_in_all=count
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from echoembed import errors
+from echoembed.sources.settings import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -50,7 +51,7 @@ def check_sizes(folder: Path, name: str, config: PreTrainedConfig) -> None:
         with torch.device("meta"):
             model: nn.Module = AutoModel.from_config(copy.deepcopy(config), dtype=torch.float32)  # type: ignore[no-untyped-call]
     except Exception as error:  # transformers' errors have no common base; sizes that contradict each other end here
-        raise errors.model_unreadable(name, str(error)) from error
+        raise errors.model_unreadable(name, reason(error)) from error
     if getattr(config, "quantization_config", None):
         return  # quantised weights hold several numbers in one, and have shapes of their own
     prefix = f"{getattr(model, 'base_model_prefix', '')}."

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from transformers import PreTrainedConfig
 
-from echoembed import errors, versions
+from echoembed import errors
 from echoembed.engine import gradients, quantize
 from echoembed.model import backbone, live, pooling
 from echoembed.model.adapters import merge_adapters
@@ -39,6 +39,7 @@ from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
 from echoembed.sources.files import ADAPTER_CONFIG
 from echoembed.sources.resolve import Source, joint_revision, resolve
+from echoembed.sources.settings import reason
 
 
 class EchoTransformer(Transformer):
@@ -107,7 +108,7 @@ class EchoTransformer(Transformer):
         except errors.EchoembedError:
             raise
         except Exception as error:  # a broken tokenizer can make transformers raise anything
-            raise errors.model_unreadable(name, str(error)) from error
+            raise errors.model_unreadable(name, reason(error)) from error
         layers = int(self.model.config.num_hidden_layers)
         self.layers_in_all = layers_in_all or layers
         self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer_of(layers))
@@ -179,10 +180,9 @@ class EchoTransformer(Transformer):
         return backbone.read_config(self.weights_folder, self.name, self.recipe.attention), False
 
     def _load_model(self, _path: str, _task: str, config: Any, *_: object, **__: object) -> Any:  # type: ignore[override]
-        if (self.weights_folder / ADAPTER_CONFIG).is_file():  # without peft, transformers ignores it
-            versions.check("peft", extra="peft", purpose=f"Loading the adapter in {self.name}")
+        included = [self.weights_folder] if (self.weights_folder / ADAPTER_CONFIG).is_file() else []
         model = backbone.load_model(self.weights_folder, self.name, config, self.running.dtype, cut=self._cut)
-        return merge_adapters(model, self.name, self._adapters)
+        return merge_adapters(model, self.name, [*included, *self._adapters])
 
     @property
     def int8(self) -> bool:

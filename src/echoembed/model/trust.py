@@ -68,7 +68,7 @@ def safe_config(folder: Path, name: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the errors of transformers and its validators have no common base
-        raise errors.model_unreadable(name, str(error)) from error
+        raise errors.model_unreadable(name, reason(error)) from error
     config._attn_implementation = None  # this sets it on the inner configurations too
     config._experts_implementation = None
     for part in _parts(config):

@@ -27,12 +27,12 @@ def no_panic() -> Iterator[None]:
     """Turn a panic of the tokenizer into our own error, as ``except Exception`` does not catch panics.
 
     Raises:
-        ModelError: If the tokenizer panicked.
+        ModelError: If the tokenizer panicked, or raised a plain ``Exception``: it has no errors of its own.
     """
     try:
         yield
     except BaseException as error:
-        if not _is_panic(error):
+        if type(error) is not Exception and not _is_panic(error):
             raise
         raise errors.tokenizer_broken(str(error)) from error
 
@@ -68,6 +68,7 @@ class PieceTokenizer:
             raise errors.tokenizer_unsupported(type(tokenizer).__name__)
         with no_panic():
             description = json.loads(backend.to_str())
+            description["model"].pop("dropout", None)  # of merges, for training: a text would get other ids each time
             self.leading_blank, self._inner_blank, self._blanks = _take_leading_blank(description)
             _normalize_added(description, backend)
             self._tokenizer = Tokenizer.from_str(json.dumps(description))
@@ -102,10 +103,13 @@ class PieceTokenizer:
 
     def _check_added(self, tokens: list[str], backend: Tokenizer) -> None:
         """Check that added tokens are found in texts where the original finds them."""
-        if backend.truncation or backend.padding:
+        dropout = getattr(backend.model, "dropout", None)
+        if backend.truncation or backend.padding or dropout:
             backend = Tokenizer.from_str(backend.to_str())
             backend.no_truncation()
             backend.no_padding()
+            if dropout:
+                backend.model.dropout = None
         for token in tokens[:_MOST_PROBED]:
             for text in (token, f"a {token} b", f"a{token}b", f"a {token}b", f" {token} {token}"):
                 with_blank = " " + text if self.begins_with_blank(text) else text

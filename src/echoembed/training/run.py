@@ -5,7 +5,7 @@ Under ``accelerate launch`` or ``torchrun`` each process takes its share of ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -45,7 +45,13 @@ TEMPERATURE: dict[str, float] = {"contrastive": 0.02, "simcse": 0.05, "distil": 
 """The default τ of each objective: the paper's, SimCSE's, and for ``distil`` that of its pairs."""
 
 
-def train(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    callbacks: Sequence[Callable[[SentenceTransformer], TrainerCallback]] = (),
+) -> Path:
     """Train a model as a configuration says, from the rows to the finished model (paper, Section 4.4, Appendix F).
 
     Args:
@@ -54,6 +60,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
             if it has none. On a CPU, with the same number of processes, the final weights are bit for bit those of a
             run that was never interrupted.
         console: The console that shows progress; None for none.
+        callbacks: Functions that make further callbacks of the trainer, each from the model being trained.
 
     Returns:
         The folder of the finished model, for ``echoembed.load``.
@@ -76,7 +83,7 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
     model = _load(config, processes)
     record = record_of(config, transformer_of(model).revision)
     _on_first(processes, partial(begin_run, config, record, newest))
-    callbacks = _callbacks(model, config, console if processes.is_main_process else None)
+    own = _callbacks(model, config, console if processes.is_main_process else None)
     trainer = EchoTrainer(
         run=Path(config.output),
         record=record,
@@ -86,13 +93,13 @@ def train(config: TrainConfig, *, resume: bool = False, console: Console | None 
         data_collator=_collator(model, config, data),
         train_dataset=data,
         loss=_loss(model, config, processes),
-        callbacks=callbacks,
+        callbacks=[*own, *(make(model) for make in callbacks)],
     )
     release_large_blocks()
     try:
         trainer.train_from(newest)
     finally:
-        for callback in callbacks:
+        for callback in own:
             if isinstance(callback, TrainingProgress):
                 callback.close()
     model.eval()
