@@ -1,6 +1,6 @@
-"""The server: echo embeddings behind the interfaces that clients of other services call, and a page to see them.
+"""The server: echo embeddings for clients of other embedding services, and a web page that shows how they work.
 
-A request flows down this list: ``listen`` (sockets, signals), ``app`` and ``http`` (headers, bodies, errors),
-``routes`` and ``protocols`` (what is asked, what is answered), ``service`` (texts, prompts), ``queue``, ``worker``
-(the model's thread), ``encoder`` (the model).
+A request passes through these files in order: ``listen`` (sockets, signals), ``app`` and ``http`` (headers, bodies,
+errors), ``routes`` and ``protocols`` (the forms of requests and answers), ``service`` (texts, prompts), ``queue``,
+``worker`` (the model's thread), ``encoder`` (the model).
 """

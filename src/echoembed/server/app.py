@@ -2,8 +2,8 @@
 
     app = App(service)        # uvicorn runs it; starlette's TestClient does in tests
 
-The steps of a request stand in ``_answered``: host, route, key, body, meaning, vectors, JSON. Whatever goes wrong in
-any of them becomes the one error body that the route's clients read.
+``_answered`` has the steps of a request: host, key, route, body, fields, vectors, JSON. An error in any step becomes an
+error body that the route's clients can read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from echoembed.server.service import Service
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
-_LARGE = 32 * 1024  # bytes from which on JSON is read and written in a thread, so that the event loop stays quick
+_LARGE = 32 * 1024  # bytes; larger JSON is read and written in a thread, so that the event loop does not wait
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -59,7 +59,7 @@ class App:
         service.metrics.held_bytes.set_function(lambda: self.held.bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or begin and end with the process."""
+        """Answer one request, or start and close the service with the process."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
@@ -78,7 +78,7 @@ class App:
         begun = time.monotonic()
         path, method = request.scope["path"], request.method
         known = path in self._routes or path in PAGE or path in self._plain or path in _OPEN
-        route = path if known else "other"  # never a path that a client made up
+        route = path if known else "other"  # metrics and logs get no path that a client made up
         id_ = logs.request_id(request.headers.get("x-request-id"))
         status, started = 0, False
         tally: dict[str, int] = {}
@@ -92,7 +92,7 @@ class App:
         try:
             status, tally = await self._answered(request, noted, {"X-Request-Id": id_})
         except ClientDisconnect:
-            status = 499  # nginx's status for a client that has gone
+            status = 499  # nginx's status for a client that has disconnected
         except Exception as error:
             failed = error if isinstance(error, errors.RequestError) else errors.server_fault(id_)
             fault = None if failed is error else error
@@ -102,7 +102,7 @@ class App:
                 body = orjson.dumps(http.error_content(failed, tei=tei))
                 headers = {"X-Request-Id": id_, **http.error_headers(failed)}
                 if method == "POST" and not request.scope.get(_BODY_READ):
-                    headers["Connection"] = "close"  # the rest of this body must not be taken for the next request
+                    headers["Connection"] = "close"  # the rest of the body must not be read as the next request
                 await http.send_response(send, status, body, headers, head=method == "HEAD")
         finally:
             seconds = time.monotonic() - begun
@@ -112,11 +112,11 @@ class App:
             logs.event("request", fields, error=fault, ms=round(1000 * seconds, 1))
 
     async def _answered(self, request: Request, send: Send, headers: dict[str, str]) -> tuple[int, dict[str, int]]:
-        """Send the answer; its status and the numbers for the log."""
+        """Send the answer; returns its status and the numbers for the log."""
         path, method = request.scope["path"], request.method
         head = method == "HEAD"
         asked = "GET" if head else method
-        # 1. Who asks, and for which route: before a byte of the body is read.
+        # 1. Check host, key and route, before any byte of the body is read.
         http.check_host(request, self.settings)
         if path in _OPEN and asked == "GET":
             return await self._health(send, headers, head=head)
@@ -130,7 +130,7 @@ class App:
             await http.send_response(send, 200, body, headers, media=self._plain[path], head=head)
             return 200, {}
         route = self._route(path, asked)
-        # 2. What is asked: the body, bounded, and its meaning.
+        # 2. Read the body, up to the limit, and parse it.
         taken = 0
         try:
             data: dict[str, Any] = {}
@@ -141,7 +141,7 @@ class App:
                     self.service.check_room(len(body))
                 large = len(body) > _LARGE
                 data = await self.service.thread(lambda: json_body.parse(body)) if large else json_body.parse(body)
-            # 3. The answer, for as long as somebody waits for it.
+            # 3. Compute the answer, unless the client disconnects, and send it.
             answer = await http.while_connected(request, route.answer(self.service, data))
             sizes = answer.tally.get("texts", 0) * self.service.encoder.dimension * 4
             encoded = (
@@ -157,7 +157,7 @@ class App:
             self.held.bytes -= taken
 
     async def _health(self, send: Send, headers: dict[str, str], *, head: bool) -> tuple[int, dict[str, int]]:
-        """Whether requests should be sent here: 200, or 503 and why not."""
+        """Say whether requests should be sent to this server: 200, or 503 and the reason."""
         state = self.service.state()
         status = 200 if state == "ok" else 503
         await http.send_response(send, status, orjson.dumps({"status": state}), headers, head=head)

@@ -1,7 +1,8 @@
-"""A connection that cannot be held open for nothing: headers arrive in time, answers are read in time.
+"""Connections with time limits: a client must send its headers in time, and read its answer in time.
 
-uvicorn bounds how long a connection may be idle between requests. It bounds neither slow headers nor clients that stop
-reading, and it answers broken HTTP in plain text. Both are mended here, through uvicorn's own hooks.
+uvicorn limits how long a connection may be idle between requests. It has no limit for slow headers or for clients that
+stop reading, and it answers malformed HTTP in plain text. This class adds the limits and a JSON answer, through
+uvicorn's own hooks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from echoembed.server import http
 
 
 class Connection(H11Protocol):
-    """One connection of a server with ``seconds`` for headers and for readers, and room for ``most`` connections."""
+    """A connection to a server that allows ``most`` connections, and ``seconds`` to send headers or to read on."""
 
     seconds = 10.0
     most = 1000
@@ -29,24 +30,24 @@ class Connection(H11Protocol):
 
     @classmethod
     def under(cls, seconds: float, most: int) -> type[Connection]:
-        """The class with a server's limits."""
+        """Return a subclass with a server's limits."""
         return type("Connection", (cls,), {"seconds": seconds, "most": most})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for headers; a connection over the limit is refused, whatever it asks."""
+        """Start the time for headers; a connection over the limit gets an error for any request."""
         super().connection_made(transport)
         if len(self.connections) > self.most:
             self.app = _full(self.most)
         self._await("headers")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop all timers."""
         self._arrived("headers")
         self._arrived("reader")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; the time for headers begins with the first byte of a request and ends with the last."""
+        """Receive bytes; the time for headers starts with their first byte and ends with their last."""
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -56,12 +57,12 @@ class Connection(H11Protocol):
             self._await("headers")
 
     def pause_writing(self) -> None:
-        """The client has stopped reading its answer: give it some time to go on."""
+        """Start the time to read on, as the client has stopped reading its answer."""
         super().pause_writing()
         self._await("reader")
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Stop the timer, as the client reads again."""
         super().resume_writing()
         self._arrived("reader")
 
@@ -73,7 +74,7 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP, unless an answer is on its way already."""
+        """Answer bytes that are not HTTP, unless an answer has begun already."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
             return
@@ -90,7 +91,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _await(self, what: str) -> None:
-        """End the connection unless what is awaited arrives in time."""
+        """Start a timer that ends the connection, unless ``_arrived`` stops it in time."""
         self._arrived(what)
         self._timers[what] = self.loop.call_later(self.seconds, self.transport.abort)
 

@@ -1,7 +1,7 @@
-"""The model as the server uses it: texts to prompts in any thread, prompts to vectors in one.
+"""The model in the server: any thread may turn texts into prompts; only one turns prompts into vectors.
 
-A *lane* is a recipe under which the same weights are read: the one that is served, and those that the page
-compares it with.
+A *lane* is the model with one recipe: the recipe that is served, and each recipe that the page compares with it. All
+lanes share the same weights.
 
 Shapes: N prompts of a pack, T tokens of the longest, D dimension of the vectors.
 """
@@ -34,14 +34,14 @@ KINDS: tuple[Kind, Kind] = ("query", "document")
 
 
 class Vectors(NamedTuple):
-    """The vectors of a pack, before (``raw``) and after the model scales them: ``_ND``, float32."""
+    """The vectors of a pack, before (``raw``) and after they are scaled to length 1: ``_ND``, float32."""
 
     raw: NDArray[np.float32]
     vectors: NDArray[np.float32]
 
 
 class Token(NamedTuple):
-    """A token of a prompt, as ``/tokenize`` shows it."""
+    """A token of a prompt, for ``/tokenize``."""
 
     id: int
     text: str
@@ -49,21 +49,21 @@ class Token(NamedTuple):
 
 
 class ServedModel:
-    """A model under its recipe, and under those that the page shows beside it.
+    """A model with its recipe, and with the recipes that the page compares with it.
 
     Args:
-        model: From ``echoembed.load``.
+        model: The model, from ``echoembed.load``.
 
     Attributes:
         served: Name of the recipe that is served.
-        lanes: Name → the same weights under that recipe.
-        pack_tokens: Tokens of a pack that suit the model.
+        lanes: Name of a recipe → the model with that recipe.
+        pack_tokens: How many tokens a pack should have for this model.
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
         transformer = transformer_of(model)
         self.served = transformer.recipe.name
-        # No warnings: the answer tells the client what was cut.
+        # No warnings of cuts: the answer tells the client of them.
         self.lanes: dict[str, SentenceTransformer] = {self.served: under(model, transformer.recipe, overflow="ignore")}
         for name in COMPARED:
             if name not in self.lanes:
@@ -79,19 +79,19 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """The model's name."""
+        """Return the model's name."""
         return str(self.facts["model"])
 
     def room(self, kind: Kind, instruction: str | None = None, lane: str = "") -> int | None:
-        """Most tokens of a text, or None where nothing limits it.
+        """Return the largest number of tokens of a text, or None if there is no limit.
 
         Raises:
-            TextError: If the instruction leaves no room for any.
+            TextError: If the instruction leaves no room for a text.
         """
         return transformer_of(self.lanes[lane or self.served]).reader.room(task=kind, instruction=instruction)
 
     def read(self, texts: Sequence[str], kind: Kind, instruction: str | None = None, lane: str = "") -> list[Rendered]:
-        """What the model reads for texts; may be called in any thread.
+        """Return the prompts of texts; may be called in any thread.
 
         Raises:
             TextError: If a text cannot be embedded, or the recipe has no place for an instruction.
@@ -100,7 +100,7 @@ class ServedModel:
         return reader.render(texts, task=kind, instruction=instruction)
 
     def longest_prompt(self) -> int | None:
-        """Tokens of the longest prompt there can be; None where nothing limits it."""
+        """Return the number of tokens of the longest possible prompt; None if there is no limit."""
         transformer = transformer_of(self.lanes[self.served])
         lengths = []
         for kind in KINDS:
@@ -112,7 +112,7 @@ class ServedModel:
         return max(lengths)
 
     def shortest_prompt(self) -> int:
-        """Tokens that every prompt has at least, whatever the text and the instruction."""
+        """Return the number of tokens of the shortest possible prompt, with any text and instruction."""
         lengths = []
         for lane, model in self.lanes.items():
             for kind in KINDS:
@@ -122,7 +122,7 @@ class ServedModel:
         return min(lengths)
 
     def tokens(self, prompt: Rendered) -> list[Token]:
-        """The prompt, token by token."""
+        """Return the tokens of a prompt."""
         transformer = transformer_of(self.lanes[self.served])
         special = transformer.pieces.special_ids
         assert transformer.tokenizer is not None
@@ -131,7 +131,7 @@ class ServedModel:
 
     @torch.inference_mode()
     def vectors(self, prompts: Sequence[Rendered], lane: str = "") -> Vectors:
-        """Run the model over a pack; in one thread at a time.
+        """Run the model on a pack; only one thread may do so at a time.
 
         Raises:
             ModelError: If a state is not finite.
@@ -148,7 +148,7 @@ class ServedModel:
 
 
 def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:
-    """Tokens of a pack; few where every text is computed alone anyway, so that no request waits for a long pack."""
+    """Return how many tokens a pack should have: few if the engine computes texts singly, where more gain nothing."""
     from echoembed.engine.engine import tokens_in_flight
 
     tokens = tokens_in_flight(model)
@@ -156,5 +156,5 @@ def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:
 
 
 def _beside(recipe: Recipe, served: Recipe) -> Recipe:
-    """A recipe to compare with, under the attention and the layer that the weights were loaded for."""
+    """Return a recipe to compare with, but with the attention and the layers for which the weights were loaded."""
     return replace(recipe, attention=served.attention, layer=served.layer, depth=served.depth, budget=served.budget)

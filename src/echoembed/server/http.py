@@ -1,7 +1,7 @@
-"""HTTP by hand where it matters: who may ask, how a body is read, how errors and answers are written.
+"""HTTP for requests and answers: check host and key, read the body, write answers and errors.
 
-Nothing is believed before it is bounded: the host, the key, the content type, and only then the body, whose bytes
-count against what all requests together may hold.
+Host, key and content type are checked before the body is read. The bytes of all bodies and answers in memory are
+counted, and together they may not exceed a limit.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
 T = TypeVar("T")
-_SLICE = 64 * 1024  # bytes that are handed to the socket at once, so that a slow client holds no more memory
-_DRAINED = 4  # as a multiple of the limit: how much of too large a body is read, so that its sender reads the answer
+_SLICE = 64 * 1024  # bytes passed to the socket at once, so that a slow client occupies no more memory
+_DRAINED = 4  # times the limit: how much of a body that is too large is read, so that its sender gets to the answer
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -35,17 +35,17 @@ _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "ser
 
 
 class Held:
-    """Bytes of bodies and answers in memory, over all requests."""
+    """Counts the bytes of all bodies and answers in memory."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
 
     def take(self, count: int) -> int:
-        """Count bytes as held.
+        """Add bytes to the count, and return their number.
 
         Raises:
-            RequestError: 429 if there is no room for them.
+            RequestError: 429 if the limit would be exceeded.
         """
         if self.bytes + count > self.limit:
             raise errors.server_memory(self.limit)
@@ -54,9 +54,9 @@ class Held:
 
 
 def check_host(request: Request, settings: Settings) -> None:
-    """Refuse, where no key protects the server, requests for hosts that are not this machine.
+    """Refuse requests for other hosts than this machine, if no key protects the server.
 
-    A page elsewhere can point its own name at 127.0.0.1; its requests then still name that host.
+    A website can make its own name resolve to 127.0.0.1 (DNS rebinding), but its requests still state that name.
     """
     host = request.headers.get("host")
     if settings.keys or host is None:
@@ -73,7 +73,7 @@ def check_host(request: Request, settings: Settings) -> None:
 
 
 def check_key(request: Request, settings: Settings) -> None:
-    """Refuse requests without a key; browsers send it as the password of the Basic scheme."""
+    """Refuse requests without a valid key; browsers send the key as the password of the Basic scheme."""
     if not settings.keys:
         return
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
@@ -90,10 +90,10 @@ def check_key(request: Request, settings: Settings) -> None:
 
 
 async def read_body(request: Request, limits: Limits, held: Held) -> tuple[bytes, int]:
-    """The body, and how many bytes it counts as held; the caller gives them back.
+    """Read the body; returns it with the number of bytes added to ``held``, which the caller must subtract at the end.
 
     Raises:
-        RequestError: If it is no JSON by its headers, too large, too slow, or there is no room for it.
+        RequestError: If its headers do not say JSON, or if it is too large, too slow, or over the limit of memory.
         ClientDisconnect: If the client disconnects.
     """
     kind, _, rest = request.headers.get("content-type", "of no stated type").partition(";")
@@ -127,10 +127,10 @@ async def read_body(request: Request, limits: Limits, held: Held) -> tuple[bytes
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of work, which is cancelled if the client disconnects.
+    """Await the result of work, and cancel the work if the client disconnects.
 
     Raises:
-        ClientDisconnect: If it did.
+        ClientDisconnect: If the client disconnects first.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
@@ -151,12 +151,12 @@ async def _gone(request: Request) -> None:
 
 
 def encode(content: object) -> bytes:
-    """JSON bytes; NumPy arrays are arrays of numbers, float32 in as few digits as tell them apart."""
+    """Encode as JSON; NumPy arrays become arrays of numbers, float32 with the fewest digits that are exact."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def error_content(error: errors.RequestError, *, tei: bool) -> dict[str, Any]:
-    """The body of an error: one that OpenAI's, Cohere's and voyage's clients read, or TEI's."""
+    """Return the body of an error for the clients of OpenAI, Cohere and voyage, or for those of TEI."""
     message = str(error)
     if tei:
         return {"error": message, "error_type": _TEI_TYPES.get(error.status, "Validation")}
@@ -166,7 +166,7 @@ def error_content(error: errors.RequestError, *, tei: bool) -> dict[str, Any]:
 
 
 def error_headers(error: errors.RequestError) -> dict[str, str]:
-    """Headers of an error, for what clients read outside its body."""
+    """Return the headers of an error, which clients read beside its body."""
     headers = {"X-Error-Message": str(error).encode("ascii", "backslashreplace").decode()}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -186,7 +186,7 @@ async def send_response(
     media: str = "application/json",
     head: bool = False,
 ) -> None:
-    """Send a response, a slice at a time: each waits until the one before is out."""
+    """Send a response in slices; each waits until the previous slice has been sent."""
     named = {"Content-Type": media, "Content-Length": str(len(body)), **_ALWAYS, **headers}
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in named.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})

@@ -1,7 +1,7 @@
-"""JSON as the server takes it: one object in UTF-8, each key once, numbers that are numbers.
+"""Strict JSON for request bodies: one object in UTF-8, no repeated keys, only finite numbers.
 
-JSON that parsers read differently (a repeated key, ``NaN``, other encodings) is refused, so that no proxy before
-the server and no log after it sees another request than the model.
+JSON that parsers read differently (repeated keys, ``NaN``, other encodings) is refused, so that a proxy or a log cannot
+see another request than the model does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _KINDS = {list: "array", str: "string", bool: "boolean", int: "number", float: "
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The object of a body; fields that are null are left out, as if they were not there.
+    """Parse a body as one object; fields that are null are left out.
 
     Raises:
-        RequestError: If it is anything else.
+        RequestError: If the body is anything else.
     """
     try:
         value = json.loads(

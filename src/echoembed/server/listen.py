@@ -1,8 +1,8 @@
-"""The process: sockets, signals, and how it ends.
+"""The server's process: sockets, signals, and how the process ends.
 
-It ends in one of two ways. After SIGTERM or SIGINT, health says "stopping", every accepted request is answered, and the
-exit code is 0. If the model's thread dies, every waiting request gets an error and the process ends within two seconds,
-whatever hangs, with exit code 1.
+It ends in one of two ways. After SIGTERM or SIGINT, ``/health`` says "stopping", every accepted request is answered,
+and the exit code is 0. If the model's thread dies, every waiting request gets an error, and the process ends within two
+seconds with exit code 1, even if something hangs.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, with our signals and our end.
+    """uvicorn's server, with our handling of signals and of the process's end.
 
     Args:
-        model: From ``echoembed.load``.
+        model: The model, from ``echoembed.load``.
         settings: Address, keys and limits.
-        encoder_class: What runs the model.
+        encoder_class: The class that runs the model.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Server(uvicorn.Server):
 
         Args:
             listener: From ``bind``.
-            ready: Called with the server's address when it can be connected to.
+            ready: Called with the server's address as soon as clients can connect.
 
         Returns:
             The exit code.
         """
-        # A thread may hold the interpreter for 5 ms by default, which would delay every answer by as much.
+        # By default, a thread may hold the interpreter for 5 ms, which would delay every answer by 5 ms.
         sys.setswitchinterval(0.0005)
         listener.listen(_BACKLOG)
         host, port = listener.getsockname()[:2]
@@ -99,9 +99,9 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let signals end the server without ending the process by that signal."""
+        """Let signals stop the server, instead of killing the process."""
         self._loop = asyncio.get_running_loop()
-        if current_thread() is not main_thread():  # a system without signals
+        if current_thread() is not main_thread():  # other threads cannot handle signals
             yield
             return
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -121,7 +121,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def died(self, error: BaseException) -> None:
-        """End with exit code 1; called in the model's thread as its last act."""
+        """End the process with exit code 1; called by the model's thread just before it ends."""
         self.exit_code = 1
         timer = Timer(_LAST_MOMENT, os._exit, (1,))
         timer.daemon = True
@@ -137,17 +137,17 @@ class Server(uvicorn.Server):
                 self._loop.call_soon_threadsafe(end)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what has arrived, then close."""
+        """Answer all requests that have arrived, then close."""
         if not self.exit_code:
             await asyncio.sleep(_LATE)
         await super().shutdown(sockets)
 
 
 def bind(settings: Settings) -> socket.socket:
-    """The address, reserved before the model is loaded; nobody can connect before ``Server.run_on``.
+    """Reserve the address before the model is loaded; clients can connect only from ``Server.run_on`` on.
 
     Raises:
-        ServerError: If it cannot be reserved.
+        ServerError: If the address cannot be reserved.
     """
     try:
         [family, kind, protocol, _, address] = socket.getaddrinfo(
@@ -162,7 +162,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def _files() -> int:
-    """How many files the process may open, after raising that limit as far as the system allows."""
+    """Raise the number of files that the process may open as far as the system allows, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""Structured logs: a JSON object a line, with request ids, never with texts, keys or whatever else a client wrote."""
+"""Structured logs: one JSON object a line, with request ids, but never with texts, keys or other input of clients."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record's fields; of an exception, type and lines of code, not the message, which may quote a text."""
+    """Writes a record's fields; of an exception, type and lines of code, not the message: it may quote a text."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Return the record as one line."""
         entry: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -41,18 +41,18 @@ def start(level: str = "info") -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.WARNING if name != "echoembed.server" else level.upper())
-    # uvicorn's lines hold paths and query strings, which a client may fill with anything.
+    # uvicorn's access log has paths and query strings, which may contain anything.
     logging.getLogger("uvicorn.access").disabled = True
 
 
 def event(
     name: str, fields: Mapping[str, object] | None = None, *, error: BaseException | None = None, **more: object
 ) -> None:
-    """Log what happened; as an error, where there is one."""
+    """Log an event; with ``error``, at the level of errors."""
     level = logging.INFO if error is None else logging.ERROR
     LOGGER.log(level, name, extra={"fields": {**(fields or {}), **more}}, exc_info=error)
 
 
 def request_id(given: str | None) -> str:
-    """The client's own id where it is harmless, else a new one."""
+    """Return the client's own id if it has only harmless characters, else a new id."""
     return given if given and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex

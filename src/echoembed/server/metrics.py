@@ -1,4 +1,4 @@
-"""What ``/metrics`` tells, in Prometheus' format: no texts, no keys, and no labels that a client chooses."""
+"""The metrics of ``/metrics``, in Prometheus's format: no texts, no keys, and no labels that a client chooses."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Metrics:
         self.up = self._gauge("up", "Whether the model can run and new requests are taken.")
 
     def pack(self, tokens: int, seconds: float, size: int) -> None:
-        """Count a pack."""
+        """Count a pack that the model has run."""
         self.model_seconds.inc(seconds)
         self.model_tokens.inc(tokens)
         self.fill.observe(tokens / size)
 
     def text(self) -> bytes:
-        """The metrics as text."""
+        """Return the metrics as text."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, help_: str, labels: tuple[str, ...] = ()) -> Counter:

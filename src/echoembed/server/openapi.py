@@ -25,7 +25,7 @@ _JSON: dict[str, Any] = {"application/json": {"schema": {}}}
 
 
 def document() -> dict[str, Any]:
-    """The document."""
+    """Return the OpenAPI document."""
     bodies = dict.fromkeys(body for route in ROUTES for body in route.bodies)
     names: dict[Any, Any] = {}
     reference = "#/components/schemas/{model}"

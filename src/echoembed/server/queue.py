@@ -1,13 +1,13 @@
-"""What waits for the model: bounded in tokens, and fair.
+"""The queue of requests for the model: limited in tokens, and fair.
 
 Every pack takes prompts in this order, until it is full:
 
-1. one of the request that has waited longest, so that nobody starves;
-2. the first of every new request, so that a short request is in the next pack however long the others are;
-3. one of each request in turn.
+1. one prompt of the request that has waited longest, so that no request waits for ever;
+2. the first prompt of every new request, so that a short request is in the next pack, however long the others are;
+3. one prompt of each request in turn.
 
-A request with one text therefore waits for the pack that is being run, and no longer. This file knows
-nothing of threads but one lock, and nothing of the model.
+A request with one text therefore waits only for the pack that is running. This file uses one lock, and does not depend
+on threads or the model otherwise.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ class Job:
 
     Args:
         prompts: N prompts.
-        lane: Which recipe they are of; a pack holds prompts of one lane.
-        raw: Whether the vectors are wanted before they are scaled to length 1.
+        lane: The lane of the prompts; all prompts of a pack have the same lane.
+        raw: Whether to return the vectors before they are scaled to length 1.
 
     Attributes:
-        future: Gets the vectors, ``_ND`` and float32 in the order of the prompts, or the error.
-        queued: When the job was queued, on the monotonic clock; likewise ``started``.
-        model_seconds: What the packs with its prompts took, each by the share of its tokens.
+        future: Receives the vectors, ``_ND`` and float32 in the order of the prompts, or the error.
+        queued: When the job was queued, on the monotonic clock.
+        started: When its first pack began, on the monotonic clock; None before.
+        model_seconds: The job's share of the time of its packs, in proportion to its tokens.
     """
 
     def __init__(self, prompts: Sequence[Rendered], *, lane: str = "", raw: bool = False) -> None:
         self.prompts = prompts
         self.lane = lane
         self.raw = raw
-        # Prompts of one length are neighbours, which are cheaper to attend to together.
+        # Prompts of equal length come one after the other, so that a pack computes their attention together.
         self.order = deque(sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)))
         self.tokens = sum(len(prompt.ids) for prompt in prompts)
         self.future: Future[NDArray[np.float32]] = Future()
@@ -59,13 +60,13 @@ class Job:
         self._missing = len(prompts)
 
     def deliver(self, index: int, vector_D: NDArray[np.float32]) -> None:
-        """Take the vector of a prompt; with the last one the job is done."""
+        """Store the vector of a prompt; the last vector completes the job."""
         if self._vectors_ND is None:
             self._vectors_ND = np.empty((len(self.prompts), len(vector_D)), dtype=np.float32)
         self._vectors_ND[index] = vector_D
         self._missing -= 1
         if not self._missing:
-            with suppress(InvalidStateError):  # the client has gone
+            with suppress(InvalidStateError):  # the client has disconnected
                 self.future.set_result(self._vectors_ND)
 
     def fail(self, error: BaseException) -> None:
@@ -75,22 +76,22 @@ class Job:
 
 
 Pack = list[tuple[Job, int]]
-"""Prompts of one pass: the job, and which of its prompts."""
+"""The prompts that the model computes together: for each, its job and its index in the job."""
 
 
 class Queue:
     """The jobs that wait.
 
     Args:
-        tokens: Most tokens that wait at once. A job with more than that is never taken.
-        pack: Most tokens of a pack; a longer prompt is a pack of its own.
+        tokens: The largest number of tokens that may wait. A job with more is always refused.
+        pack: The largest number of tokens in a pack; a longer prompt becomes a pack of its own.
     """
 
     def __init__(self, *, tokens: int, pack: int) -> None:
         self.limit = tokens
         self.pack = pack
         self.waiting = 0
-        """Tokens that wait."""
+        """How many tokens wait."""
         self._new: deque[Job] = deque()
         self._begun: deque[Job] = deque()
         self._closed = False
@@ -100,10 +101,10 @@ class Queue:
         return len(self._new) + len(self._begun)
 
     def check(self, tokens: int, *, retry_after: int = 1) -> None:
-        """Refuse a job of so many tokens or more, before all its texts are rendered.
+        """Refuse a job with at least this many tokens, before all its texts are rendered.
 
         Raises:
-            RequestError: As ``put``.
+            RequestError: As for ``put``.
         """
         if tokens > self.limit:
             raise errors.request_too_many_tokens(tokens, self.limit)
@@ -113,10 +114,10 @@ class Queue:
             raise errors.server_busy(self.waiting, self.limit, retry_after)
 
     def put(self, job: Job, *, retry_after: int = 1) -> None:
-        """Take a job in, or refuse it as a whole.
+        """Queue a job, or refuse all of it.
 
         Raises:
-            RequestError: 413 if the job can never be taken, 429 if it cannot be taken now, 503 if the queue is closed.
+            RequestError: 413 if the job is too large, 429 if there is no room for it now, 503 if the queue is closed.
         """
         with self._changed:
             self.check(job.tokens, retry_after=retry_after)
@@ -125,7 +126,7 @@ class Queue:
             self._changed.notify()
 
     def drop(self, job: Job) -> int:
-        """Forget what is left of a job; returns the tokens that need not be computed."""
+        """Drop the rest of a job; returns how many tokens need not be computed."""
         with self._changed:
             saved = sum(len(job.prompts[index].ids) for index in job.order)
             job.order.clear()
@@ -136,7 +137,7 @@ class Queue:
             return saved
 
     def take(self) -> Pack | None:
-        """The next pack, waiting for one; None when the queue is closed and empty."""
+        """Wait for the next pack, and return it; None if the queue is closed and empty."""
         with self._changed:
             while not (self._new or self._begun):
                 if self._closed:
@@ -145,13 +146,13 @@ class Queue:
             return self._filled()
 
     def close(self) -> None:
-        """Take no more jobs; those that wait are still handed out."""
+        """Refuse new jobs; ``take`` still returns the prompts of those that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def clear(self) -> list[Job]:
-        """Close, and give back all jobs that wait."""
+        """Close the queue, and remove and return all jobs that wait."""
         self.close()
         with self._changed:
             jobs = [*self._new, *self._begun]
@@ -163,7 +164,7 @@ class Queue:
         pack: Pack = []
         longest = (self._begun or self._new)[0]
         lane, left = longest.lane, self.pack
-        # 1. Who has waited longest, then 2. everyone who is new, then 3. all in turn, again and again.
+        # First the job that has waited longest, then all new jobs, then the others; then all in turn, again and again.
         turn = [longest, *(job for job in self._new if job is not longest)]
         fresh = len(turn)
         turn += [job for job in self._begun if job is not longest]
@@ -174,7 +175,7 @@ class Queue:
                     continue
                 size = len(job.prompts[job.order[-1]].ids)
                 if size > left and pack:
-                    # A new job that does not fit opens the next pack; one in turn lets smaller prompts pass.
+                    # If a new job's prompt does not fit, the pack is full; for other jobs, smaller prompts may follow.
                     if place < fresh:
                         return self._settled(pack, lane)
                     continue
@@ -186,7 +187,7 @@ class Queue:
         return self._settled(pack, lane)
 
     def _settled(self, pack: Pack, lane: str) -> Pack:
-        """Note what was taken: who was served goes to the end of the line, who had the wrong lane to its front."""
+        """Update the queue after a pack: jobs that were served go to its end, new jobs of other lanes to its front."""
         served = dict.fromkeys(job for job, _ in pack)
         self.waiting -= sum(len(job.prompts[index].ids) for job, index in pack)
         passed = [job for job in self._new if job.lane != lane]

@@ -1,4 +1,4 @@
-"""Every route, once: the app, the OpenAPI document and the tests read this table."""
+"""The table of all routes, which the app, the OpenAPI document and the tests use."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class Route:
 
     Attributes:
         summary: A line for the OpenAPI document.
-        answer: Takes the service and the JSON object of the request; nothing where the method is GET.
-        bodies: What the object may be.
+        answer: Makes the answer from the service and the request's JSON object, which is empty for GET.
+        bodies: The forms that the object may have.
         tei: Whether errors have TEI's form.
-        open: Whether no key is needed.
     """
 
     method: str
@@ -33,11 +32,10 @@ class Route:
     answer: Handler
     bodies: tuple[type[Body], ...] = ()
     tei: bool = False
-    open: bool = False
 
     @property
     def queued(self) -> bool:
-        """Whether its texts wait for the model."""
+        """Return whether the route's texts wait in the queue for the model."""
         return self.method == "POST" and self.path != "/tokenize"
 
 
@@ -83,5 +81,5 @@ _HINTS = {
 
 
 def no_route(path: str) -> errors.RequestError:
-    """The error for a path that is not served."""
+    """Build the error for a path that is not served."""
     return errors.request_no_route(path, _HINTS.get(path, "no route has this path"))

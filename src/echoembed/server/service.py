@@ -1,7 +1,7 @@
-"""From texts to vectors for one request: check, render, queue, wait, and count.
+"""From the texts of one request to their vectors: check, render, queue, wait, and count.
 
-The protocols (``protocols/``) say what is asked; HTTP (``app.py``) says who asks. Rendering happens in threads of
-its own, a few texts at a time, so that neither the event loop nor another request waits for a long one.
+The protocols (``protocols/``) read requests and write answers; ``app.py`` handles HTTP. Prompts are rendered in threads
+of their own, a few texts at a time, so that neither the event loop nor another request waits for a long request.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
     from echoembed.recipe import Kind
 
 T = TypeVar("T")
-_AT_ONCE = 64  # texts that a thread renders before it looks for other requests
+_AT_ONCE = 64  # texts that a thread renders before it turns to other requests
 _AROUND = 4  # bytes of a body around each text: quotes, a comma, a blank
-_NEWEST = 0.2  # weight of the newest request in what is expected of the next
-_UNBOUNDED = 2**21  # tokens of a request where a prompt may be of any length
-_STUCK = 60.0  # seconds after which a pack that is not done counts as hanging
+_NEWEST = 0.2  # weight of the newest request in the average of tokens per byte
+_UNBOUNDED = 2**21  # the limit of a request's tokens if prompts may have any length
+_STUCK = 60.0  # seconds after which the model hangs if a pack is not done
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """Texts that are all read in the same way.
+    """Texts of a request with the same settings.
 
     Attributes:
         texts: The texts.
-        param: The field they came in, for errors.
-        kind: Which template; None for the query template, as in the library.
-        instruction: What stands in ``{instruction}``; None for the recipe's own.
-        truncate: Whether a text over the limit is cut, rather than refused.
-        dimensions: How many leading dimensions are wanted; None for all.
-        normalize: Whether vectors have length 1.
-        many: Whether the field is a list, so that a text's place is worth naming.
+        param: The request's field with the texts, for errors.
+        kind: The template that reads the texts; None for the query template, as in the library.
+        instruction: The text in place of ``{instruction}``; None for the recipe's own.
+        truncate: Whether a text over the limit is cut rather than refused.
+        dimensions: How many leading dimensions to return; None for all.
+        normalize: Whether vectors are scaled to length 1.
+        many: Whether the field is a list, so that errors state a text's place in it.
     """
 
     texts: Sequence[str]
@@ -63,7 +63,7 @@ class Ask:
     many: bool = True
 
     def place(self, index: int) -> str:
-        """What errors call a text."""
+        """Return the place of a text in the request, for errors."""
         return f"{self.param}[{index}]" if self.many else self.param
 
 
@@ -77,22 +77,22 @@ class Embedded:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the model read: whole prompts, both copies of the text among them."""
+        """Return the number of tokens of the prompts, which include both copies of each text."""
         return sum(len(prompt.ids) for prompt in self.prompts)
 
     @property
     def cuts(self) -> list[int]:
-        """Tokens that were cut off, of each text that was cut."""
+        """Return, for each text that was cut, the number of tokens that were cut off."""
         return [prompt.dropped for prompt in self.prompts if prompt.dropped]
 
 
 class Service:
-    """A model that answers.
+    """Embeds the texts of requests.
 
     Args:
         encoder: The model.
         settings: Names and limits.
-        on_death: Called, in the model's thread, if that thread ends by a fault.
+        on_death: Called in the model's thread if an error ends that thread.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Service:
         longest = encoder.longest_prompt()
         self.request_tokens = self.limits.request_tokens or (longest * self.limits.texts if longest else _UNBOUNDED)
         self._shortest = encoder.shortest_prompt()
-        self._tokens_per_byte = 0.0  # of the bodies so far, the last ones counting most
+        self._tokens_per_byte = 0.0  # an average over the bodies so far, with most weight on the latest
         self.metrics = Metrics()
         self.queue = Queue(tokens=self.request_tokens, pack=encoder.pack_tokens)
         self.worker = Worker(encoder, self.queue, self.metrics, on_death)
@@ -116,17 +116,17 @@ class Service:
         self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="reader")
 
     def start(self) -> None:
-        """Let the model's thread begin."""
+        """Start the model's thread."""
         self.worker.start()
 
     async def close(self) -> None:
-        """Finish what was accepted, then stop the threads."""
+        """Wait until all accepted requests are done, then stop the threads."""
         self.queue.close()
         await asyncio.to_thread(self.worker.join)
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def state(self, now: float | None = None) -> str:
-        """``ok``, or why no requests should be sent: ``stopping``, ``model stopped`` or ``model hangs``.
+        """Return ``ok``, or why no requests should be sent: ``stopping``, ``model stopped`` or ``model hangs``.
 
         Args:
             now: A time of the monotonic clock; None for the present.
@@ -139,10 +139,10 @@ class Service:
         return "stopping" if self.stopping else "ok"
 
     def kind_of_model(self, name: str) -> Kind | None:
-        """The template that a model's name asks for, as ``tiny:document`` does.
+        """Return the template that a model's name chooses, as ``tiny:document`` does; None if it chooses none.
 
         Raises:
-            RequestError: 404 if it is not the name of this model.
+            RequestError: 404 if the model has no such name.
         """
         for known in self.names:
             if name == known:
@@ -154,36 +154,36 @@ class Service:
 
     @property
     def listed(self) -> list[str]:
-        """Every name that the model answers to."""
+        """Return all names of the model, with and without a template."""
         return [name for known in self.names for name in (known, *(f"{known}:{kind}" for kind in KINDS))]
 
     async def thread(self, work: Callable[[], T]) -> T:
-        """Run work that takes long in a thread other than the model's."""
+        """Run long work in a thread other than the model's."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     def check_room(self, size: int) -> None:
-        """Refuse a body before it is parsed: if it is like the ones before, it has no room beside what waits.
+        """Refuse a body before it is parsed, if its tokens, estimated from earlier bodies, do not fit into the queue.
 
         Args:
-            size: Its bytes. Nothing is refused for its size alone: where nothing waits, the body is read.
+            size: The body's size in bytes. If the queue is empty, no body is refused.
 
         Raises:
-            RequestError: 429.
+            RequestError: 429 if the body is refused.
         """
         if self.queue.waiting:
             tokens = min(int(size * self._tokens_per_byte), self.queue.limit)
             self.queue.check(tokens, retry_after=seconds_until_room(self.queue, self.worker))
 
     async def read(self, ask: Ask, lane: str = "", *, queued: bool = False) -> list[Rendered]:
-        """The prompts of texts, checked and within the limits.
+        """Check texts against the limits, and return their prompts.
 
         Args:
             ask: The texts.
-            lane: Under which recipe.
-            queued: Whether they are about to be queued, and need not be rendered where the queue is too full.
+            lane: The lane whose recipe renders the prompts.
+            queued: Whether the prompts will be queued, so that rendering may stop if the queue has no room for them.
 
         Raises:
-            RequestError: For a text or an instruction that cannot be embedded, or is too long.
+            RequestError: If a text or the instruction cannot be embedded or is too long.
         """
         if not ask.texts:
             raise errors.request_field(ask.param, [], "at least one text")
@@ -212,7 +212,7 @@ class Service:
                 param = ask.place(place)
                 check_text(text, param)
             param = ask.param
-            if ask.instruction:  # else a text would be blamed for a fault of the instruction
+            if ask.instruction:  # otherwise, the error would name a text for a fault of the instruction
                 param = "instruction"
                 self.encoder.read(["a"], kind, ask.instruction, lane)
             room = self.encoder.room(kind, ask.instruction, lane)
@@ -231,10 +231,10 @@ class Service:
         return prompts
 
     async def embed(self, *asks: Ask, lane: str = "") -> list[Embedded]:
-        """Vectors for texts; all asks of a request are done together or not at all.
+        """Embed texts; all asks of a request are embedded, or none.
 
         Raises:
-            RequestError: If they cannot be embedded, or not now.
+            RequestError: If the texts cannot be embedded, or not now.
         """
         for ask in asks:
             if ask.dimensions is not None and not 1 <= ask.dimensions <= self.encoder.dimension:
@@ -260,7 +260,7 @@ class Service:
         return answers
 
     async def _computed(self, job: Job) -> NDArray[np.float32]:
-        """The vectors of a job; if the client has gone, what is left of the job is not computed."""
+        """Return the vectors of a job; if the client disconnects, the rest of the job is not computed."""
         if not self.worker.alive:
             raise errors.server_model_stopped()
         self.queue.put(job, retry_after=seconds_until_room(self.queue, self.worker))
@@ -281,7 +281,7 @@ class Service:
 
 
 def shortened(vectors_ND: NDArray[np.float32], dimensions: int, *, normalize: bool) -> NDArray[np.float32]:
-    """The leading dimensions, scaled to length 1 again unless that was switched off."""
+    """Return the leading dimensions, scaled to length 1 again with ``normalize``."""
     cut_ND = np.ascontiguousarray(vectors_ND[:, :dimensions])
     if not normalize:
         return cut_ND

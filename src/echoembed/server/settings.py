@@ -1,4 +1,4 @@
-"""The settings of a server, checked once."""
+"""The settings of a server, which are checked when they are made."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ _KEY_LENGTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one request, and all requests together, may ask for; ``/info`` tells the same numbers.
+    """Limits of one request, and of all requests together; ``/info`` states them too.
 
     Raises:
         ServerError: If a limit is not a positive number.
     """
 
     texts: int = 2048
-    """Most texts of one request."""
+    """The largest number of texts in a request."""
     body_bytes: int = 8 * 2**20
-    """Most bytes of one body."""
+    """The largest number of bytes in a body."""
     request_tokens: int | None = None
-    """Most tokens of one request's prompts, and of all that wait; None for as many as the largest request can have."""
+    """The largest number of tokens in a request, and in all that wait; None for those of the largest request."""
     held_bytes: int = 512 * 2**20
-    """Most bytes of bodies and answers that are in memory at once."""
+    """The largest number of bytes of all bodies and answers in memory."""
     instruction_characters: int = 4096
-    """Longest instruction."""
+    """The largest number of characters in an instruction."""
     seconds: float = 300.0
-    """How long a request may take until it is given up."""
+    """How long a request may wait for the model before it gets an error."""
     body_seconds: float = 30.0
     """How long a body may take to arrive."""
     header_seconds: float = 10.0
-    """How long a connection may take to send a request's headers, and how long its client may stop reading."""
+    """How long a client may take to send a request's headers, and how long it may stop reading an answer."""
     connections: int = 1000
-    """Most connections; a further connection is answered with 429."""
+    """The largest number of connections; a request on a further connection gets 429."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -52,16 +52,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Keys:
-    """API keys, kept as digests: compared in constant time, and never in a log or a traceback."""
+    """API keys, stored as digests: compared in constant time, and never in a log or a traceback."""
 
     digests: tuple[bytes, ...] = ()
 
     @classmethod
     def read(cls, file: Path | None, environment: Mapping[str, str] = os.environ) -> Keys:
-        """The keys of a file, one a line, and the one of the environment variable.
+        """Read the keys of a file, one a line, and the key of the environment variable.
 
         Raises:
-            ServerError: If the file cannot be read, or a key is short or not visible ASCII.
+            ServerError: If the file cannot be read, or a key is too short or not visible ASCII.
         """
         places: list[tuple[object, Sequence[str]]] = []
         if KEY_VARIABLE in environment:
@@ -86,7 +86,7 @@ class Keys:
         return bool(self.digests)
 
     def accept(self, key: bytes) -> bool:
-        """Whether the key is known; takes as long for a wrong key as for a right one."""
+        """Return whether the key is one of these; takes the same time for a wrong key as for a right one."""
         digest = _digest(key)
         matches = [hmac.compare_digest(digest, known) for known in self.digests]
         return any(matches)
@@ -98,19 +98,19 @@ def _digest(key: bytes) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a server is reached.
+    """The address, keys, names and limits of a server.
 
     Raises:
-        ServerError: If the address is open to other machines and no key is set.
+        ServerError: If other machines can reach the address and no key is set.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
     keys: Keys = Keys()
     names: tuple[str, ...] = ()
-    """Names by which requests ask for the model; none for its own name."""
+    """Names of the model in requests; empty for its own name."""
     hosts: tuple[str, ...] = ()
-    """Host names that requests may be for where no key is set, besides those of loopback."""
+    """Further host names that are allowed in requests if no key is set, besides those of loopback."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class Settings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address: all that a name stands for must be loopback."""
+    """Return whether only this machine can reach the address: all addresses of a name must be loopback."""
     try:
         addresses = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)  # noqa: S104 - asked, not bound
     except (OSError, UnicodeError):

@@ -1,9 +1,9 @@
-"""The one thread that runs the model.
+"""The only thread that runs the model.
 
-It takes packs until the queue is closed and empty. A pack that fails is run again request by request, so that one
-text cannot spoil the others' answers. After a failure that the model cannot explain, a text whose vector is known
-is embedded once more: if the vector has changed, the model is broken and the thread ends. Whatever ends the thread,
-every waiting request gets an error.
+It takes packs until the queue is closed and empty. A pack that fails is run again, request by request, so that one
+text cannot spoil the answers of other requests. After an unexpected error, a text whose vector is known is embedded
+again: if its vector has changed, the model is broken and the thread ends. Whenever the thread ends too early, every
+waiting request gets an error.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from echoembed.server.metrics import Metrics
 
 _KNOWN_TEXT = "The same text has the same vector."
-_LEAST_COSINE = 0.999  # rounding of any dtype is above it, another text's vector below
+_LEAST_COSINE = 0.999  # vectors that differ by rounding in any dtype are above, vectors of other texts below
 
 
 class BrokenModelError(RuntimeError):
-    """The model no longer gives the vector that it gave before."""
+    """The model no longer gives the known text the same vector."""
 
 
 class Worker:
@@ -35,13 +35,14 @@ class Worker:
 
     Args:
         encoder: The model.
-        queue: Where packs come from.
-        metrics: Where counts go.
-        on_death: Called in the thread, once, if the thread ends for any reason but an empty, closed queue.
+        queue: The queue that gives the packs.
+        metrics: The server's counters.
+        on_death: Called once, in the thread, if the thread ends before the queue is closed and empty.
 
     Attributes:
-        busy_since: When the pack that is being run was begun, on the monotonic clock; None between packs.
-        dead: Why the thread ended too early; None otherwise.
+        busy_since: When the current pack began, on the monotonic clock; None between packs.
+        dead: The error that ended the thread too early; None otherwise.
+        tokens_per_second: The speed of the last pack.
     """
 
     def __init__(
@@ -59,16 +60,16 @@ class Worker:
         self.tokens_per_second = 0.0
 
     def start(self) -> None:
-        """Begin to take packs."""
+        """Start the thread."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the model can still be run."""
+        """Return whether the thread still runs the model."""
         return self._thread.is_alive() and self.dead is None
 
     def join(self) -> None:
-        """Wait until all that was queued is done."""
+        """Wait until the thread has ended."""
         self._thread.join()
 
     def _run(self) -> None:
@@ -88,7 +89,7 @@ class Worker:
             self._on_death(error)
 
     def _answer(self, pack: Pack) -> None:
-        """Run a pack and deliver it; one that fails is run again for each request alone."""
+        """Run a pack and deliver its vectors; if the pack fails, run it again, each request alone."""
         try:
             self._compute(pack)
         except Exception as error:
@@ -123,10 +124,10 @@ class Worker:
             job.deliver(index, vectors.raw[place] if job.raw else vectors.vectors[place])
 
     def _prove(self) -> None:
-        """Make sure that the model still is what it was.
+        """Check that the model still gives the known text the same vector.
 
         Raises:
-            BrokenModelError: If the known text has another vector.
+            BrokenModelError: If the vector is another, or cannot be computed.
         """
         try:
             again = self._encoder.vectors(self._known).vectors
@@ -138,7 +139,7 @@ class Worker:
 
 
 def seconds_until_room(queue: Queue, worker: Worker) -> int:
-    """How long half of the queue will take at the present speed, in whole seconds from 1 to 60."""
+    """Estimate how long half of the queue takes at the present speed, in whole seconds from 1 to 60."""
     if not worker.tokens_per_second:
         return 1
     return int(min(60, max(1, queue.waiting / 2 / worker.tokens_per_second)))

@@ -1,4 +1,4 @@
-"""Requests and answers in the form of other services' clients: a file for each service.
+"""Requests and answers in the forms of other services, with a file for each service.
 
-Each file holds what a request may say, as a pydantic model, and a function that turns it into an answer.
+Each file has pydantic models of requests, and for each route a function from the request to the answer.
 """

@@ -1,4 +1,4 @@
-"""Cohere's embed, in which a request must say whether it sends queries or documents, and rerank in all its forms."""
+"""Cohere's embed, where a request must say whether its texts are queries or documents, and all forms of rerank."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CohereEmbedBody(KindTexts):
 
 
 async def embed(service: Service, body: CohereEmbedBody) -> Answer:
-    """Vectors of texts, in Cohere's form."""
+    """Embed texts, in Cohere's form."""
     ask = body.ask(
         service,
         body.texts,
@@ -52,7 +52,7 @@ class RerankBody(Texts):
     query: str
     documents: list[str | dict[str, Any]] | None = None
     texts: texts_of("texts") | None = None  # type: ignore[valid-type]
-    """TEI's name for documents; its answer has TEI's form too."""
+    """TEI's name for documents; with it, the answer has TEI's form too."""
     top_n: int | None = None
     top_k: int | None = None
     return_documents: bool = False
@@ -65,7 +65,7 @@ class RerankBody(Texts):
 
 
 async def rerank(service: Service, body: RerankBody) -> Answer:
-    """Documents by the cosine of their vectors with the query's, the best first."""
+    """Order documents by the cosine of their vectors with the query's, the best first."""
     if (body.documents is None) == (body.texts is None):
         raise errors.request_field_missing("documents")
     for name, count in (("top_n", body.top_n), ("top_k", body.top_k)):
@@ -100,7 +100,7 @@ def _ranked(
     order: list[int],
     answers: tuple[Embedded, ...],
 ) -> dict[str, Any]:
-    """One object that Cohere's, Jina's and voyage's clients read; voyage's wants documents as plain texts."""
+    """Return an object for the clients of Cohere, Jina and voyage; for voyage's, documents are plain texts."""
     voyage = body.top_k is not None or body.truncation is not None
     results = []
     for at in order:
@@ -125,7 +125,7 @@ def _ranked(
 
 
 def _text(document: str | dict[str, Any], at: int) -> str:
-    """A document's text, where it comes as an object with one."""
+    """Return the text of a document, which may be an object with a field for the text."""
     if isinstance(document, str):
         return document
     if isinstance(text := document.get("text"), str) and len(document) == 1:

@@ -1,4 +1,4 @@
-"""What requests of all protocols have in common: texts, templates, truncation, and how vectors are written."""
+"""Parts that all protocols share: fields for texts, templates and truncation, and the encoding of vectors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KIND_NAMES: dict[str, Kind] = {
     **dict.fromkeys((*_QUERY, *_SYMMETRIC), "query"),
     **dict.fromkeys(_DOCUMENT, "document"),
 }
-"""How services name the two templates, apart from capitals, dots and hyphens."""
+"""The services' names for kinds of texts → the template; in lower case, with underscores for dots and hyphens."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Answer:
 
 
 def as_texts(value: object, name: str) -> list[str]:
-    """A text or a list of texts, as a list.
+    """Return a text or a list of texts as a list.
 
     Raises:
-        RequestError: If it is something else; token ids get a message of their own.
+        RequestError: If the value is something else; token ids get a message of their own.
     """
     if isinstance(value, str):
         return [value]
@@ -64,7 +64,7 @@ _TEXTS_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", 
 
 
 def texts_of(name: str) -> Any:
-    """The type of a field that holds a text or texts."""
+    """Return the type of a field with a text or a list of texts."""
     return Annotated[str | list[str], BeforeValidator(lambda value: _checked(value, name)), _TEXTS_SCHEMA]
 
 
@@ -74,28 +74,28 @@ def _checked(value: object, name: str) -> object:
 
 
 class Body(BaseModel):
-    """A request. It is strict: a number in quotes is a text, and a field that the route lacks is an error."""
+    """A request, read strictly: a number in quotes is a text, and an unknown field is an error."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
 
     kind_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields in which the request may name a template."""
+    """The fields that may name a template."""
 
 
 class Texts(Body):
-    """How texts are read, in our words; every route that embeds has these fields."""
+    """Our own fields for how texts are read; every route that embeds has them."""
 
     model: str | None = None
-    """The served model; where the two templates may be chosen, its name may end in :query or :document."""
+    """The served model; its name may end in :query or :document, to choose a template."""
     instruction: str | None = None
-    """What fills the recipe's {instruction}."""
+    """The text in place of the recipe's {instruction}."""
     truncate: bool | None = None
-    """Whether texts over the limit are cut; they are refused unless it is true."""
+    """Whether texts over the limit are cut; otherwise, they are refused."""
     dimensions: int | None = None
-    """How many leading dimensions; scaled to length 1 again."""
+    """How many leading dimensions to return, scaled to length 1 again."""
 
     def ask(self, service: Service, value: str | list[str], param: str, **changes: Any) -> Ask:
-        """The texts of a field, read as the request says."""
+        """Return the texts of a field with the request's settings."""
         settings: dict[str, Any] = {
             "kind": kind_of(service, self),
             "instruction": self.instruction or None,
@@ -107,18 +107,18 @@ class Texts(Body):
 
 
 class KindTexts(Texts):
-    """``Texts`` with the fields in which services say whether texts are queries or documents."""
+    """``Texts`` with the services' fields that say whether texts are queries or documents."""
 
     kind_fields: ClassVar[tuple[str, ...]] = ("task", "input_type", "prompt_name")
 
     task: str | None = None
-    """query or document; likewise input_type and prompt_name."""
+    """query or document; input_type and prompt_name mean the same."""
     input_type: str | None = None
     prompt_name: str | None = None
 
 
 def kind_of(service: Service, body: Body) -> Kind | None:
-    """The template that a request asks for, in whichever field; None where it does not say.
+    """Return the template that a request names in any of its fields; None if it names none.
 
     Raises:
         RequestError: If the model is not served, a name is unknown, or two fields disagree.
@@ -142,10 +142,10 @@ def kind_of(service: Service, body: Body) -> Kind | None:
 
 
 def read(model: type[Body], data: dict[str, Any]) -> Any:
-    """The request as a model.
+    """Read a request's JSON object into its model.
 
     Raises:
-        RequestError: For the first field that cannot be.
+        RequestError: For the first field that is wrong, missing or unknown.
     """
     try:
         return model.model_validate(data)
@@ -165,14 +165,14 @@ def _path(parts: Sequence[int | str]) -> str:
 
 
 def written(vectors_ND: NDArray[np.float32], encoding: Encoding) -> list[Any]:
-    """Vectors as JSON holds them: arrays of numbers, or the bytes of little-endian float32 in base64."""
+    """Return vectors for JSON: arrays of numbers, or the bytes of little-endian float32 in base64."""
     if encoding == "float":
         return list(vectors_ND)
     return [base64.b64encode(vector_D.astype("<f4").tobytes()).decode("ascii") for vector_D in vectors_ND]
 
 
 def answer_of(service: Service, content: object, *embedded: Embedded, headers: dict[str, str] | None = None) -> Answer:
-    """An answer with headers for what no protocol's body holds: which vectors these are, and how much was cut."""
+    """Make an answer, with headers for facts without a field in any protocol: the fingerprint, and how much was cut."""
     cuts = [count for part in embedded for count in part.cuts]
     named = {"X-Echoembed-Fingerprint": str(service.encoder.facts["fingerprint"]), **(headers or {})}
     if cuts:

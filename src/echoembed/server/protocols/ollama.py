@@ -14,13 +14,13 @@ class OllamaEmbedBody(KindTexts):
 
     input: texts_of("input")  # type: ignore[valid-type]
     keep_alive: str | float | int | None = None
-    """Taken, and not used."""
+    """Accepted, but not used."""
     options: dict[str, Any] | None = None
-    """Nothing may stand in it: an option of Ollama's might change vectors."""
+    """Must be empty: some of Ollama's options would change vectors."""
 
 
 async def embed(service: Service, body: OllamaEmbedBody) -> Answer:
-    """Vectors of texts, in Ollama's form; times in nanoseconds."""
+    """Embed texts, in Ollama's form; times are in nanoseconds."""
     if body.options:
         raise errors.request_field("options", body.options, "an empty object: a model here has no options")
     [answer] = await service.embed(body.ask(service, body.input, "input"))

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings, which voyage's client, LangChain, LlamaIndex, Chroma and Haystack speak too."""
+"""OpenAI's embeddings, which the clients of voyage, LangChain, LlamaIndex, Chroma and Haystack use too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class EmbeddingsBody(KindTexts):
     input: texts_of("input")  # type: ignore[valid-type]
     encoding_format: Encoding = "float"
     user: str | None = None
-    """Taken, and not used; likewise priority."""
+    """Accepted, but not used, like priority."""
     priority: int | None = None
     truncation: bool | None = None
     """Voyage's name for truncate."""
@@ -24,7 +24,7 @@ class EmbeddingsBody(KindTexts):
 
 
 async def embeddings(service: Service, body: EmbeddingsBody) -> Answer:
-    """Vectors of texts, in OpenAI's form."""
+    """Embed texts, in OpenAI's form."""
     ask = body.ask(
         service,
         body.input,
@@ -38,13 +38,13 @@ async def embeddings(service: Service, body: EmbeddingsBody) -> Answer:
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
         "model": body.model or service.names[0],
-        # What the model read: whole prompts, with both copies of the text.
+        # The tokens of the prompts, which include both copies of each text.
         "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
     }
     return answer_of(service, content, answer)
 
 
 async def models(service: Service) -> Answer:
-    """The names that requests may use."""
+    """List the model's names."""
     listed = [{"id": name, "object": "model", "created": 0, "owned_by": "echoembed"} for name in service.listed]
     return Answer({"object": "list", "data": listed})

@@ -1,4 +1,4 @@
-"""What the page at ``/`` asks for: the same texts under several recipes, side by side."""
+"""The request of the web page at ``/``: the same texts with several recipes, side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CompareBody(Body):
 
 
 async def compare(service: Service, body: CompareBody) -> Answer:
-    """Scores, similarities and prompts of a query and texts under each recipe; the answer says which texts were cut."""
+    """Compare recipes: the scores, similarities and prompts of a query and texts, and which texts were cut."""
     if len(body.texts) > MOST_TEXTS:
         raise errors.request_too_many_texts("texts", len(body.texts), MOST_TEXTS)
     recipes = []

@@ -1,4 +1,4 @@
-"""Text Embeddings Inference, which huggingface_hub's ``InferenceClient`` and Chroma's embedding server speak."""
+"""Text Embeddings Inference, which huggingface_hub's ``InferenceClient`` and Chroma's embedding server use."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class TeiEmbedBody(KindTexts):
 
 
 class Sentences(Body):
-    """What ``/similarity`` compares."""
+    """The sentences of ``/similarity``."""
 
     source_sentence: str
     sentences: list[str]
 
 
 class Parameters(Body):
-    """How ``/similarity`` reads them."""
+    """The settings of ``/similarity``."""
 
     truncate: bool | None = None
     truncation_direction: Right = "right"
@@ -53,20 +53,20 @@ class TokenizeBody(KindTexts):
 
 
 async def embed(service: Service, body: TeiEmbedBody) -> Answer:
-    """Vectors of texts: a list of lists of numbers."""
+    """Embed texts; the answer is a list of vectors."""
     [answer] = await service.embed(body.ask(service, body.inputs, "inputs", normalize=body.normalize))
     return answer_of(service, written(answer.vectors, body.encoding_format), answer)
 
 
 async def root(service: Service, data: dict[str, Any]) -> Answer:
-    """What ``InferenceClient`` posts to the bare address: ``/embed``, or ``/similarity`` by the form of ``inputs``."""
+    """Answer a post to the bare address, as ``InferenceClient`` sends: ``/embed``, or ``/similarity`` if that fits."""
     if isinstance(data.get("inputs"), dict):
         return await similarity(service, read(SimilarityBody, data))
     return await embed(service, read(TeiEmbedBody, data))
 
 
 async def similarity(service: Service, body: SimilarityBody) -> Answer:
-    """The cosine of one sentence with each of the others."""
+    """Compare one sentence with each of the others, by cosine."""
     both = body.model_copy(
         update={
             "truncate": body.truncate or body.parameters.truncate,
@@ -82,7 +82,7 @@ async def similarity(service: Service, body: SimilarityBody) -> Answer:
 
 
 async def tokenize(service: Service, body: TokenizeBody) -> Answer:
-    """What the model reads for each text: every token of the prompt, which are pooled, and how many were cut."""
+    """Show the prompt of each text: its tokens, which of them are pooled, and how many tokens were cut off."""
     ask = body.ask(service, body.inputs, "inputs", truncate=True)
     prompts = await service.read(ask)
     shown = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
@@ -90,7 +90,7 @@ async def tokenize(service: Service, body: TokenizeBody) -> Answer:
 
 
 def show(service: Service, prompt: Any) -> dict[str, Any]:
-    """A prompt, token by token; ``copies`` says where each copy of the pooled tokens stands."""
+    """Return the tokens of a prompt; ``copies`` has the span of each copy of the pooled tokens."""
     start, stop = prompt.span
     pooled = prompt.ids[start:stop]
     copies = [at for at in range(stop) if prompt.ids[at : at + len(pooled)] == pooled]
@@ -107,7 +107,7 @@ def show(service: Service, prompt: Any) -> dict[str, Any]:
 
 
 async def info(service: Service) -> Answer:
-    """What is served, and within which limits; these are the ones that are enforced."""
+    """Describe the model that is served, and the limits that are enforced."""
     facts = {**service.encoder.facts, "model": service.names[0], "instruction": service.encoder.instruction}
     limits = service.limits
     room = await service.thread(lambda: {kind: service.encoder.room(kind) for kind in KINDS})
