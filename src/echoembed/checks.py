@@ -68,14 +68,14 @@ def check_fields(
     """
     kind: Any = type(value)
     for entry in dataclasses.fields(kind):
-        hint, given = hints(kind)[entry.name], getattr(value, entry.name)
+        hint, field_value = hints(kind)[entry.name], getattr(value, entry.name)
         check: Check | None = (checks or {}).get(entry.name) or entry.metadata.get("check")
         try:
-            converted = _converted(given, hint)
+            converted = _converted(field_value, hint)
             if check is not None and not check.passes(converted):
                 raise _MismatchError
         except _MismatchError:
-            raise refuse(entry.name, given, check.allowed if check else words(hint)) from None
+            raise refuse(entry.name, field_value, check.allowed if check else words(hint)) from None
         object.__setattr__(value, entry.name, converted)
 
 
@@ -112,10 +112,10 @@ def words(hint: Any) -> str:
     """Return the words for a type in messages."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return ", or ".join(said for alternative in arguments if (said := words(alternative)))
+        return ", or ".join(text for alternative in arguments if (text := words(alternative)))
     if origin is Literal:
         return ", ".join(arguments)
     if origin is tuple:
         return "an array of tables" if dataclasses.is_dataclass(arguments[0]) else "a list of strings"
-    named = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", type(None): "left out"}
-    return named.get(hint, "a table")
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", type(None): "left out"}
+    return names.get(hint, "a table")

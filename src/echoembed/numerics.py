@@ -30,6 +30,6 @@ def relative_difference(states: Tensor, other: Tensor) -> float:
     Returns:
         0 where both are equal; NaN where a state is not a number.
     """
-    states_ND, other_ND = (given.detach().float().flatten(0, -2) for given in (states, other))
+    states_ND, other_ND = (tensor.detach().float().flatten(0, -2) for tensor in (states, other))
     scale_D = other_ND.abs().amax(dim=0).clamp_min(1e-30)
     return float(((states_ND - other_ND).abs().amax(dim=0) / scale_D).median())

@@ -101,13 +101,15 @@ def named_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None
     drawn.draw_without_rendering()  # places the axes finally
     scale = 72 / drawn.dpi
     places = [(*axis.transData.transform((x, y)) * scale, x, y, name) for x, y, name in points]
-    taken: list[tuple[float, float, float]] = []
+    occupied: list[tuple[float, float, float]] = []
     for left, low, x, y, name in sorted(places, key=lambda place: place[1]):
         wide = 4.6 * len(name)
         height = low - tall / 2
-        while any(abs(height - other) < tall and left < right and start < left + wide for other, start, right in taken):
+        while any(
+            abs(height - other) < tall and left < right and start < left + wide for other, start, right in occupied
+        ):
             height += 1
-        taken.append((height, left, left + wide))
+        occupied.append((height, left, left + wide))
         axis.scatter(x, y, color=colour(name), s=30, zorder=3)
         axis.annotate(
             name, (x, y), xytext=(apart, height - low), textcoords="offset points", fontsize=8, color=colour(name)

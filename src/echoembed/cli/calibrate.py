@@ -67,7 +67,7 @@ def calibrate(
     if reader is not None:
         session.check_texts(reader, quiet=quiet)
     row = session.recipe_named(recipe, options.recipes_file)
-    own = "none" if row is None else find_recipe(row).calibration
+    recipe_calibration = "none" if row is None else find_recipe(row).calibration
     model = session.load(options, recipe, on_overflow=texts.on_overflow, calibrated=False)
     if transformer_of(model).int8:
         raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
@@ -75,7 +75,7 @@ def calibrate(
     cut: list[int] = []
     expected = reader.expected if reader is not None else (lambda: None)
     with Progress(expected, what="calibrating", shown=not quiet) as progress:
-        kind = calibration or (None if own == "none" else own)
+        kind = calibration or (None if recipe_calibration == "none" else recipe_calibration)
         calibrated = fit(model, _readable(reader, model, cut), kind, progress=progress)
     # 3. Save the model with its calibration.
     save(calibrated, folder, overwrite=overwrite)

@@ -52,15 +52,15 @@ def compare(
         reader.refuse_as_output(heatmap)
     items = session.few_texts(reader, least=2)
     matrices: dict[str, list[list[float]]] = {}
-    held: dict[str, tuple[list[Item], NDArray[np.float32]]] = {}
+    by_recipe: dict[str, tuple[list[Item], NDArray[np.float32]]] = {}
     stamps: dict[str, dict[str, str]] = {}
     for name in names:
         loaded = session.load(model, name, on_overflow=texts.on_overflow)
         embedder = session.embedder(loaded, encoding)
-        items, vectors_ND = held[name] = session.embed_few(embedder, items, reader, least=2)
+        items, vectors_ND = by_recipe[name] = session.embed_few(embedder, items, reader, least=2)
         stamps[name] = embedder.stamp()._asdict()
         session.report_cuts(embedder, texts.on_overflow)
-    for name, (embedded, vectors_ND) in held.items():  # a text that one recipe leaves out is not shown at all
+    for name, (embedded, vectors_ND) in by_recipe.items():  # a text that one recipe leaves out is not shown at all
         matrices[name] = session.cosines(vectors_ND[[item in items for item in embedded]])
     if json:
         recipes = {name: {"matrix": matrices[name], **stamps[name]} for name in names}

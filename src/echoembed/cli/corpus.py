@@ -113,16 +113,16 @@ def build(
     from echoembed import corpus
     from echoembed.corpus.inputs import Inputs
 
-    kept = tuple(corpus.Keep.parse(written) for written in keep or [])
+    kept_columns = tuple(corpus.Keep.parse(written) for written in keep or [])
     reading = corpus.Reading(
-        text=column, id=id_column, keep=kept, chunk=chunk, chunk_tokens=chunk_tokens, shard_rows=shard_rows
+        text=column, id=id_column, keep=kept_columns, chunk=chunk, chunk_tokens=chunk_tokens, shard_rows=shard_rows
     )
     Inputs(inputs, file_format=file_format, leave_out=out_)  # reports a missing file before a model is loaded
     on_ray = options.engine == "ray"
     options = replace(options, engine=None if on_ray else options.engine)
     session.check_names(options, [recipe])
-    given: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
-    given["recipe"] = session.recipe_named(recipe, given.pop("recipes_file"))
+    load_arguments: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
+    load_arguments["recipe"] = session.recipe_named(recipe, load_arguments.pop("recipes_file"))
     loaded = session.load(options, recipe)
     how: dict[str, Any] = {"instruction": instruction, "batch_size": batch_size}
     last = corpus.BuildProgress(0, 0, 0)
@@ -147,8 +147,8 @@ def build(
             reading=reading,
             precision=precision,
             refuse_cut=on_overflow == "reject",
-            load=corpus.plain_load({**given, "device": None}),
-            engine=_on_ray(given, how, workers) if on_ray else None,
+            load=corpus.plain_load({**load_arguments, "device": None}),
+            engine=_on_ray(load_arguments, how, workers) if on_ray else None,
             progress=tell,
         )
     for remark in report.remarks:

@@ -80,18 +80,18 @@ def _print(reports: list[tuple[DataSet, dict[str, str], str]], *, check: bool) -
     for data_set, states, reason in reports:
         seen = list(states.values())
         if all(state == "there" for state in seen):
-            said = "there"
+            text = "there"
         elif "differs" in seen:
             changed = ", ".join(path for path, state in states.items() if state == "differs")
-            said = f"differs from the manifest: {changed}"
+            text = f"differs from the manifest: {changed}"
         else:
             lacking = seen.count("missing")
-            some = "missing" if lacking == len(seen) else f"{lacking} of {len(seen)} files missing"
+            missing = "missing" if lacking == len(seen) else f"{lacking} of {len(seen)} files missing"
             by_hand = "not built here: convert it by hand"
-            said = f"{some}; {reason or ('can be built' if check and data_set.built else by_hand)}"
+            text = f"{missing}; {reason or ('can be built' if check and data_set.built else by_hand)}"
         rows.append(
-            [data_set.name, f"{data_set.rows:,}", said, f"{data_set.origin}@{data_set.revision[:10]}", data_set.licence]
+            [data_set.name, f"{data_set.rows:,}", text, f"{data_set.origin}@{data_set.revision[:10]}", data_set.licence]
         )
     out.print_table(["data set", "rows", "state", "origin", "licence"], rows, right=["rows"])
-    there = sum(state == "there" for _, states, _ in reports for state in states.values())
-    out.print_line(f"{there} of {sum(len(states) for _, states, _ in reports)} files are there and as they should be.")
+    good = sum(state == "there" for _, states, _ in reports for state in states.values())
+    out.print_line(f"{good} of {sum(len(states) for _, states, _ in reports)} files are there and as they should be.")

@@ -77,9 +77,9 @@ def embed(
         writer: Writer = JsonlWriter(sys.stdout.buffer, stamp)
     else:
         writer = open_writer(file, stamp, overwrite=overwrite)
-    shown = not quiet and not (file is None and sys.stdout.isatty())
-    kept = "nothing was written" if file else "the vectors that were printed are all there is"
-    with out.kept(kept), Progress(reader.expected, shown=shown) as progress:
+    show_progress = not quiet and not (file is None and sys.stdout.isatty())
+    kept_text = "nothing was written" if file else "the vectors that were printed are all there is"
+    with out.kept(kept_text), Progress(reader.expected, shown=show_progress) as progress:
         count = embed_stream(
             reader,
             embedder.encode,

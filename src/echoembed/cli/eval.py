@@ -92,10 +92,10 @@ def evaluate(
 
     scores: list[Score] = []
     failures: list[str] = []
-    kept = "nothing was kept; with --out, every score is"
+    kept_text = "nothing was kept; with --out, every score is"
     if output is not None:
-        kept = f"the scores made so far are kept in {output}, and the same command goes on from there"
-    with out.kept(kept), EvalProgress(tasks, recipes=len(names), shown=not quiet) as progress:
+        kept_text = f"the scores made so far are kept in {output}, and the same command goes on from there"
+    with out.kept(kept_text), EvalProgress(tasks, recipes=len(names), shown=not quiet) as progress:
         for row in names:
             loaded = session.load(options, row, on_overflow="ignore")
             progress.recipe = transformer_of(loaded).recipe.name

@@ -48,8 +48,10 @@ def draw_heatmap(
     for index, (axis, (name, matrix)) in enumerate(zip(axes, matrices.items(), strict=True)):
         pairs = [matrix[row][column] for row in range(count) for column in range(count) if row != column]
         low, high = min(pairs), max(max(pairs), min(pairs) + 1e-6)
-        shown = [[value if r != c else float("nan") for c, value in enumerate(row)] for r, row in enumerate(matrix)]
-        image = axis.imshow(shown, cmap="viridis", vmin=low, vmax=high)
+        without_diagonal = [
+            [value if r != c else float("nan") for c, value in enumerate(row)] for r, row in enumerate(matrix)
+        ]
+        image = axis.imshow(without_diagonal, cmap="viridis", vmin=low, vmax=high)
         axis.set_title(name, parse_math=False)
         axis.set_xticks(range(count), [str(number) for number in range(1, count + 1)])
         axis.set_yticks(range(count), labels if index == 0 else [""] * count, parse_math=False)

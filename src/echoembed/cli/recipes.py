@@ -50,8 +50,8 @@ def recipes(
             ]
             for row in rows.values()
         ]
-        shown = len(columns) if out.console().width >= WIDE_ENOUGH else len(columns) - 1
-        out.print_table(columns[:shown], [line[:shown] for line in cells], right=["reads", "budget"])
+        shown_columns = len(columns) if out.console().width >= WIDE_ENOUGH else len(columns) - 1
+        out.print_table(columns[:shown_columns], [line[:shown_columns] for line in cells], right=["reads", "budget"])
     else:
         facts = session.shown_recipe(name, recipes_file, model, text)
         if json:

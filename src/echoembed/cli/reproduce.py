@@ -193,11 +193,11 @@ def _on_mteb(names: list[str], setting: Setting, *, dry_run: bool, as_json: bool
 def _print_dry_run(facts: dict[str, Any]) -> None:
     from echoembed.progress import shown_time
 
-    data = [
+    data_rows = [
         [row["name"], row["kind"], f"{row['characters']:,}" if row["characters"] else "?", row["source"]]
         for row in facts["data"]
     ]
-    out.print_table(["data set", "kind", "characters", "fetched from the hub"], data, right=["characters"])
+    out.print_table(["data set", "kind", "characters", "fetched from the hub"], data_rows, right=["characters"])
     jobs = [
         [row["weights"], row["recipe"], f"{row['tokens']:,}", shown_time(row["seconds_at_that_speed"])]
         for row in facts["jobs"]
@@ -212,9 +212,9 @@ def _print_dry_run(facts: dict[str, Any]) -> None:
 
 def _command(names: list[str], models: list[str]) -> str:
     """Return the command for a page, without paths of this machine."""
-    given = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick")]
-    named = [part for name in models for part in ("-m", Path(name).name if name.endswith(".gguf") else name)]
-    return shlex.join(["echoembed", "reproduce", *names, *given, *named])
+    options = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick")]
+    model_options = [part for name in models for part in ("-m", Path(name).name if name.endswith(".gguf") else name)]
+    return shlex.join(["echoembed", "reproduce", *names, *options, *model_options])
 
 
 def _print(result: Result) -> None:

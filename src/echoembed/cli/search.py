@@ -55,12 +55,12 @@ def search(
     if json:
         out.print_json([hit.as_dict() for hit in hits])
         return
-    kept = [column.name for column in corpus.manifest.keep]
+    names = [column.name for column in corpus.manifest.keep]
     rows = [
-        [f"{hit.score:.3f}", out.short(hit.id), *(out.short(str(hit.kept[name])) for name in kept), _passage(hit.text)]
+        [f"{hit.score:.3f}", out.short(hit.id), *(out.short(str(hit.kept[name])) for name in names), _passage(hit.text)]
         for hit in hits
     ]
-    out.print_table(["score", "id", *kept, "passage"], rows, right=["score"])
+    out.print_table(["score", "id", *names, "passage"], rows, right=["score"])
 
 
 def _passage(text: str) -> str:

@@ -92,8 +92,8 @@ def check_names(options: ModelOptions, names: Sequence[str | None]) -> None:
     from echoembed.recipe import find_recipe
     from echoembed.sources.names import check_adapter, check_model
 
-    named = [recipe_named(name, options.recipes_file) for name in names]
-    rows = [None if recipe is None else find_recipe(recipe) for recipe in named]
+    chosen = [recipe_named(name, options.recipes_file) for name in names]
+    rows = [None if recipe is None else find_recipe(recipe) for recipe in chosen]
     check_adapter(options.adapter)
     if options.model is not None or (options.adapter is None and not any(row and row.checkpoint for row in rows)):
         check_model(options.model, revision=options.revision)
@@ -113,12 +113,12 @@ def _load(options: ModelOptions, recipe: str | None, on_overflow: str, calibrate
     import echoembed
     from echoembed.recipe import find_recipe
 
-    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    arguments = {field.name: getattr(options, field.name) for field in fields(options)}
     overflow: Any = "error" if on_overflow == "error" else "ignore"  # cuts are reported once, at the end
-    row = recipe_named(recipe, given.pop("recipes_file"))
+    row = recipe_named(recipe, arguments.pop("recipes_file"))
     if row is not None and not calibrated:
         row = replace(find_recipe(row), calibration="none", tuned_for="")
-    return echoembed.load(recipe=row, overflow=overflow, **given)
+    return echoembed.load(recipe=row, overflow=overflow, **arguments)
 
 
 def embedder(model: SentenceTransformer, options: EncodeOptions) -> Embedder:
@@ -140,10 +140,10 @@ def remote(
 
     from echoembed.texts.remote import RemoteEmbedder
 
-    given = [entry.name for entry in fields(model) if getattr(model, entry.name) != entry.default]
-    given += ["recipe"] * (recipe is not None) + ["batch_size"] * (options.batch_size is not None)
-    if given:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    options_set = [entry.name for entry in fields(model) if getattr(model, entry.name) != entry.default]
+    options_set += ["recipe"] * (recipe is not None) + ["batch_size"] * (options.batch_size is not None)
+    if options_set:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in options_set)
         raise typer.BadParameter(f"the server has a model of its own; leave out {names}", param_hint="--server")
     truncate = on_overflow != "error"
     return RemoteEmbedder(url=url, kind=options.kind, instruction=options.instruction, truncate=truncate)
@@ -260,7 +260,7 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
     tokenizer: Any = transformer_of(loaded).tokenizer
     kinds: tuple[Literal["query", "document"], ...] = ("query", "document")
     for kind in kinds:
-        shown = echoembed.render(loaded, text, kind=kind)
-        facts[f"{kind}_prompt"] = shown.text
-        facts[f"{kind}_pooled"] = tokenizer.decode(list(shown.ids[slice(*shown.span)]))
+        prompt = echoembed.render(loaded, text, kind=kind)
+        facts[f"{kind}_prompt"] = prompt.text
+        facts[f"{kind}_pooled"] = tokenizer.decode(list(prompt.ids[slice(*prompt.span)]))
     return facts

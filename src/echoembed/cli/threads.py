@@ -25,9 +25,9 @@ def settle(environment: MutableMapping[str, str] | None = None, groups: Path = _
     environment = os.environ if environment is None else environment
     if "GOMP_SPINCOUNT" not in environment:
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    given = allowance(groups)
-    if given is not None and given < (os.cpu_count() or 1):
-        environment.setdefault("OMP_NUM_THREADS", str(given))
+    cores = allowance(groups)
+    if cores is not None and cores < (os.cpu_count() or 1):
+        environment.setdefault("OMP_NUM_THREADS", str(cores))
 
 
 def allowance(groups: Path = _GROUPS) -> int | None:

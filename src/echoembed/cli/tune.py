@@ -83,27 +83,27 @@ def tune(
     from echoembed.tune import report
     from echoembed.tune.search import tune as search
 
-    kept = LayerStore(store or default_folder())
-    with out.kept(f"what was read is kept in {kept.folder}, and the same command goes on from there"):
-        found = search(
+    layer_store = LayerStore(store or default_folder())
+    with out.kept(f"what was read is kept in {layer_store.folder}, and the same command goes on from there"):
+        result = search(
             partial(_load, options),
             read,
             pairs=judged,
             most_cost=cost,
-            store=kept,
+            store=layer_store,
             budget=options.budget,
             seed=seed,
             say=(lambda _: None) if quiet else out.note,
         )
-    folder = save(found.model, output, overwrite=overwrite)
-    write_text(folder / "tune.json", json_.dumps(report.record(found), indent=1))
-    title = f"Score against cost: {transformer_of(found.model).name}"
-    plots.save(report.picture(found, title), folder / "frontier")
+    folder = save(result.model, output, overwrite=overwrite)
+    write_text(folder / "tune.json", json_.dumps(report.record(result), indent=1))
+    title = f"Score against cost: {transformer_of(result.model).name}"
+    plots.save(report.picture(result, title), folder / "frontier")
     if json:
-        out.print_json({**report.record(found), "folder": str(folder)})
+        out.print_json({**report.record(result), "folder": str(folder)})
         return
-    out.print_table(report.COLUMNS, report.rows(found), right=("cost", "score", "95 %"))
-    for line in report.notes(found):
+    out.print_table(report.COLUMNS, report.rows(result), right=("cost", "score", "95 %"))
+    for line in report.notes(result):
         out.note(line)
     out.print_line(str(folder))
 
@@ -112,9 +112,9 @@ def _load(options: groups.ModelOptions, recipe: Recipe) -> SentenceTransformer:
     """Load the model that the options name, with a recipe."""
     import echoembed
 
-    given = {field.name: getattr(options, field.name) for field in fields(options)}
-    del given["recipes_file"], given["budget"]  # the recipe holds the budget
-    return echoembed.load(recipe=recipe, overflow="ignore", **given)
+    arguments = {field.name: getattr(options, field.name) for field in fields(options)}
+    del arguments["recipes_file"], arguments["budget"]  # the recipe holds the budget
+    return echoembed.load(recipe=recipe, overflow="ignore", **arguments)
 
 
 def _texts(path: Path, most: int, seed: int) -> list[str]:

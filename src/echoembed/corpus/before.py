@@ -56,8 +56,8 @@ class Before:
                 self.remarks.append(f"{damage}: it has been restored from {notes.BACKUP}")
             for name, (was, now) in self.manifest.identity.other_numerics(self.identity).items():
                 self.remarks.append(f"{name} was {was} and is {now} now: new vectors differ in their last digits")
-        named = self.manifest.shards if self.manifest else ()
-        self._named = {(entry.number, entry.key): entry.name for entry in named}
+        entries = self.manifest.shards if self.manifest else ()
+        self._named = {(entry.number, entry.key): entry.name for entry in entries}
         self._known = set(self._there) | set(self._named)
         self._numbers = {number for number, _ in self._known}
 

@@ -68,11 +68,11 @@ def prepare(folder: Path) -> None:
 
 def shards_in(folder: Path) -> dict[tuple[int, str], list[Path]]:
     """List the shards in the folder, damaged or not, by number and key."""
-    there: dict[tuple[int, str], list[Path]] = {}
+    shards: dict[tuple[int, str], list[Path]] = {}
     for path in sorted((folder / SHARDS).iterdir()):
-        if named := shard.NAME.fullmatch(path.name):
-            there.setdefault((int(named[1]), named[2]), []).append(path)
-    return there
+        if match := shard.NAME.fullmatch(path.name):
+            shards.setdefault((int(match[1]), match[2]), []).append(path)
+    return shards
 
 
 def clear(folder: Path, keep: Iterable[str] | None) -> None:

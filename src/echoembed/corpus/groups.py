@@ -87,13 +87,13 @@ class Groups:
     def __iter__(self) -> Iterator[Group]:
         number = 0
         records: list[Record] = []
-        held = 0
+        characters = 0
         for record in self._records():
             records.append(record)
-            held += len(record.text)
-            if len(records) >= self.reading.shard_rows or held >= GROUP_BYTES:
+            characters += len(record.text)
+            if len(records) >= self.reading.shard_rows or characters >= GROUP_BYTES:
                 yield Group(number, records)
-                number, records, held = number + 1, [], 0
+                number, records, characters = number + 1, [], 0
         if records:
             yield Group(number, records)
 

@@ -44,11 +44,11 @@ def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BEL
         CorpusError: If a shard is damaged or missing.
         FileError: If the table cannot be written, such as for lack of room.
     """
-    wanted = _stamp(manifest, exact_below)
-    if _built(folder) != wanted:
+    stamp = _stamp(manifest, exact_below)
+    if _built(folder) != stamp:
         with place.locked(folder, ".index.lock", wait=True):
-            if _built(folder) != wanted:  # another process has built the table meanwhile
-                _build(folder, manifest, wanted, exact_below)
+            if _built(folder) != stamp:  # another process has built the table meanwhile
+                _build(folder, manifest, stamp, exact_below)
     return _connect(folder / place.INDEX).open_table(TABLE)
 
 
@@ -78,11 +78,11 @@ def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> No
     target = folder / place.INDEX
     shutil.rmtree(unfinished, ignore_errors=True)
     _check(folder, manifest)
-    wanted = _schema(manifest)
+    schema = _schema(manifest)
     try:
         import pyarrow as pa
 
-        reader = pa.RecordBatchReader.from_batches(wanted, _batches(folder, manifest, wanted))
+        reader = pa.RecordBatchReader.from_batches(schema, _batches(folder, manifest, schema))
         table = _connect(unfinished).create_table(TABLE, data=reader)
         _index(table, vectors=manifest.rows >= exact_below)
         (unfinished / BUILT).write_text(json.dumps({"stamp": stamp}), encoding="utf-8")
@@ -123,7 +123,7 @@ def _schema(manifest: Manifest) -> pa.Schema:
     return pa.schema([pa.field("vector", vector) if field.name == "vector" else field for field in kept])
 
 
-def _batches(folder: Path, manifest: Manifest, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _batches(folder: Path, manifest: Manifest, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the rows of all shards; only one shard is in memory at a time."""
     import pyarrow as pa
 
@@ -133,11 +133,11 @@ def _batches(folder: Path, manifest: Manifest, wanted: pa.Schema) -> Iterator[pa
             continue
         vectors_ND = shard.stored_of(table).unit()
         values = pa.array(
-            np.ascontiguousarray(vectors_ND.reshape(-1), wanted.field("vector").type.value_type.to_pandas_dtype())
+            np.ascontiguousarray(vectors_ND.reshape(-1), schema.field("vector").type.value_type.to_pandas_dtype())
         )
-        vector = pa.FixedSizeListArray.from_arrays(values, type=wanted.field("vector").type)
-        columns = [vector if name == "vector" else table.column(name).combine_chunks() for name in wanted.names]
-        yield pa.record_batch(columns, schema=wanted)
+        vector = pa.FixedSizeListArray.from_arrays(values, type=schema.field("vector").type)
+        columns = [vector if name == "vector" else table.column(name).combine_chunks() for name in schema.names]
+        yield pa.record_batch(columns, schema=schema)
 
 
 def _index(table: Any, *, vectors: bool) -> None:

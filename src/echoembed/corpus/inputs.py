@@ -112,13 +112,13 @@ class Inputs:
         except OSError as error:
             yield Rejected(_utf8(str(folder)), str(errors.file_unreadable(_utf8(str(folder)), _reason(error))))
             return
-        here = (status.st_dev, status.st_ino)
-        if here in above:
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
             return
         for name in names:
             path = folder / name
             if path.is_dir():
-                yield from self._walk(path, above | {here})
+                yield from self._walk(path, above | {identity})
             elif kind_of(name)[0]:
                 yield path
             else:

@@ -106,20 +106,22 @@ def read(folder: Path) -> Manifest:
     Raises:
         CorpusError: If there is no manifest, both are damaged, or another version wrote the manifest.
     """
-    first: errors.CorpusError | None = None
+    first_error: errors.CorpusError | None = None
     for name in (MANIFEST, BACKUP):
         path = folder / name
         try:
             return Manifest.parse(path.read_bytes(), path)
         except FileNotFoundError:
-            first = first or (errors.corpus_damaged(path, "it is missing") if (folder / SHARDS).is_dir() else None)
+            first_error = first_error or (
+                errors.corpus_damaged(path, "it is missing") if (folder / SHARDS).is_dir() else None
+            )
         except OSError as error:
             raise errors.file_unreadable(str(path), reason_of(error)) from error
         except errors.CorpusVersionError:
             raise
         except errors.CorpusError as error:
-            first = first or error
-    raise first or errors.corpus_missing(folder)
+            first_error = first_error or error
+    raise first_error or errors.corpus_missing(folder)
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -150,9 +152,9 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def plain_load(given: Mapping[str, Any]) -> dict[str, Any]:
+def plain_load(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments of ``echoembed.load`` as the manifest stores them, without those that are None."""
-    plain = {name: value.as_dict() if isinstance(value, Recipe) else value for name, value in given.items()}
+    plain = {name: value.as_dict() if isinstance(value, Recipe) else value for name, value in arguments.items()}
     return {name: value for name, value in plain.items() if value is not None}
 
 
@@ -167,7 +169,7 @@ def load_model(manifest: Manifest) -> SentenceTransformer:
 
     if manifest.load is None:
         raise errors.CorpusError.bad_value("model", None, "a model from echoembed.load, for the manifest names none")
-    given: dict[str, Any] = dict(manifest.load)
-    if isinstance(given.get("recipe"), dict):
-        given["recipe"] = Recipe(**given["recipe"])
-    return echoembed.load(**given)
+    arguments: dict[str, Any] = dict(manifest.load)
+    if isinstance(arguments.get("recipe"), dict):
+        arguments["recipe"] = Recipe(**arguments["recipe"])
+    return echoembed.load(**arguments)

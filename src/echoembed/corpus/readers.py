@@ -133,8 +133,8 @@ def _jsonl(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
         if missing is not None:
             yield Rejected(where, str(errors.column_missing(where, missing, record)))
             continue
-        kept = [record.get(column) for column in columns.kept]  # a missing key means no value
-        yield Raw(where, number, record[columns.text], record[columns.id] if columns.id else None, kept)
+        kept_cells = [record.get(column) for column in columns.kept]  # a missing key means no value
+        yield Raw(where, number, record[columns.text], record[columns.id] if columns.id else None, kept_cells)
 
 
 def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
@@ -144,14 +144,14 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
     line with the quote is lost.
     """
     waiting: deque[tuple[int, str]] = deque()
-    taken: list[tuple[int, str]] = []  # lines of the current record
+    record_lines: list[tuple[int, str]] = []  # lines of the current record
     too_long: list[Rejected] = []
     source = _lines(handle, file.name)
 
     def text_lines() -> Iterator[str]:
         while True:
             if waiting:
-                taken.append(waiting.popleft())
+                record_lines.append(waiting.popleft())
             else:
                 number, _, line = next(source, (0, "", None))
                 if line is None:
@@ -160,8 +160,8 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
                     too_long.append(line)
                     continue
                 # Bytes that are not UTF-8 become lone surrogates; cells with one are rejected later.
-                taken.append((number, line.decode("utf-8", "surrogateescape")))
-            yield taken[-1][1]
+                record_lines.append((number, line.decode("utf-8", "surrogateescape")))
+            yield record_lines[-1][1]
 
     csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))  # the default refuses cells over 128 KiB
     delimiter = "\t" if file.format == "tsv" else ","
@@ -169,15 +169,15 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
     header: list[str] | None = None
     places: list[int] = []
     while True:
-        taken.clear()
+        record_lines.clear()
         try:
             record = next(reader, None)
         except csv.Error as error:
-            number = taken[0][0]
+            number = record_lines[0][0]
             where = f"line {number} of {file.name}"
             if header is None:
                 raise errors.csv_malformed(where, str(error)) from error
-            waiting.extendleft(reversed(taken[1:]))
+            waiting.extendleft(reversed(record_lines[1:]))
             reader = csv.reader(text_lines(), strict=True, delimiter=delimiter)
             yield Rejected(where, str(errors.csv_malformed(where, str(error))))
             continue
@@ -185,7 +185,7 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
         too_long.clear()
         if record is None:
             return
-        where = f"line {taken[0][0]} of {file.name}"
+        where = f"line {record_lines[0][0]} of {file.name}"
         if header is None:
             header = record
             columns.check(header, file.name)
@@ -196,7 +196,7 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
         elif record:
             cells = [_cell(record[place], where) for place in places]
             id_ = cells[1] if columns.id else None
-            yield Raw(where, taken[0][0], cells[0], id_, cells[len(cells) - len(columns.kept) :])
+            yield Raw(where, record_lines[0][0], cells[0], id_, cells[len(cells) - len(columns.kept) :])
 
 
 def _cell(cell: str, where: str) -> str | errors.TextError:
@@ -215,12 +215,12 @@ def _parquet(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
     try:
         parquet = pyarrow.parquet.ParquetFile(handle, pre_buffer=False, buffer_size=2**16)
         columns.check(parquet.schema_arrow.names, file.name)
-        wanted = columns.wanted()
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(wanted)), use_threads=False):
+        names = columns.wanted()
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names)), use_threads=False):
             for row in range(batch.num_rows):
                 number += 1
                 where = f"row {number} of {file.name}"
-                cells = [cell_value(batch.column(column)[row], where) for column in wanted]
+                cells = [cell_value(batch.column(column)[row], where) for column in names]
                 id_ = cells[1] if columns.id else None
                 yield Raw(where, number, cells[0], id_, cells[len(cells) - len(columns.kept) :])
     except pyarrow.ArrowException as error:

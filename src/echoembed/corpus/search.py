@@ -59,8 +59,8 @@ class Hit:
 
     def as_dict(self) -> dict[str, object]:
         """Return the hit as JSON can hold it, kept columns last."""
-        own = {name: value for name, value in vars(self).items() if name != "kept"}
-        return {**own, **self.kept}
+        own_fields = {name: value for name, value in vars(self).items() if name != "kept"}
+        return {**own_fields, **self.kept}
 
 
 class Corpus:
@@ -240,9 +240,13 @@ class Corpus:
         values_KD = np.stack(rows.column("vector").to_pylist()).astype(np.float32)
         score_K = (values_KD / np.linalg.norm(values_KD, axis=1, keepdims=True)) @ vector_D
         names = [kept.name for kept in self.manifest.keep]
-        own = ("id", "text", "chunk", "start", "end")
+        own_columns = ("id", "text", "chunk", "start", "end")
         hits = [
-            Hit(score=float(score), kept={name: row[name] for name in names}, **{name: row[name] for name in own})
+            Hit(
+                score=float(score),
+                kept={name: row[name] for name in names},
+                **{name: row[name] for name in own_columns},
+            )
             for score, row in zip(score_K, rows.drop_columns(["vector"]).to_pylist(), strict=True)
         ]
         return sorted(hits, key=lambda hit: -hit.score) if by_cosine else hits
@@ -266,5 +270,5 @@ def open_corpus(
 
 def _reason(error: Exception) -> str:
     """Return LanceDB's reason for refusing a filter, without the position in LanceDB's own code."""
-    said = str(error).splitlines()[0].removeprefix("Invalid input, ")
-    return re.split(r" \(sql parser|, /\S+\.rs:", said)[0]
+    message = str(error).splitlines()[0].removeprefix("Invalid input, ")
+    return re.split(r" \(sql parser|, /\S+\.rs:", message)[0]

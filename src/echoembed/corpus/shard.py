@@ -121,7 +121,7 @@ def table_of(embedded: EmbeddedRecords, dimension: int, precision: Precision, ke
     """Make the table of a shard."""
     import pyarrow as pa
 
-    wanted = schema(dimension, precision, keep)
+    columns_schema = schema(dimension, precision, keep)
     records, stored = embedded.records, embedded.stored
     columns: dict[str, Any] = {
         "id": [record.id for record in records],
@@ -131,7 +131,7 @@ def table_of(embedded: EmbeddedRecords, dimension: int, precision: Precision, ke
         "text": [record.text for record in records],
         "text_hash": [record.hash for record in records],
         "vector": pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(stored.values_ND).reshape(-1)), type=wanted.field("vector").type
+            pa.array(np.ascontiguousarray(stored.values_ND).reshape(-1)), type=columns_schema.field("vector").type
         ),
         "scale": pa.array(stored.scale_N),
         "dropped_tokens": list(embedded.dropped),
@@ -139,10 +139,10 @@ def table_of(embedded: EmbeddedRecords, dimension: int, precision: Precision, ke
     columns |= {kept.name: [record.kept[place] for record in records] for place, kept in enumerate(keep)}
     arrays = [
         column if isinstance(column, pa.Array) else pa.array(column, field.type)
-        for field in wanted
+        for field in columns_schema
         for column in [columns[field.name]]
     ]
-    return pa.Table.from_arrays(arrays, schema=wanted)
+    return pa.Table.from_arrays(arrays, schema=columns_schema)
 
 
 class Packed(NamedTuple):
@@ -206,13 +206,13 @@ def _entry(name: str, table: pa.Table, rejected: int, size: int, sha256: str) ->
 
 def whole(path: Path) -> str | None:
     """Return the hash of a shard's bytes, or None if the shard is damaged."""
-    named = NAME.fullmatch(path.name)
+    match = NAME.fullmatch(path.name)
     try:
         with path.open("rb") as handle:
             sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError:
         return None
-    return sha256 if named and sha256.startswith(named[3]) else None
+    return sha256 if match and sha256.startswith(match[3]) else None
 
 
 def entry_of(path: Path) -> Entry | None:

@@ -37,8 +37,8 @@ class EchoModel(llm.EmbeddingModel):  # type: ignore[misc]
         if self._model is None:
             import echoembed
 
-            named = os.environ.get("ECHOEMBED_LLM_MODEL"), os.environ.get("ECHOEMBED_LLM_RECIPE")
-            self._model = echoembed.load(named[0] or None, recipe=named[1] or None)
+            settings = os.environ.get("ECHOEMBED_LLM_MODEL"), os.environ.get("ECHOEMBED_LLM_RECIPE")
+            self._model = echoembed.load(settings[0] or None, recipe=settings[1] or None)
         vectors_ND = self._model.encode(list(items), task=self._kind, show_progress_bar=False)
         yield from vectors_ND.tolist()
 

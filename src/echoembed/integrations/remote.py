@@ -86,8 +86,8 @@ class TokenStates:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310 (checked above)
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            said = error.read(300).decode("utf-8", "replace")
-            raise errors.remote_states(self.url, f"it answers {error.code}: {said}") from error
+            answer_text = error.read(300).decode("utf-8", "replace")
+            raise errors.remote_states(self.url, f"it answers {error.code}: {answer_text}") from error
         except (OSError, ValueError) as error:
             raise errors.remote_states(self.url, str(error)) from error
 

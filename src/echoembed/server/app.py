@@ -77,8 +77,8 @@ class App:
     async def _request(self, request: Request, send: Send) -> None:
         begun = time.monotonic()
         path, method = request.scope["path"], request.method
-        known = path in self._routes or path in PAGE or path in self._plain or path in _OPEN
-        route = path if known else "other"  # metrics and logs get no path that a client made up
+        is_known = path in self._routes or path in PAGE or path in self._plain or path in _OPEN
+        route = path if is_known else "other"  # metrics and logs get no path that a client made up
         id_ = logs.request_id(request.headers.get("x-request-id"))
         status, started = 0, False
         tally: dict[str, int] = {}
@@ -108,7 +108,7 @@ class App:
             seconds = time.monotonic() - begun
             self.service.metrics.requests.labels(route, str(status)).inc()
             self.service.metrics.latency.labels(route).observe(seconds)
-            fields = {"id": id_, "method": method if known else "", "route": route, "status": status, **tally}
+            fields = {"id": id_, "method": method if is_known else "", "route": route, "status": status, **tally}
             logs.event("request", fields, error=fault, ms=round(1000 * seconds, 1))
 
     async def _answered(self, request: Request, send: Send, headers: dict[str, str]) -> tuple[int, dict[str, int]]:
@@ -131,11 +131,11 @@ class App:
             return 200, {}
         route = self._route(path, asked)
         # 2. Read the body, up to the limit, and parse it.
-        taken = 0
+        counted_bytes = 0
         try:
             data: dict[str, Any] = {}
             if route.method == "POST":
-                body, taken = await http.read_body(request, self.service.limits, self.held)
+                body, counted_bytes = await http.read_body(request, self.service.limits, self.held)
                 request.scope[_BODY_READ] = True
                 if route.queued:
                     self.service.check_room(len(body))
@@ -150,11 +150,11 @@ class App:
                 else http.encode(answer.content)
             )
             self.held.bytes += len(encoded)
-            taken += len(encoded)
+            counted_bytes += len(encoded)
             await http.send_response(send, 200, encoded, {**headers, **answer.headers}, head=head)
             return 200, answer.tally
         finally:
-            self.held.bytes -= taken
+            self.held.bytes -= counted_bytes
 
     async def _health(self, send: Send, headers: dict[str, str], *, head: bool) -> tuple[int, dict[str, int]]:
         """Say whether requests should be sent to this server: 200, or 503 and the reason."""

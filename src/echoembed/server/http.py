@@ -105,25 +105,25 @@ async def read_body(request: Request, limits: Limits, held: Held) -> tuple[bytes
     announced = int(request.headers.get("content-length", "0") or 0)
     if announced > _DRAINED * limits.body_bytes:
         raise errors.request_too_large(announced, limits.body_bytes)
-    size = taken = 0
+    size = counted_bytes = 0
     chunks: list[bytes] = []
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size <= limits.body_bytes:
-                    taken += held.take(len(chunk))
+                    counted_bytes += held.take(len(chunk))
                     chunks.append(chunk)
                 elif size > _DRAINED * limits.body_bytes:
                     break
         if size > limits.body_bytes:
             raise errors.request_too_large(size, limits.body_bytes)
     except BaseException as error:
-        held.bytes -= taken
+        held.bytes -= counted_bytes
         if isinstance(error, TimeoutError):
             raise errors.request_slow(limits.body_seconds) from error
         raise
-    return b"".join(chunks), taken
+    return b"".join(chunks), counted_bytes
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -187,8 +187,8 @@ async def send_response(
     head: bool = False,
 ) -> None:
     """Send a response in slices; each waits until the previous slice has been sent."""
-    named = {"Content-Type": media, "Content-Length": str(len(body)), **_ALWAYS, **headers}
-    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in named.items()]
+    all_headers = {"Content-Type": media, "Content-Length": str(len(body)), **_ALWAYS, **headers}
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in all_headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     view = memoryview(b"" if head else body)
     for start in range(0, max(1, len(view)), _SLICE):

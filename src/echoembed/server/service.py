@@ -144,18 +144,18 @@ class Service:
         Raises:
             RequestError: 404 if the model has no such name.
         """
-        for known in self.names:
-            if name == known:
+        for model_name in self.names:
+            if name == model_name:
                 return None
             for kind in KINDS:
-                if name == f"{known}:{kind}":
+                if name == f"{model_name}:{kind}":
                     return kind
         raise errors.request_model_unknown(name, self.listed)
 
     @property
     def listed(self) -> list[str]:
         """Return all names of the model, with and without a template."""
-        return [name for known in self.names for name in (known, *(f"{known}:{kind}" for kind in KINDS))]
+        return [name for model_name in self.names for name in (model_name, *(f"{model_name}:{kind}" for kind in KINDS))]
 
     async def thread(self, work: Callable[[], T]) -> T:
         """Run long work in a thread other than the model's."""

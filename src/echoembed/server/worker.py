@@ -76,10 +76,10 @@ class Worker:
         pack: Pack = []
         try:
             while True:
-                taken = self._queue.take()
-                if taken is None:
+                next_pack = self._queue.take()
+                if next_pack is None:
                     return
-                pack = taken
+                pack = next_pack
                 self._answer(pack)
         except BaseException as error:
             self.dead = error

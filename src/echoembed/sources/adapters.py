@@ -139,8 +139,8 @@ def read(source: Source, *, name: str | None = None) -> Adapter:
         if isinstance(error, errors.ModelError):
             raise
         raise errors.adapter_file_broken(source.name, FILE, f"{type(error).__name__}: {error}") from error
-    named = source if name is None else Source(**{**vars(source), "name": name})
-    return Adapter(source=named, recipe=recipe, normalize=normalize, base=base)
+    named_source = source if name is None else Source(**{**vars(source), "name": name})
+    return Adapter(source=named_source, recipe=recipe, normalize=normalize, base=base)
 
 
 def write_file(folder: Path, *, recipe: Recipe, normalize: bool, base: Base) -> None:

@@ -89,8 +89,8 @@ def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = Fal
     sizes: dict[str, int] | None = None
     with _explained(shown, errors.hub_not_cached if offline else errors.hub_unreachable):
         sha = HfApi().resolve_revision(name, revision=revision, local_files_only=offline).resolved
-        first = [] if offline else [CONFIG]
-        folder = Path(snapshot_download(name, revision=sha, local_files_only=offline, allow_patterns=first))
+        patterns = [] if offline else [CONFIG]
+        folder = Path(snapshot_download(name, revision=sha, local_files_only=offline, allow_patterns=patterns))
         with suppress(CachedRepoTreeNotFoundError):
             sizes = {file.path: file.size for file in get_cached_repo_tree(name, revision=sha)}
     if sizes is None:

@@ -124,7 +124,7 @@ def kind_of(service: Service, body: Body) -> Kind | None:
         RequestError: If the model is not served, a name is unknown, or two fields disagree.
     """
     kind: Kind | None = None
-    said = "model"
+    kind_param = "model"
     if (name := getattr(body, "model", None)) is not None:
         kind = service.kind_of_model(name)
     for param in body.kind_fields:
@@ -136,8 +136,8 @@ def kind_of(service: Service, body: Body) -> Kind | None:
             allowed = f"query, document, or another service's name for one of them: {', '.join(KIND_NAMES)}"
             raise errors.request_field(param, value, allowed)
         if kind not in (None, other):
-            raise errors.request_kinds_differ(param, other, said)
-        kind, said = other, param
+            raise errors.request_kinds_differ(param, other, kind_param)
+        kind, kind_param = other, param
     return kind
 
 
@@ -174,13 +174,13 @@ def written(vectors_ND: NDArray[np.float32], encoding: Encoding) -> list[Any]:
 def answer_of(service: Service, content: object, *embedded: Embedded, headers: dict[str, str] | None = None) -> Answer:
     """Make an answer, with headers for facts without a field in any protocol: the fingerprint, and how much was cut."""
     cuts = [count for part in embedded for count in part.cuts]
-    named = {"X-Echoembed-Fingerprint": str(service.encoder.facts["fingerprint"]), **(headers or {})}
+    all_headers = {"X-Echoembed-Fingerprint": str(service.encoder.facts["fingerprint"]), **(headers or {})}
     if cuts:
-        named |= {"X-Echoembed-Truncated-Texts": str(len(cuts)), "X-Echoembed-Truncated-Tokens": str(sum(cuts))}
+        all_headers |= {"X-Echoembed-Truncated-Texts": str(len(cuts)), "X-Echoembed-Truncated-Tokens": str(sum(cuts))}
     tally = {
         "texts": sum(len(part.prompts) for part in embedded),
         "tokens": sum(part.tokens for part in embedded),
         "truncated_texts": len(cuts),
         "model_ms": round(1000 * max(part.seconds for part in embedded)),
     }
-    return Answer(content, named, tally)
+    return Answer(content, all_headers, tally)

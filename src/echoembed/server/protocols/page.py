@@ -26,8 +26,8 @@ async def compare(service: Service, body: CompareBody) -> Answer:
     recipes = []
     embedded: list[Embedded] = []
     for lane in service.encoder.lanes:
-        shown, parts = await _under(service, lane, body)
-        recipes.append(shown)
+        comparison, parts = await _under(service, lane, body)
+        recipes.append(comparison)
         embedded += parts
     content = {"model": service.names[0], "causal": service.encoder.causal, "recipes": recipes}
     return answer_of(service, content, *embedded)
@@ -40,7 +40,7 @@ async def _under(service: Service, lane: str, body: CompareBody) -> tuple[dict[s
         lane=lane,
     )
     prompts = [*query.prompts, *texts.prompts]
-    shown = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
+    shown_prompts = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
     facts = {
         "name": lane,
         "served": lane == service.encoder.served,
@@ -48,7 +48,7 @@ async def _under(service: Service, lane: str, body: CompareBody) -> tuple[dict[s
         "tokens": query.tokens + texts.tokens,
         "scores": texts.vectors @ query.vectors[0],
         "similarity": texts.vectors @ texts.vectors.T,
-        "query": shown[0],
-        "texts": shown[1:],
+        "query": shown_prompts[0],
+        "texts": shown_prompts[1:],
     }
     return facts, [query, texts]

@@ -85,8 +85,8 @@ async def tokenize(service: Service, body: TokenizeBody) -> Answer:
     """Show the prompt of each text: its tokens, which of them are pooled, and how many tokens were cut off."""
     ask = body.ask(service, body.inputs, "inputs", truncate=True)
     prompts = await service.read(ask)
-    shown = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
-    return Answer([{"kind": ask.kind or "query", **entry} for entry in shown])
+    shown_prompts = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
+    return Answer([{"kind": ask.kind or "query", **entry} for entry in shown_prompts])
 
 
 def show(service: Service, prompt: Any) -> dict[str, Any]:

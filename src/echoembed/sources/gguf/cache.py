@@ -97,9 +97,9 @@ def digest(file: Path) -> str:
     seen = {"path": str(path), "size": state.st_size, "changed": [state.st_mtime_ns, state.st_ctime_ns, state.st_ino]}
     name = hashlib.sha1(os.fsencode(path), usedforsecurity=False).hexdigest()
     note = home() / "files" / f"{name}.json"
-    known = _read(note)
-    if {key: known.get(key) for key in seen} == seen and isinstance(known.get("sha256"), str):
-        return str(known["sha256"])
+    noted = _read(note)
+    if {key: noted.get(key) for key in seen} == seen and isinstance(noted.get("sha256"), str):
+        return str(noted["sha256"])
     with path.open("rb") as handle:
         sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
     with suppress(OSError):  # without the note, the next load hashes the file again

@@ -174,16 +174,16 @@ class _Vocabulary:
             raise errors.gguf_broken(self.where, "its vocabulary holds a token twice")
         for key in _NO_MATTER:
             self.all.pop(key, None)
-        for key, other in self.all.items():
-            if other is not False and other != "":  # such as remove_extra_whitespaces, or a map of characters
-                raise errors.gguf_setting(self.where, f"{_PREFIX}{key}", other)
+        for key, setting in self.all.items():
+            if setting is not False and setting != "":  # such as remove_extra_whitespaces, or a map of characters
+                raise errors.gguf_setting(self.where, f"{_PREFIX}{key}", setting)
 
     def ids(self) -> dict[str, int]:
         """Return the ids of the special tokens, by role, such as ``bos``."""
         usual = _SENTENCEPIECE if self.kind == "llama" else {}
         ids: dict[str, int] = {}
-        for role, said in self.roles.items():
-            id_ = usual.get(role) if said is None else said
+        for role, stated_id in self.roles.items():
+            id_ = usual.get(role) if stated_id is None else stated_id
             if role == "bos" and not self.begins and not self.split.has_bos:
                 continue  # the file states one, but it is the token that ended texts in training
             if id_ is None:
@@ -261,8 +261,8 @@ def _surround(tokenizer: Tokenizer, settings: _Vocabulary, ids: dict[str, int]) 
             raise errors.gguf_broken(settings.where, f"it asks for {role.upper()} around texts and names none")
     if not before and not after:
         return
-    named = {role: settings.tokens[ids[role]] for role in (*before, *after)}
+    tokens = {role: settings.tokens[ids[role]] for role in (*before, *after)}
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=[*(named[role] for role in before), "$A", *(named[role] for role in after)],
-        special_tokens=[(named[role], ids[role]) for role in named],
+        single=[*(tokens[role] for role in before), "$A", *(tokens[role] for role in after)],
+        special_tokens=[(tokens[role], ids[role]) for role in tokens],
     )

@@ -59,19 +59,19 @@ def plan(file: GgufFile, shape: Shape) -> tuple[list[TensorRow], dict[str, bool]
         ModelError: If a tensor is missing, would not be used, has another shape, or has a type that we cannot read.
     """
     where, architecture = str(file.path), shape.architecture
-    wanted = _named(architecture.weights, shape.layers)
+    weights = _named(architecture.weights, shape.layers)
     present: dict[str, bool] = {}
     for setting, group in architecture.optional.items():
         names = _named(group, shape.layers)
         present[setting] = not names.keys().isdisjoint(file.tensors)
-        wanted |= names if present[setting] else {}
+        weights |= names if present[setting] else {}
     present.pop("", None)
-    if missing := [name for name in wanted if name not in file.tensors]:
+    if missing := [name for name in weights if name not in file.tensors]:
         raise errors.gguf_tensors_missing(where, missing)
-    if unused := [name for name in file.tensors if name not in wanted]:
+    if unused := [name for name in file.tensors if name not in weights]:
         raise errors.gguf_tensors_unused(where, unused)
     rows = []
-    for source, weight in wanted.items():
+    for source, weight in weights.items():
         tensor = file.tensors[source]
         expected = tuple(shape.sides[letter] for letter in weight.shape)
         if tensor.shape != expected:
