@@ -123,8 +123,8 @@ class PackedEngine:
     def _prefix(self, prompts: Sequence[Rendered]) -> int:
         """Count the tokens that are computed once per pack: the template's constant prefix, none of it pooled.
 
-        A single prompt has nobody to share its prefix with, and is still computed in the same way, as its rounding must
-        not depend on the other prompts of the call.
+        The prefix of a single prompt is computed in the same way, though nothing shares it: rounding must not depend on
+        the other prompts of the call.
         """
         if not (self.share_prefix and self.causal) or self.solo:
             return 0

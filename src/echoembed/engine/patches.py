@@ -1,6 +1,6 @@
 """Replacement forwards for some of a model's modules while a pack runs.
 
-The replacements are prepared once per model and put in place for each pack. They are prepared anew for a model that has
+The replacements are prepared once per model and put in place for each pack. They are prepared again if the model has
 changed since (a layer in int8, an adapter, another dtype or device).
 """
 

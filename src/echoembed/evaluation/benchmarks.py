@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from echoembed import errors, versions
-from echoembed.evaluation.local import chosen, data_sets, local_tasks
+from echoembed.evaluation.local import data_sets, local_tasks, matching
 from echoembed.evaluation.task import KINDS, Task
 
 if TYPE_CHECKING:
@@ -83,12 +83,12 @@ def find_tasks(
         DataError: If local data are missing.
     """
     sets = data_sets(folder) if folder is not None else {}
-    _check_names([name for name in names if name not in BENCHMARKS and not chosen(sets, name)], sets)
+    _check_names([name for name in names if name not in BENCHMARKS and not matching(sets, name)], sets)
     tasks: dict[str, Task] = {}
     for name in names:
         if name == LOCAL and folder is None:
             raise errors.data_folder_not_given()
-        if name == LOCAL or (local := chosen(sets, name)):
+        if name == LOCAL or (local := matching(sets, name)):
             assert folder is not None
             more = local_tasks(folder, None if name == LOCAL else local, max_texts=max_texts, seed=seed)
         elif max_texts is not None:

@@ -89,11 +89,11 @@ def data_sets(folder: str | Path) -> dict[str, tuple[str, Path]]:
     return {path.name if names.count(path.name) == 1 else f"{kind}/{path.name}": (kind, path) for kind, path in sets}
 
 
-def chosen(sets: dict[str, tuple[str, Path]], name: str) -> list[str]:
-    """Return the data sets of a name: one data set by ``NAME`` or ``kind/NAME``, or all of a kind."""
+def matching(sets: dict[str, tuple[str, Path]], name: str) -> list[str]:
+    """Return the names of the data sets that match ``NAME`` or ``kind/NAME``, or of all data sets of a kind."""
     if name in sets:
         return [name]
-    return [known for known, (kind, path) in sets.items() if name in (kind, f"{kind}/{path.name}")]
+    return [full_name for full_name, (kind, path) in sets.items() if name in (kind, f"{kind}/{path.name}")]
 
 
 def local_tasks(
@@ -116,7 +116,7 @@ def local_tasks(
     sets = data_sets(folder)
     selected: dict[str, None] = {}
     for name in names if names is not None else list(sets):
-        matches = chosen(sets, name)
+        matches = matching(sets, name)
         if not matches:
             raise errors.evaluation_task_unknown(name, sets, str(folder))
         selected |= dict.fromkeys(matches)
@@ -129,13 +129,13 @@ def _task(name: str, kind: str, path: Path, *, max_texts: int | None, seed: int)
     paths = [file for file in files if file is not None]
     if len(paths) < len(files):
         raise errors.data_files_missing(name, path, _NEEDED.get(kind, "test.jsonl (or dev, or validation)"))
-    hashed, size = rows.digest(paths)
-    load = partial(_load, kind, name.replace("/", "-"), hashed, paths, max_texts, seed)
+    digest, size = rows.digest(paths)
+    load = partial(_load, kind, name.replace("/", "-"), digest, paths, max_texts, seed)
     return Task(
         name=name,
         kind=data_kind.kind,
         metric=data_kind.metric,
-        data=hashed,
+        data=digest,
         load=load,
         options={} if max_texts is None else {"max_texts": max_texts, "sample_seed": seed},
         characters=size if max_texts is None else min(size, 150 * max_texts),

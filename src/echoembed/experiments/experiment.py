@@ -150,7 +150,7 @@ class Bench:
         few = [task for task in self.tasks if task.name in selection.FEW]
         return few if few and self.setting.quick else self.tasks
 
-    def kind(self, *kinds: str) -> list[Task]:
+    def tasks_of(self, *kinds: str) -> list[Task]:
         """Return the local tasks of these categories."""
         return [task for task in self.tasks if task.kind in kinds]
 
@@ -181,7 +181,7 @@ class Bench:
         return rows
 
     def system_scores(self, systems: Iterable[System], tasks: Sequence[Task], **columns: object) -> list[Row]:
-        """Return a row for each system that is no recipe, and task."""
+        """Return a row for each system and task, where the systems are not recipes but such as other encoders."""
         rows: list[Row] = []
         for system in systems:
             for task in tasks:
@@ -201,7 +201,7 @@ class Bench:
         return rows
 
     def llm2vec_identities(self) -> list[str]:
-        """Return hashes of these models' weights."""
+        """Return the hashes of the weights of LLM2Vec's models."""
         identities = []
         for folder in self.setting.llm2vec:
             hashed = hashlib.sha256()
@@ -211,7 +211,7 @@ class Bench:
         return identities
 
     def llm2vec_training(self) -> dict[str, str]:
-        """Describe how each of these models was trained, as far as the folder of its run says so."""
+        """Describe the training of each of LLM2Vec's models, as far as the folder of its run records it."""
         return {llm2vec_name(folder): training_of(folder.parent) for folder in self.setting.llm2vec}
 
     def _score(self, model: SentenceTransformer | System, task: Task) -> Row:

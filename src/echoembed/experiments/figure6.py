@@ -36,8 +36,8 @@ Array = NDArray[np.float64]
 
 def plan(bench: Bench) -> Plan:
     """Plan classical and echo on STS."""
-    named = [recipes[name] for name in NAMES]
-    return scoretable.sts_plan(bench, named, splitter=splitter_name(bench.setting.splitter), share=SHARE)
+    compared = [recipes[name] for name in NAMES]
+    return scoretable.sts_plan(bench, compared, splitter=splitter_name(bench.setting.splitter), share=SHARE)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -130,7 +130,7 @@ def mean_error(rows: list[Row], recipe: str, half: str) -> float:
     return 100 * fmean(row["error"] for row in values(rows, recipe=recipe) if row[half])
 
 
-def improved(rows: list[Row], task: str) -> dict[str, float]:
+def first_halves_alike(rows: list[Row], task: str) -> dict[str, float]:
     """Return how similar the first halves are in the pairs that echo improves most, and least (table 11)."""
     by_recipe = {recipe: values(rows, task=task, recipe=recipe) for recipe in NAMES}
     gains = [
@@ -149,10 +149,10 @@ def summary(rows: list[Row]) -> Summary:
     """Summarise mean errors by half and set, and the numbers of table 11."""
     out = []
     for task in (*distinct(rows, "task"), "all"):
-        own = rows if task == "all" else values(rows, task=task)
-        cells = [mean_error(own, recipe, half) for recipe in NAMES for half in HALVES]
+        task_rows = rows if task == "all" else values(rows, task=task)
+        cells = [mean_error(task_rows, recipe, half) for recipe in NAMES for half in HALVES]
         gaps = [cells[0] - cells[1], cells[2] - cells[3]]
-        alike = improved(rows, task) if task != "all" else {}
+        alike = first_halves_alike(rows, task) if task != "all" else {}
         halves_alike = [f"{alike[key]:.2f}" if alike else "-" for key in ("most", "least")]
         out.append([task, *(f"{cell:+.1f}" for cell in (*cells, *gaps)), *halves_alike])
     columns = [

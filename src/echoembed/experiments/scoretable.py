@@ -23,7 +23,7 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
     """Return a function that plans recipes on the local tasks, of all categories or of the given ones."""
 
     def plan(bench: Bench) -> Plan:
-        tasks = bench.kind(*kinds) if kinds else bench.tasks
+        tasks = bench.tasks_of(*kinds) if kinds else bench.tasks
         return Plan(recipes=recipes, tasks=tasks, models=(bench.model_name,), needs="" if tasks else NO_DATA)
 
     return plan

@@ -33,7 +33,7 @@ _WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a calibration was fitted on.
+    """The texts and the model that a calibration was fitted on.
 
     Attributes:
         texts: The number of texts.
@@ -86,13 +86,13 @@ class Calibration(Module):
             raise errors.ModelError.bad_value("calibration", kind, CALIBRATIONS.removeprefix("none, "))
         self.kind = kind
         self.fitted = fitted or Fitted()
-        given = {"shift_D": shift_D, "scale_D": scale_D, "matrix_DK": matrix_DK}
-        for name, value in given.items():
+        buffers = {"shift_D": shift_D, "scale_D": scale_D, "matrix_DK": matrix_DK}
+        for name, value in buffers.items():
             tensor = None if value is None else torch.as_tensor(np.asarray(value), dtype=torch.float32).contiguous()
             self.register_buffer(name, tensor, persistent=False)
         self._removes = parts[0] == "components"
         self._check(*parts)
-        self._made_of = self.digest()
+        self._original_digest = self.digest()
 
     def _check(self, kind: str, count: int) -> None:
         width = len(self.shift_D)
@@ -107,8 +107,8 @@ class Calibration(Module):
             raise errors.calibration_not_finite()
 
     def _tensors(self) -> dict[str, Tensor]:
-        named = {"shift_D": self.shift_D, "scale_D": self.scale_D, "matrix_DK": self.matrix_DK}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        buffers = {"shift_D": self.shift_D, "scale_D": self.scale_D, "matrix_DK": self.matrix_DK}
+        return {name: tensor for name, tensor in buffers.items() if tensor is not None}
 
     def get_embedding_dimension(self) -> int:
         """Return the dimension of calibrated vectors."""
@@ -124,7 +124,7 @@ class Calibration(Module):
         return {**features, "sentence_embedding": self.calibrated(features["sentence_embedding"])}
 
     def calibrated(self, vectors_BD: Tensor) -> Tensor:
-        """Calibrate vectors: ``_BD``, or ``_BK`` where they are projected; float32.
+        """Calibrate vectors: ``_BD``, or ``_BK`` if they are projected; float32.
 
         Raises:
             ModelError: If the vectors have another width.
@@ -172,7 +172,7 @@ class Calibration(Module):
         A map that is the same on every machine, to rounding, is named by the texts it was fitted on. Two machines may
         find different directions where two eigenvalues are almost equal; such a map is named by its numbers.
         """
-        as_fitted = self.fitted.stable and self.fitted.texts_sha256 and self.digest() == self._made_of
+        as_fitted = self.fitted.stable and self.fitted.texts_sha256 and self.digest() == self._original_digest
         on = f"fitted on {self.fitted.texts} texts {self.fitted.texts_sha256}"
         return f"{self.kind} {on if as_fitted else self.digest()}"
 

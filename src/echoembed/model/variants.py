@@ -18,25 +18,24 @@ from echoembed.model.transformer import transformer_of
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe, find_recipe
 
+_MOST_MODELS = 3  # sets of weights in memory
 _READING = ("attention", "layer", "depth", "checkpoint", "adapters")
-"""Fields of a recipe that decide which weights run, and how; the other fields decide what the weights are given."""
+"""The fields of a recipe that decide which weights run, and how; the other fields decide the input of the weights."""
 
 
 class Models:
     """Loads models, and keeps the last few in memory.
 
     Args:
-        at_once: The most sets of weights in memory.
-        device: As ``echoembed.load`` takes it.
-        dtype: As ``echoembed.load`` takes it.
-        engine: As ``echoembed.load`` takes it.
-        deterministic: As ``echoembed.load`` takes it.
+        device: As for ``echoembed.load``.
+        dtype: As for ``echoembed.load``.
+        engine: As for ``echoembed.load``.
+        deterministic: As for ``echoembed.load``.
     """
 
     def __init__(
         self,
         *,
-        at_once: int = 3,
         device: str | None = None,
         dtype: str | None = None,
         engine: Engine | None = None,
@@ -44,7 +43,6 @@ class Models:
     ) -> None:
         self._bases: OrderedDict[tuple[object, ...], SentenceTransformer] = OrderedDict()
         self._identities: dict[str | None, str] = {}
-        self._at_once = at_once
         self._device, self._dtype = device, dtype
         self._engine: Engine | None = engine
         self._deterministic = deterministic
@@ -56,7 +54,7 @@ class Models:
             row = replace(row, checkpoint="", adapters=(), trained=False)
         key = (name, *(getattr(row, field) for field in _READING))
         if key not in self._bases:
-            while len(self._bases) >= self._at_once:
+            while len(self._bases) >= _MOST_MODELS:
                 self._bases.popitem(last=False)
             self._bases[key] = load(
                 name,

@@ -1,4 +1,4 @@
-"""The base of all writers: it checks the vectors, and leaves a whole file or none.
+"""The base of all writers, which checks the vectors, and leaves a complete file or none.
 
 Shapes: N vectors of a chunk, D their dimension.
 """
@@ -30,7 +30,7 @@ class Stamp(NamedTuple):
         recipe: The recipe's name.
         fingerprint: The fingerprint of model and recipe, with both templates.
         kind: The template with which the texts were read, ``query`` or ``document``.
-        instruction: What filled its ``{instruction}``; empty if it has none.
+        instruction: The text in place of its ``{instruction}``; empty if it has none.
         numerics: Settings that change only the last digits, such as the dtype.
     """
 
