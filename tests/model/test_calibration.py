@@ -220,7 +220,7 @@ def test_a_recipe_tuned_for_one_model_is_refused_on_others():
     with pytest.raises(RecipeError, match="tuned for smollm2-135m"):
         under(tiny("prompteol"), echoembed.recipes["echo-tuned"])
     same = errors.recipe_tuned_for_another("echo-tuned", "smollm2-135m", "smollm2-135m")
-    assert "asked for on other weights or another layer of smollm2-135m" in str(same)
+    assert "it is used on other weights or another layer of smollm2-135m" in str(same)
 
 
 def test_the_packages_calibration_is_that_of_the_packages_sentences(capsys):
@@ -356,5 +356,5 @@ def test_a_calibration_that_was_taken_out_by_hand_is_missed(tmp_path):
 
 def test_a_calibration_of_another_width_is_refused():
     calibration = Calibration("mean", shift_D=np.zeros(8))
-    with pytest.raises(ModelError, match="vectors with 8 dimensions, and got one with 32"):
+    with pytest.raises(ModelError, match="vectors with 8 dimensions, and got a vector with 32"):
         calibration({"sentence_embedding": torch.zeros(2, 32)})
