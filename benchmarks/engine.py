@@ -62,7 +62,7 @@ from systems import (
 PAIRS, SHORT, DOCUMENTS = "pairs", "sentences", "documents"
 SAMPLE = ("A short text.", "Another one, which is somewhat longer than the first.", "Rain fell on the old town.")
 GROWTH = (CLASSICAL, LIBRARY, OURS, BFLOAT16, INT8)
-EQUAL = (16, 25, 64, 256, 1024)
+EQUAL = (16, 25, 64, 256, 1000, 4000)
 
 
 def main() -> None:
@@ -178,7 +178,7 @@ def _cells(ours: System, arguments: argparse.Namespace) -> dict[str, dict[str, A
         cells[DOCUMENTS] = {"kind": "real", "texts": long, "source": long_source}
     for length in EQUAL if arguments.full or not trained else (25, 256):
         tokens = (32768 if arguments.full else 8192) // (1 if arguments.model == "bundled" else 4)
-        equal = texts.equal(known, length, max(6, tokens // length))
+        equal = texts.equal(known, length, max(6 if length < 1000 else 2, tokens // length))
         cells[f"n={length}"] = {"kind": "length", "length": length, "texts": equal, "source": "made"}
     if arguments.full:
         for number in (32, 320, 1000, 3200, 10_000):

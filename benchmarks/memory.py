@@ -4,7 +4,9 @@
     python benchmarks/memory.py --flat 100000        one call on so many short texts, watched as it goes on
     python benchmarks/memory.py --load smollm2-135m  loading a model in each dtype, a GGUF file converted beforehand
 
-Peaks are the kernel's high-water mark of resident memory since a first small encode, minus what was resident then.
+Peaks are the kernel's high-water mark of resident memory since a first small encode, minus what was resident then. A
+file of weights that is mapped counts as resident, though the system takes its pages back when it wants the room; what
+it cannot take back, ``anonymous``, is looked at every few milliseconds.
 """
 
 from __future__ import annotations
@@ -98,11 +100,22 @@ def _loaded(name: str, dtype: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     echoembed.load("tiny", device="cpu").encode("a text")  # what the libraries take is no part of it
-    before = _resident()
+    before, own = _resident(), _status("RssAnon:")
+    most, finished = [own], threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(0.005):
+            most[0] = max(most[0], _status("RssAnon:"))
+
+    watcher = threading.Thread(target=watch)
     _forget_peak()
     started = time.process_time()
+    watcher.start()
     model = echoembed.load(name, device="cpu", dtype=dtype)
     seconds, peak, stays = time.process_time() - started, _peak() - before, _resident() - before
+    finished.set()
+    watcher.join()
+    anonymous = {"peak": most[0] - own, "stays": _status("RssAnon:") - own}
     facts = echoembed.describe(model)
     from safetensors import safe_open
 
@@ -116,6 +129,7 @@ def _loaded(name: str, dtype: str) -> dict[str, Any]:
         "float32_mb": round(whole / 1e6, 1),
         "peak_over_float32": round(peak * 1e6 / whole, 2),
         "stays_over_float32": round(stays * 1e6 / whole, 2),
+        **{f"{when}_anonymous_over_float32": round(value * 1e6 / whole, 2) for when, value in anonymous.items()},
         "cpu_s": round(seconds, 1),
     }
 

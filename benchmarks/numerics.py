@@ -2,20 +2,23 @@
 
     python benchmarks/numerics.py smollm2-135m path/to/gemma.gguf
     python benchmarks/numerics.py smollm2-135m --long 1000 4000     documents of so many tokens instead
+    python benchmarks/numerics.py smollm2-135m --sts stsb sts13     400 pairs of each of these sets instead, scored
 
 Run it where you have AMX: bfloat16's share is what that processor makes of it. Texts are the 336 pairs of
 examples/data, read under echo. For each dtype: the least and the mean cosine of a text's vector to that in float32; the
 least cosine of a text embedded alone to the same text in a batch; the STS score; and the processor time of one thread
 as a share of float32's, in turns, the median with its least and greatest. Of long documents: seconds, the share of
-float32's, and the cosine to float32.
+float32's, and the cosine to float32. Of STS sets (folders of ``texts.DATA``/sts): scores, and the cosines again.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from pathlib import Path
@@ -28,6 +31,7 @@ import torch
 from scipy.stats import spearmanr
 
 import echoembed
+import texts as data
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = ("float32", "bfloat16", "int8")
@@ -39,6 +43,8 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["smollm2-135m"])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--texts", type=int, default=64, help="sentences timed in a turn")
+    parser.add_argument("--sts", nargs="*", default=[], help="sets of graded pairs")
+    parser.add_argument("--pairs", type=int, default=400, help="pairs of each set")
     parser.add_argument("--long", type=int, nargs="*", default=[], help="tokens of long documents")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
@@ -47,6 +53,10 @@ def main() -> None:
     if arguments.long:
         rows = {Path(name).name: long(name, arguments.long, turns=arguments.turns) for name in arguments.models}
         write(arguments.out / "numerics-long.json", rows)
+        return
+    if arguments.sts:
+        graded = {task: pairs_of(task, arguments.pairs) for task in arguments.sts}
+        write(arguments.out / "numerics-sts.json", {Path(name).name: scores(name, graded) for name in arguments.models})
         return
     lines = (ROOT / "examples/data/sts/everyday/test.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = [json.loads(line) for line in lines]
@@ -60,6 +70,31 @@ def write(path: Path, results: dict[str, Any]) -> None:
     """What was measured, with the machine it was measured on."""
     record = {"machine": machine(), "torch": torch.__version__, "models": results}
     path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def pairs_of(task: str, count: int) -> list[dict[str, Any]]:
+    """Graded pairs of an installed set, drawn at random."""
+    rows = []
+    for path in sorted((data.DATA / "sts" / task).glob("*.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            rows += [json.loads(line) for line in lines]
+    return random.Random(0).sample(rows, min(count, len(rows)))
+
+
+def scores(name: str, graded: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Task → dtype → Spearman × 100, and cosines to float32; one model at a time in memory."""
+    exact: dict[str, np.ndarray] = {}
+    rows: dict[str, dict[str, dict[str, float]]] = {task: {} for task in graded}
+    for dtype in DTYPES:
+        model = echoembed.load(name, device="cpu", dtype=dtype, overflow="ignore")
+        for task, pairs in graded.items():
+            vectors_ND = model.encode([pair[key] for key in ("sentence1", "sentence2") for pair in pairs])
+            cosines_N = (vectors_ND * exact.setdefault(task, vectors_ND)).sum(axis=1)
+            alike_N = (vectors_ND[: len(pairs)] * vectors_ND[len(pairs) :]).sum(axis=1)
+            score = 100 * float(spearmanr(alike_N, [pair["score"] for pair in pairs]).statistic)
+            rows[task][dtype] = {"STS": score, "least cosine": float(cosines_N.min()), "pairs": float(len(pairs))}
+            print(name, task, dtype, rows[task][dtype], flush=True)
+    return rows
 
 
 def long(name: str, lengths: list[int], *, turns: int) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def test_layers_given_the_same_states_round_them_once(monkeypatch):
     model.encode(SENTENCES[:1])  # prepares the modules' other forwards, each of which is tried once
     rounded = []
     before = rounding.codes_of
-    monkeypatch.setattr(rounding, "codes_of", lambda rows: (rounded.append(rows.shape), before(rows))[1])
+    monkeypatch.setattr(rounding, "codes_of", lambda rows, exact: (rounded.append(rows.shape), before(rows, exact))[1])
     wanted = model.encode(SENTENCES[:4])
     # For each layer: queries, keys and values together; output; gate and up together; down. The last layer is run
     # twice: for its keys and values, and for its pooled tokens.

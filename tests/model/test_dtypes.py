@@ -1,5 +1,7 @@
 """``dtype="auto"`` takes what the processor has, if its vectors are close enough; the identity stays the same."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,12 @@ import torch
 import echoembed
 import tiny_models
 from echoembed.engine import Processor
+from echoembed.model import dtypes
 from echoembed.model.dtypes import settle
 from echoembed.model.transformer import transformer_of
 
-AMX, VNNI, NEITHER = Processor(amx=True, vnni=True), Processor(amx=False, vnni=True), Processor(amx=False, vnni=False)
+AMX, BF16 = Processor(amx=True, bf16=True, vnni=True), Processor(amx=False, bf16=True, vnni=True)
+VNNI, NEITHER = Processor(amx=False, bf16=False, vnni=True), Processor(amx=False, bf16=False, vnni=False)
 TEXTS = ["A cat sleeps on the windowsill.", "How do I change my password?", "Prices fell again in June."]
 
 
@@ -20,7 +24,9 @@ def settled(processor, name="tiny", **settings):
     return model
 
 
-@pytest.mark.parametrize(("processor", "dtype"), [(AMX, "bfloat16"), (VNNI, "int8"), (NEITHER, "float32")])
+@pytest.mark.parametrize(
+    ("processor", "dtype"), [(AMX, "bfloat16"), (BF16, "bfloat16"), (VNNI, "int8"), (NEITHER, "float32")]
+)
 def test_the_processor_decides_and_the_vectors_are_those_of_the_dtype_asked_for(processor, dtype):
     model, asked = settled(processor), echoembed.load("tiny", device="cpu", dtype=dtype)
     facts = echoembed.describe(model)
@@ -41,7 +47,7 @@ def test_what_was_measured_is_told():
     assert "bound 0.999" in after
 
 
-@pytest.mark.parametrize(("processor", "refused"), [(VNNI, ["int8"]), (AMX, ["bfloat16", "int8"])])
+@pytest.mark.parametrize(("processor", "refused"), [(VNNI, ["int8"]), (BF16, ["bfloat16", "int8"])])
 def test_what_is_not_close_enough_is_refused_and_undone(processor, refused):
     """Random weights of a large spread amplify rounding far beyond any bound."""
     folder = tiny_models.folder("llama", initializer_range=1.0, num_hidden_layers=6)
@@ -53,6 +59,33 @@ def test_what_is_not_close_enough_is_refused_and_undone(processor, refused):
     assert np.array_equal(model.encode(TEXTS), plain.encode(TEXTS))
     assert facts["fingerprint"] == echoembed.fingerprint(plain)
     assert {weight.dtype for weight in model[0].model.parameters()} == {torch.float32}
+
+
+def test_what_is_undone_is_what_load_made_of_the_files():
+    """Of a model that is cut at a layer, too."""
+    folder = tiny_models.folder("llama", initializer_range=1.0, num_hidden_layers=6)
+    model, plain = settled(AMX, folder, layer=4), echoembed.load(folder, device="cpu", layer=4)
+    assert "int8 refused" in echoembed.describe(model)["dtype_reason"]
+    assert [name for name, _ in model[0].named_modules()] == [name for name, _ in plain[0].named_modules()]
+    assert np.array_equal(model.encode(TEXTS), plain.encode(TEXTS))
+    assert echoembed.describe(model)["layers"] == 4
+
+
+def test_float32_and_what_it_became_are_never_in_memory_together(monkeypatch):
+    held = []
+    encode = dtypes.encode_prompts
+
+    def watched(model, prompts):
+        gc.collect()
+        weights = [found for found in gc.get_objects() if isinstance(found, torch.Tensor) and len(found.shape) == 2]
+        held.append({str(weight.dtype) for weight in weights if 1288 in weight.shape and weight.device.type == "cpu"})
+        return encode(model, prompts)
+
+    folder = tiny_models.folder("llama", initializer_range=1.0, num_hidden_layers=6, intermediate_size=1288)
+    model = echoembed.load(folder, device="cpu")
+    monkeypatch.setattr(dtypes, "encode_prompts", watched)
+    settle(model, BF16)
+    assert held == [{"torch.float32"}, {"torch.bfloat16"}, {"torch.int8"}]
 
 
 def test_closeness_is_that_of_the_whole_pipeline():

@@ -84,8 +84,8 @@ class Int8Linear(nn.Module):
         out_RN = out_SN[: len(rows_RK)]
         if len(rounded.peaked):
             out_RN.index_add_(0, rounded.peaked, out_SN[len(rows_RK) : len(rows_RK) + len(rounded.peaked)])
-        if self.exact is not None:  # with a batch dimension, as the engine's products expect
-            out_RN.add_(self.exact(rows_RK.index_select(1, self.outlier_J).float()[None])[0])
+        if self.exact is not None:  # not by oneDNN, which would prepare a product for each number of columns
+            out_RN.addmm_(rounded.exact, self.exact.weight.t())
         if self.bias is not None:
             out_RN.add_(self.bias)
         return out_RN.view(*states.shape[:-1], self.out_features).to(states.dtype)

@@ -69,11 +69,13 @@ class Codes:
         codes: ``_SK``: R rows, then the remainder of each peaked row in finer steps, then rows of zeros.
         scale: The size of a step in each row, ``_S1``.
         peaked: Indices of the peaked rows, ``_P``.
+        exact: The outlier columns, ``_RJ``, in float32.
     """
 
     codes: Tensor
     scale: Tensor
     peaked: Tensor
+    exact: Tensor
 
 
 class Rounded:
@@ -91,7 +93,8 @@ class Rounded:
         written = None if states.is_inference() else states._version  # how often the tensor was changed in place
         if last is None or last[0] is not states or last[1] != written or not torch.equal(last[2], outlier_J):
             even_RK = rows_RK.index_fill(1, outlier_J, 0) if len(outlier_J) else rows_RK
-            last = self._last = (states, written, outlier_J, codes_of(even_RK))
+            exact_RJ = rows_RK.index_select(1, outlier_J).float()
+            last = self._last = (states, written, outlier_J, codes_of(even_RK, exact_RJ))
         return last[3]
 
     def forget(self) -> None:
@@ -102,8 +105,13 @@ class Rounded:
         return Rounded, ()
 
 
-def codes_of(rows_RK: Tensor) -> Codes:
-    """Return the codes of each row in its own steps, and of what the codes of peaked rows leave over."""
+def codes_of(rows_RK: Tensor, exact_RJ: Tensor) -> Codes:
+    """Return the codes of each row in its own steps, and of what the codes of peaked rows leave over.
+
+    Args:
+        rows_RK: States, with outlier columns set to zero.
+        exact_RJ: The outlier columns, handed on.
+    """
     # 1. The size of a step in each row, so that the row's largest number gets the largest code.
     # Two reductions, as ``aminmax`` is not vectorised along a row and takes ten times as long.
     largest_R1 = torch.maximum(rows_RK.amax(dim=1, keepdim=True), rows_RK.amin(dim=1, keepdim=True).neg_())
@@ -132,4 +140,4 @@ def codes_of(rows_RK: Tensor) -> Codes:
         rest_PK = rest_PK.sub_(rest_PK.round()).mul_(2 * LEVELS).round_()
         codes_SK[rows:used] = rest_PK.add_(_OFFSET) if unsigned else rest_PK
         scale_S1[rows:used] = step_P1 / (2 * LEVELS)
-    return Codes(codes_SK, scale_S1, peaked_P)
+    return Codes(codes_SK, scale_S1, peaked_P, exact_RJ)

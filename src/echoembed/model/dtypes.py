@@ -2,14 +2,14 @@
 
 ``auto`` takes the fastest dtype that this processor has instructions for and whose vectors are close enough to
 float32's. The processor's features tell which dtypes are fast. How close a dtype comes is measured on probe texts, with
-the vectors of the whole pipeline, calibration included. A dtype that does not come close enough is undone.
+the vectors of the whole pipeline, calibration included. The float32 weights are freed as they are converted, so that
+memory does not hold them twice; where a dtype does not come close enough, they are read from their files again.
 
 Shapes: N probe texts, D width of the vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ def settle(model: SentenceTransformer, processor: Processor | None = None) -> No
     ``transformer_of(model).running`` and ``describe`` tell which dtype was chosen, and why.
 
     Args:
-        model: From ``load``; changed in place.
+        model: As ``load`` made it, with the weights of its files; changed in place.
         processor: The features to decide by; None for those of this machine's processor.
     """
     processor = processor or Processor.here()
@@ -45,8 +45,7 @@ def settle(model: SentenceTransformer, processor: Processor | None = None) -> No
     tried: list[str] = []
     exact_ND = _unit(encode_prompts(model, prompts)) if processor.fast else None
     for dtype in processor.fast:
-        undo = _convert(transformer, dtype)
-        if undo is None:
+        if not _convert(transformer, dtype):
             tried.append(f"{dtype} refused: no layer is an nn.Linear")
             continue
         assert exact_ND is not None
@@ -60,7 +59,7 @@ def settle(model: SentenceTransformer, processor: Processor | None = None) -> No
         if passed:
             _record(transformer, dtype, processor, tried)
             return
-        undo()
+        transformer.read_again()
     _record(transformer, "float32", processor, tried)
 
 
@@ -75,32 +74,19 @@ def _record(transformer: EchoTransformer, dtype: str, processor: Processor, trie
     transformer.sketch = sketch(transformer.model)
 
 
-def _convert(transformer: EchoTransformer, dtype: str) -> Callable[[], None] | None:
-    """Convert a float32 model in place; return a function that undoes it, or None if the model cannot be converted.
-
-    The float32 weights stay in memory until the dtype has passed, so that undoing needs no second conversion.
-    """
+def _convert(transformer: EchoTransformer, dtype: str) -> bool:
+    """Convert a float32 model in place, weight by weight; False, and nothing done, if the model cannot be converted."""
     model = transformer.model
     if dtype == "int8":
-        layers = float_layers(model)
-        if not layers:
-            return None
+        if not float_layers(model):
+            return False
         transformer.to_int8()
-
-        def undo() -> None:
-            for parent, name, linear in layers:
-                setattr(parent, name, linear)
-    else:
-        # Only weights that a file holds: rotary frequencies stay in float32, as in a model loaded in bfloat16.
-        originals = [(weight, weight.data) for weight in model.state_dict(keep_vars=True).values()]
-        for weight, data in originals:
-            weight.data = data.to(torch.bfloat16) if data.is_floating_point() else data
-
-        def undo() -> None:
-            for weight, data in originals:
-                weight.data = data
-
-    return undo
+        return True
+    # Only weights that a file holds: rotary frequencies stay in float32, as in a model loaded in bfloat16.
+    for weight in model.state_dict(keep_vars=True).values():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(torch.bfloat16)
+    return True
 
 
 def _prompts(transformer: EchoTransformer, texts: tuple[str, ...]) -> list[Rendered]:

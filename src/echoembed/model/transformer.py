@@ -9,6 +9,7 @@ Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the long
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,7 +115,6 @@ class EchoTransformer(Transformer):
         self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer_of(layers))
         self.cut = cut or self.layers < layers
         backbone.check_attention(self.model, name, self.recipe.attention)
-
         assert self.tokenizer is not None  # every text model has one
         self.pieces = PieceTokenizer(self.tokenizer)
         self.context = self._own_context()
@@ -125,8 +125,7 @@ class EchoTransformer(Transformer):
         # Padding is masked, so that any id serves; one that was added to the tokenizer alone has no embedding.
         self.pad_id: int = pad_id if pad_id is not None and pad_id < vocabulary else self.pieces.eos or 0
         self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.running.overflow)
-        self.base = base
-        self.adapter = adapter
+        self.base, self.adapter = base, adapter
         self.selector = self.running.selector(self.name, self.recipe.attention, self.context)
         self.register_load_state_dict_pre_hook(live.receive)  # type: ignore[no-untyped-call]
         self.beside = beside(self)
@@ -198,12 +197,19 @@ class EchoTransformer(Transformer):
         self.selector.choice(self.model)  # before the conversion: the proof needs the model in floating point
         probes = replace(self.reader, overflow="ignore").render(PROBE_TEXTS)
         if not quantize(self.model, probes):
-            raise errors.ModelError.bad_value(
-                "dtype", "int8", "float32 or bfloat16 for this model: no layer is an nn.Linear"
-            )
+            raise errors.ModelError.bad_value("dtype", "int8", "float32 or bfloat16: no layer is an nn.Linear")
         self.selector.retest_invariance(self.model)
         for part in models_of(self):
             part.to_int8()
+
+    def read_again(self) -> None:
+        """Read the weights from their files again, in place of those in memory, which are freed first."""
+        del self.model, self.beside
+        gc.collect()  # modules refer to one another
+        self.model = self._load_model("", "", self._load_config()[0])
+        if self.model.config.num_hidden_layers > self.layers:
+            backbone.drop_layers(self.model, self.name, self.layers)
+        self.beside = beside(self)
 
     # The library's interface.
 
