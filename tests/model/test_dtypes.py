@@ -12,6 +12,7 @@ from echoembed.engine import Processor
 from echoembed.model import dtypes
 from echoembed.model.dtypes import settle
 from echoembed.model.transformer import transformer_of
+from echoembed.recipe import find_recipe
 
 AMX, BF16 = Processor(amx=True, bf16=True, vnni=True), Processor(amx=False, bf16=True, vnni=True)
 VNNI, NEITHER = Processor(amx=False, bf16=False, vnni=True), Processor(amx=False, bf16=False, vnni=False)
@@ -69,6 +70,14 @@ def test_what_is_undone_is_what_load_made_of_the_files():
     assert [name for name, _ in model[0].named_modules()] == [name for name, _ in plain[0].named_modules()]
     assert np.array_equal(model.encode(TEXTS), plain.encode(TEXTS))
     assert echoembed.describe(model)["layers"] == 4
+
+
+def test_what_is_undone_is_undone_for_every_prompt_of_a_recipe():
+    folder = tiny_models.folder("llama", initializer_range=1.0, num_hidden_layers=6)
+    recipe = find_recipe("metaeol")
+    model, plain = settled(AMX, folder, recipe=recipe), echoembed.load(folder, device="cpu", recipe=recipe)
+    assert "int8 refused" in echoembed.describe(model)["dtype_reason"]
+    assert np.array_equal(model.encode(TEXTS), plain.encode(TEXTS))
 
 
 def test_float32_and_what_it_became_are_never_in_memory_together(monkeypatch):
