@@ -84,12 +84,12 @@ def cut(prompts: Sequence[Rendered], prefix: int, budget: int) -> Iterator[list[
     group: list[int] = []
     tokens = prefix
     for index in sorted(range(len(prompts)), key=lambda index: (len(prompts[index].ids), prompts[index].span)):
-        own = len(prompts[index].ids) - prefix
-        if group and tokens + own > budget:
+        own_tokens = len(prompts[index].ids) - prefix
+        if group and tokens + own_tokens > budget:
             yield group
             group, tokens = [], prefix
         group.append(index)
-        tokens += own
+        tokens += own_tokens
     if group:
         yield group
 

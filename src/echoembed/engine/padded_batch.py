@@ -60,9 +60,9 @@ class PaddedBatch:
         longest = prefix + max(run.length for run in runs)
         rows, slots, row = [], [torch.arange(prefix)], 0
         for run in runs:
-            own = torch.arange(run.start, run.start + run.count * run.length).view(run.count, run.length)
-            padding = own.new_zeros(run.count, longest - prefix - run.length)
-            rows.append(torch.cat([torch.arange(prefix).expand(run.count, -1), own, padding], dim=1))
+            own_places = torch.arange(run.start, run.start + run.count * run.length).view(run.count, run.length)
+            padding = own_places.new_zeros(run.count, longest - prefix - run.length)
+            rows.append(torch.cat([torch.arange(prefix).expand(run.count, -1), own_places, padding], dim=1))
             start_C1 = longest * torch.arange(row, row + run.count)[:, None] + prefix
             slots.append((start_C1 + torch.arange(run.length)).flatten())
             row += run.count
@@ -75,8 +75,10 @@ class PaddedBatch:
         longest = max(run.pooled for run in runs)
         rows, slots, row = [], [], 0
         for run in runs:
-            own = torch.arange(run.pooled_start, run.pooled_start + run.count * run.pooled).view(run.count, run.pooled)
-            rows.append(torch.cat([own, own.new_zeros(run.count, longest - run.pooled)], dim=1))
+            pooled_places = torch.arange(run.pooled_start, run.pooled_start + run.count * run.pooled).view(
+                run.count, run.pooled
+            )
+            rows.append(torch.cat([pooled_places, pooled_places.new_zeros(run.count, longest - run.pooled)], dim=1))
             start_C1 = longest * torch.arange(row, row + run.count)[:, None]
             slots.append((start_C1 + torch.arange(run.pooled)).flatten())
             row += run.count

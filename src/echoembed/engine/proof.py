@@ -85,11 +85,11 @@ def probes(vocabulary: int) -> list[Rendered]:
     size = min(vocabulary, 4096)
     shared = tuple((31 * place + 11) % size for place in range(_SHARED))
     prompts = []
-    for row, own in enumerate(_OWN):
-        length = _SHARED + own
-        ids = shared + tuple((17 * place * place + 101 * row + 5 * place + 7) % size for place in range(own))
-        start = _SHARED + own // 2
-        span = [(start, length), (start, length - 1), (length - 1, length)][row % 3 if own > 2 else 0]
+    for row, own_length in enumerate(_OWN):
+        length = _SHARED + own_length
+        ids = shared + tuple((17 * place * place + 101 * row + 5 * place + 7) % size for place in range(own_length))
+        start = _SHARED + own_length // 2
+        span = [(start, length), (start, length - 1), (length - 1, length)][row % 3 if own_length > 2 else 0]
         prompts.append(Rendered(ids, span, _SHARED))
     return prompts
 

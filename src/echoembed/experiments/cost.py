@@ -55,8 +55,8 @@ def summary(rows: list[Row]) -> Summary:
     """Summarise score and milliseconds of each recipe."""
     out = []
     for recipe in distinct(rows, "recipe"):
-        own = values(rows, recipe=recipe)
-        out.append([recipe, f"{sweep.mean_score(own):.2f}", f"{1000 * own[0]['seconds']:.1f}"])
+        recipe_rows = values(rows, recipe=recipe)
+        out.append([recipe, f"{sweep.mean_score(recipe_rows):.2f}", f"{1000 * recipe_rows[0]['seconds']:.1f}"])
     notes = [
         f"Mean Spearman correlation × 100 over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
         f"Milliseconds of processor time for one of {TEXTS} STS sentences, best of {ROUNDS} rounds.",
@@ -68,9 +68,9 @@ def plot(rows: list[Row]) -> Figure:
     """Draw score against time."""
     figure, axes = plots.figure(f"STS: score against measured time ({rows[0]['model']})", width=6.5, height=4)
     points = [
-        (1000 * own[0]["seconds"], sweep.mean_score(own), recipe)
+        (1000 * recipe_rows[0]["seconds"], sweep.mean_score(recipe_rows), recipe)
         for recipe in distinct(rows, "recipe")
-        for own in [values(rows, recipe=recipe)]
+        for recipe_rows in [values(rows, recipe=recipe)]
     ]
     axes[0].set(xlabel="milliseconds of processor time a text", ylabel="mean Spearman correlation × 100")
     scores = [score for _, score, _ in points]

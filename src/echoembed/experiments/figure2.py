@@ -165,10 +165,10 @@ def summary(rows: list[Row]) -> Summary:
     out = []
     for source in distinct(rows, "source"):
         for method in METHODS:
-            own = values(rows, source=source, method=method)
-            groups = [values(own, structure=name) for name in STRUCTURES]
-            cells = [f"{100 * accuracy(group):.1f}" if group else "-" for group in (own, *groups)]
-            out.append([source, method, *cells, str(len(own))])
+            method_rows = values(rows, source=source, method=method)
+            groups = [values(method_rows, structure=name) for name in STRUCTURES]
+            cells = [f"{100 * accuracy(group):.1f}" if group else "-" for group in (method_rows, *groups)]
+            out.append([source, method, *cells, str(len(method_rows))])
     columns = ["triples", "method", "all", *(_SHORT[name].replace("\n", " ") for name in STRUCTURES), "count"]
     notes = ["Accuracy × 100; chance is 50. The paper gives its accuracies as a picture only, of Mistral-7B."]
     return Summary(columns, out, notes)
@@ -176,9 +176,9 @@ def summary(rows: list[Row]) -> Summary:
 
 def plot(rows: list[Row]) -> Figure:
     """Draw accuracies, and similarities of the first part alone."""
-    own = values(rows, source="own")
+    own_rows = values(rows, source="own")
     figure, axes = plots.figure(
-        f"Toy sentences: is the paraphrase nearer than the opposite? ({own[0]['model']})",
+        f"Toy sentences: is the paraphrase nearer than the opposite? ({own_rows[0]['model']})",
         columns=3,
         width=11,
         height=3.8,
@@ -188,8 +188,8 @@ def plot(rows: list[Row]) -> Figure:
         method: [
             100 * accuracy(group) if group else None
             for group in (
-                values(own, method=method),
-                *(values(own, method=method, structure=name) for name in STRUCTURES),
+                values(own_rows, method=method),
+                *(values(own_rows, method=method, structure=name) for name in STRUCTURES),
             )
         ]
         for method in METHODS
@@ -198,7 +198,7 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].axhline(50, color="black", linestyle=":", linewidth=1)
     axes[0].set(ylim=(0, 118), title="Accuracy by where the difference stands (dotted: chance)")
     axes[0].legend(fontsize=8, ncols=3, loc="upper center")
-    groups = {name: values(own, method=name, structure=STRUCTURES[2]) for name in ("classical mean", "echo mean")}
+    groups = {name: values(own_rows, method=name, structure=STRUCTURES[2]) for name in ("classical mean", "echo mean")}
     least = min(0.98, *(row[key] for group in groups.values() for row in group for key in FIRST_PARTS))
     edges = np.linspace(least, 1.0005, 25).tolist()
     for axis, (method, group) in zip(axes[1:], groups.items(), strict=True):

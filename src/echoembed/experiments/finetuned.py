@@ -156,19 +156,19 @@ def plot(rows: list[Row]) -> Figure:
     """Draw the paper's averages, and ours if there are any."""
     table = paper_table(rows[0]["table"])
     column = "average" if any(row["column"] == "average" for row in rows) else rows[0]["column"]
-    own = [row for row in rows if row["column"] == column][:30]
+    shown_rows = [row for row in rows if row["column"] == column][:30]
     figure, axes = plots.figure(
-        f"{TITLES[rows[0]['table']]}\n(paper's numbers: {table.model})", width=8, height=1.4 + 0.26 * len(own)
+        f"{TITLES[rows[0]['table']]}\n(paper's numbers: {table.model})", width=8, height=1.4 + 0.26 * len(shown_rows)
     )
-    places = list(range(len(own)))[::-1]
-    printed = [(place, row["paper"]) for place, row in zip(places, own, strict=True) if row["paper"] is not None]
+    places = list(range(len(shown_rows)))[::-1]
+    printed = [(place, row["paper"]) for place, row in zip(places, shown_rows, strict=True) if row["paper"] is not None]
     axes[0].scatter([value for _, value in printed], [place for place, _ in printed], label="paper", **plots.PAPER)
-    ours = [(place, row["ours"]) for place, row in zip(places, own, strict=True) if row["ours"] is not None]
+    ours = [(place, row["ours"]) for place, row in zip(places, shown_rows, strict=True) if row["ours"] is not None]
     if ours:
         axes[0].scatter(
             [value for _, value in ours], [place for place, _ in ours], color=plots.COLOURS["echo"], label="ours"
         )
-    axes[0].set_yticks(places, [row["system"] for row in own])
+    axes[0].set_yticks(places, [row["system"] for row in shown_rows])
     axes[0].set_xlabel(f"score × 100: {column.replace('_', ' ')}")
     axes[0].margins(x=0.15)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -89,14 +89,17 @@ def _cosines(left_ND: Vectors, right_ND: Vectors) -> Any:
 
 def best(rows: list[Row], **equal: object) -> tuple[int, float]:
     """Return the layer with the highest mean score, and that score × 100."""
-    own = values(rows, **equal)
-    return max(((layer, sweep.mean_score(own, layer=layer)) for layer in distinct(own, "layer")), key=lambda at: at[1])
+    equal_rows = values(rows, **equal)
+    return max(
+        ((layer, sweep.mean_score(equal_rows, layer=layer)) for layer in distinct(equal_rows, "layer")),
+        key=lambda at: at[1],
+    )
 
 
 def _sets(rows: list[Row], model: str) -> str:
     """Describe how many pairs a model was scored on: ``6 sets, 1,200 pairs``."""
-    own = values(rows, model=model, method=rows[0]["method"], form=RAW, layer=0)
-    return f"{len(own)} set{'s' if len(own) > 1 else ''}, {sum(row['pairs'] for row in own):,} pairs"
+    set_rows = values(rows, model=model, method=rows[0]["method"], form=RAW, layer=0)
+    return f"{len(set_rows)} set{'s' if len(set_rows) > 1 else ''}, {sum(row['pairs'] for row in set_rows):,} pairs"
 
 
 def summary(rows: list[Row]) -> Summary:
@@ -105,10 +108,10 @@ def summary(rows: list[Row]) -> Summary:
     for model in distinct(rows, "model"):
         for method in distinct(rows, "method"):
             for form in distinct(rows, "form"):
-                own = values(rows, model=model, method=method, form=form)
-                last = max(distinct(own, "layer"))
-                layer, score = best(own)
-                cells = [sweep.mean_score(own, layer=at) for at in (1, last)]
+                curve_rows = values(rows, model=model, method=method, form=form)
+                last = max(distinct(curve_rows, "layer"))
+                layer, score = best(curve_rows)
+                cells = [sweep.mean_score(curve_rows, layer=at) for at in (1, last)]
                 out.append(
                     [model, method, form, *(f"{cell:.2f}" for cell in cells), f"{score:.2f}", f"{layer} of {last}"]
                 )
@@ -131,11 +134,11 @@ def plot(rows: list[Row]) -> Figure:
     for axis, model in zip(axes, models, strict=True):
         for form, style in ((RAW, "-"), (Z, ":")):
             for method in distinct(rows, "method"):
-                own = values(rows, model=model, method=method, form=form)
-                if own:
+                curve_rows = values(rows, model=model, method=method, form=form)
+                if curve_rows:
                     label = method if form == RAW else f"{method}, {Z}"
-                    places = sorted(distinct(own, "layer"))
-                    scores = [sweep.mean_score(own, layer=place) for place in places]
+                    places = sorted(distinct(curve_rows, "layer"))
+                    scores = [sweep.mean_score(curve_rows, layer=place) for place in places]
                     axis.plot(places, scores, style, color=plots.colour(method), label=label, linewidth=1.8)
         axis.set(title=f"{model}: {_sets(rows, model)}", xlabel="layer (0: token embeddings)")
         axis.set_xticks(range(0, max(distinct(values(rows, model=model), "layer")) + 1, 3))

@@ -115,10 +115,12 @@ def _prompts(results: Results) -> list[list[str]]:
     rows = results.get("figure3", [])
     spread = {}
     for method in ("echo mean", "classical mean"):
-        own = values(rows, method=method)
-        if not own:
+        method_rows = values(rows, method=method)
+        if not method_rows:
             return []
-        spread[method] = [100 * fmean(row["score"] for row in values(own, prompt=p)) for p in distinct(own, "prompt")]
+        spread[method] = [
+            100 * fmean(row["score"] for row in values(method_rows, prompt=p)) for p in distinct(method_rows, "prompt")
+        ]
     echo, classical = spread["echo mean"], spread["classical mean"]
     spreads = f"{fmean(echo):.1f} ± {pstdev(echo):.1f} against {fmean(classical):.1f} ± {pstdev(classical):.1f}"
     ahead = fmean(echo) - pstdev(echo) > fmean(classical) + pstdev(classical)
@@ -145,8 +147,8 @@ def _halves(results: Results) -> list[list[str]]:
         return []
     gaps = [mean_error(rows, name, "first") - mean_error(rows, name, "second") for name in ("classical", "echo")]
     claim = "Classical overestimates pairs that begin alike, echo does not (Figure 6)"
-    shown = f"classical {gaps[0]:+.1f} % of the ranks, echo {gaps[1]:+.1f} %"
-    return [[claim, "a picture", shown, HOLDS if gaps[0] > max(gaps[1], 0) else NOT]]
+    gaps_text = f"classical {gaps[0]:+.1f} % of the ranks, echo {gaps[1]:+.1f} %"
+    return [[claim, "a picture", gaps_text, HOLDS if gaps[0] > max(gaps[1], 0) else NOT]]
 
 
 def _layers(results: Results) -> list[list[str]]:
@@ -154,10 +156,10 @@ def _layers(results: Results) -> list[list[str]]:
     rows = results.get("layers", [])
     if not rows:
         return []
-    own = values(rows, model=rows[0]["model"], method="echo", form=layers.RAW)
-    last = max(distinct(own, "layer"))
-    layer, score = layers.best(own)
-    final = 100 * fmean(row["score"] for row in values(own, layer=last))
+    echo_rows = values(rows, model=rows[0]["model"], method="echo", form=layers.RAW)
+    last = max(distinct(echo_rows, "layer"))
+    layer, score = layers.best(echo_rows)
+    final = 100 * fmean(row["score"] for row in values(echo_rows, layer=last))
     return [
         [
             "Beyond the paper: another layer than the last is better on STS",

@@ -96,8 +96,8 @@ def sizes(rows: Sequence[Row]) -> list[str]:
     most: dict[int, list[str]] = {}
     for task, count in sampled.items():
         most.setdefault(count, []).append(task)
-    shown = "; ".join(f"at most {count} texts of {', '.join(tasks)}" for count, tasks in most.items())
-    return [f"Samples: {shown}."]
+    counts = "; ".join(f"at most {count} texts of {', '.join(tasks)}" for count, tasks in most.items())
+    return [f"Samples: {counts}."]
 
 
 MOST_BARS = 7
@@ -135,7 +135,7 @@ def category_plot(
                     **plots.PAPER,
                 )
                 marked = True
-    axes[0].set_ylim(bottom=min(0, *(value or 0 for own in series.values() for value in own)))
+    axes[0].set_ylim(bottom=min(0, *(value or 0 for heights in series.values() for value in heights)))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 

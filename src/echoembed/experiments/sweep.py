@@ -41,9 +41,9 @@ def panels(
 def curves(axis: Axes, rows: Sequence[Row], *, by: str | None, x: str, **style: Any) -> None:
     """Draw the mean score at every value of ``x``: a curve for each value of the column ``by``, or one for all rows."""
     for name in distinct(rows, by) if by else [None]:
-        own = values(rows, **{by: name}) if by else rows
-        places = sorted(distinct(own, x))
-        scores = [mean_score(own, **{x: place}) for place in places]
+        curve_rows = values(rows, **{by: name}) if by else rows
+        places = sorted(distinct(curve_rows, x))
+        scores = [mean_score(curve_rows, **{x: place}) for place in places]
         colour = plots.colour(str(name))  # recipes have colours; tasks take matplotlib's in turn
         usual = {"label": name, **({"color": colour} if colour != plots.COLOURS["other"] else {})}
         axis.plot(places, scores, **{"marker": "o", "markersize": 4, **usual, **style})

@@ -121,10 +121,10 @@ def scored(rows: Sequence[Row]) -> list[Row]:
 
 def summary(rows: list[Row]) -> Summary:
     """Summarise our scores and the paper's by category, and echo's lead over its rivals."""
-    own = scored(rows)
+    scored_rows = scored(rows)
     missing = [*not_run(), *filter(None, rows[0]["missing"].split("\n"))]
-    shown = scoretable.category_summary(own, paper_table("table1"), _PAPER, missing=missing)
-    kinds = [kind for kind in KINDS if values(own, kind=kind)]
+    table = scoretable.category_summary(scored_rows, paper_table("table1"), _PAPER, missing=missing)
+    kinds = [kind for kind in KINDS if values(scored_rows, kind=kind)]
     leads = []
     for name in distinct([row for row in rows if row["task"] is None], "recipe"):
         cells = [lead(rows, name, kind) for kind in (*kinds, AVERAGE)]
@@ -133,7 +133,9 @@ def summary(rows: list[Row]) -> Summary:
         "Intervals: items are drawn anew 1,000 times, the same for both systems. A draw has items twice, which raises "
         "V-measures a little, so that those of clustering lie to one side."
     )
-    return Summary(shown.columns, [*leads, *shown.rows], [*order(rows), drawn, *shown.notes, *scoretable.sizes(own)])
+    return Summary(
+        table.columns, [*leads, *table.rows], [*order(rows), drawn, *table.notes, *scoretable.sizes(scored_rows)]
+    )
 
 
 def lead(rows: Sequence[Row], name: str, kind: str) -> str:
@@ -149,10 +151,10 @@ def order(rows: Sequence[Row]) -> list[str]:
     """Say in sentences in which categories echo is ahead of each rival."""
     lines = []
     for name in distinct([row for row in rows if row["task"] is None], "recipe"):
-        own = values(rows, recipe=name, task=None)
+        recipe_rows = values(rows, recipe=name, task=None)
         rival = name.removeprefix(DIFFERENCE.format(""))
         groups: dict[str, list[str]] = {"ahead of": [], "behind": [], "not to be told from": []}
-        for row in own:
+        for row in recipe_rows:
             where = "ahead of" if row["low"] > 0 else "behind" if row["high"] < 0 else "not to be told from"
             groups[where].append("the average" if row["kind"] == AVERAGE else scoretable.spaced(row["kind"]))
         parts = [f"{where} {rival} on {', '.join(kinds)}" for where, kinds in groups.items() if kinds]

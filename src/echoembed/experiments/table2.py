@@ -64,8 +64,8 @@ def summary(rows: list[Row]) -> Summary:
     if not values(rows, recipe=BAG):
         notes.append(f"{BAG}: not run, needs {NO_TEXTS}.")
     notes.append("The paper's sizes: --model princeton-nlp/Sheared-LLaMA-1.3B --model meta-llama/Llama-2-7b-chat-hf.")
-    shown = scoretable.category_summary(rows, paper_table("table12"), _PAPER, column="system", missing=notes)
-    return Summary(shown.columns, shown.rows, [*shown.notes, *scoretable.sizes(rows)])
+    table = scoretable.category_summary(rows, paper_table("table12"), _PAPER, column="system", missing=notes)
+    return Summary(table.columns, table.rows, [*table.notes, *scoretable.sizes(rows)])
 
 
 def plot(rows: list[Row]) -> Figure:
@@ -81,8 +81,8 @@ def plot(rows: list[Row]) -> Figure:
         sharex=True,
     )
     for axis, model in zip(axes, models, strict=True):
-        own = values(rows, model=model)
-        means = {name: scoretable.by_kind(values(own, recipe=name)) for name in distinct(own, "recipe")}
+        model_rows = values(rows, model=model)
+        means = {name: scoretable.by_kind(values(model_rows, recipe=name)) for name in distinct(model_rows, "recipe")}
         groups = [*kinds, "average"]
         series = {name: [means[name].get(group) for group in groups] for name in means}
         plots.bars(axis, [scoretable.spaced(group).replace(" ", "\n") for group in groups], series, label="score × 100")

@@ -61,8 +61,8 @@ def summary(rows: list[Row]) -> Summary:
         for row in table.rows
     ]
     notes = [f"Averages: ours over {len(distinct(rows, 'task'))} local tasks, the paper's over {table.data}."]
-    first = [values(rows, recipe=name)[0] for name in further]
-    notes += [f"{row['recipe']}: {row['training']}" for row in first if row["training"]]
+    first_rows = [values(rows, recipe=name)[0] for name in further]
+    notes += [f"{row['recipe']}: {row['training']}" for row in first_rows if row["training"]]
     return Summary(["model", *names], out, [*notes, *scoretable.sizes(rows)])
 
 

@@ -1,8 +1,8 @@
-"""Recipes with several prompts: one set of weights reads each of them, and ``Join`` joins their vectors.
+"""Recipes with several prompts: one set of weights reads all of them, and ``Join`` joins their vectors.
 
-The first module reads all prompts of a text. Those beside the first are pooled by it, up to their own layer, and handed
-on as vectors. ``Join`` stands after the pooling and the calibration of the first prompt, and holds the calibrations of
-the others.
+The first module reads all prompts of a text. It pools the further prompts itself, each at its own layer, and passes on
+their vectors. ``Join`` comes after the pooling and the calibration of the first prompt, and contains the calibrations
+of the further prompts.
 
 Shapes: B texts, D width of a vector.
 """
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 
 def beside(whole: EchoTransformer) -> nn.ModuleList:
-    """What reads the further prompts of a transformer's recipe: the same weights, up to the layer of each.
+    """Make the transformers that read a recipe's further prompts: the same weights, up to the layer of each prompt.
 
     Args:
-        whole: The transformer, under its recipe.
+        whole: The transformer with the recipe.
 
     Returns:
-        A transformer for each further prompt. Those of one layer share one model.
+        A transformer for each further prompt. Transformers that end at the same layer share one model.
 
     Raises:
-        ModelError: If one of them pools a layer above that at which the transformer ends.
+        ModelError: If a prompt pools a layer above the last layer of ``whole``.
     """
     at = {part.layers: part for part in (*parts_of(whole), whole)}
     parts = []
@@ -66,36 +66,36 @@ def _layer(whole: EchoTransformer, recipe: Recipe) -> int:
 
 
 def _cut(part: EchoTransformer, layer: int) -> EchoTransformer:
-    """The transformer with a model that ends at a layer: its modules are new, its weights those of the whole one."""
+    """Cut a transformer at a layer: its modules are copies, which share the weights of the whole model."""
     tensors = [*part.model.parameters(), *part.model.buffers()]
     part.model = copy.deepcopy(part.model, {id(tensor): tensor for tensor in tensors})
     part.layers = cut_at_layer(part.model, part.name, layer)
     part.sketch = sketch(part.model)
-    if not part.int8:  # in eight bits no proof is exact: what the whole model passed stands for its layers
+    if not part.int8:  # int8 has no exact proof: the whole model's proof covers its layers
         part.selector = part.running.selector(part.name, part.recipe.attention, part.context)
     return part
 
 
 def models_of(whole: EchoTransformer) -> list[EchoTransformer]:
-    """Of the further prompts' transformers those with a model of their own, each model once."""
-    own = {id(part.model): part for part in parts_of(whole) if part.model is not whole.model}
-    return list(own.values())
+    """Return the further prompts' transformers whose model is not that of ``whole``, one for each model."""
+    parts = {id(part.model): part for part in parts_of(whole) if part.model is not whole.model}
+    return list(parts.values())
 
 
 def parts_of(whole: EchoTransformer) -> list[EchoTransformer]:
-    """The transformers of the further prompts."""
+    """Return the transformers of the further prompts."""
     return [cast("EchoTransformer", part) for part in getattr(whole, "beside", ())]
 
 
 def vectors_beside(whole: EchoTransformer, prompts: Sequence[Rendered] | None) -> dict[str, list[Tensor]]:
-    """The vectors of the further prompts, as a feature; nothing where the recipe has one prompt.
+    """Compute the vectors of the further prompts, as a feature; empty if the recipe has only one prompt.
 
     Args:
         whole: The transformer.
         prompts: B prompts from its reader.
 
     Raises:
-        ModelError: If there are none: padded tensors hold the first prompt only.
+        ModelError: If ``prompts`` is None: padded tensors contain only the first prompt.
     """
     if not whole.recipe.beside:
         return {}
@@ -109,16 +109,16 @@ def vectors_beside(whole: EchoTransformer, prompts: Sequence[Rendered] | None) -
 
 
 class Join(Module):
-    """Vectors of several prompts become one, as a module after the first prompt's calibration.
+    """Joins the vectors of several prompts into one, as a module after the first prompt's calibration.
 
     Args:
         how: ``concatenate`` or ``mean``.
-        calibrations: Those of the further prompts, in order; None for one without.
-        width: Dimensions of the first prompt's vectors, as they come in.
-        widths: Dimensions of the others', before their calibration.
+        calibrations: The calibrations of the further prompts, in order; None for a prompt without one.
+        width: The dimension of the first prompt's vectors, after their calibration.
+        widths: The dimensions of the further prompts' vectors, before their calibration.
 
     Raises:
-        ModelError: If vectors of other widths are to be averaged.
+        ModelError: If vectors with different dimensions are to be averaged.
     """
 
     __module__ = "echoembed.model"  # saved models name the class by this path
@@ -128,64 +128,71 @@ class Join(Module):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.how, self.width, self.widths = how, width, tuple(widths)
-        self.calibrations = nn.ModuleList([nn.Identity() if one is None else one for one in calibrations])
+        self.calibrations = nn.ModuleList(
+            [nn.Identity() if calibration is None else calibration for calibration in calibrations]
+        )
         if how == "mean" and len(set(self._joined())) > 1:
             raise errors.ModelError.bad_value("join", "mean", f"concatenate for vectors of {self._joined()} dimensions")
 
     def fitted(self) -> list[Calibration | None]:
-        """The calibrations of the further prompts."""
-        return [one if isinstance(one, Calibration) else None for one in self.calibrations]
+        """Return the calibrations of the further prompts, None for a prompt without one."""
+        return [module if isinstance(module, Calibration) else None for module in self.calibrations]
 
     def _joined(self) -> list[int]:
-        """Dimensions of what is joined."""
+        """Return the dimensions of the vectors that are joined."""
         pairs = zip(self.fitted(), self.widths, strict=True)
-        return [self.width, *(width if one is None else one.get_embedding_dimension() for one, width in pairs)]
+        return [
+            self.width,
+            *(width if calibration is None else calibration.get_embedding_dimension() for calibration, width in pairs),
+        ]
 
     def get_embedding_dimension(self) -> int:
-        """Dimensions of what comes out."""
+        """Return the dimension of the joined vectors."""
         return self.width if self.how == "mean" else sum(self._joined())
 
     def forward(self, features: dict[str, Any], **_: object) -> dict[str, Any]:
-        """The features with ``sentence_embedding`` joined, float32; each prompt's vector counts with length 1."""
+        """Join the vectors in ``sentence_embedding``, float32; each prompt's vector is scaled to length 1 before."""
         features = dict(features)
-        others = [
-            vectors_BD.float() if one is None else one.calibrated(vectors_BD)
-            for one, vectors_BD in zip(self.fitted(), features.pop(FEATURE), strict=True)
+        further = [
+            vectors_BD.float() if calibration is None else calibration.calibrated(vectors_BD)
+            for calibration, vectors_BD in zip(self.fitted(), features.pop(FEATURE), strict=True)
         ]
-        unit = [nn.functional.normalize(vectors_BD) for vectors_BD in [features["sentence_embedding"].float(), *others]]
+        unit = [
+            nn.functional.normalize(vectors_BD) for vectors_BD in [features["sentence_embedding"].float(), *further]
+        ]
         joined_BD: Tensor = torch.cat(unit, dim=1) if self.how == "concatenate" else torch.stack(unit).mean(dim=0)
         return {**features, "sentence_embedding": joined_BD}
 
     def identity(self) -> str:
-        """What vectors must have in common to be compared; the recipe says how they are joined."""
-        return " beside ".join("" if one is None else one.identity() for one in self.fitted())
+        """Return the identities of the further prompts' calibrations; the recipe says how the vectors are joined."""
+        return " beside ".join("" if calibration is None else calibration.identity() for calibration in self.fitted())
 
-    # Saving and loading, which the library asks for.
+    # Saving and loading; the library calls these methods.
 
     def save(self, output_path: str, *args: object, safe_serialization: bool = True, **kwargs: object) -> None:
-        """Write how vectors are joined, and each calibration into a folder of its number."""
-        calibrated = [one is not None for one in self.fitted()]
+        """Write how vectors are joined, and each calibration into a folder named by the number of its prompt."""
+        calibrated = [calibration is not None for calibration in self.fitted()]
         facts = {"how": self.how, "width": self.width, "widths": list(self.widths), "calibrated": calibrated}
-        for place, one in enumerate(self.fitted()):
-            if one is not None:
+        for place, calibration in enumerate(self.fitted()):
+            if calibration is not None:
                 (Path(output_path) / str(place)).mkdir()
-                one.save(str(Path(output_path) / str(place)))
+                calibration.save(str(Path(output_path) / str(place)))
         (Path(output_path) / self.config_file_name).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **where: Any) -> Join:  # type: ignore[override]
-        """The module of a saved model; called by the library, and by ``echoembed.load``.
+        """Load the module of a saved model; the library and ``echoembed.load`` call this method.
 
         Raises:
-            ModelError: If its files cannot be read.
+            ModelError: If the module's files cannot be read.
         """
         where = {key: where.get(key) for key in ("token", "cache_folder", "revision", "local_files_only")}
         where["local_files_only"] = bool(where["local_files_only"])
         try:
             facts = cls.load_config(model_name_or_path, subfolder=subfolder, **where)
             calibrations = [
-                Calibration.load(model_name_or_path, subfolder=f"{subfolder}/{place}", **where) if there else None
-                for place, there in enumerate(facts["calibrated"])
+                Calibration.load(model_name_or_path, subfolder=f"{subfolder}/{place}", **where) if exists else None
+                for place, exists in enumerate(facts["calibrated"])
             ]
             if facts["how"] not in get_args(How):
                 raise ValueError(f"how = {facts['how']!r}")

@@ -135,20 +135,20 @@ def calibrated_modules(
     if transformer.recipe.beside and not join:
         after = width if first is None else first.get_embedding_dimension()
         join = [Join(transformer.recipe.join, others, width=after, widths=[width] * len(others))]
-    for calibration in (first, *(one for module in join for one in module.fitted())):
+    for calibration in (first, *(fitted_calibration for module in join for fitted_calibration in module.fitted())):
         if calibration is not None and calibration.width != width:
             raise errors.calibration_other_width(calibration.width, width)
     return [transformer, *pooling, *([] if first is None else [first]), *join, *rest]
 
 
 def _default(transformer: EchoTransformer) -> Calibration | None:
-    """What the package has for a transformer's first prompt, if its recipe names a calibration."""
+    """Fit the recipe's calibration of the first prompt on the package's sentences; None if the recipe names none."""
     recipe = transformer.recipe.prompts[0]
     return None if recipe.calibration == "none" else fitted_on_sentences(transformer.under(recipe))
 
 
 def _defaults_beside(transformer: EchoTransformer, join: Sequence[Join]) -> list[Calibration | None]:
-    """The same for the further prompts, unless a join has them already."""
+    """Fit the calibrations of the further prompts likewise; none if ``join`` has them already."""
     return [] if join else [_default(part) for part in parts_of(transformer)]
 
 

@@ -105,19 +105,30 @@ def _bare(model: SentenceTransformer) -> str:
 
 
 def _beside(transformer: EchoTransformer) -> str:
-    """The further prompts, and how their vectors are joined."""
+    """Name the further prompts, and how their vectors are joined."""
     names = [f"{part.recipe.name} (layer {part.layers}, {part.recipe.pooling})" for part in parts_of(transformer)]
     return f"{transformer.recipe.join} with {', '.join(names)}" if names else "none"
 
 
 def _calibration(model: SentenceTransformer) -> str:
-    return ", ".join(f"{one.kind} (fitted on {one.fitted.texts:,} texts)" for one in _fitted(model)) or "none"
+    return (
+        ", ".join(
+            f"{calibration.kind} (fitted on {calibration.fitted.texts:,} texts)" for calibration in _fitted(model)
+        )
+        or "none"
+    )
 
 
 def _fitted(model: SentenceTransformer) -> list[Calibration]:
-    """The calibrations of all prompts."""
-    own = [module for module in model if isinstance(module, Calibration)]
-    return own + [one for module in model if isinstance(module, Join) for one in module.fitted() if one is not None]
+    """Return the calibrations of all prompts."""
+    calibrations = [module for module in model if isinstance(module, Calibration)]
+    return calibrations + [
+        calibration
+        for module in model
+        if isinstance(module, Join)
+        for calibration in module.fitted()
+        if calibration is not None
+    ]
 
 
 def _file(transformer: EchoTransformer) -> dict[str, str]:

@@ -62,10 +62,10 @@ def pool_in_groups(
     made: list[Tensor] = []  # ``_BD`` of each prompt
     for group in in_groups(prompts, tokens=tokens, most=most):
         states = transformer({"prompts": [prompts[index] for index in group]})
-        own = [pooling(states)["sentence_embedding"], *states.get(FEATURE, ())]
+        group_vectors = [pooling(states)["sentence_embedding"], *states.get(FEATURE, ())]
         if not made:
-            made = [vectors_GD.new_empty(len(prompts), vectors_GD.shape[-1]) for vectors_GD in own]
-        for vectors_BD, vectors_GD in zip(made, own, strict=True):
+            made = [vectors_GD.new_empty(len(prompts), vectors_GD.shape[-1]) for vectors_GD in group_vectors]
+        for vectors_BD, vectors_GD in zip(made, group_vectors, strict=True):
             vectors_BD[torch.tensor(group, device=vectors_GD.device)] = vectors_GD
     vectors_BD, *others = made  # nobody asks for the vectors of no prompts
     features: dict[str, Any] = {

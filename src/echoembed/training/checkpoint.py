@@ -109,14 +109,14 @@ def _gathered(write_random_state: Callable[[Path], None]) -> tuple[dict[str, byt
     """Gather the random states of all processes, which may share no disk: file name → content, and any problem."""
     from accelerate.utils import gather_object
 
-    own: list[tuple[str, bytes, str]]
+    own_files: list[tuple[str, bytes, str]]
     try:
         with tempfile.TemporaryDirectory() as folder:
             write_random_state(Path(folder))
-            own = [(path.name, path.read_bytes(), "") for path in Path(folder).iterdir()]
+            own_files = [(path.name, path.read_bytes(), "") for path in Path(folder).iterdir()]
     except Exception as error:  # shared with all: if one process raised alone, the others would wait for it
-        own = [("", b"", f"{type(error).__name__}: {error}")]
-    gathered = gather_object(own)
+        own_files = [("", b"", f"{type(error).__name__}: {error}")]
+    gathered = gather_object(own_files)
     states = {name: content for name, content, _ in gathered}
     return states, next((problem for *_, problem in gathered if problem), "")
 

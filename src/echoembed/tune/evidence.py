@@ -55,7 +55,7 @@ class Evidence(ABC):
         """Return the score × 100 of a sample of the comparisons, given as indices."""
 
     def spread(self, vectors_TD: NDArray[np.float32]) -> float:
-        """How evenly vectors lie on the sphere, where that belongs to a choice; else 0."""
+        """Measure how evenly vectors are spread on the sphere, if the choice depends on that; else 0."""
         return 0.0
 
     def interval(self, values_N: Numbers, sample: NDArray[np.int64], seed: int) -> tuple[float, float]:
@@ -132,7 +132,7 @@ class Halves(Evidence):
         return reciprocal_N
 
     def spread(self, vectors_TD: NDArray[np.float32]) -> float:
-        """Uniformity: the logarithm of the mean Gaussian kernel of two vectors, negated (Wang and Isola 2020)."""
+        """Compute the uniformity: minus the logarithm of the mean Gaussian kernel of two vectors (Wang, Isola 2020)."""
         cosine_TT = vectors_TD @ vectors_TD.T
         cosine_P = cosine_TT[np.triu_indices(len(vectors_TD), 1)]
         return -float(np.log(np.mean(np.exp(4 * (cosine_P.astype(np.float64) - 1)))))
@@ -143,7 +143,7 @@ class Halves(Evidence):
 
 
 def merits(scores: Sequence[float], spreads: Sequence[float]) -> Numbers:
-    """By what candidates are compared: their scores, or where vectors have a spread the sum of both ranks."""
+    """Return the numbers by which candidates are compared: their scores, or with spreads, the sums of both ranks."""
     if not any(spreads):
         return np.asarray(scores, dtype=np.float64)
     return _ranks(np.asarray(scores, dtype=np.float64)) + _ranks(np.asarray(spreads, dtype=np.float64))
@@ -184,7 +184,7 @@ def _numbered(columns: Sequence[Sequence[str]]) -> tuple[list[str], list[NDArray
 
 
 def _ranks(numbers_N: Numbers) -> Numbers:
-    """Rank numbers; equal numbers have their mean rank."""
+    """Rank numbers; equal numbers get their mean rank."""
     _, place_N, count = np.unique(numbers_N, return_inverse=True, return_counts=True)
     ends = np.cumsum(count)
     return np.asarray((ends - (count - 1) / 2)[place_N], dtype=np.float64)

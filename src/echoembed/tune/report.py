@@ -21,10 +21,10 @@ TRUSTED = 0.7
 
 def rows(tuned: Tuned) -> list[tuple[str, ...]]:
     """Return the frontier by cost, with the winner marked, then the references."""
-    named = [("winner" if scored == tuned.winner else "", scored) for scored in tuned.frontier]
+    marked = [("winner" if scored == tuned.winner else "", scored) for scored in tuned.frontier]
     if tuned.winner not in tuned.frontier:
-        named.append(("winner", tuned.winner))
-    return [_row(name, scored) for name, scored in [*named, *tuned.references.items()]]
+        marked.append(("winner", tuned.winner))
+    return [_row(name, scored) for name, scored in [*marked, *tuned.references.items()]]
 
 
 def _row(name: str, scored: Scored) -> tuple[str, ...]:

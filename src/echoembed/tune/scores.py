@@ -1,6 +1,6 @@
-"""Scores of candidates: the vectors of each are made from what was read once for all layers.
+"""Scores of candidates. Each prompt is read once for all layers; the vectors of all its candidates come from that.
 
-Shapes: N texts that a calibration is fitted on, and used ones; T texts of the evidence, D width of the vectors.
+Shapes: N texts that are read, T texts of the evidence, D width of the vectors.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from echoembed.tune.evidence import Evidence
 from echoembed.tune.space import Candidate
 
 
-class Found(NamedTuple):
-    """A candidate on the half that choices are made by."""
+class Trial(NamedTuple):
+    """A candidate's results on the half by which candidates are chosen."""
 
     candidate: Candidate
     score: float
-    """× 100."""
+    """The score, × 100."""
     spread: float
-    """How evenly its vectors lie, where that belongs to the choice; else 0."""
+    """How evenly the vectors are spread, if the choice depends on that; else 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,14 @@ class Scored:
 
     candidate: Candidate
     cost: float
-    """In units of a stock classical embedding."""
+    """The cost, where a stock classical embedding costs 1."""
     chosen: float
-    """On the half that choices are made by: flattering for the best of many."""
+    """The score on the half by which candidates are chosen, which flatters the best of many."""
     judged: float
-    """On the other half."""
+    """The score on the other half."""
     low: float
     high: float
-    """The middle 95 % of ``judged`` under the bootstrap."""
+    """The middle 95 % of ``judged`` by the bootstrap are from ``low`` to ``high``."""
 
 
 class Scorer:
@@ -63,7 +63,7 @@ class Scorer:
         self._costs: dict[str, float] = {}
 
     def cost(self, candidate: Candidate) -> float:
-        """In units; one layer's is measured once for each prompt."""
+        """Return a candidate's cost; the cost of one layer is measured once for each prompt."""
         total = 0.0
         for part in candidate.parts:
             name = part.prompt.name
@@ -74,46 +74,50 @@ class Scorer:
 
     def scores(
         self, prompt: Recipe, sample: NDArray[np.int64], fit_on: int, calibrations: Sequence[str]
-    ) -> list[Found]:
-        """Every candidate of a prompt with its score on a sample of the evidence."""
-        given = list(space.candidates(prompt, self.layers, calibrations))
+    ) -> list[Trial]:
+        """Score all candidates of a prompt on a sample of the evidence."""
+        candidates = list(space.candidates(prompt, self.layers, calibrations))
         used = self._used(sample)
         return [
-            self._found(candidate, vectors_TD, sample)
-            for candidate, vectors_TD in self._vectors(given, used, self.fitted[:fit_on])
+            self._trial(candidate, vectors_TD, sample)
+            for candidate, vectors_TD in self._vectors(candidates, used, self.fitted[:fit_on])
         ]
 
-    def side_by_side(self, candidates: Sequence[Candidate], sample: NDArray[np.int64]) -> list[Found]:
-        """Every two candidates of a few, with the score of their vectors put together."""
+    def side_by_side(self, candidates: Sequence[Candidate], sample: NDArray[np.int64]) -> list[Trial]:
+        """Score every pair of candidates, by their vectors put side by side."""
         used = self._used(sample)
-        unit = {str(one): vectors_TD for one in candidates for _, vectors_TD in self._vectors([one], used, self.fitted)}
+        unit = {
+            str(candidate): vectors_TD
+            for candidate in candidates
+            for _, vectors_TD in self._vectors([candidate], used, self.fitted)
+        }
         return [
-            self._found(both, np.hstack([unit[str(part)] for part in both.parts]) / np.float32(np.sqrt(2)), sample)
+            self._trial(both, np.hstack([unit[str(part)] for part in both.parts]) / np.float32(np.sqrt(2)), sample)
             for both in space.side_by_side(candidates)
         ]
 
     def _used(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The texts of a sample, as places in the evidence."""
+        """Return the texts of a sample, by their index in the evidence."""
         return np.unique(np.concatenate([self.evidence.left_N[sample], self.evidence.right_N[sample]]))
 
-    def _found(self, candidate: Candidate, vectors_TD: Vectors, sample: NDArray[np.int64]) -> Found:
+    def _trial(self, candidate: Candidate, vectors_TD: Vectors, sample: NDArray[np.int64]) -> Trial:
         score = self.evidence.score(self.evidence.values(vectors_TD), sample)
-        return Found(candidate, score, self.evidence.spread(vectors_TD[self._used(sample)]))
+        return Trial(candidate, score, self.evidence.spread(vectors_TD[self._used(sample)]))
 
-    def judged(self, found: Found, judge: NDArray[np.int64], seed: int) -> Scored:
-        """A candidate's score on the other half, with its interval."""
+    def judged(self, trial: Trial, judge: NDArray[np.int64], seed: int) -> Scored:
+        """Score a candidate on the other half, with an interval."""
         everything = np.arange(len(self.evidence.texts))
         parts = [
             vectors_TD
-            for part in found.candidate.parts
+            for part in trial.candidate.parts
             for _, vectors_TD in self._vectors([part], everything, self.fitted)
         ]
         values_N = self.evidence.values(np.hstack(parts) / np.float32(np.sqrt(len(parts))))
         low, high = self.evidence.interval(values_N, judge, seed)
         return Scored(
-            candidate=found.candidate,
-            cost=self.cost(found.candidate),
-            chosen=found.score,
+            candidate=trial.candidate,
+            cost=self.cost(trial.candidate),
+            chosen=trial.score,
             judged=self.evidence.score(values_N, judge),
             low=low,
             high=high,
@@ -122,21 +126,21 @@ class Scorer:
     def _vectors(
         self, candidates: Sequence[Candidate], used: NDArray[np.int64], fitted: Sequence[str]
     ) -> Iterator[tuple[Candidate, Vectors]]:
-        """Unit vectors ``_TD`` of the evidence's texts under each candidate; zeros for those not used."""
+        """Yield each candidate with unit vectors ``_TD`` of the evidence's texts, zeros for those not in ``used``."""
         whole = under(self.model, candidates[0].prompt)
         reader = transformer_of(whole).reader
         texts = [self.evidence.texts[place] for place in used]
         prompts = [*reader.render(fitted), *reader.render(texts)]
         self.store.fill(whole, prompts)
         directions = any(candidate.calibration.startswith(("components", "whiten")) for candidate in candidates)
-        for (layer, pooling), group in groupby(candidates, key=lambda one: (one.layer, one.pooling)):
+        for (layer, pooling), group in groupby(candidates, key=lambda candidate: (candidate.layer, candidate.pooling)):
             pooled_ND = self.store.vectors(whole, prompts, [layer], pooling)[:, 0]
             moments = Moments(full=directions)
             moments.add(pooled_ND[: len(fitted)])
             for candidate in group:
                 try:
                     made_ND = _calibrated_vectors(candidate.calibration, moments, pooled_ND[len(fitted) :])
-                except errors.ModelError:  # of constant dimensions, as the first layers may have them, or too few texts
+                except errors.ModelError:  # too few texts, or a constant dimension, as in some first layers
                     continue
                 length_N1 = np.linalg.norm(made_ND, axis=1, keepdims=True)
                 vectors_TD = np.zeros((len(self.evidence.texts), made_ND.shape[1]), dtype=np.float32)
@@ -145,7 +149,7 @@ class Scorer:
 
 
 def _calibrated_vectors(kind: str, moments: Moments, pooled_ND: Vectors) -> Vectors:
-    """What ``Calibration`` gives, of many vectors at once."""
+    """Calibrate many vectors at once, as ``Calibration`` does row by row."""
     if kind == "none":
         return pooled_ND
     made = {name: array.astype(np.float32) for name, array in map_of(kind, moments).items()}

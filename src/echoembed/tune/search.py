@@ -27,7 +27,7 @@ from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Recipe
 from echoembed.tune import cost, space
 from echoembed.tune.evidence import Evidence, Halves, LabelledPairs, halves_of, merits
-from echoembed.tune.scores import Found, Scored, Scorer
+from echoembed.tune.scores import Scored, Scorer, Trial
 from echoembed.tune.space import Candidate
 
 REFERENCES = {
@@ -101,50 +101,50 @@ def tune(
     model = load(rows[0])
     costs = cost.measured(model, distinct[: cost.TEXTS], rows[0])
     scorer = Scorer(model, store, costs, evidence, to_fit)
-    # 1. A small sample under all prompts that can be within the cost at all.
+    # 1. Score all prompts that can be within the cost on a small sample.
     rows = [row for row in rows if _fits(row, model)]
     affordable = [row for row in rows if costs.of(model, row, 1) <= most_cost]
-    tried: list[Found] = []
+    tried: list[Trial] = []
     for row in affordable:
         scored = scorer.scores(row, choose[: len(choose) // 3 + 1], SMALL, _FIRST_ROUND)
-        tried += [one for one in scored if scorer.cost(one.candidate) <= most_cost]
-        say(f"{row.name}: {max((one.score for one in scored), default=0.0):.1f} on a sample")
+        tried += [trial for trial in scored if scorer.cost(trial.candidate) <= most_cost]
+        say(f"{row.name}: {max((trial.score for trial in scored), default=0.0):.1f} on a sample")
     best: dict[str, float] = {}
-    for one, merit in zip(tried, _merits(tried), strict=True):
-        name = one.candidate.prompt.name
+    for trial, merit in zip(tried, _merits(tried), strict=True):
+        name = trial.candidate.prompt.name
         best[name] = max(merit, best.get(name, -np.inf))
     if not best:
         raise errors.tune_too_dear(most_cost, min(costs.of(model, row, 1) for row in rows))
-    # 2. Everything under the best of them, and under those that the winner is compared with.
+    # 2. Score all candidates of the best prompts, and of the references, on all texts.
     second_round = sorted(best, key=lambda name: -best[name])[:_PROMPTS]
-    found: list[Found] = []
+    trials: list[Trial] = []
     for row in rows:
         if row.name in second_round or row.name in REFERENCES:
             say(f"{row.name}: all layers on all texts")
-            found += scorer.scores(row, choose, LARGE, space.CALIBRATIONS)
-    # 3. Two of the best side by side.
+            trials += scorer.scores(row, choose, LARGE, space.CALIBRATIONS)
+    # 3. Score pairs of the best candidates, side by side.
     say("two at a time")
-    found += scorer.side_by_side(_sides(scorer, found, most_cost), choose)
-    # 4. The winner, the frontier and the references, judged on the half that no choice was made by.
-    merits_of = dict(zip(map(str, (one.candidate for one in found)), _merits(found), strict=True))
-    within = [one for one in found if scorer.cost(one.candidate) <= most_cost]
-    winner = max(within, key=lambda one: merits_of[str(one.candidate)])
-    frontier = list(_frontier(scorer, found, merits_of))
-    judged = {str(one.candidate): scorer.judged(one, judge, seed) for one in [*frontier, winner]}
+    trials += scorer.side_by_side(_sides(scorer, trials, most_cost), choose)
+    # 4. Choose the winner and the frontier, and judge them and the references on the other half.
+    merits_of = dict(zip(map(str, (trial.candidate for trial in trials)), _merits(trials), strict=True))
+    within = [trial for trial in trials if scorer.cost(trial.candidate) <= most_cost]
+    winner = max(within, key=lambda trial: merits_of[str(trial.candidate)])
+    frontier = list(_frontier(scorer, trials, merits_of))
+    judged = {str(trial.candidate): scorer.judged(trial, judge, seed) for trial in [*frontier, winner]}
     references = {
-        name: scorer.judged(one, judge, seed)
+        name: scorer.judged(trial, judge, seed)
         for name in REFERENCES
-        for one in found
-        if _is_reference(name, one.candidate)
+        for trial in trials
+        if _is_reference(name, trial.candidate)
     }
     say("fitting the winner's calibration on all texts")
     return Tuned(
         winner=judged[str(winner.candidate)],
-        frontier=[judged[str(one.candidate)] for one in frontier],
+        frontier=[judged[str(trial.candidate)] for trial in frontier],
         references=references,
         evidence=evidence.name,
         labelled=pairs is not None,
-        candidates=len(found),
+        candidates=len(trials),
         model=_calibrated(load, winner.candidate, distinct),
     )
 
@@ -172,19 +172,19 @@ def _evidence(texts: Sequence[str], pairs: Sequence[tuple[str, str, float]] | No
     return to_fit[:LARGE], evidence
 
 
-def _merits(found: Sequence[Found]) -> list[float]:
-    return list(map(float, merits([one.score for one in found], [one.spread for one in found])))
+def _merits(trials: Sequence[Trial]) -> list[float]:
+    return list(map(float, merits([trial.score for trial in trials], [trial.spread for trial in trials])))
 
 
-def _sides(scorer: Scorer, found: Sequence[Found], most_cost: float) -> list[Candidate]:
-    """What is tried side by side: the best of each prompt's poolings and layers, and the best that cost little."""
-    ranked = sorted(zip(_merits(found), found, strict=True), key=lambda pair: -pair[0])
-    within = [one.candidate for _, one in ranked if scorer.cost(one.candidate) <= most_cost]
+def _sides(scorer: Scorer, trials: Sequence[Trial], most_cost: float) -> list[Candidate]:
+    """Choose the candidates to try side by side: the best of different prompts and layers, and the best cheap ones."""
+    ranked = sorted(zip(_merits(trials), trials, strict=True), key=lambda pair: -pair[0])
+    within = [trial.candidate for _, trial in ranked if scorer.cost(trial.candidate) <= most_cost]
     cheap = [candidate for candidate in within if scorer.cost(candidate) <= _CHEAP * most_cost]
     chosen: dict[str, Candidate] = {}
-    for some in (within, cheap):
+    for group in (within, cheap):
         seen: dict[tuple[str, int], int] = {}
-        for candidate in some:
+        for candidate in group:
             place = (candidate.prompt.name, candidate.layer)
             seen[place] = seen.get(place, 0) + 1
             if seen[place] == 1 and len(seen) <= _SIDES:
@@ -192,13 +192,13 @@ def _sides(scorer: Scorer, found: Sequence[Found], most_cost: float) -> list[Can
     return list(chosen.values())
 
 
-def _frontier(scorer: Scorer, found: Sequence[Found], merit: Mapping[str, float]) -> Iterator[Found]:
-    """By cost, each candidate that is better than all that cost no more."""
+def _frontier(scorer: Scorer, trials: Sequence[Trial], merit: Mapping[str, float]) -> Iterator[Trial]:
+    """Yield, by cost, each candidate that is better than all that cost no more."""
     best = -np.inf
-    for one in sorted(found, key=lambda one: (scorer.cost(one.candidate), -merit[str(one.candidate)])):
-        if merit[str(one.candidate)] > best:
-            best = merit[str(one.candidate)]
-            yield one
+    for trial in sorted(trials, key=lambda trial: (scorer.cost(trial.candidate), -merit[str(trial.candidate)])):
+        if merit[str(trial.candidate)] > best:
+            best = merit[str(trial.candidate)]
+            yield trial
 
 
 def _is_reference(name: str, candidate: Candidate) -> bool:
@@ -212,6 +212,6 @@ def _is_reference(name: str, candidate: Candidate) -> bool:
 def _calibrated(
     load: Callable[[Recipe], SentenceTransformer], winner: Candidate, texts: Sequence[str]
 ) -> SentenceTransformer:
-    """The winner as a model: cut at its layer, calibrated on all texts."""
+    """Return the winner as a model, cut at its layer and calibrated on all texts."""
     cut = load(winner.recipe.without_calibrations())
     return calibrated_under(cut, winner.recipe, texts)

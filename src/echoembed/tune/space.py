@@ -26,11 +26,11 @@ class Candidate:
     pooling: Pooling
     calibration: str
     beside: Candidate | None = None
-    """Another one, as deep or less deep, whose vectors stand after these."""
+    """A second candidate, at most as deep, whose vectors are appended to these; None for a single one."""
 
     @property
     def parts(self) -> tuple[Candidate, ...]:
-        """The prompts it reads, each as a candidate of its own."""
+        """The candidate, and the second one if there is one, each by itself."""
         return (replace(self, beside=None), *(() if self.beside is None else (self.beside,)))
 
     @property
@@ -50,15 +50,15 @@ class Candidate:
         )
 
     def __str__(self) -> str:
-        shown = [
+        parts = [
             f"{part.prompt.name}, layer {part.layer} of {part.layers}, {part.pooling}, {part.calibration}"
             for part in self.parts
         ]
-        return " beside ".join(shown)
+        return " beside ".join(parts)
 
 
 def side_by_side(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
-    """Every two candidates of different layers or prompts, the deeper one first."""
+    """Yield all pairs of candidates with different layers or prompts, the deeper candidate first."""
     for left, right in combinations(candidates, 2):
         deep, flat = (left, right) if left.layer >= right.layer else (right, left)
         if (deep.prompt, deep.layer) != (flat.prompt, flat.layer):
