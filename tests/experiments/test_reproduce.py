@@ -1,6 +1,7 @@
 """Every experiment runs and draws on small data, is not run again, and is run again when what decides it changes."""
 
 import json
+import resource
 import shutil
 from dataclasses import replace
 
@@ -205,6 +206,20 @@ def test_the_report_holds_every_experiment_and_its_picture(results, setting, tmp
     assert str(setting.data) not in text
     assert (tmp_path / "docs/pictures/results/table1.png").is_file()
     assert "Not run: needs --checkpoints" in text
+
+
+def test_a_page_that_the_disk_does_not_take_leaves_the_old_one_whole(setting, tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text("the old page")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))  # the system itself refuses to let a file grow further
+    try:
+        with pytest.raises(errors.FileError, match="File too large"):
+            write_report(page, [], setting, "echoembed reproduce all")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert page.read_text() == "the old page"
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_the_command_line_prints_ours_and_the_papers(results, setting):

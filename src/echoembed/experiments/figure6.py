@@ -21,6 +21,7 @@ from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, d
 from echoembed.experiments.interval import cosines
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.splitter import Splitter, load_splitter, splitter_name
+from echoembed.files import write_text
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
 
@@ -119,10 +120,8 @@ def _keep_extremes(bench: Bench, pairs: selection.Pairs, improvement: Array) -> 
         ]
         for name, places in extremes.items()
     }
-    folder = bench.setting.out / "table11"
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(pairs_of, indent=1, ensure_ascii=False)
-    (folder / f"{pairs.name.replace('/', '-')}.json").write_text(text, encoding="utf-8")
+    write_text(bench.setting.out / "table11" / f"{pairs.name.replace('/', '-')}.json", text)
 
 
 def mean_error(rows: list[Row], recipe: str, half: str) -> float:

@@ -15,7 +15,7 @@ from echoembed.experiments.overview import overview
 from echoembed.experiments.reproduce import Result, shown_seconds
 from echoembed.experiments.results import Row, read_rows
 from echoembed.experiments.scoretable import NO_DATA
-from echoembed.files import reason_of
+from echoembed.files import reason_of, write_text
 from echoembed.sources.packaged import BUNDLED
 
 _HEAD = """# Results{of}
@@ -63,9 +63,9 @@ def write_report(path: Path, results: Sequence[Result], setting: Setting, comman
         parts = [_head(done, setting, command, path.parent, pictures)]
         for result in results:
             parts.append(_section(result, path.parent, pictures, setting))
-        path.write_text("\n".join(parts), encoding="utf-8")
     except OSError as error:
         raise errors.output_unwritable(path, reason_of(error)) from error
+    write_text(path, "\n".join(parts))
 
 
 def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, pictures: Path) -> str:
