@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,11 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import echoembed
-from beyond_tasks import KINDS, Embed, halves, scored, texts_of
+from beyond_tasks import KINDS, Embed, Task, halves, scored, texts_of
 from echoembed import recipes
 from echoembed.evaluation.layers import LayerStore, default_folder
-from echoembed.model.calibrate import fit, sentences
+from echoembed.evaluation.peers import encoders
+from echoembed.model.calibrate import sentences
 from echoembed.model.calibration import Calibration
+from echoembed.model.fitting import fit
 from echoembed.model.moments import Moments
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import under
@@ -126,7 +128,8 @@ class Vectors:
         if part.calibration == "none":
             return None
         if part.calibration.startswith("spectrum"):
-            return fit(transformer_of(self.model), part.calibration, [])
+            recipe = replace(part.prompt, calibration=part.calibration)
+            return fit(transformer_of(self.model).under(recipe), [])[0]
         moments = Moments.needed_by(part.calibration)
         moments.add(self._raw(part, self.sentences))
         return Calibration.of(part.calibration, moments)
@@ -150,23 +153,29 @@ def measure(
         if stored and absent:
             sys.stderr.write(f"{method}: {absent} texts are not stored\n")
             continue
-        embed = vectors.embed(parts)
         spent = sum(costs.of(vectors.model, part.prompt, part.layer(vectors.layers)) for part in parts)
-        by_kind: dict[str, list[NDArray[np.float64]]] = {}
-        for (kind, _), task in tasks.items():
-            result = scored(kind, task, embed)
-            draw = np.random.default_rng(len(by_kind))
-            samples = [np.arange(result.count), *draw.integers(0, result.count, (RESAMPLES, result.count))]
-            by_kind.setdefault(kind, []).append(np.array([result.score(sample) for sample in samples]))
-        means = {kind: np.nanmean(values, axis=0) for kind, values in by_kind.items()}
-        means["average"] = np.mean(list(means.values()), axis=0)
-        for kind, values in means.items():
-            low, high = np.nanquantile(values[1:], [0.025, 0.975])
-            rows.append(
-                {"model": name, "half": half, "method": method, "kind": kind, "cost": spent}
-                | {"score": float(values[0]), "low": float(low), "high": float(high)}
-            )
-        sys.stderr.write(f"{method}: " + ", ".join(f"{kind} {values[0]:.1f}" for kind, values in means.items()) + "\n")
+        rows += [row | {"cost": spent} for row in _judged(method, vectors.embed(parts), tasks)]
+    for system in encoders()[0]:
+        rows += [row | {"cost": None} for row in _judged(system.name, system.encode, tasks)]
+    return [{"model": name, "half": half, **row} for row in rows]
+
+
+def _judged(method: str, embed: Embed, tasks: Mapping[tuple[str, str], Task]) -> list[dict[str, object]]:
+    """The scores of a method's vectors, a row for each kind of task and one for their mean."""
+    by_kind: dict[str, list[NDArray[np.float64]]] = {}
+    for (kind, _), task in tasks.items():
+        result = scored(kind, task, embed)
+        draw = np.random.default_rng(len(by_kind))
+        samples = [np.arange(result.count), *draw.integers(0, result.count, (RESAMPLES, result.count))]
+        by_kind.setdefault(kind, []).append(np.array([result.score(sample) for sample in samples]))
+    means = {kind: np.nanmean(values, axis=0) for kind, values in by_kind.items()}
+    means["average"] = np.mean(list(means.values()), axis=0)
+    sys.stderr.write(f"{method}: " + ", ".join(f"{kind} {values[0]:.1f}" for kind, values in means.items()) + "\n")
+    rows: list[dict[str, object]] = []
+    for kind, values in means.items():
+        low, high = np.nanquantile(values[1:], [0.025, 0.975])
+        scores = {"score": float(values[0]), "low": float(low), "high": float(high)}
+        rows.append({"method": method, "kind": kind, **scores})
     return rows
 
 
@@ -184,7 +193,8 @@ def tables(rows: Sequence[dict[str, object]]) -> str:
             shown = [
                 f"{cells[kind]['score']:.1f} ({cells[kind]['low']:.0f}-{cells[kind]['high']:.0f})" for kind in kinds
             ]
-            out.append(f"| {method} | {next(iter(cells.values()))['cost']:.2f} | {' | '.join(shown)} |")
+            spent = next(iter(cells.values()))["cost"]
+            out.append(f"| {method} | {'' if spent is None else f'{spent:.2f}'} | {' | '.join(shown)} |")
         out.append("")
     return "\n".join(out)
 

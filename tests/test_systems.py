@@ -143,6 +143,8 @@ def echo_document(*, pooled: bool) -> list[Part]:
     return [*start, words(" TEXT", pooled=pooled), pooled_eos]
 
 
+BAG = System(ZERO_SHOT[1:3], CLASSICAL, CLASSICAL, depth=1 / 3, calibration="z-score")
+
 SYSTEMS = {
     "echo": System(ZERO_SHOT, ECHO, ECHO),
     "echo-compute-matched": System(ZERO_SHOT[:2], ECHO, ECHO, budget=256),
@@ -152,8 +154,10 @@ SYSTEMS = {
     "classical-bidirectional": System(ZERO_SHOT, CLASSICAL, CLASSICAL, attention="bidirectional"),
     "prompteol": System(ZERO_SHOT, PROMPTEOL, PROMPTEOL, "last", prepared=True),
     "echo-deep": System(ZERO_SHOT[1:4], NEWLINE_ECHO, NEWLINE_ECHO, depth=0.8, calibration="components-8"),
-    "echo-tuned": System(ZERO_SHOT[1:3], PROMPTEOL, PROMPTEOL, "last", prepared=True, calibration="z-score"),
-    "bag-of-words": System(ZERO_SHOT[1:3], CLASSICAL, CLASSICAL, depth=1 / 3, calibration="z-score"),
+    "echo-tuned": System(
+        ZERO_SHOT[1:3], PROMPTEOL, PROMPTEOL, "last", prepared=True, calibration="z-score", beside=(BAG,)
+    ),
+    "bag-of-words": BAG,
     "echo-3": System(ZERO_SHOT[:3], THREE, THREE),
     "echo-chat": System(("gpt2",), CHATML, CHATML),
     "echo-one-word": System(ZERO_SHOT[:3], ONE_WORD, ONE_WORD, "last", prepared=True),
