@@ -79,8 +79,9 @@ def notes(tuned: Tuned) -> list[str]:
     ]
     if not tuned.labelled and VALIDITY < TRUSTED:
         lines.append(
-            f"No labels were given. The winner is the best by this score and by how evenly vectors lie. Over "
-            f"recipes, the rank correlation of that with true scores was {VALIDITY:.2f}, below {TRUSTED}: for a choice to rely on, give some 50 labelled pairs with --pairs."
+            "No labels were given. The winner is the best by this score and by how evenly vectors lie. Over recipes, "
+            f"the rank correlation of that with true scores was {VALIDITY:.2f}, below {TRUSTED}: for a choice to rely "
+            "on, give some 50 labelled pairs with --pairs."
         )
     return lines
 
