@@ -3,7 +3,8 @@
 Closed loops: 1, 8 and 64 clients that each send their next text when they have the last vector. Open loops: requests
 that arrive at random moments at a share of the closed loops' best rate, whether or not earlier ones are answered.
 Beside them the library's own throughput on the same texts, in one call of ``encode``, in this process and in turns
-with the loops. The server is a process of its own; the clients are threads of this one, which share its processors.
+with the loops. The server is a process of its own; the clients are in this one, and share its processors. Last, the
+time of ``echoembed embed --server`` as a whole command.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import json
 import os
 import platform
 import random
+import selectors
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,10 +43,11 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each loop")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=2048, help="that the library embeds in one call")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     model = echoembed.load(None if options.model == "default" else options.model)
-    texts = sentences(2048)
+    texts = sentences(options.texts)
     model.encode(texts[:64])
     with Server(options.model) as server:
         rows = measured(model, server, texts, seconds=options.seconds, rounds=options.rounds)
@@ -78,6 +83,12 @@ class Server:
         self.process.terminate()
         self.process.wait()
 
+    def request(self, texts: Sequence[str]) -> bytes:
+        """A request as it goes over the wire."""
+        body = json.dumps({"input": list(texts), "encoding_format": "base64"}).encode()
+        head = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
     def client(self) -> Callable[[Sequence[str]], float]:
         """A client with a connection of its own: sends texts, and gives the seconds until their vectors are there."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
@@ -101,13 +112,14 @@ def measured(
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(rounds):
         found.setdefault("library, one call", []).append(library(model, texts))
-        found.setdefault("library, a text at a time", []).append(alone(model, texts[:200]))
+        found.setdefault("library, a text at a time", []).append(alone(model, texts[: len(texts) // 10]))
         for clients in CLIENTS:
             found.setdefault(f"closed, {clients} clients", []).append(closed(server, texts, clients, seconds))
         best = statistics.median(row["texts_per_second"] for row in found[f"closed, {CLIENTS[-1]} clients"])
         for share in (0.5, 0.8):
             name = f"open, {share:.0%} of the best rate"
             found.setdefault(name, []).append(opened(server, texts, best * share, seconds))
+        found.setdefault("echoembed embed --server", []).append(command(server, 5))
     rows = []
     for name, parts in found.items():
         medians = {key: round(statistics.median(part[key] for part in parts), 3) for key in parts[0]}
@@ -133,19 +145,60 @@ def alone(model: SentenceTransformer, texts: list[str]) -> dict[str, float]:
 
 
 def closed(server: Server, texts: list[str], clients: int, seconds: float) -> dict[str, float]:
-    """Clients that wait for each answer before they ask again."""
-    end = time.perf_counter() + seconds
+    """Clients that wait for each answer before they ask again.
 
-    def loop(number: int) -> list[float]:
-        ask, chance, times = server.client(), random.Random(number), []
-        while time.perf_counter() < end:
-            times.append(ask([chance.choice(texts)]))
-        return times
-
+    One thread keeps all their connections: a thread for each would take as much of the processors as the server does.
+    """
+    chance, times = random.Random(clients), []
+    requests = [server.request([text]) for text in texts]
     begun = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        times = [one for part in pool.map(loop, range(clients)) for one in part]
+    with selectors.DefaultSelector() as waiting:
+        for _ in range(clients):
+            one = Client(socket.create_connection((server.host, server.port)), b"", begun)
+            waiting.register(one.socket, selectors.EVENT_READ, one)
+            one.socket.sendall(chance.choice(requests))
+        while time.perf_counter() < begun + seconds:
+            for key, _ in waiting.select(1):
+                one = key.data
+                one.answer += one.socket.recv(2**16)
+                if not whole(one.answer):
+                    continue
+                now = time.perf_counter()
+                times.append(now - one.asked)
+                one.answer, one.asked = b"", now
+                one.socket.sendall(chance.choice(requests))
+        for key in list(waiting.get_map().values()):
+            key.data.socket.close()
     return summary(times, time.perf_counter() - begun)
+
+
+@dataclass
+class Client:
+    """A connection, what has arrived of the answer, and when it was asked for."""
+
+    socket: socket.socket
+    answer: bytes
+    asked: float
+
+
+def whole(answer: bytes) -> bool:
+    """Whether an answer has arrived to its last byte."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    assert not length or head.startswith(b"HTTP/1.1 200"), answer[:300]
+    return bool(length) and len(body) >= int(length)
+
+
+def command(server: Server, rounds: int) -> dict[str, float]:
+    """The whole time of ``echoembed embed`` with a running server, from the start of its process to its end."""
+    code = "from echoembed.cli import main; main()"
+    times = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        asked = [sys.executable, "-c", code, "embed", "A cat.", "-q", "--server", f"http://{server.host}:{server.port}"]
+        subprocess.run(asked, check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - begun)
+    return {"p50_ms": 1000 * statistics.median(times), "most_ms": 1000 * max(times)}
 
 
 def opened(server: Server, texts: list[str], rate: float, seconds: float) -> dict[str, float]:

@@ -63,7 +63,9 @@ def test_openai_says_which_side_by_a_field_or_by_the_models_name(openai, expecte
     by_name = openai.embeddings.create(model=f"{MODEL}:document", input=TEXTS)
     for answer in (by_field, by_name):
         assert close([row.embedding for row in answer.data], expected["document"])
-    assert [one.id for one in openai.models.list()] == [MODEL, f"{MODEL}:query", f"{MODEL}:document"]
+    names = [one.id for one in openai.models.list()]
+    assert names == [MODEL, f"{MODEL}:query", f"{MODEL}:document"]
+    assert [openai.models.retrieve(name).id for name in names] == names
 
 
 def test_openai_dimensions(openai, expected):
@@ -182,3 +184,16 @@ def test_ollama(address, expected):
     library = pytest.importorskip("ollama")
     client = library.Client(host=address)
     assert close(client.embed(model=f"{MODEL}:document", input=TEXTS).embeddings, expected["document"])
+    assert close(client.embeddings(model=f"{MODEL}:query", prompt=TEXTS[1]).embedding, expected["query"][1])
+    assert [one.model for one in client.list().models] == [MODEL, f"{MODEL}:query", f"{MODEL}:document"]
+
+
+# Which brings its own form of each service's requests.
+
+
+def test_litellm(address, expected):
+    library = pytest.importorskip("litellm")
+    for provider, base in (("openai", f"{address}/v1"), ("ollama", address)):
+        settings = {"api_base": base, "api_key": "unused"}
+        answer = library.embedding(model=f"{provider}/{MODEL}:document", input=TEXTS, **settings)
+        assert close([row["embedding"] for row in answer.data], expected["document"])

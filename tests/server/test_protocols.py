@@ -274,6 +274,25 @@ def test_vectors_that_echo_has_not_are_a_404_of_one_line(client, path):
     assert "/embed" in answer.json()["error"]["message"]
 
 
+def test_ollamas_older_route_and_the_names_that_its_tools_list(client, expected):
+    answer = post(client, "/api/embeddings", model="tiny:document", prompt=TEXTS[1])
+    assert close(answer["embedding"], expected["document"][1])
+    names = [row["name"] for row in client.get("/api/tags").json()["models"]]
+    assert names == [row["id"] for row in client.get("/v1/models").json()["data"]]
+    for name in names:
+        assert client.get(f"/v1/models/{name}").json()["id"] == name
+    assert client.get("/v1/models/another").status_code == 404
+    assert client.post("/api/embeddings", json={"prompt": "a", "options": {"seed": 1}}).status_code == 400
+
+
+@pytest.mark.parametrize("more", ["", "; charset=utf-8", '; charset="UTF-8"; profile=x', "; profile=x; charset=utf8"])
+def test_a_content_type_may_have_parameters(client, more):
+    kind = {"Content-Type": f"application/json{more}"}
+    assert client.post("/embed", content=b'{"inputs": "a"}', headers=kind).status_code == 200
+    other = {"Content-Type": f"application/json; charset=latin-1{more}"}
+    assert client.post("/embed", content=b'{"inputs": "a"}', headers=other).status_code == 415
+
+
 def test_the_page_is_compared_under_echo_and_classical(model):
     with serving.client() as one:
         answer = post(one, "/compare", query=TEXTS[0], texts=TEXTS)
@@ -285,3 +304,64 @@ def test_the_page_is_compared_under_echo_and_classical(model):
         assert close(recipe["similarity"], vectors @ vectors.T)
         assert len(recipe["query"]["copies"]) == {"echo": 2, "classical": 1}[recipe["name"]]
         assert recipe["seconds"] > 0
+
+
+def served(loaded, path, **body):
+    with serving.client(serving.service(ServedModel(loaded))) as one:
+        return post(one, path, **body)
+
+
+def with_later_modules():
+    """A model whose vectors are neither of length 1 nor of the language model's width."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    torch.manual_seed(0)
+    loaded = echoembed.load(serving.TINY, recipe="echo")
+    width = loaded.get_embedding_dimension()
+    return echoembed.model.assemble.assemble(
+        [*list(loaded)[:2], Normalize(), Dense(width, 8)], name="with a Dense module", device="cpu"
+    )
+
+
+def calibrated():
+    texts = [f"{number} cats and {word}" for number in range(20) for word in ("rain", "bread", "a town")]
+    return echoembed.calibrate(echoembed.load(serving.TINY, recipe="echo"), texts, "z-score")
+
+
+def truncated():
+    loaded = echoembed.load(serving.TINY, recipe="echo")
+    loaded.truncate_dim = 8
+    return loaded
+
+
+@pytest.mark.parametrize("make", [with_later_modules, calibrated, truncated])
+def test_a_model_with_modules_of_its_own_has_the_librarys_vectors_and_cosines(make):
+    loaded = make()
+    vectors, [query] = loaded.encode_document(TEXTS), loaded.encode_query([TEXTS[0]])
+    rows = served(loaded, "/v1/embeddings", input=TEXTS, task="document")["data"]
+    assert close([row["embedding"] for row in rows], vectors)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert close(served(loaded, "/embed", inputs=TEXTS, task="document"), unit)
+    cosines = unit @ (query / np.linalg.norm(query))
+    [recipe] = [row for row in served(loaded, "/compare", query=TEXTS[0], texts=TEXTS)["recipes"] if row["served"]]
+    assert close(recipe["scores"], cosines)
+    assert close(recipe["similarity"], unit @ unit.T)
+    ranked = served(loaded, "/rerank", query=TEXTS[0], texts=TEXTS)
+    assert close([row["score"] for row in sorted(ranked, key=lambda row: row["index"])], cosines)
+    assert served(loaded, "/embed", inputs="a", normalize=False)[0] != []
+
+
+@pytest.mark.parametrize("recipe", ["echo-deep", "bag-of-words", "echo-last", "prompteol", "echo-3"])
+@pytest.mark.parametrize("text", ["graph", "The rain fell over the old town."])
+def test_the_copies_that_are_shown_are_those_of_the_text(recipe, text):
+    loaded = echoembed.load(serving.TINY, recipe=recipe)
+    encoder = ServedModel(loaded)
+    [prompt] = encoder.read([text], "query")
+    shown = encoder.copies(prompt, "query")
+    assert len(shown) == echoembed.recipes[recipe].template("query").copies
+    assert shown[0][0] == prompt.prefix
+    transformer = echoembed.model.transformer.transformer_of(loaded)
+    for start, stop in shown:
+        written = transformer.tokenizer.decode(list(prompt.ids[start:stop]))
+        assert written.strip() == text.removesuffix("." if recipe == "prompteol" else "")

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from echoembed import errors
 from echoembed.server import http, json_body, logs, openapi
-from echoembed.server.routes import ROUTES, Route, no_route
+from echoembed.server.routes import Route, no_route, routes_of
 from echoembed.server.service import Service
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class App:
         self.settings = service.settings
         self.held = http.Held(service.limits.held_bytes)
         self._routes: dict[str, dict[str, Route]] = {}
-        for route in ROUTES:
+        for route in routes_of(service.listed):
             self._routes.setdefault(route.path, {})[route.method] = route
         self._plain = {"/metrics": "text/plain; version=0.0.4; charset=utf-8", "/openapi.json": "application/json"}
         self._document = orjson.dumps(openapi.document())

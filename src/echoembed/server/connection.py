@@ -8,7 +8,7 @@ uvicorn's own hooks.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import h11
 import orjson
@@ -16,6 +16,41 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from echoembed import errors
 from echoembed.server import http
+
+_HEAD = 4096  # bytes that an answer's head has at most
+
+
+class Joined:
+    """A transport that sends the head of an answer together with what follows: one call of the system, not two."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send the data; a head is kept for as long as the event loop's turn lasts."""
+        if self._head:
+            data, self._head = self._head + data, b""
+            self._transport.write(data)
+        elif 0 < len(data) <= _HEAD:
+            self._head = data
+            self._loop.call_soon(self._send)
+        elif data:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close, after what was kept."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._head:
+            data, self._head = self._head, b""
+            self._transport.write(data)
 
 
 class Connection(H11Protocol):
@@ -35,7 +70,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for headers; a connection over the limit gets an error for any request."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", Joined(transport, self.loop)))
         if len(self.connections) > self.most:
             self.app = _full(self.most)
         self._await("headers")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
-from sentence_transformers.util import batch_to_device
+from sentence_transformers.util import batch_to_device, truncate_embeddings
 
 from echoembed import recipes
 from echoembed.model.describe import describe
@@ -34,7 +34,10 @@ KINDS: tuple[Kind, Kind] = ("query", "document")
 
 
 class Vectors(NamedTuple):
-    """The vectors of a pack, before (``raw``) and after they are scaled to length 1: ``_ND``, float32."""
+    """The vectors of a pack, before (``raw``) and after the model's last module, where it scales to length 1.
+
+    Both are ``_ND`` and float32, cut to the dimension that the model truncates to.
+    """
 
     raw: NDArray[np.float32]
     vectors: NDArray[np.float32]
@@ -58,6 +61,7 @@ class ServedModel:
         served: Name of the recipe that is served.
         lanes: Name of a recipe → the model with that recipe.
         pack_tokens: How many tokens a pack should have for this model.
+        scales: Whether the model's vectors have length 1.
     """
 
     def __init__(self, model: SentenceTransformer) -> None:
@@ -75,6 +79,7 @@ class ServedModel:
         engine = transformer.selector.choice(transformer.model).engine
         self.pack_tokens = _pack_tokens(transformer.model, solo=engine is not None and engine.solo)
         self.instruction = transformer.recipe.instruction
+        self.scales = isinstance(model[-1], Normalize) and not model.truncate_dim
         self.causal = transformer.recipe.attention == "causal"
 
     @property
@@ -129,6 +134,34 @@ class ServedModel:
         texts = [transformer.tokenizer.decode([id_]) for id_ in prompt.ids]
         return [Token(id_, str(text), id_ in special) for id_, text in zip(prompt.ids, texts, strict=True)]
 
+    def copies(
+        self, prompt: Rendered, kind: Kind, instruction: str | None = None, lane: str = ""
+    ) -> list[tuple[int, int]]:
+        """Return start and stop of every copy of the text in a prompt, whatever of the prompt is pooled.
+
+        Args:
+            prompt: From ``read``.
+            kind: As for ``read``; likewise the others.
+            instruction: What fills the recipe's ``{instruction}``.
+            lane: The recipe.
+        """
+        count = transformer_of(self.lanes[lane or self.served]).recipe.template(kind).copies
+        # 1. A text whose tokens are known to be as many as there is room for shows what stands around the copies.
+        room = self.room(kind, instruction, lane)
+        if room is None:
+            return [prompt.span]
+        [full] = self.read([" ".join(map(str, range(room + 1)))], kind, instruction, lane)
+        text = full.ids[full.prefix : full.prefix + room]
+        starts = [full.prefix]
+        while len(starts) < count:
+            at = starts[-1] + room
+            starts.append(next(at for at in range(at, len(full.ids)) if full.ids[at : at + room] == text))
+        # 2. Here the copies are shorter, and what is between them is as long.
+        shorter = room - (len(prompt.ids) - len(full.ids) + count * room) // count
+        return [
+            (start - number * shorter, start - number * shorter + room - shorter) for number, start in enumerate(starts)
+        ]
+
     @torch.inference_mode()
     def vectors(self, prompts: Sequence[Rendered], lane: str = "") -> Vectors:
         """Run the model on a pack; only one thread may do so at a time.
@@ -138,13 +171,16 @@ class ServedModel:
         """
         model = self.lanes[lane or self.served]
         features = batch_to_device(transformer_of(model).features(prompts), model.device)
-        raw = None
-        for module in model:
-            if isinstance(module, Normalize):
-                raw = features["sentence_embedding"].float().cpu().numpy()
+        *modules, last = model
+        for module in modules:
             features = module(features)
-        vectors = features["sentence_embedding"].float().cpu().numpy()
-        return Vectors(vectors if raw is None else raw, vectors)
+        given = features["sentence_embedding"]
+        vectors = last(features)["sentence_embedding"]
+        raw, vectors = (
+            truncate_embeddings(part, model.truncate_dim).float().cpu().numpy()
+            for part in (given if isinstance(last, Normalize) else vectors, vectors)
+        )
+        return Vectors(raw, vectors)
 
 
 def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:

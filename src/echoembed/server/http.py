@@ -97,7 +97,8 @@ async def read_body(request: Request, limits: Limits, held: Held) -> tuple[bytes
         ClientDisconnect: If the client disconnects.
     """
     kind, _, rest = request.headers.get("content-type", "of no stated type").partition(";")
-    charset = rest.lower().partition("charset=")[2].strip(' "')
+    parameters = [parameter.strip().lower().partition("=") for parameter in rest.split(";")]
+    charset = next((value.strip(' "') for name, _, value in parameters if name == "charset"), "")
     if kind.strip().lower() != "application/json" or charset not in ("", "utf-8", "utf8"):
         raise errors.request_content_type(request.headers.get("content-type", "of no stated type"))
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -132,17 +133,28 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientDisconnect: If the client disconnects first.
     """
-    task = asyncio.ensure_future(work)
+    current = asyncio.current_task()
+    assert current is not None
     gone = asyncio.ensure_future(_gone(request))
+    cancelled = False
+
+    def cancel(_: object) -> None:
+        nonlocal cancelled
+        if not left:
+            cancelled = current.cancel()
+
+    left = False
+    gone.add_done_callback(cancel)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if cancelled:
+            current.uncancel()
+            raise ClientDisconnect from None
+        raise
     finally:
-        for future in (task, gone):
-            future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        left = True
+        gone.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -10,8 +10,11 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping
+from itertools import count
 
 LOGGER = logging.getLogger("echoembed.server")
+_PROCESS = uuid.uuid4().hex[:16]
+_NUMBERS = count(1)
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
@@ -55,4 +58,4 @@ def event(
 
 def request_id(given: str | None) -> str:
     """Return the client's own id if it has only harmless characters, else a new id."""
-    return given if given and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and _SAFE_ID.fullmatch(given) else f"{_PROCESS}{next(_NUMBERS):016x}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,23 @@ ROUTES: tuple[Route, ...] = (
     _post("/v1/rerank", cohere.RerankBody, cohere.rerank),
     _post("/v2/rerank", cohere.RerankBody, cohere.rerank),
     _post("/api/embed", ollama.OllamaEmbedBody, ollama.embed),
+    _post("/api/embeddings", ollama.OllamaEmbeddingsBody, ollama.embeddings),
+    _get("/api/tags", ollama.tags),
     _post("/compare", page.CompareBody, page.compare),
 )
+
+
+def routes_of(names: Sequence[str]) -> list[Route]:
+    """Return the routes of a server whose model has these names: each name has one of its own."""
+    return [*ROUTES, *(_named(name) for name in names)]
+
+
+def _named(name: str) -> Route:
+    async def handler(_: Service, __: dict[str, Any]) -> Answer:
+        return await openai.model(name)
+
+    return Route("GET", f"/v1/models/{name}", _line(openai.model), handler)
+
 
 _HINTS = {
     "/embed_sparse": "echo embeddings are dense; POST /embed gives them",

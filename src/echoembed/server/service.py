@@ -7,9 +7,9 @@ of their own, a few texts at a time, so that neither the event loop nor another 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +21,7 @@ from echoembed.prompts.text import check_text
 from echoembed.server.encoder import KINDS, ServedModel
 from echoembed.server.metrics import Metrics
 from echoembed.server.queue import Job, Queue
+from echoembed.server.readers import Readers
 from echoembed.server.settings import Settings
 from echoembed.server.worker import Worker, seconds_until_room
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _AT_ONCE = 64  # texts that a thread renders before it turns to other requests
+_SHORT = 1024  # characters of texts up to which a thread renders those of several requests
 _AROUND = 4  # bytes of a body around each text: quotes, a comma, a blank
 _NEWEST = 0.2  # weight of the newest request in the average of tokens per byte
 _UNBOUNDED = 2**21  # the limit of a request's tokens if prompts may have any length
@@ -107,23 +109,25 @@ class Service:
         self._tokens_per_byte = 0.0  # an average over the bodies so far, with most weight on the latest
         self.metrics = Metrics()
         self.queue = Queue(tokens=self.request_tokens, pack=encoder.pack_tokens)
-        self.worker = Worker(encoder, self.queue, self.metrics, on_death)
+        self.worker = Worker(encoder, self.queue, self.metrics, on_death, self._on_loop)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.metrics.queue_tokens.set_function(lambda: self.queue.waiting)
         self.metrics.queue_requests.set_function(lambda: len(self.queue))
         self.metrics.up.set_function(lambda: self.state() == "ok")
         self.names = settings.names or (encoder.name.rstrip("/").rpartition("/")[2],)
         self.stopping = False
-        self._readers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="reader")
+        self._readers = Readers()
 
     def start(self) -> None:
-        """Start the model's thread."""
+        """Start the model's thread; called in the event loop that answers requests."""
+        self._loop = asyncio.get_running_loop()
         self.worker.start()
 
     async def close(self) -> None:
         """Wait until all accepted requests are done, then stop the threads."""
         self.queue.close()
         await asyncio.to_thread(self.worker.join)
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._readers.close()
 
     def state(self, now: float | None = None) -> str:
         """Return ``ok``, or why no requests should be sent: ``stopping``, ``model stopped`` or ``model hangs``.
@@ -157,9 +161,15 @@ class Service:
         """Return all names of the model, with and without a template."""
         return [name for model_name in self.names for name in (model_name, *(f"{model_name}:{kind}" for kind in KINDS))]
 
-    async def thread(self, work: Callable[[], T]) -> T:
-        """Run long work in a thread other than the model's."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+    async def thread(self, work: Callable[[], T], *, short: bool = False) -> T:
+        """Run work in a thread other than the model's (see ``Readers.run``)."""
+        return await self._readers.run(work, short=short)
+
+    def _on_loop(self, work: Callable[[], None]) -> None:
+        """Let the event loop do what the model's thread hands over."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            self._loop.call_soon_threadsafe(work)
 
     def check_room(self, size: int) -> None:
         """Refuse a body before it is parsed, if its tokens, estimated from earlier bodies, do not fit into the queue.
@@ -198,7 +208,8 @@ class Service:
             # Stop rendering once it is certain that the full queue will refuse the request.
             if queued:
                 self.queue.check(tokens, retry_after=seconds_until_room(self.queue, self.worker))
-            part = await self.thread(partial(self._rendered, ask, start, lane))
+            short = sum(map(len, ask.texts[start : start + _AT_ONCE])) <= _SHORT
+            part = await self.thread(partial(self._rendered, ask, start, lane), short=short)
             tokens += sum(len(prompt.ids) - self._shortest for prompt in part)
             prompts += part
         return prompts
@@ -263,13 +274,18 @@ class Service:
         """Return the vectors of a job; if the client disconnects, the rest of the job is not computed."""
         if not self.worker.alive:
             raise errors.server_model_stopped()
+        # The future ends in this loop, by way of ``_on_loop``: one call for all requests of a pack.
+        done = asyncio.Event()
+        job.future.add_done_callback(lambda _: done.set())
         self.queue.put(job, retry_after=seconds_until_room(self.queue, self.worker))
         try:
             async with asyncio.timeout(self.limits.seconds):
-                return await asyncio.wrap_future(job.future)
+                await done.wait()
+            return job.future.result()
         except TimeoutError as error:
             raise errors.server_deadline(self.limits.seconds) from error
         finally:
+            job.future.cancel()
             self.metrics.cancelled_tokens.inc(self.queue.drop(job))
 
     def _count(self, kind: str, prompts: Sequence[Rendered]) -> None:
@@ -280,10 +296,18 @@ class Service:
         self.metrics.truncated_tokens.inc(sum(cuts))
 
 
+def of_length_one(vectors_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the vectors, scaled to length 1."""
+    lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    return np.asarray(vectors_ND / np.maximum(lengths_N1, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def cosines(vectors_ND: NDArray[np.float32], others_MD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine of each vector with each other one, ``_NM``; not every model gives vectors of length 1."""
+    return of_length_one(vectors_ND) @ of_length_one(others_MD).T
+
+
 def shortened(vectors_ND: NDArray[np.float32], dimensions: int, *, normalize: bool) -> NDArray[np.float32]:
     """Return the leading dimensions, scaled to length 1 again with ``normalize``."""
     cut_ND = np.ascontiguousarray(vectors_ND[:, :dimensions])
-    if not normalize:
-        return cut_ND
-    lengths_N1 = np.linalg.norm(cut_ND, axis=1, keepdims=True)
-    return np.asarray(cut_ND / np.maximum(lengths_N1, np.finfo(np.float32).tiny), dtype=np.float32)
+    return of_length_one(cut_ND) if normalize else cut_ND

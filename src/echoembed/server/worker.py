@@ -9,17 +9,18 @@ waiting request gets an error.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from echoembed import errors
-from echoembed.server.queue import Pack, Queue
+from echoembed.server.queue import Job, Pack, Queue
 
 if TYPE_CHECKING:
-    from echoembed.server.encoder import ServedModel
+    from echoembed.server.encoder import ServedModel, Vectors
     from echoembed.server.metrics import Metrics
 
 _KNOWN_TEXT = "The same text has the same vector."
@@ -38,6 +39,7 @@ class Worker:
         queue: The queue that gives the packs.
         metrics: The server's counters.
         on_death: Called once, in the thread, if the thread ends before the queue is closed and empty.
+        hand_over: Takes a call that ends jobs, once a pack, and makes it in the thread where they are waited for.
 
     Attributes:
         busy_since: When the current pack began, on the monotonic clock; None between packs.
@@ -46,12 +48,18 @@ class Worker:
     """
 
     def __init__(
-        self, encoder: ServedModel, queue: Queue, metrics: Metrics, on_death: Callable[[BaseException], None]
+        self,
+        encoder: ServedModel,
+        queue: Queue,
+        metrics: Metrics,
+        on_death: Callable[[BaseException], None],
+        hand_over: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
         self._encoder = encoder
         self._queue = queue
         self._metrics = metrics
         self._on_death = on_death
+        self._hand_over = hand_over
         self._thread = Thread(target=self._run, name="model", daemon=True)
         self._known = encoder.read([_KNOWN_TEXT], "query")
         self._known_vectors = encoder.vectors(self._known).vectors
@@ -84,8 +92,7 @@ class Worker:
         except BaseException as error:
             self.dead = error
             waiting = dict.fromkeys([*(job for job, _ in pack), *self._queue.clear()])
-            for job in waiting:
-                job.fail(errors.server_model_stopped())
+            self._hand_over(partial(_fail, list(waiting), errors.server_model_stopped()))
             self._on_death(error)
 
     def _answer(self, pack: Pack) -> None:
@@ -99,7 +106,8 @@ class Worker:
                     self._answer([(other, index) for other, index in pack if other is job])
                 return
             [job] = jobs
-            job.fail(errors.request_not_finite(str(error)) if isinstance(error, errors.ModelError) else error)
+            fault = errors.request_not_finite(str(error)) if isinstance(error, errors.ModelError) else error
+            self._hand_over(partial(_fail, [job], fault))
             self._queue.drop(job)
             if not isinstance(error, errors.ModelError):
                 self._prove()
@@ -119,9 +127,9 @@ class Worker:
             self.busy_since = None
             self._metrics.pack(tokens, seconds, self._queue.pack)
         self.tokens_per_second = tokens / seconds if seconds else self.tokens_per_second
-        for place, (job, index) in enumerate(pack):
-            job.model_seconds += seconds * len(prompts[place].ids) / tokens
-            job.deliver(index, vectors.raw[place] if job.raw else vectors.vectors[place])
+        for prompt, (job, _) in zip(prompts, pack, strict=True):
+            job.model_seconds += seconds * len(prompt.ids) / tokens
+        self._hand_over(partial(_deliver, pack, vectors))
 
     def _prove(self) -> None:
         """Check that the model still gives the known text the same vector.
@@ -136,6 +144,16 @@ class Worker:
         lengths = np.linalg.norm(again) * np.linalg.norm(self._known_vectors)
         if not float((again * self._known_vectors).sum()) >= _LEAST_COSINE * lengths:
             raise BrokenModelError("the known text has another vector")
+
+
+def _deliver(pack: Pack, vectors: Vectors) -> None:
+    for place, (job, index) in enumerate(pack):
+        job.deliver(index, vectors.raw[place] if job.raw else vectors.vectors[place])
+
+
+def _fail(jobs: Sequence[Job], error: BaseException) -> None:
+    for job in jobs:
+        job.fail(error)
 
 
 def seconds_until_room(queue: Queue, worker: Worker) -> int:

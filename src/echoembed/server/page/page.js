@@ -166,12 +166,12 @@ function promptCard(name, prompt, causal) {
 function seenBy(prompt, at, causal) {
   if (!causal) return { whole: true, again: 0, part: 0 };
   const counts = prompt.copies.map(([start, stop]) => Math.max(0, Math.min(at + 1, stop) - start));
-  const size = prompt.span[1] - prompt.span[0];
+  const size = prompt.copies[0][1] - prompt.copies[0][0];
   return { whole: counts.some((count) => count === size), part: Math.max(0, ...counts), again: counts.at(-1) ?? 0 };
 }
 
 function sentence(prompt, at, causal) {
-  const size = prompt.span[1] - prompt.span[0];
+  const size = prompt.copies[0][1] - prompt.copies[0][0];
   const { whole, part, again } = seenBy(prompt, at, causal);
   const token = `“${prompt.tokens[at].text.trim() || "␣"}”`;
   if (!causal) return `${token} sees every token: attention here goes both ways.`;

@@ -8,7 +8,7 @@ import numpy as np
 
 from echoembed import errors
 from echoembed.server.protocols.fields import Answer, KindTexts, Texts, answer_of, as_texts, texts_of, written
-from echoembed.server.service import Embedded, Service
+from echoembed.server.service import Embedded, Service, cosines
 
 NOTE = "Scores are cosines of separate vectors of query and document (a bi-encoder), not a cross-encoder's."
 
@@ -79,7 +79,7 @@ async def rerank(service: Service, body: RerankBody) -> Answer:
         body.ask(service, body.query, "query", kind="query", truncate=truncate),
         body.ask(service, documents, param, kind="document", truncate=truncate, instruction=None),
     )
-    scores_N = answer.vectors @ query.vectors[0]
+    scores_N = cosines(answer.vectors, query.vectors)[:, 0]
     order = np.argsort(-scores_N, kind="stable")[: body.top_n or body.top_k].tolist()
     headers = {"X-Echoembed-Note": NOTE}
     if param == "texts":

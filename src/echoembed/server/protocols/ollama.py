@@ -1,4 +1,4 @@
-"""Ollama's embed."""
+"""Ollama's embed, its older embeddings, and the list of models that its tools ask for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,32 @@ class OllamaEmbedBody(KindTexts):
     """Must be empty: some of Ollama's options would change vectors."""
 
 
+class OllamaEmbeddingsBody(KindTexts):
+    """``POST /api/embeddings``, which takes one text."""
+
+    prompt: str
+    keep_alive: str | float | int | None = None
+    """Taken, and not used."""
+    options: dict[str, Any] | None = None
+    """Nothing may stand in it: an option of Ollama's might change vectors."""
+
+
+async def embeddings(service: Service, body: OllamaEmbeddingsBody) -> Answer:
+    """Embed a text, in Ollama's older form."""
+    _check_options(body.options)
+    [answer] = await service.embed(body.ask(service, body.prompt, "prompt"))
+    return answer_of(service, {"embedding": written(answer.vectors, "float")[0]}, answer)
+
+
+async def tags(service: Service) -> Answer:
+    """List the model's names, in Ollama's form."""
+    facts = {"digest": str(service.encoder.facts["fingerprint"]), "size": 0, "modified_at": "1970-01-01T00:00:00Z"}
+    return Answer({"models": [{"name": name, "model": name, **facts, "details": {}} for name in service.listed]})
+
+
 async def embed(service: Service, body: OllamaEmbedBody) -> Answer:
     """Embed texts, in Ollama's form; times are in nanoseconds."""
-    if body.options:
-        raise errors.request_field("options", body.options, "an empty object: a model here has no options")
+    _check_options(body.options)
     [answer] = await service.embed(body.ask(service, body.input, "input"))
     content = {
         "model": body.model or service.names[0],
@@ -32,3 +54,8 @@ async def embed(service: Service, body: OllamaEmbedBody) -> Answer:
         "prompt_eval_count": answer.tokens,
     }
     return answer_of(service, content, answer)
+
+
+def _check_options(options: dict[str, Any] | None) -> None:
+    if options:
+        raise errors.request_field("options", options, "an empty object: a model here has no options")

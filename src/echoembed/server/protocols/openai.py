@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from echoembed.server.protocols.fields import Answer, Encoding, KindTexts, answer_of, texts_of, written
 from echoembed.server.service import Service
@@ -46,5 +46,13 @@ async def embeddings(service: Service, body: EmbeddingsBody) -> Answer:
 
 async def models(service: Service) -> Answer:
     """List the model's names."""
-    listed = [{"id": name, "object": "model", "created": 0, "owned_by": "echoembed"} for name in service.listed]
-    return Answer({"object": "list", "data": listed})
+    return Answer({"object": "list", "data": [_described(name) for name in service.listed]})
+
+
+async def model(name: str) -> Answer:
+    """Describe one of those names."""
+    return Answer(_described(name))
+
+
+def _described(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "echoembed"}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echoembed import errors
 from echoembed.server.protocols.fields import Answer, Body, answer_of
 from echoembed.server.protocols.tei import show
-from echoembed.server.service import Ask, Embedded, Service
+from echoembed.server.service import Ask, Embedded, Service, cosines
+
+if TYPE_CHECKING:
+    from echoembed.prompts.template import Rendered
+    from echoembed.recipe import Kind
 
 MOST_TEXTS = 32
 
@@ -39,16 +43,17 @@ async def _under(service: Service, lane: str, body: CompareBody) -> tuple[dict[s
         Ask(texts=body.texts, param="texts", kind="document", truncate=True),
         lane=lane,
     )
-    prompts = [*query.prompts, *texts.prompts]
-    shown_prompts = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
+    prompts: list[tuple[Rendered, Kind]] = [(query.prompts[0], "query")]
+    prompts += [(prompt, "document") for prompt in texts.prompts]
+    shown = await service.thread(lambda: [show(service, prompt, kind, lane=lane) for prompt, kind in prompts])
     facts = {
         "name": lane,
         "served": lane == service.encoder.served,
         "seconds": query.seconds,
         "tokens": query.tokens + texts.tokens,
-        "scores": texts.vectors @ query.vectors[0],
-        "similarity": texts.vectors @ texts.vectors.T,
-        "query": shown_prompts[0],
-        "texts": shown_prompts[1:],
+        "scores": cosines(texts.vectors, query.vectors)[:, 0],
+        "similarity": cosines(texts.vectors, texts.vectors),
+        "query": shown[0],
+        "texts": shown[1:],
     }
     return facts, [query, texts]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from echoembed import __version__
 from echoembed.server.encoder import KINDS
 from echoembed.server.protocols.fields import Answer, Body, Encoding, KindTexts, answer_of, read, texts_of, written
-from echoembed.server.service import Service
+from echoembed.server.service import Service, cosines, of_length_one
+
+if TYPE_CHECKING:
+    from echoembed.prompts.template import Rendered
+    from echoembed.recipe import Kind
 
 Right = Literal["right", "Right"]
 
@@ -55,7 +59,9 @@ class TokenizeBody(KindTexts):
 async def embed(service: Service, body: TeiEmbedBody) -> Answer:
     """Embed texts; the answer is a list of vectors."""
     [answer] = await service.embed(body.ask(service, body.inputs, "inputs", normalize=body.normalize))
-    return answer_of(service, written(answer.vectors, body.encoding_format), answer)
+    scale = body.normalize and not service.encoder.scales
+    vectors = of_length_one(answer.vectors) if scale else answer.vectors
+    return answer_of(service, written(vectors, body.encoding_format), answer)
 
 
 async def root(service: Service, data: dict[str, Any]) -> Answer:
@@ -77,7 +83,7 @@ async def similarity(service: Service, body: SimilarityBody) -> Answer:
         both.ask(service, body.inputs.source_sentence, "inputs.source_sentence"),
         both.ask(service, body.inputs.sentences, "inputs.sentences"),
     )
-    cosines_N = others.vectors @ source.vectors[0]
+    cosines_N = cosines(others.vectors, source.vectors)[:, 0]
     return answer_of(service, cosines_N, source, others)
 
 
@@ -85,15 +91,16 @@ async def tokenize(service: Service, body: TokenizeBody) -> Answer:
     """Show the prompt of each text: its tokens, which of them are pooled, and how many tokens were cut off."""
     ask = body.ask(service, body.inputs, "inputs", truncate=True)
     prompts = await service.read(ask)
-    shown_prompts = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
-    return Answer([{"kind": ask.kind or "query", **entry} for entry in shown_prompts])
+    kind: Kind = ask.kind or "query"
+    shown = await service.thread(lambda: [show(service, prompt, kind, ask.instruction) for prompt in prompts])
+    return Answer([{"kind": kind, **entry} for entry in shown])
 
 
-def show(service: Service, prompt: Any) -> dict[str, Any]:
-    """Return the tokens of a prompt; ``copies`` has the span of each copy of the pooled tokens."""
+def show(
+    service: Service, prompt: Rendered, kind: Kind, instruction: str | None = None, lane: str = ""
+) -> dict[str, Any]:
+    """Return the tokens of a prompt; ``copies`` has the span of each copy of the text."""
     start, stop = prompt.span
-    pooled = prompt.ids[start:stop]
-    copies = [at for at in range(stop) if prompt.ids[at : at + len(pooled)] == pooled]
     tokens = [
         {**token._asdict(), "pooled": start <= at < stop} for at, token in enumerate(service.encoder.tokens(prompt))
     ]
@@ -101,7 +108,7 @@ def show(service: Service, prompt: Any) -> dict[str, Any]:
         "prompt": prompt.text,
         "tokens": tokens,
         "span": [start, stop],
-        "copies": [[at, at + len(pooled)] for at in copies],
+        "copies": service.encoder.copies(prompt, kind, instruction, lane),
         "dropped": prompt.dropped,
     }
 
