@@ -16,6 +16,7 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,42 +71,56 @@ def measure_build(rows: int, dimension: int, folder: Path) -> None:
             )
 
 
-def measure_search(sets: list[Path], model_name: str | None, limit: int, folder: Path) -> None:
-    """Recall at 10 of relevant documents, agreement with exact float32, and time, by precision and dimension."""
+def measure_search(args: argparse.Namespace, folder: Path) -> None:
+    """What is found of what is relevant, agreement with exact float32, and time, by recipe, precision and dimension."""
     import echoembed
 
-    model = echoembed.load(model_name)
-    for place in sets:
-        documents, queries = lines(place / "corpus.jsonl.gz")[:limit], lines(place / "queries.jsonl.gz")
+    for place, recipe in ((place, recipe) for place in args.sets for recipe in args.recipe or ["echo"]):
+        adapter = recipe if recipe in args.adapter else None
+        model = echoembed.load(args.model, recipe=None if adapter else recipe, adapter=adapter, dtype=args.dtype)
+        about = {"set": place.name, "recipe": recipe}
+        documents, queries = lines(place / "corpus.jsonl.gz")[: args.limit], lines(place / "queries.jsonl.gz")
         qrels = read_qrels(place)
         known = {row["_id"] for row in documents}
-        queries = [row for row in queries if qrels.get(row["_id"], set()) & known][:200]
-        source = folder / f"{place.name}.jsonl"
+        queries = [row for row in queries if qrels.get(row["_id"], set()) & known][: args.queries]
+        source, out = folder / f"{place.name}.jsonl", folder / f"{place.name}-{recipe}"
         texts = [(row["_id"], f"{row.get('title') or ''}\n{row['text']}".strip()) for row in documents]
         source.write_text("".join(json.dumps({"id": id_, "text": text}) + "\n" for id_, text in texts if text))
-        build([source], folder / place.name, ModelEncoder(model), reading=Reading(id="id"))
-        corpus = open_corpus(folder / place.name, model)
-        ids, parts = zip(*corpus.vectors(), strict=True)
+        report = build([source], out, ModelEncoder(model), reading=Reading(id="id"))
+        ids, parts = zip(*open_corpus(out, model).vectors(), strict=True)
         names = np.array([id_ for part in ids for id_ in part])
         vectors_ND, queries_QD = np.concatenate(parts), model.encode_query([row["text"] for row in queries])
         exact = top(vectors_ND, queries_QD)
         wanted = [qrels[row["_id"]] & known for row in queries]
-        for precision in ("float32", "float16", "int8"):
-            for dimension in (vectors_ND.shape[1], vectors_ND.shape[1] // 2, vectors_ND.shape[1] // 4):
-                cut_ND, cut_QD = (unit(all_[:, :dimension]) for all_ in (vectors_ND, queries_QD))
-                found = top(Stored.of(cut_ND, precision).unit(), cut_QD)
-                show(set=place.name, documents=len(names), precision=precision, dimension=dimension,
-                     **scores(found, exact, names, wanted))  # fmt: skip
-        for name, below in (("LanceDB exact", 10**9), ("LanceDB IVF-PQ", 0)):
-            corpus = open_corpus(folder / place.name, model, exact_below=below)
+        show(**about, documents=len(names), queries=len(queries), dtype=args.dtype, seconds=round(report.seconds))
+        sizes = [vectors_ND.shape[1] // part for part in (1, 2, 4)]
+        for precision, dimension in (
+            (precision, size) for precision in ("float32", "float16", "int8") for size in sizes
+        ):
+            cut_ND, cut_QD = (unit(all_[:, :dimension]) for all_ in (vectors_ND, queries_QD))
+            start = time.perf_counter()
+            found = top(Stored.of(cut_ND, precision).unit(), cut_QD)
+            seconds = time.perf_counter() - start
+            show(**about, search="brute force", precision=precision, dimension=dimension,
+                 ms_per_query=per_query(seconds, queries), **scores(found, exact, names, wanted))  # fmt: skip
+        where = {id_: row for row, id_ in enumerate(names)}
+        for name, below, hybrid in (("exact", 10**9, False), ("IVF-PQ", 0, False), ("hybrid", 10**9, True)):
+            corpus = open_corpus(out, model, exact_below=below)
             corpus.table  # noqa: B018 (built before the clock starts)
             start = time.perf_counter()
-            hits = [[hit.id for hit in corpus.search_vector(query_D, 10)] for query_D in queries_QD]
+            hits = [
+                corpus.search_vector(query_D, 10, words=row["text"] if hybrid else None)
+                for query_D, row in zip(queries_QD, queries, strict=True)
+            ]
             seconds = time.perf_counter() - start
-            where = {id_: row for row, id_ in enumerate(names)}
-            found = np.array([[where[id_] for id_ in row] for row in hits])
-            show(set=place.name, search=name, ms_per_query=round(1000 * seconds / len(queries), 2),
+            found = [[where[hit.id] for hit in row] for row in hits]
+            show(**about, search=f"LanceDB, {name}", ms_per_query=per_query(seconds, queries),
                  **scores(found, exact, names, wanted))  # fmt: skip
+
+
+def per_query(seconds: float, queries: list[dict[str, str]]) -> float:
+    """Milliseconds of a query."""
+    return round(1000 * seconds / len(queries), 2)
 
 
 def lines(path: Path) -> list[dict[str, str]]:
@@ -134,14 +149,16 @@ def top(vectors_ND: np.ndarray, queries_QD: np.ndarray, k: int = 10) -> np.ndarr
     return np.argsort(-(queries_QD @ vectors_ND.T), axis=1, kind="stable")[:, :k]
 
 
-def scores(found: np.ndarray, exact: np.ndarray, names: np.ndarray, wanted: list[set[str]]) -> dict[str, float]:
-    """Recall of what is relevant, and the share of the exact ten that is among the found ten, × 100."""
-    pairs = zip(found, exact, wanted, strict=True)
-    both = [
-        (len(set(names[row]) & best) / min(len(best), 10), len({*row} & {*other}) / 10) for row, other, best in pairs
-    ]
-    recall, same = 100 * np.mean(both, axis=0)
-    return {"recall_at_10": round(float(recall), 1), "same_as_exact": round(float(same), 1)}
+def scores(
+    found: Sequence[Sequence[int]], exact: np.ndarray, names: np.ndarray, wanted: list[set[str]]
+) -> dict[str, float]:
+    """Shares × 100: relevant texts among the ten found, relevant first hits, and exact hits among them."""
+    rows = []
+    for row, other, best in zip(found, exact, wanted, strict=True):
+        hits = [names[place] in best for place in row]
+        rows.append((sum(hits) / min(len(best), 10), hits[0], len({*row} & {*other}) / 10))
+    recall, first, same = 100 * np.mean(rows, axis=0)
+    return {"recall_at_10": round(float(recall), 1), "first": round(float(first), 1), "same": round(float(same), 1)}
 
 
 def show(**facts: object) -> None:
@@ -159,13 +176,17 @@ def main() -> None:
     search = verbs.add_parser("search")
     search.add_argument("sets", nargs="+", type=Path)
     search.add_argument("--model")
+    search.add_argument("--recipe", action="append", help="may be repeated; echo")
+    search.add_argument("--adapter", action="append", default=[], help="which of these are adapters that come with us")
+    search.add_argument("--dtype", default="float32")
     search.add_argument("--limit", type=int, default=5000, help="documents of a set")
+    search.add_argument("--queries", type=int, default=200, help="queries of a set")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.verb == "build":
             measure_build(args.rows, args.dimension, Path(folder))
         else:
-            measure_search(args.sets, args.model, args.limit, Path(folder))
+            measure_search(args, Path(folder))
 
 
 if __name__ == "__main__":

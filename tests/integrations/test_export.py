@@ -1,6 +1,5 @@
 """An exported folder gives our vectors where our package is missing, and nothing where its recipe would be ignored."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,13 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig, AutoModel
 
 import echoembed
+from child import ENVIRONMENT, WITHOUT_US
 from echoembed.integrations.export import export_self_contained
 from two_sides import DOCUMENTS, QUERY
 
-CHILD = """
-import sys
-from pathlib import Path
-sys.path = [place for place in sys.path if not (Path(place or ".") / "echoembed").is_dir()]
-import importlib.util
-assert importlib.util.find_spec("echoembed") is None
+CHILD = (
+    WITHOUT_US
+    + """
 import numpy as np
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer({folder!r}, trust_remote_code=True, device="cpu")
@@ -27,6 +24,7 @@ import echoembed
 assert Path(echoembed.__file__).is_relative_to({folder!r}), echoembed.__file__
 np.savez({out!r}, documents=model.encode_document({documents!r}), query=model.encode_query({query!r}))
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +34,7 @@ def exported(model, tmp_path_factory):
 
 def test_plain_sentence_transformers_gives_our_vectors_without_our_package(exported, sides, tmp_path):
     code = CHILD.format(folder=str(exported), out=str(tmp_path / "out.npz"), documents=DOCUMENTS, query=QUERY)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=_environment()
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     vectors = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(vectors["documents"], sides[0], atol=1e-6)
@@ -51,15 +47,9 @@ def test_a_calibration_is_exported_with_the_code_that_reads_it(tmp_path):
     )
     folder = export_self_contained(model, tmp_path / "model")
     code = CHILD.format(folder=str(folder), out=str(tmp_path / "out.npz"), documents=DOCUMENTS, query=QUERY)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=_environment()
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     np.testing.assert_allclose(np.load(tmp_path / "out.npz")["documents"], model.encode_document(DOCUMENTS), atol=1e-6)
-
-
-def _environment():
-    return {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize("load", [AutoConfig.from_pretrained, AutoModel.from_pretrained, SentenceTransformer])

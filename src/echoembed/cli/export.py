@@ -12,7 +12,11 @@ from echoembed.cli import output as out
 from echoembed.cli import session
 from echoembed.cli.groups import ModelOptions, with_model
 
-EPILOG = opt.examples("echoembed export Qwen/Qwen3-0.6B qwen-echo --recipe echo --self-contained")
+EPILOG = opt.examples(
+    "echoembed export Qwen/Qwen3-0.6B qwen-echo --recipe echo --self-contained",
+    "echoembed export Qwen/Qwen3-0.6B qwen-eol --recipe prompteol --stock",
+    "echoembed export smollm2-135m smollm2-echo --gguf",
+)
 
 
 def export(
@@ -26,6 +30,17 @@ def export(
             help="Carry the code along: plain sentence-transformers reads the folder, with trust_remote_code=True.",
         ),
     ] = False,
+    stock: Annotated[
+        bool,
+        typer.Option(
+            "--stock",
+            help="No code at all: the template moves into the tokenizer. Only recipes that pool a prompt's last token.",
+        ),
+    ] = False,
+    gguf: Annotated[
+        bool,
+        typer.Option("--gguf", help="No model, but notes: what to run in llama.cpp, with a prompt and its vector."),
+    ] = False,
     bare: Annotated[
         Literal["query", "document"] | None,
         typer.Option(
@@ -37,9 +52,16 @@ def export(
 ) -> None:
     """Save a model with its recipe as a folder for other tools.
 
-    Without --self-contained the folder needs echoembed to be installed: echoembed.load reads it, and
-    sentence-transformers with trust_remote_code=True. Loaders that would ignore the recipe refuse both.
+    Without --self-contained or --stock the folder needs echoembed to be installed: echoembed.load reads it, and
+    sentence-transformers with trust_remote_code=True. Loaders that would ignore the recipe refuse it.
     """
+    chosen = [
+        name
+        for name, is_chosen in {"--self-contained": self_contained, "--stock": stock, "--gguf": gguf}.items()
+        if is_chosen
+    ]
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"{' and '.join(chosen)} exclude each other: give one of them.")
     options = with_model(options, model_name)
     session.check_names(options, [recipe])
     model = session.load(options, recipe)
@@ -49,6 +71,14 @@ def export(
         from echoembed.integrations.export import export_self_contained
 
         export_self_contained(model, folder, overwrite=overwrite)
+    elif stock:
+        from echoembed.integrations.stock import export_stock
+
+        export_stock(model, folder, overwrite=overwrite)
+    elif gguf:
+        from echoembed.integrations.llama_cpp import write_notes
+
+        write_notes(model, folder, overwrite=overwrite)
     else:
         from echoembed import save
 

@@ -64,6 +64,8 @@ def prepare(folder: Path) -> None:
         raise
     except OSError as error:
         raise errors.output_unwritable(folder, reason_of(error)) from error
+    except ValueError as error:  # a NUL in the path
+        raise errors.output_unwritable(folder, str(error)) from error
 
 
 def shards_in(folder: Path) -> dict[tuple[int, str], list[Path]]:

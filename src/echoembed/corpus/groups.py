@@ -42,7 +42,7 @@ class Reading:
     def __post_init__(self) -> None:
         if self.shard_rows < 1:
             raise errors.CorpusError.bad_value("--shard-rows", self.shard_rows, "a whole number above 0")
-        names = [keep.name for keep in self.keep]
+        names = [keep.checked().name for keep in self.keep]
         for name in names:
             if names.count(name) > 1:
                 raise errors.CorpusError.bad_value("--keep", name, "every column once")

@@ -18,7 +18,7 @@ import numpy as np
 from echoembed import errors, versions
 from echoembed.corpus import folder as place
 from echoembed.corpus import shard
-from echoembed.corpus.manifest import SHARDS, Manifest
+from echoembed.corpus.manifest import MANIFEST, SHARDS, Manifest
 from echoembed.files import reason_of
 
 if TYPE_CHECKING:
@@ -31,25 +31,31 @@ LAYOUT = 1
 LEFT_OUT = ("text_hash", "scale", "dropped_tokens")
 
 
-def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BELOW) -> Any:
+def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BELOW, anew: bool = False) -> Any:
     """Open the table of a corpus; build it first if there is none, or if the corpus has changed since.
 
     Args:
         folder: The corpus's folder.
         manifest: The corpus's manifest.
         exact_below: With this number of rows or more, vectors get an index; with fewer, a search compares with all.
+        anew: Whether to build the table even if it seems to be there, because it did not answer.
 
     Raises:
         LibraryError: If LanceDB is not installed.
         CorpusError: If a shard is damaged or missing.
         FileError: If the table cannot be written, such as for lack of room.
     """
-    stamp = _stamp(manifest, exact_below)
-    if _built(folder) != stamp:
+    wanted = _stamp(manifest, exact_below)
+    if anew or _built(folder) != wanted:
         with place.locked(folder, ".index.lock", wait=True):
-            if _built(folder) != stamp:  # another process has built the table meanwhile
-                _build(folder, manifest, stamp, exact_below)
-    return _connect(folder / place.INDEX).open_table(TABLE)
+            if anew or _built(folder) != wanted:  # another search has built it while this one waited
+                _build(folder, manifest, wanted, exact_below)
+    try:
+        return _connect(folder / place.INDEX).open_table(TABLE)
+    except (ValueError, RuntimeError, OSError):
+        if anew:
+            raise
+    return open_table(folder, manifest, exact_below=exact_below, anew=True)
 
 
 def _connect(folder: Path) -> Any:
@@ -86,7 +92,10 @@ def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> No
         table = _connect(unfinished).create_table(TABLE, data=reader)
         _index(table, vectors=manifest.rows >= exact_below)
         (unfinished / BUILT).write_text(json.dumps({"stamp": stamp}), encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
         unfinished.rename(target)
     except errors.EchoembedError:
         raise
@@ -104,12 +113,15 @@ def _check(folder: Path, manifest: Manifest) -> None:
     Raises:
         CorpusError: If a shard is missing or damaged.
     """
+    wanted = shard.schema(manifest.dimension, manifest.precision, manifest.keep)
     for entry in manifest.shards:
         path = folder / SHARDS / entry.name
         if not path.exists():
             raise errors.corpus_damaged(path, "it is missing")
         if shard.whole(path) != entry.sha256:
             raise errors.corpus_damaged(path, "its bytes have changed since it was written")
+        if not shard.schema_of(path).equals(wanted):
+            raise errors.corpus_damaged(folder / MANIFEST, f"it does not describe the columns of {entry.name}")
 
 
 def _schema(manifest: Manifest) -> pa.Schema:

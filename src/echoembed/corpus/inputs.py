@@ -70,20 +70,22 @@ class Inputs:
         self._base = os.path.commonpath([path.absolute().parent for path in self._paths])
 
     def __iter__(self) -> Iterator[InputFile | Rejected]:
-        """Yield files in the order of inputs, those of a folder sorted by name; reject folders it cannot list."""
+        """Files in the order of inputs, those of a folder sorted by name; folders that cannot be listed as rejected.
+
+        Where inputs overlap, a file comes once: with the first that it belongs to.
+        """
         self.ignored = 0
-        seen: set[Path] = set()
+        named: set[Path] = set()  # memory does not hold the files of folders
         for path in self._paths:
-            if not path.is_dir():
-                if path.absolute() not in seen:
-                    seen.add(path.absolute())
-                    yield self._file(path)
+            place = Path(os.path.abspath(path))  # noqa: PTH100 (.. must go, links must stay)
+            if not named.isdisjoint((place, *place.parents)):
                 continue
-            for entry in self._walk(path, self._not_walked()):
+            for entry in self._walk(path, self._not_walked()) if path.is_dir() else [path]:
                 if isinstance(entry, Rejected):
                     yield entry
-                elif entry.absolute() not in seen:  # ``seen`` has the files that are inputs themselves
+                elif not named or named.isdisjoint((found := Path(os.path.abspath(entry)), *found.parents)):  # noqa: PTH100
                     yield self._file(entry)
+            named.add(place)
 
     def total_bytes(self) -> int:
         """Return the size of all files, for estimates of the time left."""

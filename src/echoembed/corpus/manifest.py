@@ -87,16 +87,20 @@ class Manifest:
         try:
             if plain["state"] not in ("building", "complete") or plain["precision"] not in PRECISIONS:
                 raise ValueError("a value that no version writes")
+            if type(plain["dimension"]) is not int or plain["dimension"] < 1:
+                raise ValueError(f"dimension {plain['dimension']!r}")
+            if not all(isinstance(plain["identity"][name], dict) for name in ("decides", "names", "numerics")):
+                raise ValueError("an identity that no version writes")
             return cls(
                 **{
                     name: plain[name]
                     for name in ("state", "precision", "dimension", "kind", "load", "inputs", "rejected")
                 },
                 identity=Identity(**plain["identity"]),
-                keep=tuple(Keep(*kept) for kept in plain["keep"]),
-                shards=tuple(Entry(**entry) for entry in plain["shards"]),
+                keep=tuple(Keep(*kept).checked() for kept in plain["keep"]),
+                shards=tuple(Entry(**entry).checked() for entry in plain["shards"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, errors.CorpusError) as error:
             raise errors.corpus_damaged(path, f"it is no manifest ({error})") from error
 
 

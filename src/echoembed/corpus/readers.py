@@ -40,6 +40,8 @@ def rows_of(file: InputFile, columns: Columns, *, at: Callable[[int], None] = la
         at: Called now and then with the number of bytes read so far, for estimates.
     """
     try:
+        if file.path.exists() and not file.path.is_file():  # to open a pipe would wait for a writer
+            raise errors.file_unreadable(file.name, "it is neither a file nor a folder")
         with readable(file.name), file.path.open("rb") as raw:
             before = _state(raw)
             reader = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv, "tsv": _csv}.get(file.format, _plain)
@@ -187,6 +189,8 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
             return
         where = f"line {record_lines[0][0]} of {file.name}"
         if header is None:
+            if not record:  # blank lines in front
+                continue
             header = record
             columns.check(header, file.name)
             places = [header.index(column) for column in columns.wanted()]

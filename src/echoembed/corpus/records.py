@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -11,6 +12,9 @@ from echoembed import errors
 
 HASH_BYTES = 16
 RESERVED = ("id", "chunk", "start", "end", "text", "text_hash", "vector", "scale", "dropped_tokens", "score")
+LANCE = ("_rowid", "_rowaddr", "_rowoffset", "_score", "_distance", "_relevance_score")
+"""Columns that LanceDB adds to what it finds."""
+EXACT = 2.0**53  # from here on, a float skips whole numbers
 TYPES = ("text", "int", "float", "bool")
 Value = str | int | float | bool | None
 
@@ -26,16 +30,29 @@ class Keep(NamedTuple):
         """Read an option such as ``year:int`` or ``title``.
 
         Raises:
-            CorpusError: If the type is unknown, or every corpus has a column of that name.
+            CorpusError: If the type is unknown, or as ``checked``.
         """
         name, _, type_ = written.partition(":")
-        if name.lower() in RESERVED or not name.strip():
-            raise errors.CorpusError.bad_value("--keep", written, f"a column other than {', '.join(RESERVED)}")
         if type_ not in ("", *TYPES):
             raise errors.CorpusError.bad_value(
                 "--keep", written, f"NAME or NAME:TYPE, with TYPE one of {', '.join(TYPES)}"
             )
-        return cls(name, type_ or "text")
+        return cls(name, type_ or "text").checked()
+
+    def checked(self) -> Keep:
+        """The column itself, if shards and index can hold one of its name.
+
+        Raises:
+            CorpusError: If they cannot: the name is taken, or LanceDB refuses it.
+        """
+        if self.name.lower() in (*RESERVED, *LANCE) or not self.name.strip():
+            taken = RESERVED if self.name.lower() not in LANCE else LANCE
+            raise errors.CorpusError.bad_value("--keep", self.name, f"a column other than {', '.join(taken)}")
+        if not set(self.name).isdisjoint(".`"):  # the index has no such names
+            raise errors.CorpusError.bad_value("--keep", self.name, "a name without '.' and '`': rename the column")
+        if self.type not in TYPES:
+            raise errors.CorpusError.bad_value("--keep", self.type, f"a type of {', '.join(TYPES)}")
+        return self
 
     def read(self, value: object, where: str) -> Value:
         """Convert a value to the column's type; None stays None.
@@ -54,11 +71,14 @@ class Keep(NamedTuple):
                 known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
                 return known[str(value).strip().lower()]
             number = float(str(value))
+            if not math.isfinite(number):
+                raise ValueError("no number that JSON has")
             if self.type == "float":
                 return number
-            whole = int(value) if isinstance(value, int) else int(str(value))
-            if not -(2**63) <= whole < 2**63:
-                raise ValueError("over 64 bits")
+            # Tables with gaps have their whole numbers as 3.0.
+            whole = int(number) if isinstance(value, float) or "." in str(value) else int(str(value))
+            if (whole != number and abs(number) < EXACT) or not -(2**63) <= whole < 2**63:
+                raise ValueError("not whole, or over 64 bits")
             return whole
         except (ValueError, KeyError) as error:
             raise errors.corpus_bad_column(where, self.name, value, self.type) from error

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed import errors
+from echoembed.corpus import folder as place
 from echoembed.corpus import index, shard
 from echoembed.corpus import manifest as notes
 from echoembed.corpus.encoder import ModelEncoder, identity_of, shown
@@ -33,6 +34,10 @@ PROBED = 40  # partitions of the index that a search looks into
 # Largest distance between a stored unit vector and the same text's vector computed under other numerics.
 BOUND = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 6e-2, "int8": 6e-2}
 STORED_BOUND = {"float32": 0.0, "float16": 1e-3, "int8": 2e-2}
+
+
+# What LanceDB raises for a bad filter and for damaged files alike; it has no classes of its own.
+_FAILURES = (ValueError, RuntimeError, OSError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +173,7 @@ class Corpus:
             TextError: If the query cannot be embedded.
             CorpusError: If the model's vectors cannot be compared with the corpus's, or the filter cannot be used.
         """
-        if k < 1:
-            raise errors.CorpusError.bad_value("k", k, "a whole number above 0")
+        _check_count(k)
         vector_D = self.model.encode_query([query], prompt=instruction, show_progress_bar=False)[0]
         return self.search_vector(vector_D, k, where=where, words=query if hybrid else None, exact=exact)
 
@@ -192,9 +196,50 @@ class Corpus:
             exact: Whether to compare with every vector.
 
         Raises:
-            CorpusError: If the filter cannot be used.
+            CorpusError: If the vector, the number or the filter cannot be used.
         """
-        vector_D = np.asarray(vector_D, np.float32) / np.linalg.norm(vector_D)
+        _check_count(k)
+        vector_D = self._unit(vector_D)
+        if where is not None and ";" in re.sub(r"'[^']*'|\"[^\"]*\"", "", where):
+            raise errors.corpus_filter(where, "it holds a semicolon, and one condition is all it may be", self.columns)
+        k = min(k, max(self.manifest.rows, 1))
+        try:
+            rows = self._rows(vector_D, k, where, words, exact)
+        except errors.EchoembedError:
+            raise
+        except _FAILURES as error:
+            if where is not None and self._answers(vector_D, words, exact):
+                raise errors.corpus_filter(where, _reason(error), self.columns) from error
+            # Then the index is damaged. It is made of the shards, so it is made again.
+            self.table = index.open_table(self.folder, self.manifest, exact_below=self._exact_below, anew=True)
+            try:
+                rows = self._rows(vector_D, k, where, words, exact)
+            except _FAILURES as again:
+                if where is None:
+                    raise errors.corpus_damaged(self.folder / place.INDEX, _reason(again)) from again
+                raise errors.corpus_filter(where, _reason(again), self.columns) from again
+        return self._hits(rows, vector_D, by_cosine=words is None)[:k]
+
+    def _unit(self, vector_D: NDArray[np.float32]) -> NDArray[np.float32]:
+        given_D = np.asarray(vector_D, np.float64)
+        length = np.linalg.norm(given_D) if given_D.shape == (self.manifest.dimension,) else 0.0
+        if not (np.isfinite(length) and length > 0):
+            allowed = f"{self.manifest.dimension} finite numbers that are not all zero"
+            raise errors.CorpusError.bad_value(
+                "vector_D", f"numbers of shape {given_D.shape}, length {length:.3g}", allowed
+            )
+        return np.asarray(given_D / length, np.float32)
+
+    def _answers(self, vector_D: NDArray[np.float32], words: str | None, exact: bool) -> bool:
+        """Whether the index answers at all, so that what failed is the filter."""
+        try:
+            self._rows(vector_D, 1, None, words, exact)
+        except _FAILURES:
+            return False
+        return True
+
+    def _rows(self, vector_D: NDArray[np.float32], k: int, where: str | None, words: str | None, exact: bool) -> Any:
+        """What LanceDB finds, as an Arrow table."""
         if words is None:
             request = self.table.search(vector_D, vector_column_name="vector").distance_type("cosine")
         else:
@@ -206,13 +251,7 @@ class Corpus:
             request = request.nprobes(PROBED).refine_factor(REFINED)
         if where is not None:
             request = request.where(where, prefilter=True) if words is None else request.where(where)
-        try:
-            rows = request.limit(k).to_arrow()
-        except (ValueError, RuntimeError) as error:
-            if where is None:
-                raise
-            raise errors.corpus_filter(where, _reason(error), self.columns) from error
-        return self._hits(rows, vector_D, by_cosine=words is None)[:k]
+        return request.limit(k).to_arrow()
 
     @property
     def columns(self) -> list[str]:
@@ -266,6 +305,11 @@ def open_corpus(
         CorpusError: If the folder is not a corpus, or its first build has not ended.
     """
     return Corpus(folder, model, exact_below=exact_below)
+
+
+def _check_count(k: object) -> None:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise errors.CorpusError.bad_value("k", k, "a whole number above 0")
 
 
 def _reason(error: Exception) -> str:

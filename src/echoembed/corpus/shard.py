@@ -53,6 +53,19 @@ class Entry(NamedTuple):
     bytes: int
     sha256: str
 
+    def checked(self) -> Entry:
+        """The entry itself, if it is one that ``pack`` makes.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        numbers = (self.rows, self.rejected, self.dropped_texts, self.dropped_tokens, self.bytes)
+        if not isinstance(self.name, str) or NAME.fullmatch(self.name) is None:
+            raise ValueError(f"a shard of the name {self.name!r}")
+        if any(type(number) is not int or number < 0 for number in numbers) or not isinstance(self.sha256, str):
+            raise ValueError(f"the numbers of {self.name}")
+        return self
+
     @property
     def number(self) -> int:
         """Return the shard's number in the corpus, from 0."""
@@ -243,6 +256,21 @@ def meta_of(path: Path) -> dict[str, Any]:
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise errors.corpus_damaged(path, str(error).splitlines()[0] if str(error) else "it has no notes") from error
     return meta
+
+
+def schema_of(path: Path) -> pa.Schema:
+    """The columns of a shard, without what it says of itself.
+
+    Raises:
+        CorpusError: If it cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(path).remove_metadata()
+    except (pa.ArrowException, OSError) as error:
+        raise errors.corpus_damaged(path, str(error).splitlines()[0]) from error
 
 
 def read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

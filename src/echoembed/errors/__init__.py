@@ -15,7 +15,7 @@ from echoembed.errors.base import (
 from echoembed.errors.corpus import (
     CorpusVersionError, corpus_bad_column, corpus_busy, corpus_damaged, corpus_differs, corpus_file_changed,
     corpus_filter, corpus_foreign_folder, corpus_foreign_version, corpus_input_missing, corpus_missing, corpus_no_rows,
-    corpus_stdin, corpus_unfinished, remote_states,
+    corpus_stdin, corpus_unfinished, export_impossible, remote_states,
 )
 from echoembed.errors.evaluation import (
     data_bad_field, data_empty, data_field_missing, data_files_missing, data_folder_missing, data_folder_not_given,

@@ -105,6 +105,15 @@ def corpus_input_missing(name: str) -> FileError:
     return FileError(f"There is no {quoted(name, 200)}. Give files and folders that exist.")
 
 
+def export_impossible(recipe: str, option: str, reason: str) -> ModelError:
+    """A recipe that a loader without our package cannot follow."""
+    allowed = "causal recipes at the last layer" + (", pooling the prompt's last token" if option == "--stock" else "")
+    return ModelError(
+        f"The recipe {quoted(recipe)} cannot be exported with {option}: {reason.rstrip('.')}. Allowed: {allowed}. "
+        "Export with --self-contained, which carries our code along."
+    )
+
+
 def remote_states(url: str, reason: str) -> ModelError:
     """A server that does not return the states of a model's tokens."""
     return ModelError(

@@ -151,6 +151,10 @@ class PieceTokenizer:
         self.__dict__.update(state)
         self._tokenizer.encode_special_tokens = True
 
+    def backend(self) -> Tokenizer:
+        """A copy of the tokenizer as pieces see it, with nothing put around a text."""
+        return Tokenizer.from_str(self._tokenizer.to_str())
+
     def token(self, id_: int) -> str:
         """Return the token of an id, as the vocabulary spells it."""
         return str(self._tokenizer.id_to_token(id_))

@@ -216,6 +216,25 @@ class Renderer:
             raise errors.no_room_for_text(fixed, self.context)
         return room if self.budget is None else min(room, self.budget)
 
+    def layout(self, instruction: str = "") -> list[tuple[int, ...] | None]:
+        """The ids of the prompt's fixed parts in reading order, with None where a copy of the text goes.
+
+        Args:
+            instruction: What goes into ``{instruction}``.
+        """
+        layout: list[tuple[int, ...] | None] = []
+        for part, fixed in zip(self.template.parts, self._fixed, strict=True):
+            ids = self._instruction(part, instruction).ids if part.slot == "instruction" else fixed
+            if part.slot == "text" or not layout or layout[-1] is None:
+                layout.append(None if part.slot == "text" else ids)
+            else:
+                layout[-1] += ids
+        return layout
+
+    def blank_before_text(self) -> bool | None:
+        """Whether each copy begins with a blank; None where it does as a whole text would, for it comes first."""
+        return None if self._copy is self._first else self._copy.blank
+
     def _parts(self, slot: str) -> list[Part]:
         return [part for part in self.template.parts if part.slot == slot]
 

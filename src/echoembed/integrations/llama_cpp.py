@@ -1,0 +1,134 @@
+"""Notes for llama.cpp: what to run for a recipe, what to send, what comes back, and what llama.cpp cannot do.
+
+llama.cpp reads weights from a GGUF file and pools in one of four ways, all over a whole prompt. It knows no recipe: the
+prompt must be rendered here and sent as token ids. What it can pool of it depends on the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from echoembed import errors
+from echoembed.model.save import CARD, whole_folder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+EXAMPLE = "A baker makes bread before dawn."
+_STEP = 512  # llama.cpp's own batch; sizes are multiples of it
+_HEAD = """# {model}, read with the recipe {recipe!r}, in llama.cpp
+
+{file}
+
+    llama-server -m {path} --embedding --pooling {pooling} --parallel 1 -c {size} -b {size} -ub {size}
+
+`--embedding` serves states. `-ub {size}` takes a prompt of the whole budget at once; llama.cpp refuses a longer one
+rather than cutting it. Send the token ids of the rendered prompt, never the text: llama.cpp would put its own
+tokens around it, and read a text that spells a special token as that token.
+
+    curl {url}/embeddings -H 'Content-Type: application/json' -d @request.json
+
+`request.json` is the prompt of {example!r}, `vector.json` its vector by echoembed. Weights in
+fewer bits and llama.cpp's own rounding move a vector a little; at a cosine below 0.99 something is wrong.
+
+"""
+_LAST = """The recipe pools the prompt's last token, and so does `--pooling last`: `embedding` of the answer has one
+row, of length 1, which is the vector.
+"""
+_CALIBRATED = """The recipe pools the last token and then calibrates, which llama.cpp does not. With `--pooling none` it
+gives the state of every token, and echoembed does both.
+"""
+_SPAN = """The recipe pools a part of the prompt, which no `--pooling` of llama.cpp does: `mean` would take the template
+and the first reading too, and give other vectors. With `--pooling none`, `embedding` of the answer has a row for
+each token; of the example, rows {start} to {stop} are pooled, counted from 0.
+"""
+_PYTHON = """
+From Python, echoembed renders, pools and calibrates, whatever the recipe pools, and refuses a server whose states are
+of another model. Start the server with `--pooling none`:
+
+```python
+import echoembed
+from echoembed.integrations.remote import RemoteModel, TokenStates
+
+model = echoembed.load({name!r}, recipe={recipe!r})
+remote = RemoteModel(model, TokenStates(url="{url}"))
+vectors = remote.encode(["A text."], task="document")
+```
+
+Beyond llama.cpp: recipes that pool another layer than the last, or take the causal mask away.
+"""
+_URL = "http://127.0.0.1:8080"
+
+
+def write_notes(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a folder that says how llama.cpp serves a model under its recipe: README.md, a request and its vector.
+
+    Args:
+        model: From ``load``.
+        folder: Where to; must not exist unless ``overwrite``.
+        overwrite: Whether an existing folder is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileError: If the folder exists, or cannot be written.
+        ModelError: If llama.cpp cannot give the states that the recipe pools, or the model is not from ``load``.
+    """
+    from echoembed.model.calibration import Calibration
+    from echoembed.model.describe import describe
+    from echoembed.model.transformer import transformer_of
+
+    transformer, facts = transformer_of(model), describe(model)
+    recipe = transformer.recipe
+    if recipe.attention != "causal" or transformer.cut:
+        reason = "takes the causal mask away" if recipe.attention != "causal" else "pools a layer below the last"
+        raise errors.export_impossible(recipe.name, "--gguf", f"it {reason}, and llama.cpp does not")
+    # 1. What llama.cpp can do of the recipe.
+    prompt = transformer.reader.render([EXAMPLE], task="document")[0]
+    calibrated = any(isinstance(module, Calibration) for module in model)
+    pools_last = recipe.pooling == "last" and prompt.span[1] == len(prompt.ids) and not calibrated
+    longest = max(
+        sum(len(ids) if ids is not None else room for ids in renderer.layout(transformer.reader.instruction))
+        for kind, renderer in transformer.reader.renderers.items()
+        for room in [transformer.reader.room(task=kind) or _STEP]
+    )
+    size = -(-longest // _STEP) * _STEP
+    # 2. The page.
+    file = facts.get("file")
+    name = Path(str(file)).name if file else "MODEL.gguf"
+    if file:
+        found = f"The weights are `{name}` (SHA-256 `{facts['file_sha256']}`), the file that echoembed itself reads."
+    else:
+        found = (
+            "There is no GGUF file of these weights here. `convert_hf_to_gguf.py FOLDER --outtype f32` of llama.cpp\n"
+            "makes one of the model's own folder, not of one that echoembed has saved."
+        )
+    page = _HEAD.format(
+        model=Path(transformer.name).name,
+        recipe=recipe.name,
+        file=found,
+        path=name,
+        pooling="last" if pools_last else "none",
+        size=size,
+        url=_URL,
+        example=EXAMPLE,
+    )
+    if pools_last:
+        page += _LAST
+    elif recipe.pooling == "last":
+        page += _CALIBRATED
+    else:
+        page += _SPAN.format(start=prompt.span[0], stop=prompt.span[1] - 1)
+    page += _PYTHON.format(name=transformer.name, recipe=recipe.name, url=_URL)
+    # 3. The folder, whole.
+    vector_D = model.encode_document([EXAMPLE], show_progress_bar=False)[0]
+    with whole_folder(folder, overwrite=overwrite) as unfinished:
+        request = {"input": [list(prompt.ids)], "encoding_format": "float"}
+        for part, content in (("request.json", request), ("vector.json", [float(value) for value in vector_D])):
+            (unfinished / part).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        (unfinished / CARD).write_text(page, encoding="utf-8")
+    return Path(folder).expanduser()
