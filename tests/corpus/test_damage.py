@@ -122,3 +122,39 @@ def test_a_filter_is_one_condition(out, where):
         first(out, where=where)
     assert "\n" not in str(caught.value)
     assert first(out, where="text != 'a;b' AND year < 3") == "r1"
+
+
+def test_a_changed_corpus_changes_its_index_row_by_row(tmp_path):
+    """What stays is not written again, and what is found is what a fresh index finds."""
+    source, out = tmp_path / "x.jsonl", tmp_path / "out"
+    texts = {f"r{number}": f"text number {number}" for number in range(40)}
+
+    def built():
+        source.write_text("".join(json.dumps({"id": id_, "text": text}) + "\n" for id_, text in texts.items()))
+        build([source], out, FakeEncoder(), reading=Reading(id="id", shard_rows=8))
+        return open_corpus(out)
+
+    assert len(built().search_vector(ENCODER.vector("any"), 99)) == 40
+    before = {path.name for path in (out / "index" / "texts.lance" / "data").iterdir()}
+    texts = {"new": "a new text in front", **texts, "r7": "another text"}
+    del texts["r3"]
+    corpus = built()
+    hits = corpus.search_vector(ENCODER.vector("any"), 99)
+    assert {hit.id: hit.text for hit in hits} == texts
+    assert before & {path.name for path in (out / "index" / "texts.lance" / "data").iterdir()}
+    assert "new" in [hit.id for hit in corpus.search_vector(ENCODER.vector("any"), 2, words="front")]
+    shutil.rmtree(out / "index")
+    fresh = open_corpus(out).search_vector(ENCODER.vector("any"), 99)
+    assert [(hit.id, hit.score) for hit in fresh] == [(hit.id, hit.score) for hit in hits]
+
+
+def test_a_corpus_made_anew_by_another_model_has_an_index_of_its_own(out, tmp_path):
+    """Same texts, same place, other vectors: nothing of the old index may stay."""
+    assert first(out) == "r1"
+    for path in out.iterdir():
+        if path.name != "index":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    other = FakeEncoder(dimension=8, revision="1" * 40)
+    build([tmp_path / "x.jsonl"], out, other, reading=Reading(id="id", keep=(Keep("year", "int"),)))
+    hit = open_corpus(out).search_vector(other.vector(TEXTS[1]), 1)[0]
+    assert (hit.id, round(hit.score, 5)) == ("r1", 1.0)

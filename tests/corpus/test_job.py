@@ -118,6 +118,24 @@ def test_a_text_that_stands_twice_in_a_shard_is_embedded_once(source, out):
     assert len(rows_of(out)) == 3
 
 
+def test_a_text_that_returns_in_later_shards_is_embedded_once(source, out):
+    texts = [f"text {number % 10}" for number in range(40)]
+    write_rows(source, {f"r{row}": text for row, text in enumerate(texts)})
+    encoder = FakeEncoder()
+    report = build([source], out, encoder, reading=Reading(id="id", shard_rows=4))
+    assert sorted(encoder.texts) == sorted(set(texts))
+    assert (report.embedded, report.reused, report.made_shards) == (10, 30, 10)
+    for path in sorted((out / "shards").iterdir())[3:5]:  # a shard that is made again copies them, too
+        path.unlink()
+    again = FakeEncoder()
+    build([source], out, again, reading=Reading(id="id", shard_rows=4))
+    assert again.texts == []
+    rows = [row for path in sorted((out / "shards").iterdir()) for row in pq.read_table(path).to_pylist()]
+    assert [row["text"] for row in rows] == texts
+    for row in rows:
+        np.testing.assert_array_equal(row["vector"], encoder.vector(row["text"]))
+
+
 def test_what_is_cut_is_counted_text_by_text(source, out):
     write_rows(source, {"a": "word " * (CUT_AT + 5), "b": "short"})
     report = build([source], out, FakeEncoder(), reading=READING)

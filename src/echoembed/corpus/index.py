@@ -1,5 +1,7 @@
 """The search index: a LanceDB table made from the shards, which can be deleted at any time and is then made again.
 
+Where a corpus has changed, rows that are as they were stay in the table and in its indexes; the others come and go.
+
 Shapes: N rows of a shard, D dimension of their vectors.
 """
 
@@ -11,7 +13,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from echoembed import errors, versions
 from echoembed.corpus import folder as place
 from echoembed.corpus import shard
 from echoembed.corpus.manifest import MANIFEST, SHARDS, Manifest
-from echoembed.files import reason_of
+from echoembed.files import reason_of, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 EXACT_BELOW = 200_000
 TABLE = "texts"
 BUILT = "built.json"
-LAYOUT = 1
+ROW = "_row_hash"
+"""The column that stands for all of a row: its hash."""
+LAYOUT = 2
 LEFT_OUT = ("text_hash", "scale", "dropped_tokens")
 
 
@@ -49,7 +53,7 @@ def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BEL
     if anew or _built(folder) != wanted:
         with place.locked(folder, ".index.lock", wait=True):
             if anew or _built(folder) != wanted:  # another search has built it while this one waited
-                _build(folder, manifest, wanted, exact_below)
+                _make(folder, manifest, wanted, exact_below, update=not anew)
     try:
         return _connect(folder / place.INDEX).open_table(TABLE)
     except (ValueError, RuntimeError, OSError):
@@ -64,26 +68,61 @@ def _connect(folder: Path) -> Any:
     return lancedb.connect(str(folder))
 
 
-def _stamp(manifest: Manifest, exact_below: int) -> str:
-    """Return a hash of what the table must contain."""
+class _Stamp(NamedTuple):
+    """Hashes of what a table must hold: of its rows, and of what all its rows have in common."""
+
+    rows: str
+    kind: str
+
+
+def _stamp(manifest: Manifest, exact_below: int) -> _Stamp:
     names = [entry.name for entry in manifest.shards]
-    about = json.dumps([LAYOUT, names, manifest.rows >= exact_below])
-    return hashlib.sha256(about.encode()).hexdigest()
+    common = [LAYOUT, manifest.identity.as_dict(), manifest.precision, manifest.dimension, manifest.keep]
+    kind = json.dumps([*common, manifest.rows >= exact_below], sort_keys=True)
+    return _Stamp(*(hashlib.sha256(about.encode()).hexdigest() for about in (json.dumps(names), kind)))
 
 
-def _built(folder: Path) -> str:
+def _built(folder: Path) -> _Stamp | None:
     try:
-        return str(json.loads((folder / place.INDEX / BUILT).read_text(encoding="utf-8"))["stamp"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return _Stamp(**json.loads((folder / place.INDEX / BUILT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> None:
-    """Build a table beside the old table, and replace the old one when the new one is complete."""
+def _make(folder: Path, manifest: Manifest, stamp: _Stamp, exact_below: int, *, update: bool) -> None:
+    """Bring the table up to date if it is one of this kind, else build it."""
+    _check(folder, manifest)
+    there = _built(folder)
+    if update and there is not None and there.kind == stamp.kind and _update(folder, manifest, stamp):
+        return
+    _build(folder, manifest, stamp, exact_below)
+
+
+def _update(folder: Path, manifest: Manifest, stamp: _Stamp) -> bool:
+    """Put new rows into the table and take out those that are gone; whether that went well.
+
+    Killed in between, it leaves a table whose stamp does not fit, so that the next search does it again.
+    """
+    import pyarrow as pa
+
+    schema = _schema(manifest)
+    reader = pa.RecordBatchReader.from_batches(schema, _batches(folder, manifest, schema))
+    try:
+        table = _connect(folder / place.INDEX).open_table(TABLE)
+        merge = table.merge_insert(ROW).when_not_matched_insert_all().when_not_matched_by_source_delete()
+        merge.execute(reader)
+        table.optimize()
+        write_text(folder / place.INDEX / BUILT, json.dumps(stamp._asdict()))
+    except (ValueError, RuntimeError, OSError):  # a damaged table: it is built
+        return False
+    return True
+
+
+def _build(folder: Path, manifest: Manifest, stamp: _Stamp, exact_below: int) -> None:
+    """Build a table beside the old one, and replace the old one when the new one is whole."""
     unfinished = folder / f".{place.INDEX}.new"
     target = folder / place.INDEX
     shutil.rmtree(unfinished, ignore_errors=True)
-    _check(folder, manifest)
     schema = _schema(manifest)
     try:
         import pyarrow as pa
@@ -91,7 +130,7 @@ def _build(folder: Path, manifest: Manifest, stamp: str, exact_below: int) -> No
         reader = pa.RecordBatchReader.from_batches(schema, _batches(folder, manifest, schema))
         table = _connect(unfinished).create_table(TABLE, data=reader)
         _index(table, vectors=manifest.rows >= exact_below)
-        (unfinished / BUILT).write_text(json.dumps({"stamp": stamp}), encoding="utf-8")
+        (unfinished / BUILT).write_text(json.dumps(stamp._asdict()), encoding="utf-8")
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
@@ -132,7 +171,8 @@ def _schema(manifest: Manifest) -> pa.Schema:
     half = manifest.precision == "float16"
     vector = pa.list_(pa.field("item", pa.float16() if half else pa.float32()), manifest.dimension)
     kept = [pa.field(field.name, field.type) for field in columns if field.name not in LEFT_OUT]
-    return pa.schema([pa.field("vector", vector) if field.name == "vector" else field for field in kept])
+    fields = [pa.field("vector", vector) if field.name == "vector" else field for field in kept]
+    return pa.schema([*fields, pa.field(ROW, pa.string())])
 
 
 def _batches(folder: Path, manifest: Manifest, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -148,8 +188,19 @@ def _batches(folder: Path, manifest: Manifest, schema: pa.Schema) -> Iterator[pa
             np.ascontiguousarray(vectors_ND.reshape(-1), schema.field("vector").type.value_type.to_pandas_dtype())
         )
         vector = pa.FixedSizeListArray.from_arrays(values, type=schema.field("vector").type)
-        columns = [vector if name == "vector" else table.column(name).combine_chunks() for name in schema.names]
+        made = {"vector": vector, ROW: pa.array(_row_hashes(table, manifest))}
+        columns = [made[name] if name in made else table.column(name).combine_chunks() for name in schema.names]
         yield pa.record_batch(columns, schema=schema)
+
+
+def _row_hashes(table: pa.Table, manifest: Manifest) -> list[str]:
+    """What stands for each row: where its text is from, the text, and the kept columns."""
+    names = ["id", "chunk", "start", "end", *(kept.name for kept in manifest.keep)]
+    hashes = table.column("text_hash").to_pylist()
+    return [
+        hashlib.blake2b(json.dumps(row, sort_keys=True).encode() + hash_, digest_size=16).hexdigest()
+        for row, hash_ in zip(table.select(names).to_pylist(), hashes, strict=True)
+    ]
 
 
 def _index(table: Any, *, vectors: bool) -> None:

@@ -153,7 +153,8 @@ class _Job:
     def _shards(self, groups: Groups, before: Before, places: Places) -> list[Entry]:
         """Keep or make the shards of all groups, and return their entries in order."""
         entries: dict[int, Entry] = {}
-        pool: Pool | None = None
+        pool = Pool(places)
+        old_added = False
         total = self.inputs.total_bytes()
 
         def tell(count: int) -> None:
@@ -165,18 +166,19 @@ class _Job:
             key = self._key(group)
             self.done += len(group.records)
             entry = before.present(group.number, key)
-            if entry is not None:
+            if entry is None:
+                if not old_added and before.has_changed(group.number, key):  # any text may have its vector already
+                    for path in before.usable():
+                        pool.add(path)
+                    old_added = True
+                known = pool.find([record.hash for record in group.records])
+                entry = self.engine.submit(ShardTask(group.number, key, group.records, known), self.work, tell)
+            else:
                 self.kept += 1
-                entries[group.number] = entry
                 tell(0)
-                continue
-            # Where rows have moved, their texts may have vectors in any of the old shards.
-            if pool is None and before.has_changed(group.number, key):
-                pool = Pool(before.usable(), places)
-            known = {} if pool is None else pool.find([record.hash for record in group.records])
-            made = self.engine.submit(ShardTask(group.number, key, group.records, known), self.work, tell)
-            if made is not None:
-                entries[group.number] = made
+            if entry is not None:  # texts that return in later shards are copied from this one
+                entries[group.number] = entry
+                pool.add(self.work.folder / entry.name)
         entries |= {entry.number: entry for entry in self.engine.finish(self.work, tell)}
         return [entries[number] for number in sorted(entries)]
 

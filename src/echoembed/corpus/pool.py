@@ -1,4 +1,4 @@
-"""Vectors that exist already, by the hash of their text, so that only new texts of a changed corpus are embedded."""
+"""Vectors that exist already, by the hash of their text: a text that returns, or that has not changed, is copied."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ class Pool:
     """The vectors of a corpus's shards.
 
     Args:
-        paths: Undamaged shards, all with the same identity and precision.
         places: An empty table.
     """
 
-    def __init__(self, paths: Sequence[Path], places: Places) -> None:
-        self._paths = paths
+    def __init__(self, places: Places) -> None:
+        self._paths: list[Path] = []
         self._places = places
-        for number, path in enumerate(paths):
-            places.add(number, shard.read(path, ["text_hash"]).column("text_hash").to_pylist())
         self._loaded = lru_cache(maxsize=SHARDS_IN_MEMORY)(self._load)
+
+    def add(self, path: Path) -> None:
+        """Add the vectors of a shard that is whole, of one identity and one precision with the others."""
+        self._places.add(len(self._paths), shard.read(path, ["text_hash"]).column("text_hash").to_pylist())
+        self._paths.append(path)
 
     def find(self, hashes: Sequence[bytes]) -> dict[bytes, Known]:
         """Return the vectors of those texts that have one."""

@@ -12,8 +12,8 @@ from echoembed import errors
 
 HASH_BYTES = 16
 RESERVED = ("id", "chunk", "start", "end", "text", "text_hash", "vector", "scale", "dropped_tokens", "score")
-LANCE = ("_rowid", "_rowaddr", "_rowoffset", "_score", "_distance", "_relevance_score")
-"""Columns that LanceDB adds to what it finds."""
+LANCE = ("_rowid", "_rowaddr", "_rowoffset", "_score", "_distance", "_relevance_score", "_row_hash")
+"""Columns that the index adds to what it finds."""
 EXACT = 2.0**53  # from here on, a float skips whole numbers
 TYPES = ("text", "int", "float", "bool")
 Value = str | int | float | bool | None
