@@ -84,8 +84,13 @@ def write_notes(model: SentenceTransformer, folder: str | os.PathLike[str], *, o
 
     transformer, facts = transformer_of(model), describe(model)
     recipe = transformer.recipe
-    if recipe.attention != "causal" or transformer.cut:
-        reason = "takes the causal mask away" if recipe.attention != "causal" else "pools a layer below the last"
+    faults = {
+        "reads several prompts": bool(recipe.beside),
+        "takes the causal mask away": recipe.attention != "causal",
+        "pools a layer below the last": transformer.cut,
+    }
+    reason = next((fault for fault, is_so in faults.items() if is_so), "")
+    if reason:
         raise errors.export_impossible(recipe.name, "--gguf", f"it {reason}, and llama.cpp does not")
     # 1. What llama.cpp can do of the recipe.
     prompt = transformer.reader.render([EXAMPLE], task="document")[0]

@@ -102,7 +102,9 @@ def _check(transformer: EchoTransformer) -> None:
     """Refuse a recipe that takes more than the last state of a prompt."""
     recipe = transformer.recipe
     reason = ""
-    if recipe.attention != "causal":
+    if recipe.beside:
+        reason = "it puts the vectors of several prompts side by side, and a plain loader reads one"
+    elif recipe.attention != "causal":
         reason = "it takes the causal mask away, and a plain loader would leave it on"
     elif recipe.pooling != "last":
         reason = f"its pooling is {recipe.pooling!r} over a part of the prompt, and a plain loader pools all of it"
