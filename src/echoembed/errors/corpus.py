@@ -110,7 +110,7 @@ def export_impossible(recipe: str, option: str, reason: str) -> ModelError:
     allowed = "causal recipes at the last layer" + (", pooling the prompt's last token" if option == "--stock" else "")
     return ModelError(
         f"The recipe {quoted(recipe)} cannot be exported with {option}: {reason.rstrip('.')}. Allowed: {allowed}. "
-        "Export with --self-contained, which carries our code along."
+        "Use --self-contained, which carries our code along."
     )
 
 
