@@ -9,8 +9,10 @@ Shapes: H heads, T tokens of the pack, Q queries of all prompts, K keys of all p
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from echoembed.engine.pack import Layout
 
 LEAST_CAPABILITY = (8, 0)
 WIDEST_HEAD = 256
+_ARGUMENTS = {"scale", "window_size", "enable_gqa"}  # PyTorch 2.11 has no ``enable_gqa`` yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +44,15 @@ class Packing:
     most_keys: int
 
 
+@cache
 def kernel() -> Callable[..., Any] | None:
-    """Return PyTorch's variable-length flash attention; None where this version of PyTorch has none."""
+    """Return PyTorch's variable-length flash attention; None where PyTorch has none, or one with fewer arguments."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
     kernel: Callable[..., Any] = varlen_attn
-    return kernel
+    return kernel if inspect.signature(kernel).parameters.keys() >= _ARGUMENTS else None
 
 
 def supported(query: Tensor) -> bool:
