@@ -104,4 +104,5 @@ def test_bytes_made_from_good_requests_get_a_4xx_an_answer_or_the_end_of_the_con
         for _ in range(ROUNDS):
             request = mutated(chance.choice(GOOD), chance)
             answer = server.send(request, close=chance.random() < 0.2)
+            answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")  # the last answer is what counts
             assert answer == b"" or answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 4")), (request, answer[:300])
