@@ -268,12 +268,14 @@ def main() -> None:
         options.results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if options.report:
         name = f"finetuning-{options.model}"
-        picture(results, options, options.report.parent / "pictures" / name)
+        drawn = ""
+        if options.curve:
+            picture(results, options, options.report.parent / "pictures" / name)
+            drawn = f"\n![STS over the steps of fine-tuning](pictures/{name}.png)\n"
         first, last = (mark.format(options.model) for mark in MARKS)
         start, rest = options.report.read_text(encoding="utf-8").split(first)
         _, end = rest.split(last)
-        drawn = f"![STS over the steps of fine-tuning](pictures/{name}.png)"
-        options.report.write_text(f"{start}{first}\n{text}\n{drawn}\n{last}{end}", encoding="utf-8")
+        options.report.write_text(f"{start}{first}\n{text}{drawn}{last}{end}", encoding="utf-8")
 
 
 if __name__ == "__main__":
