@@ -10,6 +10,7 @@ Shapes: B sequences, T tokens, D width of the model.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.template import Rendered, Template
 from echoembed.recipe import Attention
+from echoembed.sources.files import ADAPTER_CONFIG
 from echoembed.sources.settings import reason
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 PROBE_LENGTH = 12
 _BUFFERS = ("rotary_emb.inv_freq", "masked_bias", "attn.bias", "attention.bias")  # saved by older versions
-# Where transformers looks for an adapter beside the weights: it would add one as it is. Ours is checked, and merged.
-_NO_ADAPTER = {"subfolder": "no adapter"}
 
 
 def read_config(folder: Path, name: str, attention: Attention) -> PreTrainedConfig:
@@ -95,15 +95,14 @@ def load_model(
     check_sizes(folder, name, config)
     small = sum(file.stat().st_size for file in folder.glob("*.safetensors")) < 2**30
     try:
-        with quiet(bar=not small):
+        with quiet(bar=not small), _without_adapter(folder) as whole:
             model, info = AutoModel.from_pretrained(
-                folder,
+                whole,
                 config=config,
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                adapter_kwargs=_NO_ADAPTER,
             )
     except Exception as error:  # also ImportError, for quantised weights
         raise errors.model_unreadable(name, reason(error)) from error
@@ -121,6 +120,19 @@ def load_model(
     if unused and not cut:
         raise errors.model_weights_unused(name, sorted(unused))
     return model.train(False)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_adapter(folder: Path) -> Iterator[Path]:
+    """Yield a view of a folder without the adapter in it, which transformers would add unchecked and unmerged."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as view:
+        for path in folder.iterdir():
+            if path.is_file() and not path.name.startswith("adapter_"):
+                (Path(view) / path.name).symlink_to(path.resolve())
+        yield Path(view)
 
 
 @contextmanager
