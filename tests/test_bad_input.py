@@ -387,7 +387,9 @@ def test_a_model_with_the_tokenizer_of_another_makes_no_vector(tmp_path):
     small = {name: tensor[:500] if "embed" in name else tensor for name, tensor in weights().items()}
     folder = weighted(configured(linked(TINY, tmp_path / "broken"), vocab_size=500), **small)
     own = echoembed.load(folder, device="cpu")
-    refused(lambda: own.encode("antidisestablishmentarianism"), ModelError, "embeddings for 500 tokens", "to the same model")
+    refused(
+        lambda: own.encode("antidisestablishmentarianism"), ModelError, "embeddings for 500 tokens", "to the same model"
+    )
 
 
 MODULES = [
@@ -473,7 +475,9 @@ def test_weights_that_the_disk_does_not_take_leave_nothing_behind(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        message = refused(lambda: echoembed.save(model(), tmp_path / "model"), FileError, "File too large", "enough space")
+        message = refused(
+            lambda: echoembed.save(model(), tmp_path / "model"), FileError, "File too large", "enough space"
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(tmp_path / "model") in message

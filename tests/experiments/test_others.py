@@ -140,6 +140,8 @@ def test_every_table_has_the_bag_of_words_and_the_encoders_that_are_given(settin
         shown = " ".join([*result.summary.columns, *(row[0] for row in result.summary.rows)])
         assert others.BAG in shown
         assert "mine" in shown
+    tables = {name: read_rows(setting.out / f"{name}.parquet")[0] for name in ("table2", "table3", "table4")}
+    assert overview.overview(tables).rows  # other encoders are no further models there
     rows, _ = read_rows(setting.out / "table4.parquet")
     for row in values(rows, recipe="mine"):
         (same,) = values(rows, recipe="classical", task=row["task"], kind=row["kind"])

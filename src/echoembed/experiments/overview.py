@@ -12,6 +12,7 @@ from echoembed.experiments.figure6 import mean_error
 from echoembed.experiments.others import BAG
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
+from echoembed.experiments.table2 import language_models
 from echoembed.experiments.toy import STRUCTURES
 
 PICTURES = ("table1", "layers", "figure2")
@@ -82,7 +83,7 @@ def _other_models(results: Results) -> list[list[str]]:
     """Compare echo with classical for every further model (Table 2)."""
     rows = results.get("table2", [])
     out = []
-    for model in distinct(rows, "model")[1:]:
+    for model in language_models(rows)[1:]:
         means = _averages(values(rows, model=model))
         gap = means["echo"] - means["classical"]
         out.append([f"… and with {model} (Table 2)", "+6.1, +5.6", f"{gap:+.1f}", HOLDS if gap > 0 else NOT])

@@ -45,14 +45,14 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     return rows + [{**row, "system": row["recipe"]} for row in bench.system_scores(installed(bench), plan.tasks)]
 
 
-def _models(rows: list[Row]) -> list[str]:
+def language_models(rows: list[Row]) -> list[str]:
     """The language models, without other encoders."""
     return distinct([row for row in rows if row["system"] != row["recipe"]], "model")
 
 
 def summary(rows: list[Row]) -> Summary:
     """Summarise our scores by model, and the paper's."""
-    models = _models(rows)
+    models = language_models(rows)
     notes = []
     if len(models) > 1:
         notes.append(
@@ -70,7 +70,7 @@ def summary(rows: list[Row]) -> Summary:
 
 def plot(rows: list[Row]) -> Figure:
     """Draw bars by category, a panel for each model, all with the same scale."""
-    models = _models(rows)
+    models = language_models(rows)
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
     figure, axes = plots.figure(
         "Other models: echo, classical, PromptEOL, a bag of words",
