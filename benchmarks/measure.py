@@ -139,8 +139,8 @@ def processor() -> str:
 
 
 def command() -> str:
-    """The command that runs, without where its results go."""
-    words = sys.argv[1:]
+    """The command that runs, without where its results go and without folders of this machine."""
+    words = ["FOLDER" if word.startswith(("/", "~")) else word for word in sys.argv[1:]]
     if "--out" in words:
         at = words.index("--out")
         words = words[:at] + words[at + 2 :]
