@@ -109,7 +109,7 @@ def test_the_verdict_follows_the_interval():
     for low, high, verdict, said in (
         (0.1, 0.2, overview.HOLDS, "ahead of"),
         (-0.2, -0.1, overview.NOT, "behind"),
-        (-0.1, 0.1, overview.UNSURE, "not to be told from"),
+        (-0.1, 0.1, overview.UNSURE, "level with"),
     ):
         shown = overview.overview({"table1": [row(low, high)]}).rows
         assert [cells[-1] for cells in shown if "on STS" in cells[0]] == [verdict]

@@ -43,7 +43,7 @@ def summary(rows: list[Row]) -> Summary:
     tasks = distinct(rows, "task")
     scores = sweep.table(rows, by="copies", x="task", at=tasks)
     out = [[*cells, f"{sweep.mean_score(rows, copies=int(cells[0])):.2f}"] for cells in scores]
-    notes = [f"Spearman correlation × 100; {rows[0]['model']}. The last copy is pooled; the prompt is echo's."]
+    notes = [f"Spearman correlation × 100; {rows[0]['model']}. Only the last copy is pooled; the prompt is echo's."]
     return Summary(["readings", *tasks, "mean"], out, notes)
 
 
@@ -64,7 +64,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="copies",
-    title="One reading, two, or three?",
+    title="Should the model read a text once, twice, or three times?",
     source="beyond the paper",
     plan=plan,
     run=run,

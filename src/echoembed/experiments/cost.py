@@ -82,7 +82,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="cost",
-    title="What does a score cost in seconds?",
+    title="How much time does each score cost?",
     source="beyond the paper",
     plan=plan,
     run=run,

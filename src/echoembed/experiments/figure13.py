@@ -59,14 +59,14 @@ def summary(rows: list[Row]) -> Summary:
     means = {step: scoretable.by_kind(values(rows, step=step)) for step in steps}
     columns = ["step", *means[steps[0]]]
     out = [[str(step), *(f"{value:.2f}" for value in means[step].values())] for step in steps]
-    return Summary(columns, out, ["The paper gives its curves as a picture only; for many tasks they fall."])
+    return Summary(columns, out, ["The paper shows its curves only in a picture; for many tasks the scores fall."])
 
 
 def plot(rows: list[Row]) -> Figure:
     """Draw a line for each task, in panels by category."""
     figure, axes = sweep.panels(
         {kind: values(rows, kind=kind) for kind in distinct(rows, "kind")},
-        title="Scores over the steps of fine-tuning",
+        title="Scores during fine-tuning",
         by="task",
         x="step",
         xlabel="steps",
@@ -78,7 +78,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="figure13",
-    title="Do scores rise over the steps of fine-tuning?",
+    title="Do scores rise during fine-tuning?",
     source="Figure 13, Appendix F",
     plan=plan,
     run=run,

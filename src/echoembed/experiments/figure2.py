@@ -170,7 +170,7 @@ def summary(rows: list[Row]) -> Summary:
             cells = [f"{100 * accuracy(group):.1f}" if group else "-" for group in (method_rows, *groups)]
             out.append([source, method, *cells, str(len(method_rows))])
     columns = ["triples", "method", "all", *(_SHORT[name].replace("\n", " ") for name in STRUCTURES), "count"]
-    notes = ["Accuracy × 100; chance is 50. The paper gives its accuracies as a picture only, of Mistral-7B."]
+    notes = ["Accuracy × 100; chance is 50. The paper shows its accuracies, for Mistral-7B, only in a picture."]
     return Summary(columns, out, notes)
 
 
@@ -196,7 +196,7 @@ def plot(rows: list[Row]) -> Figure:
     }
     plots.bars(axes[0], ["all", *(_SHORT[name] for name in STRUCTURES)], series, label="accuracy, %")
     axes[0].axhline(50, color="black", linestyle=":", linewidth=1)
-    axes[0].set(ylim=(0, 118), title="Accuracy by where the difference stands (dotted: chance)")
+    axes[0].set(ylim=(0, 118), title="Accuracy by the place of the difference (dotted: chance)")
     axes[0].legend(fontsize=8, ncols=3, loc="upper center")
     groups = {name: values(own_rows, method=name, structure=STRUCTURES[2]) for name in ("classical mean", "echo mean")}
     least = min(0.98, *(row[key] for group in groups.values() for row in group for key in FIRST_PARTS))
@@ -220,7 +220,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="figure2",
-    title="Toy sentences whose difference stands early or late: which embeddings see it?",
+    title="Which embeddings see a difference between sentences that comes early, or late?",
     source="Figure 2, Section 3.1, Tables 8 to 10",
     plan=plan,
     run=run,

@@ -85,7 +85,7 @@ def summary(rows: list[Row]) -> Summary:
     tasks = ", ".join(distinct(rows, "task"))
     notes = [
         f"Mean over {tasks}, for each prompt; {rows[0]['model']}.",
-        "The paper shows its spreads as pictures only.",
+        "The paper shows its spreads only in pictures.",
     ]
     return Summary(["method and pooling", "prompts", "mean", "deviation", "least", "most"], out, notes)
 
@@ -126,7 +126,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="figure3",
-    title="How much does the exact prompt matter?",
+    title="How much do scores depend on the wording of the prompt?",
     source="Figures 3 and 7 to 12, Section 4.2, Appendix D",
     plan=plan,
     run=run,

@@ -75,8 +75,9 @@ def summary(rows: list[Row]) -> Summary:
     most = rows[0]["max_texts"]
     notes = [
         *([f"Samples of {most} texts a task: differences of a few points are noise."] if most else []),
-        f"Tokens of text read in all; mean over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
-        f"The paper's curves are a picture; its zero-shot Mistral-7B on MTEB-MINI at the standard budget: {numbers}.",
+        f"A budget counts tokens of all readings; mean over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
+        f"The paper shows its curves only in a picture. Its scores of zero-shot Mistral-7B on MTEB-MINI at the "
+        f"standard budget: {numbers}.",
     ]
     budgets = sorted(distinct(rows, "budget"))
     out = sweep.table(rows, by="method", x="budget", at=budgets)
@@ -87,7 +88,7 @@ def plot(rows: list[Row]) -> Figure:
     """Draw score against budget: the mean, and each task."""
     figure, axes = sweep.panels(
         {"mean": rows, **{task: values(rows, task=task) for task in distinct(rows, "task")}},
-        title=f"What is a budget of tokens best spent on? Texts cut to the budget ({rows[0]['model']})",
+        title=f"With the same number of tokens: read twice, or read more? Texts cut to the budget ({rows[0]['model']})",
         by="method",
         x="budget",
         xlabel="tokens of text read, all readings",
@@ -103,7 +104,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="figure4",
-    title="What is a budget of tokens best spent on, two readings or one?",
+    title="With the same number of tokens: is it better to read twice, or to read more text once?",
     source="Figure 4, Section 4.7",
     plan=plan,
     run=run,
@@ -112,7 +113,7 @@ EXPERIMENT = Experiment(
 )
 FINE_TUNED_EXPERIMENT = Experiment(
     name="figure5",
-    title="What is a budget of tokens best spent on, after fine-tuning?",
+    title="With the same number of tokens, after fine-tuning: read twice, or read more text once?",
     source="Figure 5, Section 4.7",
     plan=plan_fine_tuned,
     run=run,

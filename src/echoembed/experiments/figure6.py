@@ -164,8 +164,8 @@ def summary(rows: list[Row]) -> Summary:
     notes = [
         f"Mean rank error in % of the pairs (above 0: overestimated); {rows[0]['model']}; "
         f"halves compared by {rows[0]['splitter']} (the paper: bge-base-en-v1.5).",
-        "The paper shows its errors as a picture: classical overestimates where first halves are alike, echo does not.",
-        "Table 11's sentences are kept beside the results, in table11/.",
+        "The paper shows its errors in a picture: classical overestimates pairs with similar first halves, echo not.",
+        "The sentences for Table 11 are beside the results, in table11/.",
     ]
     return Summary(columns, out, notes)
 
@@ -196,7 +196,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="figure6",
-    title="Are pairs that begin alike overestimated, on real data?",
+    title="Are pairs that begin alike overestimated in real data too?",
     source="Figure 6, Table 11, Appendix E",
     plan=plan,
     run=run,

@@ -139,8 +139,8 @@ def summary(rows: list[Row]) -> Summary:
     if all(row["ours"] is None for row in rows):
         needed = sorted({_needed(row["recipe"]) for row in rows})
         notes.append(
-            f"Not run: needs fine-tuned models: {'; '.join(needed)}. --mteb scores them, or the models given, on MTEB; "
-            "with --dry-run it says what that takes. Or give scores of echoembed eval as --scores."
+            f"Not run: needs fine-tuned models: {'; '.join(needed)}. --mteb scores these models, or those of --model, "
+            "on MTEB; --mteb --dry-run says what that takes. Or pass scores of echoembed eval with --scores."
         )
     return Summary(["system", "whose", *columns], out, notes)
 

@@ -118,9 +118,9 @@ def summary(rows: list[Row]) -> Summary:
     read = [f"{model}: {_sets(rows, model)}" for model in distinct(rows, "model")]
     notes = [
         f"Mean Spearman correlation × 100 ({'; '.join(read)}).",
-        "The best layer is chosen on the pairs that it is scored on, so its score flatters. Layer 0 is the token "
-        "embeddings; up to layer k, k of the layers run, so that the cost grows in step.",
-        "Layer 1 of one reading is a bag of words.",
+        "The best layer was chosen on the scored pairs, so its score is a little too high. Layer 0 is the token "
+        "embeddings. To pool layer k, the model runs k layers, so the cost is in proportion to k.",
+        "Layer 1 under classical is nearly a bag of words.",
     ]
     return Summary(["model", "method", "vectors", "layer 1", "last layer", "best layer", "which"], out, notes)
 
@@ -129,7 +129,7 @@ def plot(rows: list[Row]) -> Figure:
     """Draw score against layer, a panel for each model, all with the same scale."""
     models = distinct(rows, "model")
     figure, axes = plots.figure(
-        "STS by the layer that is pooled", columns=len(models), width=4.6 * len(models) + 0.4, height=3.9, sharey=True
+        "STS by the pooled layer", columns=len(models), width=4.6 * len(models) + 0.4, height=3.9, sharey=True
     )
     for axis, model in zip(axes, models, strict=True):
         for form, style in ((RAW, "-"), (Z, ":")):
@@ -149,7 +149,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="layers",
-    title="Which layer to pool, and what does stopping early cost?",
+    title="Which layer is the best to pool?",
     source="beyond the paper",
     plan=plan,
     run=run,

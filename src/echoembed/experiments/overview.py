@@ -17,7 +17,7 @@ from echoembed.experiments.toy import STRUCTURES
 
 PICTURES = ("table1", "layers", "figure2")
 """Experiments whose pictures are on the first page."""
-HOLDS, NOT, UNSURE = "holds", "does not hold", "cannot be told"
+HOLDS, NOT, UNSURE = "yes", "no", "uncertain"
 Results = Mapping[str, list[Row]]
 """The name of an experiment → its rows."""
 
@@ -26,7 +26,7 @@ def overview(results: Results) -> Summary:
     """Return a row for each claim that was tested."""
     claims = (_leads, _matched, _other_models, _mask, _pooling, _prompts, _toy, _halves, _layers, _simple)
     rows = [row for claim in claims for row in claim(results)]
-    return Summary(["claim", "paper", "here", "so it"], rows)
+    return Summary(["claim", "paper", "here", "does it hold here?"], rows)
 
 
 def _lead(results: Results, rival: str, kind: str) -> Row | None:
@@ -71,7 +71,7 @@ def _matched(results: Results) -> list[list[str]]:
     gap = means["echo-compute-matched"] - means["classical"]
     return [
         [
-            "Echo on half the text budget beats classical (Table 1; few texts are over it)",
+            "Echo on half the text budget beats classical (Table 1; few texts are that long)",
             "+6.6",
             f"{gap:+.1f}",
             HOLDS if gap > 0 else NOT,
@@ -96,7 +96,7 @@ def _mask(results: Results) -> list[list[str]]:
     if "classical-bidirectional" not in means:
         return []
     gap = means["classical-bidirectional"] - means["echo"]
-    claim = "Taking the causal mask away without training does not replace echo (Table 3)"
+    claim = "Without training, removing the causal mask does not replace echo (Table 3)"
     return [[claim, "-14.0, -13.8, -1.5", f"{gap:+.1f}", HOLDS if gap < 0 else NOT]]
 
 
@@ -107,7 +107,12 @@ def _pooling(results: Results) -> list[list[str]]:
         return []
     gap = means["echo"] - means["echo-last"]
     return [
-        ["Without training, the mean beats the last state (Table 4)", "+17.1", f"{gap:+.1f}", HOLDS if gap > 0 else NOT]
+        [
+            "Without training, pooling the mean beats the last state (Table 4)",
+            "+17.1",
+            f"{gap:+.1f}",
+            HOLDS if gap > 0 else NOT,
+        ]
     ]
 
 
@@ -126,7 +131,7 @@ def _prompts(results: Results) -> list[list[str]]:
     spreads = f"{fmean(echo):.1f} ± {pstdev(echo):.1f} against {fmean(classical):.1f} ± {pstdev(classical):.1f}"
     ahead = fmean(echo) - pstdev(echo) > fmean(classical) + pstdev(classical)
     claim = "Echo is ahead whatever the prompt's wording (Figure 3)"
-    return [[claim, "a picture", spreads, HOLDS if ahead else UNSURE]]
+    return [[claim, "in a picture", spreads, HOLDS if ahead else UNSURE]]
 
 
 def _toy(results: Results) -> list[list[str]]:
@@ -135,9 +140,9 @@ def _toy(results: Results) -> list[list[str]]:
     if not rows:
         return []
     late = [accuracy(values(rows, method=m, structure=STRUCTURES[1])) * 100 for m in ("echo mean", "classical mean")]
-    claim = "A mean over one reading misses differences that stand late (Figure 2)"
+    claim = "The mean over one reading misses differences that come late (Figure 2)"
     return [
-        [claim, "a picture", f"echo {late[0]:.0f} %, classical {late[1]:.0f} %", HOLDS if late[0] > late[1] else NOT]
+        [claim, "in a picture", f"echo {late[0]:.0f} %, classical {late[1]:.0f} %", HOLDS if late[0] > late[1] else NOT]
     ]
 
 
@@ -149,7 +154,7 @@ def _halves(results: Results) -> list[list[str]]:
     gaps = [mean_error(rows, name, "first") - mean_error(rows, name, "second") for name in ("classical", "echo")]
     claim = "Classical overestimates pairs that begin alike, echo does not (Figure 6)"
     gaps_text = f"classical {gaps[0]:+.1f} % of the ranks, echo {gaps[1]:+.1f} %"
-    return [[claim, "a picture", gaps_text, HOLDS if gaps[0] > max(gaps[1], 0) else NOT]]
+    return [[claim, "in a picture", gaps_text, HOLDS if gaps[0] > max(gaps[1], 0) else NOT]]
 
 
 def _layers(results: Results) -> list[list[str]]:
@@ -163,10 +168,10 @@ def _layers(results: Results) -> list[list[str]]:
     final = 100 * fmean(row["score"] for row in values(echo_rows, layer=last))
     return [
         [
-            "Beyond the paper: another layer than the last is better on STS",
+            "Beyond the paper: a layer before the last is better on STS",
             "-",
             f"layer {layer} of {last}: {score - final:+.1f}",
-            "is so" if layer < last else "is not so",
+            HOLDS if layer < last else NOT,
         ]
     ]
 
@@ -178,6 +183,5 @@ def _simple(results: Results) -> list[list[str]]:
         row = _lead(results, BAG, kind)
         if row is not None:
             lead = table1.lead(results["table1"], row["recipe"], kind)
-            verdict = {HOLDS: "is so", NOT: "is not so"}.get(_verdict(row), UNSURE)
-            out.append([f"Beyond the paper: echo beats a bag of words {where}", "-", lead, verdict])
+            out.append([f"Beyond the paper: echo beats a bag of words {where}", "-", lead, _verdict(row)])
     return out

@@ -20,8 +20,8 @@ from echoembed.sources.packaged import BUNDLED
 
 _HEAD = """# Results{of}
 
-Made by `{command}`; every number and picture on this page is its output. Scores are × 100; {sizes}. An interval holds
-95 of 100 bootstrap draws.
+Made by `{command}`; all numbers and pictures on this page are its output. Scores are × 100, {sizes}. An interval
+contains 95 of 100 bootstrap draws.
 
 {model}
 
@@ -34,13 +34,13 @@ Made by `{command}`; every number and picture on this page is its output. Scores
 {facts}
 """
 _TINY = (
-    "The model is the bundled one, of a few million parameters: it is there to show that everything works. What holds "
-    "for it need not hold for models a thousand times larger, and its scores say nothing about the method's best. The "
-    "paper's numbers beside ours belong to other models and to more data; only the order of rows can be compared."
+    "These are results of the bundled model, which has a few million parameters and shows only that everything works. "
+    "Models a thousand times larger may behave differently, and have far better scores. The paper's numbers are for "
+    "other models and more data: compare only the order of the rows."
 )
 _OTHER = (
-    "The paper's numbers beside ours belong to models of 1.3 to 7 billion parameters, on MTEB: compare the order of "
-    "rows and the sign of differences, not levels."
+    "The paper's numbers are for models of 1.3 to 7 billion parameters, on MTEB: compare the order of the rows and the "
+    "sign of differences, not the scores."
 )
 
 
@@ -97,7 +97,7 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in facts)]
     model = _TINY if setting.models[0] == BUNDLED else _OTHER
     tiny = setting.models[0] == BUNDLED
-    sizes = "each table says of which samples" if setting.quick else "of whole data sets"
+    sizes = "on samples of the data sets that each table names" if setting.quick else "on whole data sets"
     claims = overview(rows)
     return _HEAD.format(
         of=" of the bundled model" if tiny else "",

@@ -81,8 +81,8 @@ def category_summary(
     counts = {kind: len(distinct(values(rows, kind=kind), "task")) for kind in kinds}
     columns = ["system", "whose", *(f"{spaced(kind)} ({counts[kind]})" for kind in kinds), "average"]
     notes = [
-        f"The paper's rows: {table.model}, on {table.data}; not our data: compare the order of rows, not levels. "
-        "A sampled corpus is easier to search.",
+        f"The paper's rows: {table.model}, on {table.data}. Our data are others: compare the order of the rows, not "
+        "the scores. A sampled corpus is easier to search.",
         *missing,
     ]
     return Summary(columns, out, notes)

@@ -71,7 +71,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
         rows += [{**row, "model": model} for row in gaps(rows, bench.items, model, rival, seed=bench.setting.seed)]
     if quick or not bench.setting.llm2vec:
         missing = [
-            "LLM2Vec-unsupervised: see table3, which scores it and echo on fewer sets (--full --llm2vec).",
+            "LLM2Vec-unsupervised: table3 scores this system and echo on fewer sets (here with --full --llm2vec).",
             *missing,
         ]
     rows[0]["missing"] = "\n".join(missing)
@@ -130,8 +130,8 @@ def summary(rows: list[Row]) -> Summary:
         cells = [lead(rows, name, kind) for kind in (*kinds, AVERAGE)]
         leads.append([name, "ours, 95 % interval", *cells])
     drawn = (
-        "Intervals: items are drawn anew 1,000 times, the same for both systems. A draw has items twice, which raises "
-        "V-measures a little, so that those of clustering lie to one side."
+        "Intervals are from 1,000 bootstrap draws of the items, the same draws for both systems. A draw contains some "
+        "items twice, which raises V-measures a little: the intervals of clustering are shifted to one side."
     )
     return Summary(
         table.columns, [*leads, *table.rows], [*order(rows), drawn, *table.notes, *scoretable.sizes(scored_rows)]
@@ -153,24 +153,24 @@ def order(rows: Sequence[Row]) -> list[str]:
     for name in distinct([row for row in rows if row["task"] is None], "recipe"):
         recipe_rows = values(rows, recipe=name, task=None)
         rival = name.removeprefix(DIFFERENCE.format(""))
-        groups: dict[str, list[str]] = {"ahead of": [], "behind": [], "not to be told from": []}
+        groups: dict[str, list[str]] = {"ahead of": [], "behind": [], "level with": []}
         for row in recipe_rows:
-            where = "ahead of" if row["low"] > 0 else "behind" if row["high"] < 0 else "not to be told from"
+            where = "ahead of" if row["low"] > 0 else "behind" if row["high"] < 0 else "level with"
             groups[where].append("the average" if row["kind"] == AVERAGE else scoretable.spaced(row["kind"]))
         parts = [f"{where} {rival} on {', '.join(kinds)}" for where, kinds in groups.items() if kinds]
-        lines.append(f"Echo is {'; '.join(parts)} (95 % intervals).")
+        lines.append(f"Echo is {'; '.join(parts)}, by 95 % intervals (level: the interval contains 0).")
     return lines
 
 
 def plot(rows: list[Row]) -> Figure:
     """Draw bars by category."""
-    title = "Zero-shot: does reading twice beat reading once?"
+    title = "Without training: is reading twice better than reading once?"
     return scoretable.category_plot(scored(rows), title, paper_table("table1"), _PAPER)
 
 
 EXPERIMENT = Experiment(
     name="table1",
-    title="Zero-shot: does reading twice beat reading once, and asking for one word?",
+    title="Without training: is reading twice better than reading once, or than asking for one word?",
     source="Table 1, Section 4.3",
     plan=plan,
     run=run,

@@ -56,14 +56,16 @@ def summary(rows: list[Row]) -> Summary:
     notes = []
     if len(models) > 1:
         notes.append(
-            f"{' and '.join(models)} are of different families, trained on different texts: their rows say whether "
-            "the order of methods holds for both, and nothing about size."
+            f"{' and '.join(models)} are of different families, trained on different texts: their rows show "
+            "whether the order of methods is the same for both, and say nothing about size."
         )
     else:
-        notes.append("One model shows no scale; further ones: --model NAME, repeated.")
+        notes.append("One model says nothing about scale; add further models with --model NAME, repeated.")
     if not values(rows, recipe=BAG):
         notes.append(f"{BAG}: not run, needs {NO_TEXTS}.")
-    notes.append("The paper's sizes: --model princeton-nlp/Sheared-LLaMA-1.3B --model meta-llama/Llama-2-7b-chat-hf.")
+    notes.append(
+        "For the paper's models: --model princeton-nlp/Sheared-LLaMA-1.3B --model meta-llama/Llama-2-7b-chat-hf."
+    )
     table = scoretable.category_summary(rows, paper_table("table12"), _PAPER, column="system", missing=notes)
     return Summary(table.columns, table.rows, [*table.notes, *scoretable.sizes(rows)])
 
@@ -93,7 +95,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="table2",
-    title="Does it hold for other models?",
+    title="Is echo ahead with other models too?",
     source="Tables 2 and 12, Section 4.3, Appendix E.3",
     plan=plan,
     run=run,

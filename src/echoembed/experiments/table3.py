@@ -60,7 +60,7 @@ def summary(rows: list[Row]) -> Summary:
         [f"paper, {row['model']}", *(f"{row[key]:.2f}" for key in _KEYS.values()), *("-" for _ in further)]
         for row in table.rows
     ]
-    notes = [f"Averages: ours over {len(distinct(rows, 'task'))} local tasks, the paper's over {table.data}."]
+    notes = [f"Averages: our rows over {len(distinct(rows, 'task'))} local tasks, the paper's over {table.data}."]
     first_rows = [values(rows, recipe=name)[0] for name in further]
     notes += [f"{row['recipe']}: {row['training']}" for row in first_rows if row["training"]]
     return Summary(["model", *names], out, [*notes, *scoretable.sizes(rows)])
@@ -74,7 +74,7 @@ def plot(rows: list[Row]) -> Figure:
         name: [_average(rows, name), *(row[_KEYS[name]] if name in _KEYS else None for row in table.rows)]
         for name in distinct(rows, "recipe")
     }
-    figure, axes = plots.figure("Taking the causal mask away, against reading twice", height=4)
+    figure, axes = plots.figure("Without the causal mask, and reading twice", height=4)
     plots.bars(axes[0], groups, series, label="average score × 100")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
@@ -82,7 +82,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="table3",
-    title="Does taking the causal mask away do what reading twice does?",
+    title="Does removing the causal mask help as much as reading twice?",
     source="Table 3, Section 4.3",
     plan=plan,
     run=run,

@@ -48,7 +48,7 @@ def summary(rows: list[Row]) -> Summary:
     for name in distinct(rows, "recipe"):
         if name not in ours:
             out.append([name, f"ours, {values(rows, recipe=name)[0]['model']}", f"{_average(rows, name):.2f}", "-"])
-    notes = [f"The paper's rows: {table.model}, on {table.data}; not the same data as ours."]
+    notes = [f"The paper's rows: {table.model}, on {table.data}; our data are others."]
     return Summary(["method", "whose", "mean", "last"], out, notes)
 
 
@@ -56,7 +56,7 @@ def plot(rows: list[Row]) -> Figure:
     """Draw bars by method and pooling, with the paper's numbers as diamonds."""
     table = paper_table("table4")
     figure, axes = plots.figure(
-        f"Which states to pool: the mean of the reading, or its last\n({rows[0]['model']}; diamonds: {table.model})",
+        f"Pooling the mean of the states, or the last state\n({rows[0]['model']}; diamonds: {table.model})",
         width=6,
     )
     for place, (method, names) in enumerate(NAMES.items()):
@@ -81,7 +81,7 @@ def plot(rows: list[Row]) -> Figure:
 
 EXPERIMENT = Experiment(
     name="table4",
-    title="Zero-shot pooling: the mean of the reading, or its last state?",
+    title="Without training: is it better to pool the mean, or the last state?",
     source="Table 4, Section 4.3",
     plan=plan,
     run=run,
