@@ -5,6 +5,7 @@ A fixed number of each in the suite; `make fuzz` sets ECHOEMBED_FUZZ_SECONDS and
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -21,12 +22,14 @@ EXAMPLES, ROUNDS = 8, 100
 pytestmark = pytest.mark.timeout(SECONDS + 600)
 
 
-@pytest.fixture(scope="module")
-def server():
-    limits = Limits(texts=16, body_bytes=20_000, body_seconds=0.3, header_seconds=0.3)
+@pytest.fixture
+def server(request):
+    """A server, with the seconds in which headers and bodies must arrive."""
+    limits = Limits(texts=16, body_bytes=20_000, body_seconds=request.param, header_seconds=request.param)
     with serving.running(settings=Settings(port=0, limits=limits)) as one:
         one.server.config.timeout_keep_alive = 0.1  # else each good answer keeps its connection open
         yield one
+        one.server.config.http_protocol_class.seconds = serving.LONG
         assert one.get("/health") == (200, {"status": "ok"})
         assert one.post("/v1/embeddings", {"input": "a"})[0] == 200
         assert b'status="5' not in one.get("/metrics")[1]
@@ -42,6 +45,8 @@ def rounds(share: float) -> Iterator[int]:
         number += 1
 
 
+# A request that this process sends late, because the machine is busy, must not find its connection closed.
+@pytest.mark.parametrize("server", [serving.LONG], indirect=True)
 def test_requests_made_from_the_openapi_document_get_documented_answers(server):
     schemathesis = pytest.importorskip("schemathesis")
     schema = schemathesis.openapi.from_url(f"{server.address}/openapi.json")
@@ -98,7 +103,9 @@ def mutated(request: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def test_bytes_made_from_good_requests_get_a_4xx_an_answer_or_the_end_of_the_connection(server):
+# Many of these requests are never complete.
+@pytest.mark.parametrize("server", [0.3], indirect=True)
+def test_bytes_made_from_good_requests_get_a_4xx_an_answer_or_the_end_of_the_connection(server, caplog):
     for number in rounds(0.45):
         chance = random.Random(number)
         for _ in range(ROUNDS):
@@ -106,3 +113,4 @@ def test_bytes_made_from_good_requests_get_a_4xx_an_answer_or_the_end_of_the_con
             answer = server.send(request, close=chance.random() < 0.2)
             answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")  # the last answer is what counts
             assert answer == b"" or answer.startswith((b"HTTP/1.1 2", b"HTTP/1.1 4")), (request, answer[:300])
+        assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -118,3 +118,37 @@ def test_the_text_form_is_prometheus(client):
     client.post("/embed", json={"inputs": "a"})
     families = {family.name for family in text_string_to_metric_families(client.get("/metrics").text)}
     assert {"echoembed_requests", "echoembed_pack_fill", "echoembed_queue_seconds", "process_open_fds"} <= families
+
+
+def requests_counted(server, route, status):
+    registry = server.server.service.metrics.registry
+    return registry.get_sample_value("echoembed_requests_total", {"route": route, "status": status})
+
+
+CHUNKED = b"Host: localhost\r\nTransfer-Encoding: chunked\r\n"
+MALFORMED = {
+    "a chunk without a size, on a good route": (b"POST /embed", b"Content-Type: application/json\r\n", "/embed"),
+    "refused for its type as well": (b"POST /embed", b"", "/embed"),
+    "refused for its path as well": (b"POST /nothing", b"", "other"),
+    "refused for its method as well": (b"POST /info", b"", "/info"),
+    "with an answer that reads no body": (b"GET /health", b"", "/health"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_body_is_answered_counted_and_logged_once(name, lines, caplog):
+    start, header, route = MALFORMED[name]
+    with serving.running() as server:
+        answer = server.send(start + b" HTTP/1.1\r\n" + CHUNKED + header + b'\r\n5\r\n{"inp\r\nzz\r\n', close=False)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"x-request-id") + answer.count(b"Bad Request") == 1
+    assert requests_counted(server, route, "400") == 1
+    assert [(one["route"], one["status"]) for one in lines() if one["event"] == "request"] == [(route, 400)]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_bytes_that_are_no_request_are_counted_and_logged_once(lines):
+    with serving.running() as server:
+        assert server.send(b"hello\r\n\r\n", close=False).startswith(b"HTTP/1.1 400 ")
+    assert requests_counted(server, "other", "400") == 1
+    assert [(one["route"], one["status"]) for one in lines() if one["event"] == "request"] == [("other", 400)]

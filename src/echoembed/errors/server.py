@@ -55,10 +55,11 @@ def request_repeated_key(key: str) -> RequestError:
     )
 
 
-def request_not_http(reason: str) -> RequestError:
-    """Bytes that are no HTTP request."""
+def request_not_http() -> RequestError:
+    """Bytes that are not an HTTP request."""
     return RequestError(
-        f"What was sent is no HTTP request: {quoted(reason, 80)}. Send HTTP/1.1 with a Host header.",
+        "The server got bytes that are not a valid HTTP request. Send HTTP/1.1 with a Host header, and a body of the "
+        "length that the headers state, or in well-formed chunks.",
         code="invalid_http",
     )
 

@@ -106,6 +106,7 @@ class App:
                 await http.send_response(send, status, body, headers, head=method == "HEAD")
         finally:
             seconds = time.monotonic() - begun
+            status = request.scope.get(http.ANSWERED, status)
             self.service.metrics.requests.labels(route, str(status)).inc()
             self.service.metrics.latency.labels(route).observe(seconds)
             fields = {"id": id_, "method": method if is_known else "", "route": route, "status": status, **tally}

@@ -2,20 +2,24 @@
 
 uvicorn limits how long a connection may be idle between requests. It has no limit for slow headers or for clients that
 stop reading, and it answers malformed HTTP in plain text. This class adds the limits and a JSON answer, through
-uvicorn's own hooks.
+uvicorn's own hooks. The answer to malformed HTTP is counted and logged like every other: by the application if its
+request is already there, which happens when a body turns out malformed, and else by this class.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import h11
 import orjson
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from echoembed import errors
-from echoembed.server import http
+from echoembed.server import http, logs
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter
 
 _HEAD = 4096  # bytes that an answer's head has at most
 
@@ -54,19 +58,26 @@ class Joined:
 
 
 class Connection(H11Protocol):
-    """A connection to a server that allows ``most`` connections, and ``seconds`` to send headers or to read on."""
+    """A connection to a server.
+
+    Attributes:
+        seconds: How long a client may take to send its headers, or to read on.
+        most: How many connections may be open.
+        requests: Counts the answers that the application does not give, by route and status.
+    """
 
     seconds = 10.0
     most = 1000
+    requests: Counter
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @classmethod
-    def under(cls, seconds: float, most: int) -> type[Connection]:
-        """Return a subclass with a server's limits."""
-        return type("Connection", (cls,), {"seconds": seconds, "most": most})
+    def under(cls, seconds: float, most: int, requests: Counter) -> type[Connection]:
+        """Return a subclass with a server's limits and its counter of requests."""
+        return type("Connection", (cls,), {"seconds": seconds, "most": most, "requests": requests})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time for headers; a connection over the limit gets an error for any request."""
@@ -109,21 +120,33 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are not HTTP, unless an answer has begun already."""
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.close()
-            return
-        error = errors.request_not_http(msg)
+        """Answer bytes that are not HTTP, unless an answer has begun already, and end the connection."""
+        error = errors.request_not_http()
+        answers = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        if answers:
+            self._send_error(error)
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The application still works on the request whose body is malformed: for it, the client has disconnected.
+            if answers:
+                cast("dict[str, Any]", self.cycle.scope)[http.ANSWERED] = error.status
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        elif answers:
+            self.requests.labels("other", str(error.status)).inc()
+            fields = {"id": logs.request_id(None), "method": "", "route": "other", "status": error.status}
+            logs.event("request", fields)
+        self.transport.close()
+
+    def _send_error(self, error: errors.RequestError) -> None:
         body = orjson.dumps(http.error_content(error, tei=False))
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
         raw = [(name.encode(), value.encode()) for name, value in {**headers, **http.error_headers(error)}.items()]
         for event in (
-            h11.Response(status_code=400, headers=raw, reason=b"Bad Request"),
+            h11.Response(status_code=error.status, headers=raw, reason=b"Bad Request"),
             h11.Data(data=body),
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
 
     def _await(self, what: str) -> None:
         """Start a timer that ends the connection, unless ``_arrived`` stops it in time."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from starlette.types import Send
 
 T = TypeVar("T")
+ANSWERED = "echoembed.answered"
+"""The key in a request's scope under which the connection leaves the status with which it has answered."""
 _SLICE = 64 * 1024  # bytes passed to the socket at once, so that a slow client occupies no more memory
 _DRAINED = 4  # times the limit: how much of a body that is too large is read, so that its sender gets to the answer
 _ALWAYS = {

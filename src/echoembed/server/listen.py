@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
         most = min(limits.connections, _files() - _SPARE_FILES)
         config = uvicorn.Config(
             App(self.service),
-            http=Connection.under(limits.header_seconds, most),
+            http=Connection.under(limits.header_seconds, most, self.service.metrics.requests),
             ws="none",
             lifespan="on",
             log_config=None,

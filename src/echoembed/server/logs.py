@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from itertools import count
 
 LOGGER = logging.getLogger("echoembed.server")
+# uvicorn warns of requests that are not HTTP, which ``Connection`` logs, and advises to install libraries.
+LEVELS = {"uvicorn.error": "ERROR", "asyncio": "WARNING"}
 _PROCESS = uuid.uuid4().hex[:16]
 _NUMBERS = count(1)
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -40,10 +42,10 @@ def start(level: str = "info") -> None:
     """Send our log and uvicorn's to standard error, each line a JSON object."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("echoembed.server", "uvicorn.error", "asyncio"):
+    for name in ("echoembed.server", *LEVELS):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.WARNING if name != "echoembed.server" else level.upper())
+        logger.setLevel(LEVELS.get(name, level.upper()))
     # uvicorn's access log has paths and query strings, which may contain anything.
     logging.getLogger("uvicorn.access").disabled = True
 
