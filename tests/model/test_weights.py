@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import re
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from transformers import AutoModel
 import echoembed
 import tiny_models
 from echoembed import errors
-from echoembed.model import backbone
+from echoembed.model import backbone, weights
 from echoembed.numerics import relative_difference
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.reader import Reader
@@ -197,3 +201,44 @@ def test_a_giant_dimension_does_not_hide_that_the_others_differ():
     assert relative_difference(states, others) > 0.3
     assert relative_difference(states, states + 1e-7) < 1e-6
     assert np.isnan(relative_difference(torch.full_like(states, torch.nan), states))
+
+
+def resident(address: int) -> int:
+    """Bytes in memory of the mapping that holds an address."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if head:
+            inside = int(head[1], 16) <= address < int(head[2], 16)
+        elif inside and line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no such mapping")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mappings are read from /proc")
+def test_unused_pages_of_a_mapped_file_leave_memory_and_can_be_read_again(tmp_path):
+    file = tmp_path / "weights.bin"
+    values = torch.arange(2**20, dtype=torch.float32)
+    values.numpy().tofile(file)
+    mapped = torch.from_file(str(file), shared=False, size=values.numel())
+    assert torch.equal(mapped, values)
+    before = resident(mapped.data_ptr())
+    weights.let_go(mapped[1000:])
+    assert before > 4e6 > 1e5 > resident(mapped.data_ptr())
+    assert torch.equal(mapped, values)
+
+
+def test_a_tensor_in_memory_of_its_own_is_never_let_go():
+    values = torch.arange(2**22, dtype=torch.float32)
+    weights.let_go(values)
+    assert torch.equal(values, torch.arange(2**22, dtype=torch.float32))
+
+
+def test_converted_weights_are_those_of_the_file_rounded():
+    exact = AutoModel.from_pretrained(tiny_models.folder("llama"))
+    converted = copy.deepcopy(exact)
+    weights.convert(converted, torch.bfloat16)
+    for name, weight in exact.state_dict().items():
+        assert torch.equal(converted.state_dict()[name], weight.to(torch.bfloat16)), name
+    frequencies = dict(converted.named_buffers())
+    assert frequencies and all(buffer.dtype == torch.float32 for buffer in frequencies.values())

@@ -1,7 +1,7 @@
 """Figures 3 and 7 to 12: how much does the exact prompt matter (section 4.2, appendix D)?
 
-Every method runs with many prompts: those that the paper lists, and random prompts. Figures 7 to 9 are this figure for
-three models, figures 10 to 12 the same scores by data set.
+Every method runs with many prompts: those that the paper lists, and random prompts; all of them on every given model.
+Figures 7 to 9 are this figure for three models, figures 10 to 12 the same scores by data set.
 """
 
 from __future__ import annotations
@@ -54,19 +54,20 @@ def _tasks(bench: Bench) -> list[Task]:
 
 
 def plan(bench: Bench) -> Plan:
-    """Plan all prompts on all tasks."""
+    """Plan all prompts on all tasks, on all models."""
     tasks = _tasks(bench)
     recipes = prompt_recipes(quick=bench.setting.quick, seed=bench.setting.seed)
-    return Plan(recipes=recipes, tasks=tasks, models=(bench.model_name,), needs="" if tasks else scoretable.NO_DATA)
+    return Plan(recipes=recipes, tasks=tasks, models=bench.setting.models, needs="" if tasks else scoretable.NO_DATA)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """Return a row for each prompt and task."""
+    """Return a row for each model, prompt and task."""
     rows: list[Row] = []
-    for recipe in plan.recipes:
-        method, _, prompt = recipe.name.partition(", ")
-        columns = {"method": method, "prompt": prompt, "template": recipe.query_template}
-        rows += bench.scores([recipe], plan.tasks, **columns)
+    for model in plan.models:
+        for recipe in plan.recipes:
+            method, _, prompt = recipe.name.partition(", ")
+            columns = {"method": method, "prompt": prompt, "template": recipe.query_template}
+            rows += bench.scores([recipe], plan.tasks, model=model, **columns)
     return rows
 
 
@@ -76,18 +77,18 @@ def _means(rows: list[Row]) -> list[float]:
 
 
 def summary(rows: list[Row]) -> Summary:
-    """Summarise the spread of the prompts' means, by method."""
+    """Summarise the spread of the prompts' means, by model and method."""
     out = []
-    for method in distinct(rows, "method"):
-        means = _means(values(rows, method=method))
-        cells = (fmean(means), pstdev(means), min(means), max(means))
-        out.append([method, str(len(means)), *(f"{value:.2f}" for value in cells)])
-    tasks = ", ".join(distinct(rows, "task"))
+    for model in distinct(rows, "model"):
+        for method in distinct(rows, "method"):
+            means = _means(values(rows, model=model, method=method))
+            cells = (fmean(means), pstdev(means), min(means), max(means))
+            out.append([model, method, str(len(means)), *(f"{value:.2f}" for value in cells)])
     notes = [
-        f"Mean over {tasks}, for each prompt; {rows[0]['model']}.",
+        f"Mean over {', '.join(distinct(rows, 'task'))}, for each prompt.",
         "The paper shows its spreads only in pictures.",
     ]
-    return Summary(["method and pooling", "prompts", "mean", "deviation", "least", "most"], out, notes)
+    return Summary(["model", "method and pooling", "prompts", "mean", "deviation", "least", "most"], out, notes)
 
 
 def _scatter(axis: Axes, rows: list[Row]) -> None:
@@ -103,24 +104,27 @@ def _scatter(axis: Axes, rows: list[Row]) -> None:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """Draw the mean of all tasks, and each task by itself."""
-    tasks = distinct(rows, "task")
+    """Draw a row of panels for each model, all with the same scale: the mean of all tasks, and each task by itself."""
+    models, tasks = distinct(rows, "model"), distinct(rows, "task")
     columns = min(len(tasks), 4) + 1
+    lines = -(-(len(tasks) + 1) // columns)  # of panels, for one model
     figure, axes = plots.figure(
-        f"How much does the prompt matter? A dot is a prompt ({rows[0]['model']})",
+        "How much does the prompt matter? A dot is a prompt",
         columns=columns,
-        rows=-(-(len(tasks) + 1) // columns),
+        rows=lines * len(models),
         width=3.3 * columns,
-        height=3.6 * -(-(len(tasks) + 1) // columns),
+        height=3.6 * lines * len(models),
         sharey=True,
     )
-    _scatter(axes[0], rows)
-    axes[0].set(title="mean of all tasks", ylabel="score × 100")
-    for axis, task in zip(axes[1:], tasks, strict=False):
-        _scatter(axis, values(rows, task=task))
-        axis.set_title(task)
-    for axis in axes[1 + len(tasks) :]:
-        axis.set_visible(False)
+    for place, model in enumerate(models):
+        own = axes[place * lines * columns : (place + 1) * lines * columns]
+        panels = {"mean of all tasks": {}, **{task: {"task": task} for task in tasks}}
+        for axis, (title, equal) in zip(own, panels.items(), strict=False):
+            _scatter(axis, values(rows, model=model, **equal))
+            axis.set_title(f"{model}: {title}" if len(models) > 1 else title)
+        own[0].set_ylabel("score × 100")
+        for axis in own[1 + len(tasks) :]:
+            axis.set_visible(False)
     return figure
 
 

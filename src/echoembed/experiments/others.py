@@ -54,11 +54,6 @@ def others(bench: Bench, model: str | None) -> tuple[list[System], list[str]]:
     if bench.setting.peers:
         encoders, absent = peers.encoders(bench.setting.further)
         whitened, absent_too = peers.whitened(whole, texts)
-        if bench.setting.quick and whitened:
-            whitened, absent_too = (
-                [],
-                ["local-llm-embed: not run on samples, because it takes longest; --full runs it."],
-            )
         systems += [*encoders, *whitened]
         missing += [*absent, *absent_too]
     return systems, missing

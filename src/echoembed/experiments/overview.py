@@ -119,6 +119,7 @@ def _pooling(results: Results) -> list[list[str]]:
 def _prompts(results: Results) -> list[list[str]]:
     """Compare the spread of echo's prompts with that of classical's (Figure 3)."""
     rows = results.get("figure3", [])
+    rows = values(rows, model=rows[0]["model"]) if rows else []
     spread = {}
     for method in ("echo mean", "classical mean"):
         method_rows = values(rows, method=method)

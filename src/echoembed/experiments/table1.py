@@ -53,7 +53,7 @@ def plan(bench: Bench) -> Plan:
     needs = "" if bench.tasks else scoretable.NO_DATA
     systems = [] if needs else others(bench, bench.model_name)[0]
     beside = [system.identity for system in systems]
-    settings = {"beside": beside, "llm2vec": [] if bench.setting.quick else bench.llm2vec_identities()}
+    settings = {"beside": beside, "llm2vec": bench.llm2vec_identities()[-1:]}
     return Plan(recipes=RECIPES, tasks=bench.tasks, models=(bench.model_name,), settings=settings, needs=needs)
 
 
@@ -61,19 +61,14 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     """Return a row for each system and task; then rows without a task for the differences in each category."""
     rows = scoretable.run_scores(bench, plan)
     systems, missing = others(bench, bench.model_name)
-    quick = bench.setting.quick
-    if not quick:
-        rows += bench.llm2vec_scores(plan.tasks, bench.setting.llm2vec[-1:])
+    rows += bench.llm2vec_scores(plan.tasks, bench.setting.llm2vec[-1:])
     rows += bench.system_scores(systems, plan.tasks)
     rows = [{**row, "low": None, "high": None, "missing": ""} for row in rows]
     model = rows[0]["model"]
     for rival in [*AGAINST, *(system.name for system in systems[:1])]:
         rows += [{**row, "model": model} for row in gaps(rows, bench.items, model, rival, seed=bench.setting.seed)]
-    if quick or not bench.setting.llm2vec:
-        missing = [
-            "LLM2Vec-unsupervised: table3 scores this system and echo on fewer sets (here with --full --llm2vec).",
-            *missing,
-        ]
+    if not bench.setting.llm2vec:
+        missing = ["LLM2Vec-unsupervised: not run, needs a model of its two stages (--llm2vec FOLDER).", *missing]
     rows[0]["missing"] = "\n".join(missing)
     return rows
 

@@ -22,7 +22,7 @@ from echoembed.engine import Processor, float_layers
 from echoembed.model.encode import encode_prompts
 from echoembed.model.probes import BOUND_TEXTS
 from echoembed.model.transformer import EchoTransformer, transformer_of
-from echoembed.model.weights import sketch
+from echoembed.model.weights import convert, sketch
 from echoembed.numerics import LEAST_COSINE
 from echoembed.prompts.template import Rendered
 
@@ -82,10 +82,7 @@ def _convert(transformer: EchoTransformer, dtype: str) -> bool:
             return False
         transformer.to_int8()
         return True
-    # Only weights that a file holds: rotary frequencies stay in float32, as in a model loaded in bfloat16.
-    for weight in model.state_dict(keep_vars=True).values():
-        if weight.is_floating_point():
-            weight.data = weight.data.to(torch.bfloat16)
+    convert(model, torch.bfloat16)
     return True
 
 

@@ -1,9 +1,13 @@
-"""Weights in memory: whether they have changed since they were loaded, and the weights to save."""
+"""Weights in memory: whether they have changed since they were loaded, their conversion, and the weights to save."""
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import hashlib
+import mmap
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SAMPLE = 1024
+_DONT_NEED = 4  # Linux's name of the advice: MADV_DONTNEED
 
 
 def sketch(model: nn.Module) -> str:
@@ -37,6 +42,50 @@ def _digest(model: nn.Module, most: int | None) -> str:
         total.update(f"{name} {tuple(weight.shape)}\n".encode())
         total.update(flat[::step].float().cpu().numpy().tobytes())
     return total.hexdigest()
+
+
+def convert(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights that a file holds, in place; rotary frequencies, which no file holds, stay as they are.
+
+    The pages of a converted weight leave this process's memory at once, so that memory does not hold both copies.
+    """
+    files = _mapped_files()
+    for weight in model.state_dict(keep_vars=True).values():
+        if weight.is_floating_point():
+            before = weight.data
+            weight.data = before.to(dtype)
+            if weight.data is not before:
+                let_go(before, files)
+
+
+def let_go(unused: torch.Tensor, files: list[range] | None = None) -> None:
+    """Take the pages of a tensor out of this process's memory, if they are those of a mapped file.
+
+    The file's pages stay in the system's cache, and are mapped again if they are read again. A tensor in memory of its
+    own is left alone, and so is every tensor on a system other than Linux.
+
+    Args:
+        unused: A tensor that is not used again.
+        files: The addresses at which files are mapped; None to look them up.
+    """
+    first = -(-unused.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (unused.data_ptr() + unused.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    files = _mapped_files() if files is None else files
+    if first < end and unused.device.type == "cpu" and any(first in place and end - 1 in place for place in files):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _DONT_NEED)
+
+
+def _mapped_files() -> list[range]:
+    """Return the addresses at which this process has mapped files; none on a system other than Linux."""
+    if sys.platform != "linux":
+        return []
+    places = []
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
+        if inode != "0":
+            first, end = (int(address, 16) for address in addresses.split("-"))
+            places.append(range(first, end))
+    return places
 
 
 def to_save(model: PreTrainedModel) -> PreTrainedModel:
