@@ -241,4 +241,5 @@ def test_converted_weights_are_those_of_the_file_rounded():
     for name, weight in exact.state_dict().items():
         assert torch.equal(converted.state_dict()[name], weight.to(torch.bfloat16)), name
     frequencies = dict(converted.named_buffers())
-    assert frequencies and all(buffer.dtype == torch.float32 for buffer in frequencies.values())
+    assert frequencies
+    assert all(buffer.dtype == torch.float32 for buffer in frequencies.values())
