@@ -1,9 +1,9 @@
-"""Corpora in figures: what a job costs besides the model, whether its memory is flat, and what searches find.
+"""Measure corpora: what a job costs besides the model, whether its memory grows, and what searches find.
 
-    python benchmarks/corpus.py build --rows 1000000          # a fake encoder: what is measured is the job
+    python benchmarks/corpus.py build --rows 1000000          # a fake encoder: only the job is measured
     python benchmarks/corpus.py search FOLDER...              # retrieval sets: as mteb lays them out
 
-Each prints a line of JSON per measurement. Times are of the machine at hand; say which.
+Each command prints a line of JSON per measurement. Times depend on the machine: name it beside them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fake_encoder import FakeEncoder  # noqa: E402
 
 @dataclass
 class Quick(FakeEncoder):
-    """Vectors that cost nothing: rows of a fixed table."""
+    """An encoder that takes no time: its vectors are rows of a fixed table."""
 
     def __post_init__(self) -> None:
         table_ND = np.random.default_rng(0).standard_normal((512, self.dimension)).astype(np.float32)
@@ -48,7 +48,7 @@ def peak() -> int:
 
 
 def measure_build(rows: int, dimension: int, folder: Path) -> None:
-    """Build, build again, and build with a row in front; memory at a tenth and at the whole."""
+    """Time a build, the next build, and one with a new first row; measure memory for a tenth of the rows and all."""
     sentence = "and some more words, so that the line is about as long as a sentence is."
     for count in (rows // 10, rows):
         source, out = folder / f"{count}.jsonl", folder / f"corpus-{count}"
@@ -72,7 +72,7 @@ def measure_build(rows: int, dimension: int, folder: Path) -> None:
 
 
 def measure_search(args: argparse.Namespace, folder: Path) -> None:
-    """What is found of what is relevant, agreement with exact float32, and time, by recipe, precision and dimension."""
+    """Measure recall, agreement with exact float32 search, and time, by recipe, precision and dimension."""
     import echoembed
 
     for place, recipe in ((place, recipe) for place in args.sets for recipe in args.recipe or ["echo"]):
@@ -119,7 +119,7 @@ def measure_search(args: argparse.Namespace, folder: Path) -> None:
 
 
 def per_query(seconds: float, queries: list[dict[str, str]]) -> float:
-    """Milliseconds of a query."""
+    """Return the milliseconds that a query takes."""
     return round(1000 * seconds / len(queries), 2)
 
 
@@ -140,12 +140,12 @@ def read_qrels(place: Path) -> dict[str, set[str]]:
 
 
 def unit(vectors_ND: np.ndarray) -> np.ndarray:
-    """Cut vectors, at length 1 again."""
+    """Cut vectors, and scale them to length 1 again."""
     return vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
 
 
 def top(vectors_ND: np.ndarray, queries_QD: np.ndarray, k: int = 10) -> np.ndarray:
-    """The rows nearest to each query, by brute force."""
+    """Find the rows nearest to each query, by comparing all."""
     return np.argsort(-(queries_QD @ vectors_ND.T), axis=1, kind="stable")[:, :k]
 
 

@@ -1,12 +1,12 @@
-"""What a score costs: processor time beside the STS score, of SmolLM2-135M under several recipes and of a peer.
+"""Compare processor time and STS score, for SmolLM2-135M under several recipes and for another encoder.
 
-    python benchmarks/cost.py                                   times all; scores are those of earlier runs
-    python benchmarks/cost.py --data FOLDER --score smollm2-echo   scores this system again, the rest stays
+    python benchmarks/cost.py                                      times all systems, and keeps earlier scores
+    python benchmarks/cost.py --data FOLDER --score smollm2-echo   scores this system again, and keeps the others
 
-Times are the processor's, one thread, on 48 sentences of examples/data, in turns; 1 is the classical embedding by
-echoembed in the same turn. Scores are the mean over the STS sets of FOLDER (SICK-R, STS12 to STS15, STS-B), Spearman
-correlation × 100 over 400 pairs of each: the pairs that ``echoembed eval --benchmark sts --max-texts 800`` takes. What
-has no score yet has an empty place in the table. Results: cost-smollm2-135m.json and .png in --out.
+A time is processor time of one thread on 48 sentences of examples/data; systems take turns, and 1 is the time of
+echoembed's classical embedding in the same turn. A score is the mean over the STS sets of FOLDER (SICK-R, STS12 to
+STS15, STS-B) of Spearman correlations × 100, each over the 400 pairs that ``echoembed eval --benchmark sts --max-texts
+800`` takes. A system without a score has an empty cell. Results: cost-smollm2-135m.json and .png in --out.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _load(name: str) -> Encode:
 
 
 def time_all(systems: dict[str, Encode], turns: int) -> dict[str, list[float]]:
-    """System → its time in each turn as a multiple of the classical one's."""
+    """Return for each system its time in each turn, as a multiple of classical's."""
     given = [text for left, right, _ in texts.pairs(24) for text in (left, right)]
     shares: dict[str, list[float]] = {name: [] for name in systems}
     chance = random.Random(0)
@@ -126,7 +126,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(rows: dict[str, dict[str, Any]]) -> Any:
-    """Score against cost; what lacks either is left out."""
+    """Draw scores against costs, for systems that have both."""
     points = [
         (row["cost"]["median"], row["score"], name) for name, row in rows.items() if "cost" in row and "score" in row
     ]

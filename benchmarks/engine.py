@@ -1,16 +1,16 @@
-"""What an embedding costs and what it is worth, beside sentence-transformers, a naive loop, llama.cpp and more.
+"""Measure what an embedding costs and how good it is, beside sentence-transformers, a plain loop, llama.cpp and others.
 
     python benchmarks/engine.py --quick                      SmolLM2-135M, a few minutes
-    python benchmarks/engine.py --full                       1,000 and more texts a cell, growth to 10,000 texts
+    python benchmarks/engine.py --full                       1,000 and more texts a cell, and growth to 10,000 texts
     python benchmarks/engine.py --full --model llama-100m    random weights of that shape, the bundled tokenizer
     python benchmarks/engine.py --device cuda --model mistral-7b   bfloat16 on a GPU, against sentence-transformers
     python benchmarks/engine.py --texts FILE                 texts of your own, one on a line
 
-Peers are optional: ``pip install optimum[onnxruntime] optimum[openvino] openvino llama-cpp-python gguf``; one that is
-absent is left out, and the results say so. On a CPU one thread; systems take turns on the same slices of texts
-(``measure.py``) and are compared by processor time. Beside every speed stand the least cosine to float32 of the same
-reading and, on graded pairs, the STS score. Results: a JSON and a PNG in --out, named after model and processor;
-``table.py`` shows those of all processors beside one another.
+Peers are optional: ``pip install optimum[onnxruntime] optimum[openvino] openvino llama-cpp-python gguf``. Without one,
+the benchmark runs without it, and the results say so. On a CPU, one thread is used; systems take turns on the same
+slices of texts (``measure.py``) and are compared by processor time. Beside each speed are the least cosine to the same
+reading in float32 and, on graded pairs, the STS score. Results: a JSON file and a PNG in --out, named after model and
+processor; ``table.py`` puts those of all processors into one table.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _write(results: dict[str, Any], stem: Path) -> None:
 
 
 def _earlier(stem: Path) -> dict[str, Any]:
-    """What is there of an earlier run, to which chosen cells are added."""
+    """Return the results of an earlier run, to which the chosen cells are added."""
     path = stem.with_suffix(".json")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found if "facts" in found and isinstance(found.get("cells"), dict) else {"cells": {}}
@@ -159,7 +159,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _cells(ours: System, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Name of a cell → its texts, and of what kind it is."""
+    """Return for each cell its texts and their kind."""
     if arguments.texts:
         own = [line.strip() for line in arguments.texts.read_text(encoding="utf-8").splitlines() if line.strip()]
         return {arguments.texts.name: {"kind": "real", "texts": own, "source": arguments.texts.name}}
@@ -277,7 +277,7 @@ def _row(
 
 
 def _aims(cells: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was aimed at, one thread, and what was reached."""
+    """Return the aims for one thread, and what was reached."""
     aims = []
 
     def times(cell: str, one: str, other: str, wanted: float, *, most: bool = False) -> None:

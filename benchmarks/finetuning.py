@@ -5,8 +5,8 @@
     python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning --part 1/2   # in two terminals
     python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning --report docs/finetuning.md
 
-Arms: echo, echo compute-matched, classical, and classical without its causal mask; mean and last pooling; three seeds.
-Each is one ``echoembed train`` run in a folder of its own; a finished one is not run again, a stopped one resumes.
+Arms: echo, compute-matched echo, classical, and classical without its causal mask, each with mean and last pooling and
+three seeds. Each is a run of ``echoembed train`` in its own folder. A finished run is kept, and a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ console = Console(width=140)
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, fromfile_prefix_chars="@"
     )
@@ -108,7 +108,7 @@ def arguments() -> argparse.Namespace:
 
 
 def config_of(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> TrainConfig:
-    """One run; all differ in what their name says and in nothing else."""
+    """Return the configuration of one run; runs differ only in what their names say."""
     beginning = ECHO if arm.startswith("echo") else CLASSICAL
     data = tuple(
         DataConfig(
@@ -150,13 +150,13 @@ def config_of(arm: str, pooling: str, seed: int, options: argparse.Namespace) ->
 
 
 def sts(model: Any, options: argparse.Namespace) -> dict[str, float]:
-    """Spearman correlation by set."""
+    """Return the Spearman correlation for each set."""
     tasks = local_tasks(options.data, ["sts"], max_texts=2 * options.pairs)
     return {score.task: score.score for score in evaluate(model, tasks)}
 
 
 def run(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train, unless it is done, and score."""
+    """Train, unless the run is finished, and score."""
     config = config_of(arm, pooling, seed, options)
     folder = Path(config.output)
     kept = folder / "result.json"
@@ -182,7 +182,7 @@ def run(arm: str, pooling: str, seed: int, options: argparse.Namespace) -> dict[
 
 
 def zero_shot(arm: str, pooling: str, options: argparse.Namespace) -> dict[str, float]:
-    """The same recipe before training."""
+    """Score the same recipe before training."""
     name = arm.removesuffix(", compute-matched")  # which differs in its training alone
     kept = options.out / f"zero-shot-{name}-{pooling}-{READ}.json"
     if not kept.is_file():
@@ -193,7 +193,7 @@ def zero_shot(arm: str, pooling: str, options: argparse.Namespace) -> dict[str, 
 
 
 def table(results: list[dict[str, Any]], before: dict[tuple[str, str], dict[str, float]]) -> str:
-    """Mean and spread over the seeds, beside the paper's."""
+    """Return the table of means and spreads over the seeds, beside the paper's scores."""
     names = list(results[0]["sts"])
     lines = [
         f"| | pooling | zero-shot | {' | '.join(names)} | STS | seeds | processor time | paper | paper, step 280 |"
@@ -217,7 +217,7 @@ def table(results: list[dict[str, Any]], before: dict[tuple[str, str], dict[str,
 
 
 def picture(results: list[dict[str, Any]], options: argparse.Namespace, target: Path) -> None:
-    """STS over the steps of the first seed, by arm and pooling."""
+    """Draw STS over the steps of the first seed, by arm and pooling."""
     drawn, axes = plots.figure("STS over the steps of fine-tuning", columns=len(options.poolings), width=9)
     for axis, pooling in zip(axes, options.poolings, strict=True):
         for arm in options.arms:
@@ -244,7 +244,7 @@ def picture(results: list[dict[str, Any]], options: argparse.Namespace, target: 
 
 
 def main() -> None:
-    """Run the share of the runs that is asked for, then say what there is."""
+    """Do the requested share of the runs, then print the results."""
     options = arguments()
     options.data, options.out = options.data.resolve(), options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)

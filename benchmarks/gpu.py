@@ -1,15 +1,16 @@
-"""What a GPU gives, in eight minutes: the kernel's test, then three models beside sentence-transformers.
+"""Measure a GPU in eight minutes: the kernel's test, then three models beside sentence-transformers.
 
-    python benchmarks/gpu.py                 on a GPU: all of it, in bfloat16
-    python benchmarks/gpu.py --tiny          on any machine: the same steps on tiny shapes, to see that they run
+    python benchmarks/gpu.py                 on a GPU: all steps, in bfloat16
+    python benchmarks/gpu.py --tiny          on any machine: the same steps with tiny models, to see that they run
 
-1. Attention of a whole pack in one kernel against the padded forward, and its own test where pytest is installed.
-2. SmolLM2-135M, then models of the shapes of Qwen3-0.6B and Mistral-7B with random weights: tokens a second of
-   sentences and of documents with packs of several sizes; their share of the GPU's own bfloat16 products; the time of
-   sentence-transformers, which lays texts end to end by itself where flash-attn is installed; memory.
+1. Attention of a whole pack in one kernel is compared with the padded forward. If pytest is installed, the kernel's
+   own tests run too.
+2. SmolLM2-135M, then models of the shapes of Qwen3-0.6B and Mistral-7B with random weights: tokens a second on
+   sentences and on documents, with packs of several sizes; the share of the GPU's own bfloat16 products; the time of
+   sentence-transformers, which packs texts itself where flash-attn is installed; memory.
 
-After every step the results are written: a run that is stopped leaves what it has. A step that there is no time for is
-named. ``--minutes`` says how long all may take.
+The results are written after every step, so a stopped run keeps them. ``--minutes`` limits the time of all steps; the
+results name the steps for which no time was left.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ SHAPES = (models.DEFAULT, "0.6b", "mistral-7b")
 
 
 def main() -> None:
-    """Run the steps that there is time for, and write what was found."""
+    """Run as many steps as time allows, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes and few texts, on whatever there is")
@@ -92,11 +93,11 @@ class Run:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Return the seconds that are left."""
         return self._until - time.monotonic()
 
     def step(self, name: str, seconds: float, work: Callable[[], dict[str, Any]]) -> None:
-        """Do a step if there is time for it; whatever it raises is written, and the next one is done."""
+        """Do a step if time is left for it; write an exception into the results, and go on with the next step."""
         started = time.monotonic()
         if self.left < seconds and not self.tiny:
             found: dict[str, Any] = {"left out": f"{self.left:.0f} s left, it takes {seconds:.0f} s"}
@@ -114,7 +115,7 @@ class Run:
 
 
 def _kernel(device: str) -> dict[str, Any]:
-    """The packed states in bfloat16 beside the padded ones, and the kernel's own tests."""
+    """Compare packed with padded states in bfloat16, and run the kernel's own tests."""
     sample = [text for left, right, _ in texts.pairs(16) for text in (left, right)]
     model, padded = (
         echoembed.load("tiny", device=device, dtype="bfloat16", engine=engine) for engine in ("packed", "padded")
@@ -131,7 +132,7 @@ def _kernel(device: str) -> dict[str, Any]:
 
 
 def _model(name: str, run: Run) -> dict[str, Any]:
-    """One model: its speed with packs of several sizes, and sentence-transformers' on the same texts."""
+    """Measure a model's speed with packs of several sizes, and sentence-transformers' speed on the same texts."""
     with tempfile.TemporaryDirectory() as scratch:
         if run.tiny and name != models.DEFAULT:
             models.shrink(name)
@@ -162,7 +163,7 @@ def _model(name: str, run: Run) -> dict[str, Any]:
 
 
 def _variant(model: Any, **choice: Any) -> Any:
-    """The same weights with packs of another size, or padded."""
+    """Return the same weights with packs of another size, or padded."""
     other = under(model, transformer_of(model).recipe)
     transformer = transformer_of(other)
     transformer.selector = replace(transformer.selector, _choices={}, **choice)
@@ -170,7 +171,7 @@ def _variant(model: Any, **choice: Any) -> Any:
 
 
 def _library(folder: Path, device: str) -> Any:
-    """sentence-transformers' own modules; with flash-attn they lay texts end to end."""
+    """Return sentence-transformers' own modules, which pack texts if flash-attn is installed."""
     kwargs: dict[str, Any] = {"dtype": "bfloat16"}
     if device == "cuda" and importlib.util.find_spec("flash_attn"):
         kwargs["attn_implementation"] = "flash_attention_2"
@@ -183,7 +184,7 @@ def _flattening(stock: Any) -> Any:
 
 
 def _timed(model: Any, counted: Any, given: list[str], run: Run) -> dict[str, Any]:
-    """Texts a second of one call, the second of two; tokens a second where the prompts are ours."""
+    """Time the second of two calls: texts a second, and tokens a second for our own prompts."""
     model.encode(given[: max(2, len(given) // 20)])
     if run.device == "cuda":
         torch.cuda.reset_peak_memory_stats()

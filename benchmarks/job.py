@@ -1,12 +1,12 @@
-"""Whether a whole job runs at the engine's own rate: ``echoembed embed`` beside its engine on the same prompts.
+"""Compare the rate of ``echoembed embed`` as a whole with that of its engine on the same prompts.
 
     python benchmarks/job.py --texts 2000                    SmolLM2-135M, sentences
-    python benchmarks/job.py --texts 20000 --dtype bfloat16  the job that the aim names
+    python benchmarks/job.py --texts 20000 --dtype bfloat16  the job of the aim
 
-The engine's rate is that of ``encode_prompts`` on prompts that are ready, all of them in one call. The job is the
-command as a user runs it, in a process of its own: import, loading, reading, tokenising, the model, writing. Both run
-``--turns`` times, in turns. What is compared is processor time a text, which other work on the machine does not
-mislead; the job's fixed part (a run on 8 texts) is told apart, and so is what reading, tokenising and writing take.
+The engine's rate is that of one call of ``encode_prompts`` on prompts that are ready. The job is the command as a user
+runs it, in its own process: importing, loading, reading, tokenising, the model, writing. The two take turns,
+``--turns`` times. They are compared by processor time a text, which depends little on other work on the machine. The
+fixed part of the job (a run on 8 texts) is given separately, as are reading, tokenising and writing.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def run(model: Any, given: list[str], scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Engine and job in turns; milliseconds of processor time a text."""
+    """Run engine and job in turns; return milliseconds of processor time a text."""
     many, few = scratch / "many.txt", scratch / "few.txt"
     many.write_text("\n".join(given) + "\n", encoding="utf-8")
     few.write_text("\n".join(given[:FEW]) + "\n", encoding="utf-8")
@@ -103,7 +103,7 @@ def run(model: Any, given: list[str], scratch: Path, arguments: argparse.Namespa
 
 
 def _command(file: Path, out: Path, arguments: argparse.Namespace) -> tuple[float, float]:
-    """Processor and wall time of the command."""
+    """Return processor and wall time of the command."""
     words = ["embed", str(file), "-o", str(out), "--overwrite", "-q", "-m", arguments.model, "--dtype", arguments.dtype]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-c", COMMAND, *words, "--device", "cpu"], check=True)
@@ -113,7 +113,7 @@ def _command(file: Path, out: Path, arguments: argparse.Namespace) -> tuple[floa
 
 
 def _host(model: Any, file: Path, out: Path, count: int) -> dict[str, float]:
-    """What reading, tokenising and writing take without the model."""
+    """Time reading, tokenising and writing, without the model."""
     spent = {}
     started = time.process_time()
     reader = TextReader([file])

@@ -1,16 +1,16 @@
 """llama.cpp as a peer: a GGUF file of the same weights, and echo embeddings computed with it.
 
-It is treated as well as its interface allows:
+We use llama.cpp as well as its interface allows:
 
-- It gets the same token ids, and input embeddings instead of ids: so the file needs no vocabulary, and the output
-  head, which llama.cpp computes for every pooled token and nobody asks for, is 32 wide.
-- The prefix that all prompts share is computed once for a call and copied into every sequence.
-- Texts go in sorted by length, many sequences a batch; how many, of how many tokens, with or without flash attention,
-  is tried on some of the texts (``tune``), and the fastest is what is measured. All share one key-value store: with
-  one for each sequence, llama.cpp cannot copy the prefix.
-- Only pooled tokens are asked for, so its last layer, too, skips the others.
-- A GGUF file of a model can be given as it is; its output head is then as wide as its vocabulary, and computed.
-- Its extra buffers are off: with them it crashes on virtual machines that have AMX.
+- It gets the input embeddings of the same token ids. So the file needs no vocabulary, and the output head, which
+  llama.cpp computes for every pooled token though its output is not used, is only 32 wide.
+- The prefix that all prompts share is computed once for a call, and copied into every sequence.
+- Texts are sorted by length, with many sequences in a batch. ``tune`` tries batches of several sizes, with and without
+  flash attention, on some of the texts; the fastest setting is measured. All sequences share one key-value store,
+  because llama.cpp cannot copy the prefix from one store to another.
+- Only pooled tokens are requested, so that the last layer skips the others.
+- You can give a GGUF file of the model. Its output head is then as wide as its vocabulary, and is computed.
+- Extra buffers are off, because llama.cpp crashes with them on virtual machines that have AMX.
 
 Shapes: T tokens of a batch, D width of the model.
 """
@@ -34,7 +34,7 @@ BATCH = 2048
 
 @dataclass(frozen=True)
 class Settings:
-    """How llama.cpp runs: most sequences and tokens of a batch, and whether attention is "flash"."""
+    """Settings of llama.cpp: the most sequences and tokens of a batch, and whether to use flash attention."""
 
     sequences: int = 32
     tokens: int = 512
@@ -145,7 +145,7 @@ class LlamaCpp:
         self.use(Settings())
 
     def use(self, settings: Settings) -> None:
-        """Run in another way."""
+        """Take other settings."""
         if self.context:
             self.api.llama_free(self.context)
         self.settings = settings
@@ -243,5 +243,5 @@ class LlamaCpp:
             api.llama_batch_free(batch)
 
     def check(self, model: SentenceTransformer, texts: list[str]) -> float:
-        """The least cosine between its vectors and ours: it is the same work."""
+        """Return the least cosine between its vectors and ours, which shows that both do the same work."""
         return float((self.encode(texts) * model.encode(texts)).sum(axis=1).min())

@@ -1,8 +1,8 @@
-"""Timing that other work on the machine does not mislead: systems take turns on the same slices of texts.
+"""Timing that depends little on other work on the machine: systems take turns on the same slices of texts.
 
-A cell is one set of texts. It is cut into slices; on each, every system runs once, in an order drawn anew. What is
-reported are medians over slices, and ratios of two systems on the same slice, as a median with least and greatest. A
-system that has used up its time sits out the later slices, and is compared on those it took part in.
+A cell is one set of texts, cut into slices. Every system runs once on each slice, in a random order. The results are
+medians over the slices, and ratios of two systems on the same slices: the median, the least and the greatest. A system
+that has used up its time skips the later slices, and is compared on those that it ran on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one system takes as another, on the same slices."""
+    """The time of one system divided by that of another, on the same slices."""
 
     median: float
     least: float
@@ -43,7 +43,7 @@ class Ratio:
 
 
 def slices(texts: Sequence[str], count: int, batch_size: int) -> list[list[str]]:
-    """Cut texts into parts made of the very batches that one call on all of them would be run in.
+    """Cut texts into parts that consist of the batches of one call on all texts.
 
     sentence-transformers sorts the texts of a call by length and pads each batch to its longest text. A part drawn at
     random would have more unequal batches than the whole, and make padding look dearer than it is.
@@ -61,7 +61,7 @@ def slices(texts: Sequence[str], count: int, batch_size: int) -> list[list[str]]
 def take_turns(
     systems: dict[str, Encode], parts: Sequence[list[str]], *, allowance: float, device: str = "cpu", seed: int = 0
 ) -> dict[str, Times]:
-    """Run every system on every slice, in an order drawn anew for each.
+    """Run every system on every slice, in a random order for each slice.
 
     Args:
         systems: How each embeds texts.
@@ -90,13 +90,13 @@ def take_turns(
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> Ratio:
-    """``one`` over ``other``, slice by slice, over the slices that both took part in."""
+    """Divide the times of ``one`` by those of ``other``, on the slices that both ran on."""
     ratios = [first / second for first, second in zip(one, other, strict=False)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios), len(ratios))
 
 
 def ceiling(dtype: torch.dtype, device: str = "cpu", seconds: float = 0.5) -> float:
-    """The best matrix product of this thread (or GPU) now, in 10⁹ operations a second; int8 by PyTorch's product."""
+    """Measure the fastest matrix product of this thread or GPU, in 10⁹ operations a second (int8: PyTorch's)."""
     sizes = (512, 1024) if device == "cpu" else (4096, 8192)
     best = 0.0
     for size in sizes:
@@ -129,7 +129,7 @@ def _products(dtype: torch.dtype, device: str, size: int) -> list[Callable[[], o
 
 
 def processor() -> str:
-    """The processor's name, and what it multiplies fast in bfloat16 and int8."""
+    """Return the processor's name and its fast products in bfloat16 and int8."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -139,7 +139,7 @@ def processor() -> str:
 
 
 def command() -> str:
-    """The command that runs, without where its results go and without folders of this machine."""
+    """Return the running command, without the folder of its results and other folders of this machine."""
     words = ["FOLDER" if word.startswith(("/", "~")) else word for word in sys.argv[1:]]
     if "--out" in words:
         at = words.index("--out")
@@ -148,7 +148,7 @@ def command() -> str:
 
 
 def slug(name: str) -> str:
-    """A processor's name as part of a file's."""
+    """Turn a processor's name into a part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("avx512_", "").replace("processor", "")).strip("-")
 
 
@@ -159,7 +159,7 @@ def _wait(device: str) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """What a set of prompts asks for.
+    """The work that a set of prompts takes.
 
     Attributes:
         texts: How many they are.

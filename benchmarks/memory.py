@@ -1,12 +1,12 @@
-"""How much memory an encode takes beside the model, each in a process of its own.
+"""Measure the memory that ``encode`` takes besides the model, each case in its own process.
 
     python benchmarks/memory.py                      the engine on texts of several lengths and numbers
-    python benchmarks/memory.py --flat 100000        one call on so many short texts, watched as it goes on
-    python benchmarks/memory.py --load smollm2-135m  loading a model in each dtype, a GGUF file converted beforehand
+    python benchmarks/memory.py --flat 100000        one call on that many short texts, measured while it runs
+    python benchmarks/memory.py --load smollm2-135m  loading a model in each dtype, from a converted GGUF file
 
-Peaks are the kernel's high-water mark of resident memory since a first small encode, minus what was resident then. A
-file of weights that is mapped counts as resident, though the system takes its pages back when it wants the room; what
-it cannot take back, ``anonymous``, is looked at every few milliseconds.
+A peak is the kernel's high-water mark of resident memory after a first small ``encode``, minus the resident memory at
+that moment. Mapped weights count as resident, although the system can take back their pages; the memory that it cannot
+take back, ``anonymous``, is read every few milliseconds.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def measure(folder: Path, cases: tuple[tuple[int, int], ...]) -> list[dict[str, Any]]:
-    """Every system on every case."""
+    """Measure every system on every case."""
     rows = []
     for length, count in cases:
         for system in SYSTEMS:
@@ -84,7 +84,7 @@ def measure(folder: Path, cases: tuple[tuple[int, int], ...]) -> list[dict[str, 
 
 
 def loading(name: str) -> list[dict[str, Any]]:
-    """One model in each dtype: what loading takes at its peak, and what stays."""
+    """Measure loading a model in each dtype: the peak, and the memory that stays in use."""
     run(["--load-child", name, "float32"])  # converts a GGUF file, which is done once
     rows = []
     for dtype in DTYPES:
@@ -135,7 +135,7 @@ def _loaded(name: str, dtype: str) -> dict[str, Any]:
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """What a child process reports."""
+    """Return the report of a child process."""
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

@@ -1,6 +1,6 @@
-"""The models that are measured: SmolLM2-135M, the bundled one, and shapes of larger ones with random weights.
+"""The models to measure: SmolLM2-135M, the bundled model, and larger shapes with random weights.
 
-What an embedding costs does not depend on what the weights are; what it is worth does.
+The cost of an embedding does not depend on the values of the weights; its quality does.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ NAMES = (DEFAULT, "bundled", *_SHAPES)
 
 
 def shrink(name: str) -> None:
-    """Have ``make`` draw a tiny model of the family of that shape, to see that all steps run."""
+    """Let ``make`` draw a tiny model of the same family, to see that all steps run."""
     tiny = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
     _SHAPES[name] |= {**tiny, "num_attention_heads": 4, "num_key_value_heads": 2}
 

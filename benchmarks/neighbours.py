@@ -1,9 +1,9 @@
-"""Whether a text's vector depends on what it is embedded with: the bundled model in random neighbourhoods.
+"""Test whether a text's vector depends on the other texts of the call, with the bundled model and random neighbours.
 
     python benchmarks/neighbours.py --neighbourhoods 500
 
-Each neighbourhood is a random choice of texts in random order, embedded in batches of a random size and compared
-with every text embedded alone: bit by bit with ``deterministic=True``, to 1e-6 without.
+Each neighbourhood is a random choice of texts in random order, embedded in batches of a random size. Its vectors are
+compared with those of each text alone: bit by bit with ``deterministic=True``, to 1e-6 without.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORDS = ("river", "boats", "town", "old", "rain", "reading", "twice", "whole", "
 
 
 def main() -> None:
-    """Try, print, and fail where a vector depends on its neighbours."""
+    """Try the neighbourhoods, print the results, and fail if a vector depends on its neighbours."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--neighbourhoods", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))

@@ -1,14 +1,15 @@
-"""What a dtype costs and what it gives: vectors, scores and processor time beside float32's.
+"""Compare each dtype with float32: vectors, scores and processor time.
 
     python benchmarks/numerics.py smollm2-135m path/to/gemma.gguf
     python benchmarks/numerics.py smollm2-135m --long 1000 4000     documents of so many tokens instead
     python benchmarks/numerics.py smollm2-135m --sts stsb sts13     400 pairs of each of these sets instead, scored
 
-Run it where you have AMX: bfloat16's share is what that processor makes of it. Texts are the 336 pairs of
-examples/data, read under echo. For each dtype: the least and the mean cosine of a text's vector to that in float32; the
-least cosine of a text embedded alone to the same text in a batch; the STS score; and the processor time of one thread
-as a share of float32's, in turns, the median with its least and greatest. Of long documents: seconds, the share of
-float32's, and the cosine to float32. Of STS sets (folders of ``texts.DATA``/sts): scores, and the cosines again.
+bfloat16's share of the time depends on the processor: run this file where you have AMX. Texts are the 336 pairs of
+examples/data, read under echo. For each dtype, the file prints the least and the mean cosine to the float32 vectors;
+the least cosine between a text alone and the same text in a batch; the STS score; and the processor time of one thread
+as a share of float32's (systems take turns: the median, the least and the greatest). For long documents, it prints
+seconds, their share of float32's, and the cosine to float32; for STS sets (folders of ``texts.DATA``/sts), scores and
+cosines.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 
 def main() -> None:
-    """Measure the models named, and print a table of each."""
+    """Measure the named models, and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["smollm2-135m"])
     parser.add_argument("--turns", type=int, default=5)
@@ -67,13 +68,13 @@ def main() -> None:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """What was measured, with the machine it was measured on."""
+    """Write the results, with the machine."""
     record = {"machine": machine(), "torch": torch.__version__, "models": results}
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def pairs_of(task: str, count: int) -> list[dict[str, Any]]:
-    """Graded pairs of an installed set, drawn at random."""
+    """Draw graded pairs of an installed set at random."""
     rows = []
     for path in sorted((data.DATA / "sts" / task).glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as lines:
@@ -82,7 +83,7 @@ def pairs_of(task: str, count: int) -> list[dict[str, Any]]:
 
 
 def scores(name: str, graded: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Task → dtype → Spearman × 100, and cosines to float32; one model at a time in memory."""
+    """Return, by task and dtype, Spearman × 100 and cosines to float32, with one model at a time in memory."""
     exact: dict[str, np.ndarray] = {}
     rows: dict[str, dict[str, dict[str, float]]] = {task: {} for task in graded}
     for dtype in DTYPES:
@@ -98,7 +99,7 @@ def scores(name: str, graded: dict[str, list[dict[str, Any]]]) -> dict[str, dict
 
 
 def long(name: str, lengths: list[int], *, turns: int) -> list[dict[str, Any]]:
-    """One document of each length, read twice, in each dtype, in turns."""
+    """Time a document of each length under echo in each dtype, in turns."""
     models = {
         dtype: echoembed.load(name, device="cpu", dtype=dtype, budget=max(lengths), overflow="ignore")
         for dtype in DTYPES
@@ -125,7 +126,7 @@ def long(name: str, lengths: list[int], *, turns: int) -> list[dict[str, Any]]:
 
 
 def measure(name: str, pairs: list[dict[str, str]], *, turns: int, texts: int) -> dict[str, dict[str, float]]:
-    """One model: dtype → what was found."""
+    """Return the measurements of a model by dtype."""
     models = {dtype: echoembed.load(name, device="cpu", dtype=dtype) for dtype in DTYPES}
     left, right = ([pair[key] for pair in pairs] for key in ("sentence1", "sentence2"))
     gold = [float(pair["score"]) for pair in pairs]
@@ -160,7 +161,7 @@ def measure(name: str, pairs: list[dict[str, str]], *, turns: int, texts: int) -
 
 
 def machine() -> str:
-    """The processor's name, and what it multiplies fast."""
+    """Return the processor's name and its fast products."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class _States(nn.Module):
-    """What is converted: ids and mask in, last states out."""
+    """The module to convert: from ids and mask to the last states."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -79,5 +79,5 @@ class OpenVino:
         return out_ND / np.linalg.norm(out_ND, axis=1, keepdims=True)
 
     def check(self, model: SentenceTransformer, texts: list[str]) -> float:
-        """The least cosine between its vectors and ours: it is the same work."""
+        """Return the least cosine between its vectors and ours, which shows that both do the same work."""
         return float((self.encode(texts) * model.encode(texts)).sum(axis=1).min())

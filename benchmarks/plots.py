@@ -1,4 +1,4 @@
-"""Pictures of what was measured."""
+"""Pictures of the measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ECHO, _CLASSICAL, _PEER = "#0a6e9c", "#c6541f", "#8a8f98"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Ratios by cell as bars, growth with length and number as lines."""
+    """Draw ratios by cell as bars, and growth with length and number as lines."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""What vectors are worth, of the very call that was timed: cosines to float32, and the score on graded pairs."""
+"""Quality of the vectors that a timed call made: cosines to float32, and the score on graded pairs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scipy.stats import spearmanr
 
 
 class Kept:
-    """A system that remembers the vector of each text it was timed on."""
+    """A system that keeps the vector of each text that it was timed on."""
 
     def __init__(self, encode: Callable[[list[str]], Any]) -> None:
         self._encode = encode
         self._made: list[tuple[list[str], Any]] = []
 
     def __call__(self, texts: list[str]) -> None:
-        """Embed; nothing else is done while the clock runs."""
+        """Embed, and do nothing else while the clock runs."""
         self._made.append((texts, self._encode(texts)))
 
     def vectors(self) -> dict[str, np.ndarray]:
@@ -34,7 +34,7 @@ def quality(
     pairs: Sequence[tuple[str, str, float]],
     references: Mapping[str, Sequence[str]],
 ) -> dict[str, dict[str, float]]:
-    """What each system's vectors are worth.
+    """Score each system's vectors.
 
     Args:
         systems: After they were timed.

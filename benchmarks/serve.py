@@ -1,10 +1,12 @@
-"""What a server adds to its model: python benchmarks/serve.py [--model MODEL] [--out FILE].
+"""Measure what a server costs besides its model: python benchmarks/serve.py [--model MODEL] [--out FILE].
 
-Closed loops: 1, 8 and 64 clients that each send their next text when they have the last vector. Open loops: requests
-that arrive at random moments at a share of the closed loops' best rate, whether or not earlier ones are answered.
-Beside them the library's own throughput on the same texts, in one call of ``encode``, in this process and in turns
-with the loops. The server is a process of its own; the clients are in this one, and share its processors. Last, the
-time of ``echoembed embed --server`` as a whole command.
+- Closed loops: 1, 8 and 64 clients, which each send the next text when they have the last vector.
+- Open loops: requests at random moments, at a share of the closed loops' best rate, whether or not earlier requests
+  are answered.
+- The library's throughput on the same texts, in one call of ``encode``, in this process and in turns with the loops.
+- The time of ``echoembed embed --server`` as a whole command.
+
+The server is its own process. The clients are in this process, and share the processors with the server.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ WORDS = ["cat", "sat", "mat", "rain", "fell", "over", "old", "town", "river", "c
 
 
 def main() -> None:
-    """Measure and print; write the numbers as JSON where asked."""
+    """Measure and print; with ``--out``, write the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each loop")
@@ -65,7 +67,7 @@ def sentences(count: int) -> list[str]:
 
 
 class Server:
-    """``echoembed serve`` as a process of its own."""
+    """``echoembed serve`` in its own process."""
 
     def __init__(self, model: str) -> None:
         named = [] if model == "default" else [model]
@@ -84,13 +86,13 @@ class Server:
         self.process.wait()
 
     def request(self, texts: Sequence[str]) -> bytes:
-        """A request as it goes over the wire."""
+        """Return the bytes of a request."""
         body = json.dumps({"input": list(texts), "encoding_format": "base64"}).encode()
         head = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def client(self) -> Callable[[Sequence[str]], float]:
-        """A client with a connection of its own: sends texts, and gives the seconds until their vectors are there."""
+        """Return a client with its own connection: it sends texts and returns the seconds until vectors arrive."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
 
         def ask(texts: Sequence[str]) -> float:
@@ -108,7 +110,7 @@ class Server:
 def measured(
     model: SentenceTransformer, server: Server, texts: list[str], *, seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
-    """Every loop, in turns with the library, ``rounds`` times; medians over the rounds."""
+    """Run every loop ``rounds`` times, in turns with the library; return medians over the rounds."""
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(rounds):
         found.setdefault("library, one call", []).append(library(model, texts))
@@ -128,14 +130,14 @@ def measured(
 
 
 def library(model: SentenceTransformer, texts: list[str]) -> dict[str, float]:
-    """Texts a second of one call."""
+    """Return the texts a second of one call."""
     begun = time.perf_counter()
     model.encode(texts)
     return {"texts_per_second": len(texts) / (time.perf_counter() - begun)}
 
 
 def alone(model: SentenceTransformer, texts: list[str]) -> dict[str, float]:
-    """The time of a call with one text, which a server's answer to one client is held against."""
+    """Return the time of a call with one text, to compare with a server's answer to one client."""
     times = []
     for text in texts:
         begun = time.perf_counter()
@@ -145,7 +147,7 @@ def alone(model: SentenceTransformer, texts: list[str]) -> dict[str, float]:
 
 
 def closed(server: Server, texts: list[str], clients: int, seconds: float) -> dict[str, float]:
-    """Clients that wait for each answer before they ask again.
+    """Run clients that wait for each answer before they ask again.
 
     One thread keeps all their connections: a thread for each would take as much of the processors as the server does.
     """
@@ -174,7 +176,7 @@ def closed(server: Server, texts: list[str], clients: int, seconds: float) -> di
 
 @dataclass
 class Client:
-    """A connection, what has arrived of the answer, and when it was asked for."""
+    """A connection, the part of the answer that has arrived, and the time of the request."""
 
     socket: socket.socket
     answer: bytes
@@ -182,7 +184,7 @@ class Client:
 
 
 def whole(answer: bytes) -> bool:
-    """Whether an answer has arrived to its last byte."""
+    """Return whether the whole answer has arrived."""
     head, _, body = answer.partition(b"\r\n\r\n")
     length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
     assert not length or head.startswith(b"HTTP/1.1 200"), answer[:300]
@@ -190,7 +192,7 @@ def whole(answer: bytes) -> bool:
 
 
 def command(server: Server, rounds: int) -> dict[str, float]:
-    """The whole time of ``echoembed embed`` with a running server, from the start of its process to its end."""
+    """Time ``echoembed embed`` with a running server, from the start of its process to its end."""
     code = "from echoembed.cli import main; main()"
     times = []
     for _ in range(rounds):
@@ -202,7 +204,7 @@ def command(server: Server, rounds: int) -> dict[str, float]:
 
 
 def opened(server: Server, texts: list[str], rate: float, seconds: float) -> dict[str, float]:
-    """Requests at random moments; each one's time counts from the moment it was due."""
+    """Send requests at random moments; the time of each counts from the moment when it was due."""
     chance, local = random.Random(1), threading.local()
     begun = time.perf_counter()
 
@@ -223,7 +225,7 @@ def opened(server: Server, texts: list[str], rate: float, seconds: float) -> dic
 
 
 def summary(times: list[float], seconds: float) -> dict[str, float]:
-    """Throughput and latency."""
+    """Return throughput and latency."""
     quantiles = statistics.quantiles(times, n=100)
     return {
         "texts_per_second": len(times) / seconds,

@@ -1,7 +1,7 @@
 """Every promise of the server in full, with figures: python benchmarks/soak.py [--quick].
 
-What tests/server/ tries a few times and without a clock is tried here often and timed, against real processes. Prints
-a line for each promise, as docs/serving.md shows them, and ends with 1 if one was broken.
+tests/server/ tries the promises a few times and without a clock; this file tries them often, against real processes,
+and times them. It prints a line for each promise, as docs/serving.md shows them, and exits with 1 if one was broken.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ broken: list[str] = []
 
 
 def main() -> int:
-    """Try everything."""
+    """Try all promises."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the trials")
     parser.add_argument("--one-process", action="store_true", help="leave out the trials that end a process each")
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def say(promise: str, kept: bool, figures: str) -> None:
-    """Print what was found."""
+    """Print a finding."""
     print(f"{'kept  ' if kept else 'BROKEN'}  {promise}: {figures}", flush=True)
     if not kept:
         broken.append(promise)
@@ -78,7 +78,7 @@ def texts(count: int, seed: int) -> list[str]:
 
 
 def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for what is about to be so."""
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it never came about"
@@ -86,7 +86,7 @@ def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def drains(trials: int) -> None:
-    """SIGTERM among requests: every one that was accepted is answered, exit code 0."""
+    """Send SIGTERM among requests: all accepted requests are answered, and the exit code is 0."""
     lost, codes, times = 0, [], []
     for trial in range(trials):
         with started() as process, ThreadPoolExecutor(16) as pool:
@@ -103,7 +103,7 @@ def drains(trials: int) -> None:
 
 
 def deaths(trials: int) -> None:
-    """The model's thread dies among requests: everyone is told, exit code 1 within 2 s."""
+    """Let the model's thread die among requests: all clients get an error, and the exit code is 1 within 2 s."""
     codes, times, untold = [], [], 0
     for _ in range(trials):
         with started() as process, ThreadPoolExecutor(17) as pool:
@@ -123,7 +123,7 @@ def deaths(trials: int) -> None:
 
 
 def overload(process: Process, count: int) -> None:
-    """A full queue: 429 with Retry-After at once, in flat memory."""
+    """Fill the queue: further requests get 429 with Retry-After at once, and memory does not grow."""
     info = process.get("/info")[1]
     length = info["max_text_tokens"]["query"]
     big = {"input": ["a" + " a" * (length - 1)] * info["max_client_batch_size"]}
@@ -150,7 +150,7 @@ def overload(process: Process, count: int) -> None:
 
 
 def scheduled(process: Process, policy: int, priority: int) -> None:
-    """Let this process and the server run before all others, where that is allowed, so that no others are measured."""
+    """Give this process and the server priority over all others, where that is allowed."""
     with contextlib.suppress(OSError):
         for tasks in ("/proc/self/task", f"/proc/{process.popen.pid}/task"):
             for task in Path(tasks).iterdir():
@@ -169,7 +169,7 @@ def post_and_leave_open(process: Process, body: object) -> socket.socket:
 
 
 def vanishing(process: Process, clients: int) -> None:
-    """Clients that go while their requests wait free what was not begun."""
+    """Let clients disconnect while their requests wait: prompts that have not begun are not computed."""
     before = process.metric("cancelled_tokens_total")
     held = post_and_leave_open(process, {"input": [SLOWLY] * 2048})  # keeps the model at work
     until(lambda: process.metric("queue_tokens") > 0)
@@ -193,7 +193,7 @@ def memory(process: Process) -> int:
 
 
 def flat(process: Process, requests: int) -> None:
-    """Mixed requests, good and bad: memory, descriptors and threads stay what they were."""
+    """Send good and bad requests: memory, descriptors and threads stay the same."""
     kinds: list[tuple[str, dict[str, object]]] = [
         (E, {"input": "a cat"}),
         (E, {"input": ["the rain", "fell"], "encoding_format": "base64", "task": "document"}),

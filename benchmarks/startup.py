@@ -1,10 +1,10 @@
-"""What help and the first vector cost on the command line, beside importing the model's class from transformers.
+"""Time ``--help`` and the first vector on the command line, beside importing the model's class from transformers.
 
     python benchmarks/startup.py [--rounds 5] [--model tiny --model smollm2-135m]
 
-Every measurement is a process of its own; its processor time (user and system, one thread) is what counts, since the
-wall clock depends on what else the machine does. Commands and the baseline take turns, after one round that fills
-the caches of the disk and converts the model.
+Every measurement is a new process. It counts processor time (user and system, one thread), because wall time depends on
+other work on the machine. Commands and the baseline take turns, after one round that fills the disk's caches and
+converts the model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMITS = {"tiny": 0.7, "smollm2-135m": 1.5}
 
 
 def seconds_of(args: list[str]) -> float:
-    """Processor time of a process, and of those that it has waited for."""
+    """Return the processor time of a process and of its finished children."""
     settings = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     with Path(os.devnull).open("wb") as nowhere:
         files = [(os.POSIX_SPAWN_DUP2, nowhere.fileno(), 1)]

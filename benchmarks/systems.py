@@ -1,4 +1,4 @@
-"""The systems that are compared, all on one thread, with the same weights, texts and batch size."""
+"""The systems to compare, all on one thread, with the same weights, texts and batch size."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def load_all(
     gguf: Path | None = None,
     wanted: Sequence[str] = ("",),
 ) -> tuple[dict[str, System], dict[str, str]]:
-    """Every system that runs here, and why others do not.
+    """Load every system that runs here, and say why others do not.
 
     Args:
         folder: The model.
@@ -133,7 +133,7 @@ def load_all(
 
 
 def _stock(folder: Path, *, device: str, **settings: Any) -> SentenceTransformer:
-    """The library's own modules with mean pooling."""
+    """Return sentence-transformers' own modules with mean pooling."""
     first = Transformer(str(folder), modality_config=TEXT, module_output_name="token_embeddings", **settings)
     pooling = Pooling(first.get_embedding_dimension(), pooling_mode="mean")
     return SentenceTransformer(modules=[first, pooling, Normalize()], device=device)
@@ -187,7 +187,7 @@ def _peers(
 
 
 def _same_work(cosine: float, quantized: bool = False) -> float:
-    """A peer that gives other vectors does other work, and is no peer."""
+    """Refuse a peer whose vectors differ, because it does other work."""
     if not cosine > (0.97 if quantized else 0.999):
         raise ValueError(f"its vectors are not ours: least cosine {cosine:.4f}")
     return cosine

@@ -1,8 +1,8 @@
-"""Results of different processors beside one another, as Markdown: ``python benchmarks/table.py``.
+"""Put the results of all processors into one table, in Markdown: ``python benchmarks/table.py``.
 
-A row is a system, a column a processor: processor time relative to sentence-transformers' classical embedding of the
-bare text (1.00), the share of the processor's own matrix ceiling in that dtype, the least cosine to float32, and the
-STS score (× 100) of the very vectors that were timed.
+A row is a system, and a column a processor. A cell has the processor time relative to sentence-transformers' classical
+embedding of the bare text (1.00), the share of the processor's fastest matrix product in that dtype, the least cosine
+to float32, and the STS score (× 100) of the timed vectors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def table(folder: Path) -> str:
-    """The tables of a folder's results, a heading for each model and set of texts."""
+    """Return the tables of a folder's results, with a heading for each model and set of texts."""
     grouped: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("engine-*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))

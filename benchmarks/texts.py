@@ -1,10 +1,10 @@
-"""What is embedded: real texts where they are installed, made-up ones of equal lengths.
+"""The texts to embed: real texts where they are installed, otherwise artificial ones of similar lengths.
 
     shared/data/sts/*/*.jsonl.gz             sentences, about 15 tokens each
     shared/data/retrieval/*/corpus.jsonl.gz  abstracts and paragraphs, about 300 tokens each
 
-looked for beside the checkout; ``ECHOEMBED_DATA`` names another folder. Without them texts are made of words drawn at
-random, in lengths distributed alike.
+The folder is looked for beside the checkout; ``ECHOEMBED_DATA`` names another. Without it, texts are made of random
+words, with a similar distribution of lengths.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PAIRS = Path(__file__).parents[1] / "examples" / "data" / "sts" / "everyday" / "
 
 
 def words(model: SentenceTransformer) -> list[str]:
-    """Words that are one token each."""
+    """Return words that are one token each."""
     pieces = model[0].pieces
     plain = [token[1:] for token in model.tokenizer.get_vocab() if token[:1] in "▁Ġ" and token[1:].isalpha()]
     candidates = [word for word in sorted(plain) if word.isascii() and len(word) > 3]
@@ -37,20 +37,20 @@ def equal(known: list[str], length: int, count: int, seed: int = 0) -> list[str]
 
 
 def sentences(known: list[str], count: int) -> tuple[list[str], str]:
-    """Distinct short texts, and where they are from."""
+    """Return distinct short texts, and their source."""
     found = [row[key] for row in _rows("sts/*/*.jsonl.gz") for key in ("sentence1", "sentence2")]
     return _chosen(found, count, "STS sentences") or (_made(known, count, 2.7, 0.5), "made, of STS-like lengths")
 
 
 def pairs(count: int) -> list[tuple[str, str, float]]:
-    """Graded pairs of sentences, of the repository's own, spread over the whole file."""
+    """Return graded pairs of the repository's own sentences, spread over the whole file."""
     lines = PAIRS.read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines][:: max(1, len(lines) // count)][:count]
     return [(row["sentence1"], row["sentence2"], float(row["score"])) for row in rows]
 
 
 def documents(known: list[str], count: int) -> tuple[list[str], str]:
-    """Distinct abstracts and paragraphs, and where they are from."""
+    """Return distinct abstracts and paragraphs, and their source."""
     found = [f"{row.get('title') or ''} {row['text']}".strip() for row in _rows("retrieval/*/corpus.jsonl.gz")]
     return _chosen(found, count, "retrieval corpora") or (
         _made(known, count, 5.6, 0.5),

@@ -1,9 +1,9 @@
-"""Whether threads scale, alone and beside a busy neighbour: python benchmarks/threads.py.
+"""Measure how embedding scales with threads, alone and beside a busy process: python benchmarks/threads.py.
 
-Every number of threads, and as many processes of one thread each (``encode(pool=...)``, the library's), embeds the same
-sentences in turn; the number is texts a second of wall time relative to one thread with no neighbour. The neighbour is
-a process that does nothing but compute. What matters is whether the cores were free: the load of the machine before
-each turn is written beside it, and ``--wait`` waits for a load below ``--idle`` before each turn.
+Several numbers of threads, and as many processes of one thread each (the library's ``encode(pool=...)``), take turns on
+the same sentences. A result is texts a second of wall time, relative to one thread on a free machine. The busy process
+only computes. Results depend on whether the cores were free: the load of the machine before each turn is written beside
+the result, and ``--wait`` waits for a load below ``--idle`` before each turn.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _turn(way: tuple[int, int], busy: bool, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One process that embeds, beside a neighbour or not."""
+    """Run one process that embeds, with a busy process beside it or not."""
     until = time.monotonic() + 60 * arguments.wait
     while time.monotonic() < until and os.getloadavg()[0] > arguments.idle:
         time.sleep(5)
@@ -98,7 +98,7 @@ def _turn(way: tuple[int, int], busy: bool, arguments: argparse.Namespace) -> di
 
 
 def _relative(turns: list[dict[str, Any]]) -> dict[str, float]:
-    """Median rates relative to one thread alone."""
+    """Return median rates relative to one thread alone."""
     rates: dict[tuple[int, int, bool], list[float]] = {}
     for turn in turns:
         rates.setdefault((turn["processes"], turn["threads"], turn["neighbour"]), []).append(turn["texts/s"])

@@ -1,12 +1,12 @@
-"""How fast a step of fine-tuning is, through the model's own padded forward and through the packed one.
+"""Time a step of fine-tuning with the model's own padded forward and with the packed one.
 
     python benchmarks/training_speed.py --data ../shared/data --model smollm2-135m --turns 5
 
-The ways take turns on the same batches, one thread, in an order drawn anew. Counted is processor time of forward and
-backward pass, in tokens that are read, padding not among them. Beside the speed: how far each way's gradients are from
-those of the padded forward in float32, the worst of all LoRA matrices; with ``--exact``, also how far they are from
-those of the padded forward in float64, which tells how much of the difference is float32's own rounding.
-``--report PAGE`` writes the table into a page.
+The ways take turns on the same batches, on one thread and in random order. The result is tokens a second of processor
+time for a forward and a backward pass, without padding tokens; and how far the gradients are from those of the padded
+forward in float32, for the worst of all LoRA matrices. With ``--exact``, they are also compared with the padded forward
+in float64, which shows how much of the difference is float32's own rounding. ``--report PAGE`` writes the table into a
+page.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MARKS = ("<!-- speed: begin -->", "<!-- speed: end -->")
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/")
     parser.add_argument("--model", default="smollm2-135m")
@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
 
 
 def batches(options: argparse.Namespace) -> list[list[list[str]]]:
-    """Of each turn, queries and positives of one data set."""
+    """Return for each turn queries and positives of one data set."""
     found = []
     for turn in range(options.turns):
         path = options.data / "train" / SETS[turn % len(SETS)] / "train.jsonl.gz"
@@ -72,7 +72,7 @@ def batches(options: argparse.Namespace) -> list[list[list[str]]]:
 
 
 def step(model: Any, features: list[dict[str, Any]], way: str, engines: dict[str, TrainingEngine]) -> dict[str, Any]:
-    """One forward and backward pass: processor seconds, and the gradient of each matrix."""
+    """Run a forward and a backward pass; return processor seconds and the gradient of each matrix."""
     packed, dtype = WAYS[way]
     gradients.use(transformer_of(model).model, engines[way] if packed else None)
     loss = contrastive_loss(model, temperature=0.05, chunk_size=len(features[0]["input_ids"]), gradient_cache=False)
