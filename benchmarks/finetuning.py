@@ -1,9 +1,9 @@
 """Fine-tune the bundled model, or another, under each recipe at equal settings, and score it on STS.
 
-    python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning
-    python benchmarks/finetuning.py @benchmarks/finetuning-smollm2.args --data ../shared/data --out runs/smollm2
-    python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning --part 1/2   # in two terminals
-    python benchmarks/finetuning.py --data ../shared/data --out runs/finetuning --report docs/finetuning.md
+    python benchmarks/finetuning.py --data DATA --out runs/finetuning
+    python benchmarks/finetuning.py @benchmarks/finetuning-smollm2.args --data DATA --out runs/smollm2
+    python benchmarks/finetuning.py --data DATA --out runs/finetuning --part 1/2   # in two terminals
+    python benchmarks/finetuning.py --data DATA --out runs/finetuning --report docs/finetuning.md
 
 Arms: echo, compute-matched echo, classical, and classical without its causal mask, each with mean and last pooling and
 three seeds. Each is a run of ``echoembed train`` in its own folder. A finished run is kept, and a stopped run resumes.

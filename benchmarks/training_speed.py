@@ -1,6 +1,6 @@
 """Time a step of fine-tuning with the model's own padded forward and with the packed one.
 
-    python benchmarks/training_speed.py --data ../shared/data --model smollm2-135m --turns 5
+    python benchmarks/training_speed.py --data DATA --model smollm2-135m --turns 5
 
 The ways take turns on the same batches, on one thread and in random order. The result is tokens a second of processor
 time for a forward and a backward pass, without padding tokens; and how far the gradients are from those of the padded

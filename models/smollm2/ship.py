@@ -1,6 +1,6 @@
 r"""Put the best adapter of a run into the package: chosen on development data, in half precision, with a card.
 
-    python models/smollm2/ship.py runs/smollm2-echo --data ../shared/data --corpus ../shared/corpus \
+    python models/smollm2/ship.py runs/smollm2-echo --data DATA --corpus CORPUS \
         --out src/echoembed/tiny/adapters/smollm2-echo
 
 1. Each ``models/step-N`` of the run, the newest few, is scored on development data that is in no training set.
@@ -123,7 +123,7 @@ def main() -> None:
     chosen, scores = choose(options)
     size = write(chosen, options.out)
     lines = ["", "## What it is", ""]
-    lines.append(f"Step {chosen.name.removeprefix('step-')} of its run, {size / 1e6:.1f} MB in float16.")
+    lines.append(f"The weights of step {chosen.name.removeprefix('step-')} of the run, {size / 1e6:.1f} MB in float16.")
     if scores:
         listed = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
         lines.append(f"It was chosen on {', '.join(options.tasks)} (development split, × 100): {listed}.")
@@ -131,11 +131,11 @@ def main() -> None:
         measured = as_language_model(options.out, texts_of(options.corpus, options.documents))
         lines += [
             "",
-            f"As a language model, on {options.documents} documents that are in no training data: perplexity "
-            f"{measured['without']:.1f} without the adapter, {measured['with']:.1f} with it.",
+            f"As a language model, the base has a perplexity of {measured['without']:.1f} without the adapter "
+            f"and {measured['with']:.1f} with it, on {options.documents} documents that are in no training data.",
             "",
-            f"With the adapter switched off, logits differ by {measured['moved when off']:g} from those of the model "
-            "that never had one.",
+            f"With the adapter switched off, the logits differ by {measured['moved when off']:g} from those of the "
+            "base.",
         ]
     card = options.out / "README.md"
     text = card.read_text(encoding="utf-8").rstrip("\n")

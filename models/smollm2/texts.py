@@ -1,6 +1,6 @@
 """Make what ``echo.toml`` trains on: groups of texts that belong together, and pairs, from open data.
 
-    python models/smollm2/texts.py --corpus ../shared/corpus --data ../shared/data --out runs/smollm2-echo-data
+    python models/smollm2/texts.py --corpus CORPUS --data DATA --out runs/smollm2-echo-data
 
 - ``corpus.jsonl.gz``: four neighbouring sentences of a paragraph, from the text corpus
 - ``captions.jsonl.gz``: a sentence, what follows from it and what contradicts it (SNLI)

@@ -1,4 +1,4 @@
-"""Measure bundled models: ``python models/tiny/report.py FOLDER … --corpus ../shared/corpus --data ../shared/data``.
+"""Measure bundled models: ``python models/tiny/report.py FOLDER … --corpus CORPUS --data DATA``.
 
 Validation loss, accuracy of copying, and the zero-shot scores of the systems that the paper's Table 1 compares, with a
 bootstrap interval of echo minus classical on STS. The result is printed, kept as JSON, and, with ``--card``, put into

@@ -1,4 +1,4 @@
-"""Pretrain the bundled model: ``python models/tiny/train.py models/tiny/two-cores.toml --corpus ../shared/corpus``.
+"""Pretrain the bundled model: ``python models/tiny/train.py models/tiny/two-cores.toml --corpus CORPUS``.
 
 A Llama of transformers' own, on a corpus of JSON lines, with Muon for its matrices and AdamW for the rest; in
 bfloat16 and compiled on a GPU, in float32 on a CPU. It writes a checkpoint every few minutes and when it is stopped,
