@@ -29,6 +29,7 @@ FLOORS = (
     ("evaluation",),
     ("training", "experiments", "tune", "corpus", "server", "integrations"),
     ("cli",),
+    ("__main__",),
 )
 """The rooms from the bottom up. A room imports those below its floor; rooms of one floor do not import each other."""
 LONGEST = 400

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -378,6 +379,15 @@ def test_an_input_is_never_replaced(cli):
 
 
 # As a process.
+
+
+def test_the_package_itself_is_the_command_line():
+    """People type ``python -m echoembed``; importing its module runs nothing."""
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
+    assert run([sys.executable, "-m", "echoembed", "--version"]).stdout == f"echoembed {echoembed.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "echoembed", "embed", "no.txt"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert run([sys.executable, "-c", "import echoembed.__main__"]).stdout == ""
 
 
 def test_as_a_process_stdout_is_pure_and_stderr_quiet():

@@ -27,6 +27,7 @@ from peft import (
     PeftModel,
     PrefixTuningConfig,
     PromptTuningConfig,
+    RandLoraConfig,
     TrainableTokensConfig,
     VeraConfig,
     get_peft_model,
@@ -125,6 +126,7 @@ KINDS: dict[str, PeftConfig] = {
     "VeRA": VeraConfig(r=4, target_modules=["q_proj", "o_proj"]),
     "VeRA without projections": VeraConfig(r=4, target_modules=["q_proj", "o_proj"], save_projection=False),
     "FourierFT": FourierFTConfig(n_frequency=100, target_modules=QV, scaling=50),
+    "RandLoRA": RandLoraConfig(r=4, randlora_alpha=1, target_modules=["q_proj", "o_proj"]),
     "norms": LNTuningConfig(target_modules=["input_layernorm"]),
     "tokens alone": TrainableTokensConfig(token_indices=TOKENS, target_modules=["embed_tokens"]),
 }

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from transformers import AutoModel, AutoTokenizer
 
 import echoembed
-from echoembed import RecipeWarning
-from echoembed.errors import FileError, ModelError
+from echoembed import RecipeWarning, TruncationWarning
+from echoembed.errors import FileError, ModelError, TextError
 from echoembed.model.transformer import EchoTransformer
 from loaded import TEXTS, TWO, prompts_read, tiny
 
@@ -129,6 +130,19 @@ def test_settings_of_the_library_survive(tmp_path):
         assert prompts_read(again, lambda again=again: again.encode_query("a cat")) == ["<s> Question, seek: a cat"]
         assert prompts_read(again, lambda again=again: again.encode("a cat")) == ["<s> Question, find the same: a cat"]
         assert again.similarity_fn_name == "dot"
+
+
+def test_a_model_that_refuses_long_texts_does_so_after_it_was_saved(tmp_path):
+    """Else both loaders would cut what the model's owner wanted refused. Silence is not saved: cuts are warned of."""
+    refusing = echoembed.save(tiny(budget=5, overflow="error"), tmp_path / "refusing")
+    silent = echoembed.save(tiny(budget=5, overflow="ignore"), tmp_path / "silent")
+    for load in (echoembed.load, partial(SentenceTransformer, trust_remote_code=True)):
+        with pytest.raises(TextError, match="over the 5 that are read"):
+            load(str(refusing), device="cpu").encode(TEXTS)
+        with pytest.warns(TruncationWarning):
+            load(str(silent), device="cpu").encode(TEXTS)
+    cut = tiny(budget=5, overflow="ignore").encode(TEXTS)
+    assert np.array_equal(echoembed.load(refusing, device="cpu", overflow="ignore").encode(TEXTS), cut)
 
 
 def test_saved_settings_that_are_damaged_are_refused(saved, tmp_path):

@@ -16,6 +16,7 @@ from echoembed.errors import ModelError
 from echoembed.model import backbone, sizes
 
 HUGE = 10**9
+TEXTS = ["the cat sat on a mat", "rain"]
 CONTRADICTIONS = [
     ("llama", {"num_hidden_layers": HUGE}, "num_hidden_layers = 1000000000; in the weights, 30 is the most"),
     ("llama", {"num_hidden_layers": -1}, "27 weights that its config.json has no place for"),
@@ -64,6 +65,29 @@ def test_a_whole_model_passes(family):
     sizes.check_sizes(folder, family, backbone.read_config(folder, family, attention))
 
 
+@pytest.mark.parametrize("quantization", [None, {"quant_method": "novelty"}])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.int64, torch.bool])
+def test_whole_numbers_are_no_weights_unless_the_configuration_says_what_they_stand_for(dtype, quantization, tmp_path):
+    """transformers would take them as they are: 90 for what a scale of 1/700 makes 0.13."""
+    changes = {} if quantization is None else {"quantization_config": quantization}
+    folder = tiny_models.copy(tiny_models.folder("llama"), tmp_path / "model", **changes)
+    weights = load_file(folder / "model.safetensors")
+    key = "model.layers.1.mlp.down_proj.weight"
+    weights[key] = (weights[key] * 100).to(dtype)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"has whole numbers \([IUB]\w+\) in layers.1.mlp.down_proj.weight, and its"):
+        echoembed.load(folder, device="cpu")
+
+
+def test_shards_that_the_index_does_not_name_count_for_nothing(tmp_path):
+    """Such as those of a download that was cut otherwise."""
+    folder = tiny_models.copy(tiny_models.folder("llama"), tmp_path / "model")
+    plain = echoembed.load(folder, device="cpu").encode(TEXTS)
+    weights = load_file(folder / "model.safetensors")
+    save_file({key: weight[:1].clone() for key, weight in weights.items()}, folder / "model-00003-of-00003.safetensors")
+    assert (echoembed.load(folder, device="cpu").encode(TEXTS) == plain).all()
+
+
 PADDING = [-1, 10**6, None]
 
 
@@ -86,11 +110,11 @@ def test_several_end_tokens_are_no_fault(tmp_path):
 
 # Weights that make no vectors
 
-TEXTS = ["the cat sat on a mat", "rain"]
 SPOILT: dict[str, Any] = {
     "all zero": lambda key, weight: torch.zeros_like(weight),
     "embeddings zero": lambda key, weight: torch.zeros_like(weight) if "embed_tokens" in key else weight,
     "last norm zero": lambda key, weight: torch.zeros_like(weight) if key == "model.norm.weight" else weight,
+    "embeddings alike": lambda key, weight: torch.ones_like(weight) if "embed_tokens" in key else weight,
     "embeddings x 1e30": lambda key, weight: weight * 1e30 if "embed_tokens" in key else weight,
     "last norm x 1e25": lambda key, weight: weight * 1e25 if key == "model.norm.weight" else weight,
     "last norm x 1e-25": lambda key, weight: weight * 1e-25 if key == "model.norm.weight" else weight,

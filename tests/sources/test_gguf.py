@@ -209,6 +209,7 @@ REFUSED_SETTINGS = [
     ("gemma3", {"gemma3.attention.sliding_window_pattern": [True]}, "sliding_window_pattern"),
     ("llama", {"general.type": "adapter"}, "'general.type' = 'adapter'"),
     ("llama", {"general.quantization_version": 1}, "quantization_version"),
+    ("llama", {"general.alignment": 24}, "its general.alignment is 24"),
     ("llama", {"adapter.type": "lora"}, "adapter.type"),
     ("llama", {"split.count": 3, "split.no": 0}, "one part of a model in 3 files.*llama-gguf-split --merge"),
     ("qwen2", {"tokenizer.ggml.pre": "superbpe"}, "rule 'superbpe'.*token ids would be wrong"),
@@ -277,6 +278,35 @@ def test_another_architecture_is_refused_by_name(tmp_path, llama):
     )
     (tmp_path / "x.gguf").write_bytes(content)
     refused("x.gguf", "architecture 'mamba'. Supported: llama, qwen2, qwen3, gemma3, phi3, gpt2")
+
+
+def moved(path: Path, **offsets: int) -> Path:
+    """The file with other offsets of tensors in its head; ``a__b`` stands for the name ``a.b``."""
+    content = bytearray(path.read_bytes())
+    for name, offset in offsets.items():
+        encoded = name.replace("__", ".").encode()
+        at = content.index(len(encoded).to_bytes(8, "little") + encoded) + 8 + len(encoded)
+        dimensions = int.from_bytes(content[at : at + 4], "little")
+        at += 4 + 8 * dimensions + 4
+        content[at : at + 8] = offset.to_bytes(8, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("by", [0, 32, 64])
+def test_tensors_that_share_bytes_refuse_the_file(by, tmp_path, llama, home):
+    """The second of two tensors of one shape begins in the first: read as they are, both would look right."""
+    path = Path(shutil.copy(llama, tmp_path / "model.gguf"))
+    other = file.read(path).tensors["blk.0.ffn_up.weight"].offset
+    moved(path, blk__0__ffn_gate__weight=other + by)
+    refused(path, "its tensors blk.0.ffn_(up|gate).weight and blk.0.ffn_(up|gate).weight share bytes")
+    assert not list(home.glob("*/model.safetensors"))
+
+
+def test_a_tensor_between_the_places_where_tensors_begin_refuses_the_file(tmp_path, llama):
+    path = Path(shutil.copy(llama, tmp_path / "model.gguf"))
+    other = file.read(path).tensors["blk.0.ffn_up.weight"].offset
+    refused(moved(path, blk__0__ffn_up__weight=other + 4), "blk.0.ffn_up.weight begins at byte .* no multiple of 32")
 
 
 @pytest.mark.parametrize("part", [0.0001, 0.001, 0.01, 0.1, 0.5, 0.999])

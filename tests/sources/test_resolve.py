@@ -487,6 +487,17 @@ def test_a_shard_without_the_tensors_it_should_hold_is_refused(tmp_path):
     refused("tensor 'b' of the index is not in it", write(tmp_path / "m", files))
 
 
+@pytest.mark.parametrize("named", ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
+def test_a_tensor_in_two_shards_is_refused_whichever_the_index_names(named, tmp_path):
+    files = sharded()
+    index = json.loads(files[INDEX])
+    index["weight_map"]["c"] = named
+    files[INDEX] = json.dumps(index).encode()
+    for number, own in ((1, "a"), (2, "b")):
+        files[f"model-0000{number}-of-00002.safetensors"] = weights(number, own, "c")
+    refused("tensor 'c' is in model-0000[12]-of-00002.safetensors too", write(tmp_path / "m", files))
+
+
 # End to end
 
 

@@ -34,7 +34,8 @@ from echoembed.errors.models import (
     model_engine_unsupported, model_is_sentence_transformer, model_layer, model_layer_unsupported, model_module_refused,
     model_needs_code, model_not_language_model, model_padding_leaks, model_saved_unreadable, model_states_equal,
     model_states_not_finite, model_states_zero, model_token_unknown, model_unreadable, model_weights_missing,
-    model_weights_unused, tokenizer_added_token, tokenizer_broken, tokenizer_unsupported, vector_zero,
+    model_weights_unused, model_weights_whole, tokenizer_added_token, tokenizer_broken, tokenizer_unsupported,
+    vector_zero,
 )
 from echoembed.errors.prompts import (
     instruction_unused, no_room_for_text, prompt_name_unknown, recipe_bad_field, recipe_file_unknown_key,

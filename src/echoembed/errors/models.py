@@ -64,6 +64,14 @@ def model_config_misfit(name: str, configured: str, weights: str) -> ModelError:
     )
 
 
+def model_weights_whole(name: str, key: str, dtype: str) -> ModelError:
+    """Quantised weights without the settings that say what their numbers stand for."""
+    return ModelError(
+        f"{name} has whole numbers ({dtype}) in {key}, and its config.json has no quantization_config that says what "
+        "they stand for. Save the model dequantised, or choose its version in float16, bfloat16 or float32."
+    )
+
+
 def model_token_unknown(name: str, id_: int, size: int) -> ModelError:
     """A tokenizer of another model."""
     return ModelError(

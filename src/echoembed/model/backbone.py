@@ -242,7 +242,8 @@ def check_attention(model: PreTrainedModel, name: str, attention: Attention) -> 
     states_BTD = torch.cat([_states(model, ids_BT[:1]), _states(model, ids_BT[1:])])
     if not torch.isfinite(states_BTD).all():
         raise errors.model_states_not_finite(name)
-    if len(set(ids_BT[0].tolist())) > 1 and bool((states_BTD[0] == states_BTD[0, :1]).all()):
+    unlike = relative_difference(states_BTD[0, :1].expand_as(states_BTD[0]), states_BTD[0])
+    if len(set(ids_BT[0].tolist())) > 1 and unlike <= VISIBLE[model.dtype]:
         raise errors.model_states_equal(name)
     if int(model.config.num_hidden_layers) == 0:
         return  # token embeddings attend to nothing

@@ -53,7 +53,7 @@ def load(
     bare: Kind | None = None,
     engine: Engine | None = None,
     deterministic: bool = False,
-    overflow: Overflow = "warn",
+    overflow: Overflow | None = None,
     pack_tokens: int | None = None,
     local_files_only: bool = False,
 ) -> SentenceTransformer:
@@ -85,7 +85,7 @@ def load(
             run ``padded``.
         deterministic: Whether a text's vector has the same bits alone, in any batch and in any order.
         overflow: What to do with a text over the budget: ``warn`` cuts it and warns, ``ignore`` cuts it silently,
-            ``error`` refuses it.
+            ``error`` refuses it, also after the model was saved. None means as saved, else ``warn``.
         pack_tokens: The most tokens of one forward of the packed engine; fewer need less memory. None means the number
             that suits the model and the device: 256 to 2,048 on a CPU, 16,384 elsewhere.
         local_files_only: Whether to use only files in the hub's cache, and never ask the hub.

@@ -23,7 +23,7 @@ class Running:
         dtype_reason: Why the model has this dtype.
         engine: The forward that runs outside training; None for the packed engine where it passes the proof.
         deterministic: Whether a text's vector has the same bits whatever texts are encoded with it.
-        overflow: What to do with a text over the budget (see ``Reader``).
+        overflow: What to do with a text over the budget (see ``Reader``); None for ``warn``, or as saved.
         pack_tokens: The most tokens of one forward of the packed engine; None for the number that suits the model and
             the device.
 
@@ -36,7 +36,7 @@ class Running:
     dtype_reason: str = "asked for"
     engine: Engine | None = None
     deterministic: bool = False
-    overflow: Overflow = "warn"
+    overflow: Overflow | None = None
     pack_tokens: int | None = None
 
     def __post_init__(self) -> None:

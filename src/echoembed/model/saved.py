@@ -8,10 +8,12 @@ FOLDER/0_EchoTransformer/echoembed_config.json    the recipe, beside the languag
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from echoembed import errors
+from echoembed.model.running import Running
+from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe
 from echoembed.sources.resolve import Source
 
@@ -32,6 +34,7 @@ class SavedTransformer:
         cut: Whether the model was saved without the layers above the recipe's.
         max_seq_length: The most tokens of a prompt, if the user set fewer than the model takes.
         layers_in_all: The number of layers that the model had before it was cut; None in older files.
+        overflow: What to do with a text over the budget, if the model was loaded to refuse such texts.
     """
 
     recipe: Recipe
@@ -39,6 +42,12 @@ class SavedTransformer:
     cut: bool
     max_seq_length: int | None = None
     layers_in_all: int | None = None
+    overflow: Overflow | None = None
+
+    def running(self, asked: Running | None) -> Running:
+        """Return how to run the model: as asked, and as saved where nothing else was asked for."""
+        asked = asked or Running()
+        return replace(asked, overflow=asked.overflow or self.overflow)
 
     def check_layer(self, recipe: Recipe, layers: int, name: str) -> None:
         """Refuse a recipe that pools another layer than the one at which the model was cut.
@@ -76,8 +85,15 @@ def read_transformer(source: Source, subfolder: str) -> SavedTransformer:
             raise ValueError(f"layers_in_all = {count!r}")
         if type(cut := content["cut"]) is not bool:
             raise ValueError(f"cut = {cut!r}")
+        if (overflow := content.get("overflow")) not in (None, *get_args(Overflow)):
+            raise ValueError(f"overflow = {overflow!r}")
         return SavedTransformer(
-            recipe=recipe, name=str(content["name"]), cut=cut, max_seq_length=most, layers_in_all=count
+            recipe=recipe,
+            name=str(content["name"]),
+            cut=cut,
+            max_seq_length=most,
+            layers_in_all=count,
+            overflow=overflow,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error

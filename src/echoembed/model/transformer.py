@@ -124,7 +124,7 @@ class EchoTransformer(Transformer):
         pad_id, vocabulary = self.tokenizer.pad_token_id, len(embeddings.weight)
         # Padding is masked, so that any id serves; one that was added to the tokenizer alone has no embedding.
         self.pad_id: int = pad_id if pad_id is not None and pad_id < vocabulary else self.pieces.eos or 0
-        self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.running.overflow)
+        self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.running.overflow or "warn")
         self.base, self.adapter = base, adapter
         self.selector = self.running.selector(self.name, self.recipe.attention, self.context)
         self.register_load_state_dict_pre_hook(live.receive)  # type: ignore[no-untyped-call]
@@ -324,8 +324,8 @@ class EchoTransformer(Transformer):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings that are saved beside the weights."""
-        set_by_user = {} if self._most is None else {"max_seq_length": self._most}
-        return {key: getattr(self, key) for key in self.config_keys} | set_by_user
+        chosen = {"max_seq_length": self._most, "overflow": self.overflow if self.overflow == "error" else None}
+        return {key: getattr(self, key) for key in self.config_keys} | {k: v for k, v in chosen.items() if v}
 
     @classmethod
     def load(  # type: ignore[override]
@@ -372,7 +372,7 @@ class EchoTransformer(Transformer):
             recipe=recipe or saved.recipe,
             name=saved.name,
             revision=joint_revision(source, adapters),
-            running=running,
+            running=saved.running(running),
             cut=saved.cut,
             layers_in_all=saved.layers_in_all,
             adapters=[merged.folder for merged in adapters],

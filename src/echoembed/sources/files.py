@@ -64,8 +64,14 @@ def checked_files(folder: Path, *, adapter: bool = False) -> list[str]:
                 check_normalizer(folder / file, content)
         else:
             check_size(folder / file)
+    where: dict[str, str] = {}
     for file, promised in weights.items():
-        _check_tensors(folder / file, promised)
+        for tensor in _checked_tensors(folder / file, promised):
+            # transformers would take the tensor of either shard.
+            if promised and where.setdefault(tensor, file) != file:
+                raise errors.weights_damaged(
+                    str(folder / file), f"tensor {errors.quoted(tensor)} is in {where[tensor]} too"
+                )
     return sorted([*settings, *weights])
 
 
@@ -179,18 +185,19 @@ def _shards(index: Path) -> dict[str, set[str]]:
     return shards
 
 
-def _check_tensors(path: Path, promised: Collection[str]) -> None:
-    """Check a safetensors file: its header must fit its length, and it must contain the promised tensors."""
+def _checked_tensors(path: Path, promised: Collection[str]) -> list[str]:
+    """Check that a safetensors file's header fits its length and has the promised tensors, and return its tensors."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            missing = sorted(set(promised) - set(file.keys()))
+            tensors = list(file.keys())
     except SafetensorError as error:
         raise errors.weights_damaged(str(path), reason(error)) from error
     # transformers would fill a missing tensor with random numbers, and the vectors would not be this model's.
-    if missing:
+    if missing := sorted(set(promised) - set(tensors)):
         raise errors.weights_damaged(str(path), f"tensor {errors.quoted(missing[0])} of the index is not in it")
+    return tensors
 
 
 def _without_safetensors(where: str, names: Collection[str]) -> errors.ModelError:

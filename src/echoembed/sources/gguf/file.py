@@ -108,8 +108,11 @@ class _Cursor:
                 raise ValueError(f"it holds {name} twice")
             table[name] = self._tensor(name)
         alignment = values.get("general.alignment", _USUAL_ALIGNMENT)
-        if not isinstance(alignment, int) or alignment < 1:
+        if not isinstance(alignment, int) or alignment < 1 or alignment.bit_count() > 1:  # a power of two
             raise ValueError(f"its general.alignment is {alignment}")
+        for name, tensor in table.items():
+            if tensor.offset % alignment:
+                raise ValueError(f"its tensor {name} begins at byte {tensor.offset}, no multiple of {alignment}")
         data = -(-self._at // alignment) * alignment
         return GgufFile(path=path, settings=values, tensors=table, data=data, size=len(self._memory))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ def plan(file: GgufFile, shape: Shape) -> tuple[list[TensorRow], dict[str, bool]
     """Match every tensor of the file with a weight, and return the settings that depend on which tensors exist.
 
     Raises:
-        ModelError: If a tensor is missing, would not be used, has another shape, or has a type that we cannot read.
+        ModelError: If a tensor is missing, would not be used, has another shape, has a type that we cannot read, or
+            shares bytes with another.
     """
     where, architecture = str(file.path), shape.architecture
     weights = _named(architecture.weights, shape.layers)
@@ -70,17 +72,21 @@ def plan(file: GgufFile, shape: Shape) -> tuple[list[TensorRow], dict[str, bool]
         raise errors.gguf_tensors_missing(where, missing)
     if unused := [name for name in file.tensors if name not in weights]:
         raise errors.gguf_tensors_unused(where, unused)
-    rows = []
+    rows, places = [], []
     for source, weight in weights.items():
         tensor = file.tensors[source]
         expected = tuple(shape.sides[letter] for letter in weight.shape)
         if tensor.shape != expected:
             reason = f"its tensor {source} has the shape {tensor.shape}, and its settings ask for {expected}"
             raise errors.gguf_broken(where, reason)
-        _check_bytes(file, source, tensor)
+        places.append((tensor.offset, _checked_end(file, source, tensor), source))
         heads = shape.sides[weight.shape[0]] // shape.sides["D"]
         turned = expected[::-1] if weight.change == "turned" else expected
         rows.append(TensorRow(source, tensor, weight.name, turned, weight.change, heads))
+    places.sort()
+    for (_, end, name), (begin, _, following) in pairwise(places):
+        if begin < end:
+            raise errors.gguf_broken(where, f"its tensors {name} and {following} share bytes")
     return rows, present
 
 
@@ -94,8 +100,8 @@ def _named(weights: dict[str, Weight], layers: int) -> dict[str, Weight]:
     return named
 
 
-def _check_bytes(file: GgufFile, name: str, tensor: Tensor) -> None:
-    """Refuse a tensor of a type that cannot be dequantised, and a tensor that the file cuts off."""
+def _checked_end(file: GgufFile, name: str, tensor: Tensor) -> int:
+    """Return where a tensor ends in the data; refuse one that is cut off or of a type that cannot be dequantised."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -112,11 +118,12 @@ def _check_bytes(file: GgufFile, name: str, tensor: Tensor) -> None:
         raise errors.gguf_broken(
             str(file.path), f"its tensor {name} has rows of {tensor.shape[-1]}, in blocks of {block}"
         )
-    end = file.data + tensor.offset + prod(tensor.shape) // block * size
-    if end > file.size:
+    last = tensor.offset + prod(tensor.shape) // block * size
+    if (end := file.data + last) > file.size:
         raise errors.gguf_broken(
             str(file.path), f"it is cut off: it ends at byte {file.size:,}, and its tensor {name} at byte {end:,}"
         )
+    return last
 
 
 def write(file: GgufFile, rows: list[TensorRow], target: Path, *, done: Callable[[int], Any]) -> None:
