@@ -31,17 +31,17 @@ VERBS = {
     "corpus": (
         "corpus build texts.jsonl -o out --shard-rows 16",
         "out/shards/[!.]*.parquet",  # a pattern's * matches a hidden name too
-        "every shard that was finished is kept in out, and the same command goes on from there",
+        "finished shards are kept in out, and the same command continues from there",
     ),
     "eval": (
         "eval --data data -o out",
         "out/**/[!.]*.json",
-        "the scores made so far are kept in out, and the same command goes on from there",
+        "finished scores are kept in out, and the same command continues from there",
     ),
     "reproduce": (
         "reproduce table2 --full --data data -o out",
         "out/scores/**/[!.]*.json",
-        "what is finished is kept in out, and the same command goes on from there",
+        "finished work is kept in out, and the same command continues from there",
     ),
     "train": ("train run.toml -q", "out/checkpoints/step-*", "--resume"),
 }

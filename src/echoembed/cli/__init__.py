@@ -51,7 +51,7 @@ EPILOG = (
     + "\n\n[bold]Exit codes[/bold]\n"
     + "\n".join(
         [
-            "  0    all is well",
+            "  0    success",
             "  1    something is wrong with the input or the model",
             "  2    wrong usage",
             "  130  interrupted (143: terminated); the last line says what was kept",

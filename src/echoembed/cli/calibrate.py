@@ -47,8 +47,8 @@ def calibrate(
 ) -> None:
     """Fit a calibration of the model's vectors on texts, and save the model with it.
 
-    Some hundreds of texts of the kind that will be embedded are enough; they need no labels. Do not use texts on which
-    the result is evaluated. The folder is read by --model and by echoembed.load.
+    Some hundreds of texts like those that you will embed are enough; they need no labels. Do not use texts on which you
+    will evaluate the result. Pass the folder to --model or to echoembed.load.
     """
     from echoembed import errors, save
     from echoembed.files import check_free

@@ -40,7 +40,7 @@ def compare(
 ) -> None:
     """Show the similarity of each pair of texts under several recipes, side by side.
 
-    Compare the order of the pairs, not their numbers: each recipe has a range of cosines of its own.
+    Compare the order of the pairs, not the numbers: each recipe has its own range of cosines.
     """
     reader = texts.reader()
     names = list(dict.fromkeys(recipe or ["classical", "echo"]))

@@ -28,7 +28,7 @@ EPILOG = opt.examples(
 ) + (
     "\n\n[bold]Exit codes[/bold]\n"
     "  0    every text has a vector\n"
-    "  1    something is wrong; what is finished stays, and the same command goes on\n"
+    "  1    something is wrong; finished work is kept; correct the fault and run the same command again\n"
     "  3    built, but some texts were set aside: rejected.jsonl has each with its reason"
 )
 
@@ -40,7 +40,8 @@ class JobOptions(ModelOptions):
     engine: Annotated[
         Literal["packed", "padded", "ray"] | None,
         typer.Option(
-            help="packed or padded computes here; ray on a pool of models on Ray. Default: packed where it can.",
+            help="packed and padded compute in this process; ray, on a pool of models. Default: packed, if it is "
+            "right.",
             rich_help_panel="Model",
         ),
     ] = None  # type: ignore[assignment]
@@ -58,7 +59,7 @@ def build(
     out_: Annotated[Path, typer.Option("--out", "-o", help="The folder of the corpus.")],
     file_format: Annotated[
         Literal["jsonl", "csv", "tsv", "parquet", "lines", "document"] | None,
-        typer.Option("--format", help="Format of every file named. Default: by suffix.", rich_help_panel=_TEXTS),
+        typer.Option("--format", help="Format of all files. Default: by suffix.", rich_help_panel=_TEXTS),
     ] = None,
     column: opt.Column = "text",
     id_column: Annotated[
@@ -69,7 +70,7 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="NAME[:TYPE]",
-            help="A further column to store, for filters: text, int, float or bool. May be repeated.",
+            help="Also store this column, for filters; TYPE is text, int, float or bool. May be repeated.",
             rich_help_panel=_TEXTS,
         ),
     ] = None,
@@ -87,14 +88,17 @@ def build(
     ] = None,
     on_overflow: Annotated[
         Literal["cut", "reject"],
-        typer.Option(help="What happens to a text over the budget.", rich_help_panel=_TEXTS),
+        typer.Option(help="What to do with a text over the budget.", rich_help_panel=_TEXTS),
     ] = "cut",
     precision: Annotated[
         Literal["float32", "float16", "int8"],
         typer.Option(help="Precision of the stored vectors.", rich_help_panel=_STORE),
     ] = "float32",
     shard_rows: Annotated[
-        int, typer.Option(min=1, help="Texts in a shard. A kill costs one shard at most.", rich_help_panel=_STORE)
+        int,
+        typer.Option(
+            min=1, help="Texts in a shard. If a build is killed, at most one shard is lost.", rich_help_panel=_STORE
+        ),
     ] = 4096,
     workers: Annotated[
         int, typer.Option(min=1, help="Number of models, with --engine ray.", rich_help_panel=_STORE)
@@ -104,11 +108,11 @@ def build(
     instruction: opt.Instruction = None,
     batch_size: opt.PaddedTexts = None,
 ) -> None:
-    """Build a corpus, go on with one that was interrupted, or bring one up to date.
+    """Build a corpus, continue an interrupted build, or bring a corpus up to date.
 
-    Texts are read with the recipe's document template. The vectors lie in Parquet shards with id, text, hash, kept
-    columns and what was cut. Run the same command again after an interruption, damage, or a change of the inputs:
-    only texts that are missing or new are embedded, and texts that are gone from the inputs are removed.
+    Texts are read with the recipe's document template. The vectors are in Parquet shards, with id, text, hash, kept
+    columns and the number of cut tokens. Run the same command again after an interruption, damage, or a change of the
+    inputs: only missing and new texts are embedded, and texts that the inputs no longer have are removed.
     """
     from echoembed import corpus
     from echoembed.corpus.inputs import Inputs
@@ -130,7 +134,7 @@ def build(
     def remaining() -> int:
         return last.embedded + max(last.expected - last.done, 0)
 
-    finished = f"every shard that was finished is kept in {out_}, and the same command goes on from there"
+    finished = f"finished shards are kept in {out_}, and the same command continues from there"
     with out.kept(finished), Progress(remaining, shown=not quiet) as progress:
 
         def tell(now: corpus.BuildProgress) -> None:
@@ -187,7 +191,7 @@ def info(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of the corpus.")],
     json: opt.Json = False,
 ) -> None:
-    """Show what a corpus holds and where its vectors come from."""
+    """Show what a corpus contains and where its vectors come from."""
     from echoembed.corpus import Corpus
 
     manifest = Corpus(folder).manifest

@@ -30,11 +30,11 @@ def data(
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Build the data sets that the results use, check what is there, and say what is missing.
+    """Build the data sets that our results use, check the files that exist, and say what is missing.
 
-    A file is fetched from its authors' public repository at a fixed revision, put into our form, and kept if its hash
-    is the one in the manifest. A file that is there is never changed. Mind each data set's licence: some forbid
-    commercial use. The exit code is 1 unless everything asked for is there.
+    A file is fetched from its authors' public repository at a fixed revision, converted, and kept if its hash is the
+    one in the manifest. Existing files are never changed. Mind each data set's licence: some forbid commercial use.
+    The exit code is 1 if a requested file is missing or wrong.
     """
     from echoembed.evaluation import manifest
 

@@ -34,7 +34,7 @@ def embed(
         typer.Option(
             "--output",
             "-o",
-            help=".jsonl, .npy or .parquet; it appears when it is whole. Default: JSONL to standard output.",
+            help=".jsonl, .npy or .parquet; the file appears when it is complete. Default: JSONL to standard output.",
         ),
     ] = None,
     overwrite: opt.Overwrite = False,
@@ -44,16 +44,16 @@ def embed(
     server: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Let a running 'echoembed serve' embed, with the model and recipe that it serves."
+            metavar="URL",
+            help="Embed with the model and recipe of a running 'echoembed serve', instead of loading a model.",
         ),
     ] = None,
 ) -> None:
-    """Embed texts: a vector for each, in order.
+    """Turn texts into vectors, one for each, in the order of the texts.
 
-    Texts are read with the recipe's query template unless --kind document says otherwise. Vectors have
-    length 1. .jsonl and .parquet hold id, text, vector and fingerprint. V.npy holds vectors alone: V.npy.jsonl
-    beside it has id and text of each row, V.npy.json says where they come from. Files of any length take the
-    same memory.
+    The recipe's query template is used, or with --kind document its document template. Vectors have length 1. .jsonl
+    and .parquet contain id, text, vector and fingerprint. V.npy contains only vectors: V.npy.jsonl has the id and
+    text of each row, and V.npy.json says where the vectors come from. Memory does not grow with the length of a file.
     """
     from echoembed.texts import JsonlWriter, Writer, check_output, embed_stream, open_writer, output_files
 

@@ -46,12 +46,12 @@ def evaluate(
         typer.Option(
             "--out",
             "-o",
-            help="Folder that keeps scores. What is there is not computed again; an interrupted run goes on.",
+            help="Folder that keeps scores. They are not computed again, so an interrupted run continues.",
         ),
     ] = None,
     max_texts: Annotated[
         int | None,
-        typer.Option(min=1, help="Score each local data set on a sample of at most so many texts."),
+        typer.Option(min=1, help="Score each local data set on a sample of at most this many texts."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 42,
     json: opt.Json = False,
@@ -67,15 +67,15 @@ def evaluate(
     ] = None,
     batch_size: opt.BatchSize = 32,
 ) -> None:
-    """Score recipes with mteb's own tasks and metrics.
+    """Score recipes with mteb's tasks and metrics.
 
-    Tasks are grouped in MTEB's seven categories; the table shows scores × 100, --json gives them from 0 to 1.
-    Local data sets need no network, mteb's are fetched from the Hugging Face hub. Queries and documents get
-    their templates, symmetric tasks the query template on both sides, and each task its instruction where
-    the recipe has a place for one. A task that fails does not stop the others; the exit code is then 1.
+    Tasks are grouped in MTEB's seven categories; the table shows scores × 100, and --json gives them from 0 to 1.
+    Local data sets need no network; mteb's are fetched from the Hugging Face hub. Queries and documents are read with
+    their own templates, and symmetric tasks with the query template on both sides. If the recipe has a place for an
+    instruction, each task gets its own. A task that fails does not stop the others; the exit code is then 1.
 
-    A folder given with --data holds KIND/NAME/, KIND being sts, pair, classification, clustering, reranking or
-    retrieval, each with test.jsonl (or .jsonl.gz; classification with train.jsonl too; retrieval in BEIR's layout).
+    The folder of --data contains KIND/NAME/test.jsonl (or .jsonl.gz), where KIND is sts, pair, classification,
+    clustering, reranking or retrieval. Classification also needs train.jsonl; retrieval has BEIR's layout.
     """
     options = groups.with_model(options, name)
     from echoembed import errors
@@ -94,7 +94,7 @@ def evaluate(
     failures: list[str] = []
     kept_text = "nothing was kept; with --out, every score is"
     if output is not None:
-        kept_text = f"the scores made so far are kept in {output}, and the same command goes on from there"
+        kept_text = f"finished scores are kept in {output}, and the same command continues from there"
     with out.kept(kept_text), EvalProgress(tasks, recipes=len(names), shown=not quiet) as progress:
         for row in names:
             loaded = session.load(options, row, on_overflow="ignore")

@@ -27,14 +27,14 @@ def export(
         bool,
         typer.Option(
             "--self-contained",
-            help="Carry the code along: plain sentence-transformers reads the folder, with trust_remote_code=True.",
+            help="Include our code: sentence-transformers loads the folder alone, with trust_remote_code=True.",
         ),
     ] = False,
     stock: Annotated[
         bool,
         typer.Option(
             "--stock",
-            help="No code at all: the template moves into the tokenizer. Only recipes that pool a prompt's last token.",
+            help="Include no code: the template becomes part of the tokenizer. For recipes that pool the last token.",
         ),
     ] = False,
     gguf: Annotated[
@@ -44,7 +44,7 @@ def export(
     bare: Annotated[
         Literal["query", "document"] | None,
         typer.Option(
-            help="Template that tools use which do not say query or document. Default: query.", show_default=False
+            help="Template for tools that do not tell queries from documents. Default: query.", show_default=False
         ),
     ] = None,
     overwrite: opt.Overwrite = False,
@@ -52,8 +52,8 @@ def export(
 ) -> None:
     """Save a model with its recipe as a folder for other tools.
 
-    Without --self-contained or --stock the folder needs echoembed to be installed: echoembed.load reads it, and
-    sentence-transformers with trust_remote_code=True. Loaders that would ignore the recipe refuse it.
+    Without --self-contained or --stock, the folder needs echoembed to be installed: load it with echoembed.load, or
+    with sentence-transformers and trust_remote_code=True. Loaders that would ignore the recipe refuse the folder.
     """
     chosen = [
         name

@@ -17,9 +17,9 @@ EPILOG = opt.examples(
 
 
 def info(model: groups.ModelOptions, recipe: opt.Recipe = None, json: opt.Json = False) -> None:
-    """Load a model under a recipe, check it, and say what the two come to.
+    """Load and check a model under a recipe, and describe the result.
 
-    The fingerprint goes with every stored vector: vectors with different fingerprints must not be compared.
+    The fingerprint goes with every stored vector. Do not compare vectors with different fingerprints.
     """
     session.check_names(model, [recipe])
     loaded = session.load(model, recipe)

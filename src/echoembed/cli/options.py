@@ -37,7 +37,8 @@ ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help="The 
 Adapter = Annotated[
     str | None,
     typer.Option(
-        help="What 'echoembed train' wrote: a folder, a name on the hub, or one of the package's own. Brings its base.",
+        help="Adapter from 'echoembed train': a folder, a name on the hub, tiny-echo or smollm2-echo. Loads its base "
+        "model too.",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -61,7 +62,7 @@ Recipes = Annotated[
 ]
 RecipesFile = Annotated[
     Path | None,
-    typer.Option(help="TOML file with recipes of your own, which --recipe can then name.", rich_help_panel=_MODEL),
+    typer.Option(help="TOML file with your own recipes, for --recipe.", rich_help_panel=_MODEL),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL)]
 Layer = Annotated[
@@ -72,13 +73,14 @@ Budget = Annotated[
     typer.Option(help="Most tokens of text in each copy, instead of the recipe's budget.", rich_help_panel=_MODEL),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best there is.", rich_help_panel=_COMPUTING)
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1 or mps. Default: a GPU if there is one.", rich_help_panel=_COMPUTING),
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16", "int8"] | None,
     typer.Option(
-        help="Dtype of the weights. Best for many texts on a CPU: auto, the fastest whose vectors are checked to be "
-        "close to float32's. Default: float32 on a CPU, else as saved.",
+        help="Dtype of the weights. For many texts on a CPU, choose auto: the fastest dtype whose vectors prove close"
+        " to float32's. Default: float32 on a CPU, else as saved.",
         rich_help_panel=_COMPUTING,
     ),
 ]
@@ -86,7 +88,7 @@ EngineOption = Annotated[
     Engine | None,
     typer.Option(
         "--engine",
-        help="packed computes no padding; padded is the plain forward. Default: packed where it is proved on this "
+        help="packed computes no padding; padded is the plain forward. Default: packed, if it proves equal on this "
         "model.",
         rich_help_panel=_COMPUTING,
     ),
@@ -95,13 +97,13 @@ Deterministic = Annotated[
     bool,
     typer.Option(
         "--deterministic",
-        help="Give a text the same bits alone, in any batch and in any order; slower.",
+        help="A text's vector has the same bits alone, in any batch and in any order; slower.",
         rich_help_panel=_COMPUTING,
     ),
 ]
 
 Kind = Annotated[
-    Literal["query", "document"], typer.Option(help="Which of the recipe's templates.", rich_help_panel=_MODEL)
+    Literal["query", "document"], typer.Option(help="The recipe's template to use.", rich_help_panel=_MODEL)
 ]
 Instruction = Annotated[
     str | None,
@@ -114,7 +116,7 @@ BatchSize = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Texts of a padded forward; the packed engine fills its packs whatever this says.",
+        help="Texts in a padded forward; the packed engine does not use this number.",
         rich_help_panel=_COMPUTING,
     ),
 ]
@@ -123,8 +125,7 @@ PaddedTexts = Annotated[
     typer.Option(
         "--batch-size",
         min=1,
-        help="Texts of a padded forward; the packed engine takes what --pack-tokens hold, whatever this says. "
-        "Default: 32.",
+        help="Texts in a padded forward; the packed engine uses --pack-tokens instead. Default: 32.",
         rich_help_panel=_COMPUTING,
     ),
 ]
@@ -132,30 +133,28 @@ PackTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Most tokens of a forward of the packed engine: fewer need less memory, more may be faster on a GPU. "
+        help="Most tokens in a forward of the packed engine. Fewer take less memory; more may be faster on a GPU. "
         "Default: 256 to 2,048 on a CPU, by the model's width; 16,384 on a GPU.",
         rich_help_panel=_COMPUTING,
     ),
 ]
 OnOverflow = Annotated[
     Literal["warn", "error", "ignore"],
-    typer.Option(
-        help="What happens to a text over the budget. It is cut, unless this says error.", rich_help_panel=_READING
-    ),
+    typer.Option(help="What to do with a text over the budget; all but error cut it.", rich_help_panel=_READING),
 ]
 
 Format = Annotated[
     Literal["txt", "jsonl", "csv", "tsv", "parquet"] | None,
     typer.Option(
         "--format",
-        help="Format of every input, whatever its name. Default: by suffix; standard input is txt, a text a line.",
+        help="Format of all inputs. Default: by suffix; standard input is txt, one text per line.",
         rich_help_panel=_READING,
     ),
 ]
 Delimiter = Annotated[
     str | None,
     typer.Option(
-        help="What separates the columns of .csv and .tsv: a character, or tab. Default: a comma, in .tsv a tab.",
+        help="Separator of columns in .csv and .tsv: a character, or tab. Default: a comma; in .tsv, a tab.",
         rich_help_panel=_READING,
     ),
 ]
@@ -168,7 +167,7 @@ IdColumn = Annotated[
 ]
 OnBadText = Annotated[
     Literal["error", "skip"],
-    typer.Option(help="What happens to a text that cannot be embedded, such as a blank one.", rich_help_panel=_READING),
+    typer.Option(help="What to do with a text that cannot be embedded, such as a blank one.", rich_help_panel=_READING),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]

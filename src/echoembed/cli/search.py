@@ -30,16 +30,16 @@ def search(
     ] = None,
     hybrid: Annotated[bool, typer.Option("--hybrid", help="Also find texts that share words with the query.")] = False,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Compare with every vector, even where there is an index.")
+        bool, typer.Option("--exact", help="Compare the query with all vectors, even if there is an index.")
     ] = False,
     json: opt.Json = False,
     recipe: opt.Recipe = None,
     instruction: opt.Instruction = None,
 ) -> None:
-    """Show the texts of a corpus that are nearest to a query, which is read with the recipe's query template.
+    """Show the texts of a corpus that are nearest to a query.
 
-    The model is the one that the corpus was built with. Any other model is refused: its vectors must not be compared
-    with these. The first search builds an index beside the shards.
+    The query is read with the recipe's query template, by the model that built the corpus. Any other model is refused,
+    because its vectors must not be compared with these. The first search builds an index beside the shards.
     """
     from echoembed.corpus import Corpus
 

@@ -26,42 +26,45 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="File of API keys, one a line; ECHOEMBED_API_KEY is one more. Needed to serve other machines.",
+            help="File of API keys, one per line; ECHOEMBED_API_KEY adds another. Needed to serve other machines.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
     served_name: Annotated[
         list[str] | None,
-        typer.Option(help="What requests call the model; may be repeated. Default: its name.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="Name of the model in requests; may be repeated. Default: the name of MODEL.", rich_help_panel=_PANEL
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Host name, besides localhost, that requests without a key may be for; may be repeated.",
+            help="Host name that requests without a key may use, besides localhost; may be repeated.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
-    max_texts: Annotated[int, typer.Option(min=1, help="Most texts of a request.", rich_help_panel=_PANEL)] = 2048,
+    max_texts: Annotated[int, typer.Option(min=1, help="Most texts in a request.", rich_help_panel=_PANEL)] = 2048,
     max_tokens: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Most tokens of a request, and of all that wait. Default: as many as the largest request can have.",
+            help="Most tokens in a request, and in all waiting requests together. Default: those of the largest "
+            "request.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="Seconds after which a request is given up.", rich_help_panel=_PANEL)
+        float, typer.Option(min=0.001, help="Seconds after which a request ends with an error.", rich_help_panel=_PANEL)
     ] = 300.0,
     log_level: Annotated[
         Literal["info", "warning", "error"], typer.Option(help="info logs every request.", rich_help_panel=_PANEL)
     ] = "info",
     recipe: opt.Recipe = None,
 ) -> None:
-    """Serve a model over HTTP, in the forms that clients of OpenAI, TEI, Cohere, voyage and Ollama speak.
+    """Serve a model over HTTP to clients of OpenAI, TEI, Cohere, voyage and Ollama.
 
     Open the printed address in a browser for a page that shows what the model reads. GET /openapi.json lists the
-    routes. Without an API key only this machine is served.
+    routes. Without an API key, only this machine is served.
     """
     options = groups.with_model(options, name)
     session.check_names(options, [recipe])

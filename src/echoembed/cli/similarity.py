@@ -22,7 +22,7 @@ def similarity(
 ) -> None:
     """Show how similar texts are: the cosine of each pair, from -1 to 1.
 
-    Cosines are for comparing pairs under one model and recipe; by themselves they say little.
+    Compare cosines only with others of the same model and recipe: a single cosine says little.
     """
     reader = texts.reader()
     session.check_names(model, [recipe])

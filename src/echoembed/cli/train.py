@@ -57,7 +57,7 @@ def train(
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the output folder from its newest checkpoint.")
+        bool, typer.Option("--resume", help="Continue the run in the output folder from its newest checkpoint.")
     ] = False,
     output: Annotated[
         Path | None,
@@ -70,8 +70,9 @@ def train(
 ) -> None:
     """Fine-tune a model under a recipe, on data sets of queries with positives and hard negatives.
 
-    All rows are checked before anything else is done. A run that is stopped, by Ctrl-C too, leaves a checkpoint, and
-    --resume goes on from it. The folder of the finished model is printed: 'echoembed embed -m FOLDER' uses it.
+    All rows are checked before training starts. A run that is stopped, also by Ctrl-C, leaves a checkpoint, and
+    --resume continues from it. At the end, the folder of the finished model is printed, for 'echoembed embed -m
+    FOLDER'.
     """
     if fields:
         _print_fields(as_json=json)

@@ -29,23 +29,21 @@ EPILOG = opt.examples(
 def tune(
     options: groups.ModelOptions,
     name: opt.ModelArgument = None,
-    texts: Annotated[Path | None, typer.Option(help="File of texts of the kind that will be embedded.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="File of texts like those that you will embed.")] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON lines of pairs that people have judged: sentence1, sentence2 and score (or label, 0 or 1)."
-        ),
+        typer.Option(help="JSON lines of judged pairs: sentence1, sentence2, and score (or label, 0 or 1)."),
     ] = None,
     cost: Annotated[
         float,
-        typer.Option(min=0.01, help="Most that embedding may cost, where 1 is the cost of a classical embedding."),
+        typer.Option(min=0.01, help="Highest cost of embedding; 1 is the cost of a classical embedding."),
     ] = 1.0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the model that is found.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the best model.")] = None,
     store: Annotated[
         Path | None,
         typer.Option(help="Folder that keeps the vectors. Default: in the cache."),
     ] = None,
-    most: Annotated[int, typer.Option("--max-texts", min=64, help="Use a sample of at most so many texts.")] = 2000,
+    most: Annotated[int, typer.Option("--max-texts", min=64, help="Use a sample of at most this many texts.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of samples and intervals.", min=0)] = 42,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")] = False,
     json: opt.Json = False,
@@ -53,12 +51,13 @@ def tune(
 ) -> None:
     """Search prompts, layers, poolings and calibrations for the best embedder of your own texts, without training.
 
-    Each prompt is read once, for all layers; everything else is tried on the vectors that are kept. With judged pairs,
-    the best is what ranks them as people did, else what lets the halves of a text find each other. It is chosen on one
-    half and judged on the other, within the cost.
+    The model reads each prompt once, for all layers, and the search tries everything else on the kept vectors. With
+    judged pairs, the best recipe is the one that ranks the pairs as people did. Without them, it is the one under which
+    the two halves of a text find each other. It is chosen on one half of the texts within the allowed cost, and scored
+    on the other half.
 
-    The winner is saved with its calibration: 'echoembed embed -m FOLDER' and every other verb take it. Its folder holds
-    the table (tune.json) and the picture (frontier.png) too. A search that is stopped goes on where it was.
+    The best model is saved with its calibration; pass its folder to 'echoembed embed -m FOLDER' or any other verb. The
+    folder also has a table (tune.json) and a picture (frontier.png). A stopped search continues where it was.
     """
     if texts is None:
         raise typer.BadParameter("name a file of texts", param_hint="--texts")
@@ -84,7 +83,7 @@ def tune(
     from echoembed.tune.search import tune as search
 
     layer_store = LayerStore(store or default_folder())
-    with out.kept(f"what was read is kept in {layer_store.folder}, and the same command goes on from there"):
+    with out.kept(f"finished readings are kept in {layer_store.folder}, and the same command continues from there"):
         result = search(
             partial(_load, options),
             read,
