@@ -25,8 +25,8 @@ SETS = {
     "pair": (("msrp", "twitter_url"), 150),
     "classification": (("amazon_counterfactual_en", "mr", "trec", "tweeteval_sentiment"), 150),
     "clustering": (("stackoverflow_titles", "twentynewsgroups_subjects"), 300),
-    "retrieval": (("scifact", "xquad_en"), 80),
-    "reranking": (("wikiqa",), 150),
+    "retrieval": (("scifact", "xquad_en"), 160),
+    "reranking": (("wikiqa",), 600),
 }
 """Data sets of each kind, and how much of each: pairs, texts, or texts with their queries."""
 SEED = 42

@@ -27,7 +27,7 @@ from echoembed.prompts.template import SLOTS, Template
 from echoembed.prompts.template import Kind as Kind
 
 Attention = Literal["causal", "bidirectional"]
-Pooling = Literal["mean", "last", "weighted-mean", "first"]
+Pooling = Literal["mean", "last", "weighted-mean", "first", "frequency-mean", "attention-mean"]
 Preparation = Literal["none", "prompteol"]
 Join = Literal["concatenate", "mean"]
 
@@ -48,7 +48,9 @@ class Recipe:
     document_template: str = ""
     """The template of documents; if empty, the query template."""
     pooling: Pooling = "mean"
-    """Which vector is made of the pooled states: their mean, the last, the first, or the mean weighted 1, 2, 3, …"""
+    """Which vector is made of the pooled states: their mean, the last, the first, or a weighted mean: with weights 1,
+    2, 3, …, by how rare each token is (``model/frequencies.py``), or by attention read backwards
+    (``model/hindsight.py``)."""
     attention: Attention = "causal"
     """Whether a query token attends only to earlier tokens, or to all. Checked when a model is loaded."""
     layer: int = -1
@@ -58,6 +60,8 @@ class Recipe:
     """In place of ``layer``: the share of the model's layers that run, above 0 and at most 1, to the nearest layer."""
     calibration: str = "none"
     """The affine map of pooled vectors that is fitted on texts: one of ``CALIBRATIONS`` (see ``model/moments.py``)."""
+    hindsight: str = "none"
+    """How, and in which layers, all tokens see the last one: one of ``HINDSIGHTS`` (see ``model/hindsight.py``)."""
     budget: int | None = 512
     """The most tokens of text in each copy; None for as many as the model's context holds."""
     instruction: str = ""
@@ -102,6 +106,11 @@ class Recipe:
             raise refuse("beside", self.beside, f"recipes with attention = {self.attention!r}, as it has itself")
         if self.depth is not None and self.layer != -1:
             raise refuse("depth", self.depth, f"left out beside layer = {self.layer}, or the layer left out")
+        if self.looks_back and self.attention != "causal":
+            field = "pooling" if self.hindsight == "none" else "hindsight"
+            raise refuse(
+                field, getattr(self, field), "another with bidirectional attention, in which all tokens see all"
+            )
         for kind in get_args(Kind):
             self.template(kind)
 
@@ -129,6 +138,21 @@ class Recipe:
     def prompts(self) -> tuple[Recipe, ...]:
         """The recipe of each prompt by itself: this one's, then those beside it."""
         return (replace(self, beside=(), join="concatenate"), *self.beside)
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether attention is changed or read, which the padded forward alone can do."""
+        return self.hindsight != "none" or self.pooling == "attention-mean"
+
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether ids in padded tensors are not enough to make a vector."""
+        return bool(self.beside) or self.looks_back or self.pooling == "frequency-mean"
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether a prompt is pooled by the frequencies of tokens."""
+        return any(prompt.pooling == "frequency-mean" for prompt in self.prompts)
 
     def without_calibrations(self) -> Recipe:
         """The same recipe, no prompt of it calibrated."""
@@ -219,6 +243,20 @@ def calibration_parts(name: str) -> tuple[str, int] | None:
     return match[1], int(match[2])
 
 
+HINDSIGHTS = "none, slot-A-B, keys-A-B (A and B the first and the last layer of it, counted from 1)"
+"""The allowed values of a recipe's ``hindsight``."""
+
+
+def hindsight_parts(name: str) -> tuple[str, int, int]:
+    """Split a hindsight into its kind and its first and last layer (0 if it has none); ("", 0, 0) if it is none."""
+    if name == "none":
+        return name, 0, 0
+    match = re.fullmatch(r"(slot|keys)-([1-9][0-9]{0,3})-([1-9][0-9]{0,3})", name)
+    if match is None or int(match[2]) > int(match[3]):
+        return "", 0, 0
+    return match[1], int(match[2]), int(match[3])
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
 
@@ -249,6 +287,7 @@ _CHECKS = {
     "layer": Check(lambda _: True, "a whole number, -1 for the last layer"),
     "depth": Check(lambda depth: depth is None or SHARE.passes(depth), f"{SHARE.allowed}, or left out"),
     "calibration": Check(lambda name: calibration_parts(name) is not None, CALIBRATIONS),
+    "hindsight": Check(lambda name: hindsight_parts(name)[0] != "", HINDSIGHTS),
     "budget": Check(
         lambda budget: budget is None or budget > 0, "a whole number of tokens above 0, or None for the model's context"
     ),

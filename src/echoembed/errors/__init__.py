@@ -32,6 +32,7 @@ from echoembed.errors.models import (
     calibration_too_many, calibration_without_head,
     model_adapter_unusable, model_adapter_vocabulary, model_attention, model_config_misfit,
     model_engine_unsupported, model_is_sentence_transformer, model_layer, model_layer_unsupported, model_module_refused,
+    model_not_trainable,
     model_needs_code, model_not_language_model, model_padding_leaks, model_saved_unreadable, model_states_equal,
     model_states_not_finite, model_states_zero, model_token_unknown, model_unreadable, model_weights_missing,
     model_weights_unused, model_weights_whole, tokenizer_added_token, tokenizer_broken, tokenizer_unsupported,

@@ -260,6 +260,12 @@ def model_adapter_vocabulary(name: str, adapter: str, wanted: int, known: int) -
     )
 
 
+def model_not_trainable(recipe: str) -> ModelError:
+    """Training under a recipe that needs more than one prompt, or prompts beside their padded ids."""
+    allowed = "one with a single prompt, without hindsight, and pooled by no weights of tokens or of attention"
+    return ModelError.bad_value("recipe for training", recipe, allowed)
+
+
 def model_engine_unsupported(name: str, reason: str) -> ModelError:
     """A model that the requested packed engine cannot run."""
     return ModelError(

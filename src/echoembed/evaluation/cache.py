@@ -140,6 +140,7 @@ def weights_key(model: SentenceTransformer) -> bytes:
     transformer = transformer_of(model)
     parts = [transformer.revision, transformer.recipe.attention, str(transformer.layers)]
     parts += [str(sketch(transformer.model)), numerics(model)]
+    parts += [transformer.recipe.hindsight] if transformer.recipe.hindsight != "none" else []
     return "\n".join(parts).encode()
 
 
@@ -148,6 +149,8 @@ def after_pooling(model: SentenceTransformer) -> bytes:
     recipe = transformer_of(model).recipe
     fitted_for = recipe.fingerprint() if recipe.calibration != "none" or recipe.beside else ""
     parts = [fitted_for, str(model.truncate_dim), *(module_identity(module) for module in list(model)[2:])]
+    frequencies = transformer_of(model).frequencies
+    parts += [frequencies.identity()] if recipe.counts_tokens and frequencies is not None else []
     return "\n".join(parts).encode()
 
 

@@ -87,6 +87,8 @@ def write_notes(model: SentenceTransformer, folder: str | os.PathLike[str], *, o
     faults = {
         "reads several prompts": bool(recipe.beside),
         "takes the causal mask away": recipe.attention != "causal",
+        "lets tokens see or weigh later ones": recipe.looks_back,
+        "weighs tokens by their frequency": recipe.counts_tokens,
         "pools a layer below the last": transformer.cut,
     }
     reason = next((fault for fault, is_so in faults.items() if is_so), "")

@@ -123,10 +123,10 @@ class RemoteModel:
             raise errors.ModelError.bad_value(
                 "layer", transformer.recipe.layer, "-1: a server gives the last layer's states"
             )
-        if transformer.recipe.beside:
-            raise errors.ModelError.bad_value(
-                "recipe", transformer.recipe.name, "one with a single prompt: a server is asked for the states of one"
-            )
+        recipe = transformer.recipe
+        if recipe.beside or recipe.looks_back or recipe.counts_tokens:
+            allowed = "one with a single prompt and plain pooling: a server is asked for the states of one prompt"
+            raise errors.ModelError.bad_value("recipe", recipe.name, allowed)
         here_D = model.encode_document([PROBE], show_progress_bar=False)[0]
         distance = float(np.linalg.norm(here_D / np.linalg.norm(here_D) - self.encode([PROBE], task="document")[0]))
         self.distance = distance

@@ -106,6 +106,8 @@ def _check(transformer: EchoTransformer) -> None:
         reason = "it puts the vectors of several prompts side by side, and a plain loader reads one"
     elif recipe.attention != "causal":
         reason = "it takes the causal mask away, and a plain loader would leave it on"
+    elif recipe.looks_back:
+        reason = "it changes which tokens see each other, and a plain loader does not"
     elif recipe.pooling != "last":
         reason = f"its pooling is {recipe.pooling!r} over a part of the prompt, and a plain loader pools all of it"
     elif transformer.cut:

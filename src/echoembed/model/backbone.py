@@ -13,8 +13,9 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,9 @@ from echoembed.model.sizes import check_sizes
 from echoembed.model.trust import safe_config
 from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
 from echoembed.prompts.pieces import PieceTokenizer
+from echoembed.prompts.reader import Reader
 from echoembed.prompts.template import Rendered, Template
-from echoembed.recipe import Attention
+from echoembed.recipe import Attention, Kind, Recipe
 from echoembed.sources.files import ADAPTER_CONFIG
 from echoembed.sources.settings import reason
 
@@ -295,12 +297,19 @@ def _states(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor | None = Non
     return states_BTD
 
 
-def check_special_tokens(rendered: Rendered, template: Template, pieces: PieceTokenizer) -> None:
-    """Check, at load, that BOS and EOS are where the template puts them, and nowhere else.
+def check_special_tokens(recipe: Recipe, reader: Reader, pieces: PieceTokenizer) -> None:
+    """Check, at load, that BOS and EOS are where the templates put them, and nowhere else.
 
     Raises:
         TemplateError: If they are not.
     """
+    probe = replace(reader, overflow="ignore")
+    for kind in get_args(Kind):
+        for row, prompt in zip(recipe.prompts, probe.render(["a b"], task=kind)[0].all, strict=True):
+            _check_special_tokens(prompt, row.template(kind), pieces)
+
+
+def _check_special_tokens(rendered: Rendered, template: Template, pieces: PieceTokenizer) -> None:
     ends = {"bos": pieces.bos, "eos": pieces.eos}
     expected = [ends[part.slot] for part in template.parts if part.slot in ends]
     present = [id_ for id_ in rendered.ids if id_ in ends.values()]

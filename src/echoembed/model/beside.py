@@ -51,7 +51,9 @@ def beside(whole: EchoTransformer) -> nn.ModuleList:
         if layer > whole.layers:
             allowed = f"up to {whole.layers}, where the recipe ends: the prompt that reads deepest comes first"
             raise errors.ModelError.bad_value(f"layer of {recipe.name!r}", layer, allowed)
-        part = at[layer].under(recipe) if layer in at else _cut(whole.under(recipe), layer)
+        part = (
+            at[layer].under(recipe, frequencies=whole.frequencies) if layer in at else _cut(whole.under(recipe), layer)
+        )
         at.setdefault(layer, part)
         parts.append(part)
     return nn.ModuleList(parts)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
@@ -25,6 +24,8 @@ from echoembed.model.assemble import assemble
 from echoembed.model.beside import Join, parts_of
 from echoembed.model.calibration import Calibration
 from echoembed.model.fitting import fit
+from echoembed.model.frequencies import Frequencies
+from echoembed.model.frequencies import sentences as sentences
 from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.weights import digest, sketch
@@ -36,7 +37,6 @@ FITTING = 1
 """The version of the fit. Raise it when the same texts give another calibration; cached ones are then fitted anew."""
 DEFAULT = "z-score"
 """The calibration that ``calibrate`` fits if neither the caller nor the recipe names one."""
-_SENTENCES = Path(__file__).with_name("sentences.txt")
 _SHIPPED = Path(__file__).with_name("fitted")
 """Calibrations that come with the package, a folder for each key of weights, recipe and sentences."""
 _BUDGET = 512
@@ -104,7 +104,11 @@ def calibrated_under(
         TextError: If a text cannot be embedded.
         ModelError: If there are too few texts, or they are all alike in a dimension.
     """
-    transformer = transformer_of(model).under(recipe)
+    transformer, counted = transformer_of(model), None
+    if recipe.counts_tokens:
+        texts = list(texts)  # read twice: tokens must be counted before a vector is pooled by their frequencies
+        counted = Frequencies.needed_by(recipe, transformer.pieces, transformer.context, texts)
+    transformer = transformer.under(recipe, frequencies=counted)
     calibrations = fit(transformer, texts, progress=progress)
     later = [module for module in list(model)[2:] if not isinstance(module, (Calibration, Join))]
     modules = calibrated_modules(transformer, later, calibrations)
@@ -191,13 +195,6 @@ def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
     return calibration
 
 
-@cache
-def sentences() -> tuple[str, ...]:
-    """Return the generic English texts that come with the package: short and long, on many subjects."""
-    lines = _SENTENCES.read_text(encoding="utf-8").splitlines()
-    return tuple(line.partition("\t")[2] for line in lines if not line.startswith("#"))
-
-
 def _key(transformer: EchoTransformer, *, shipped: bool = False) -> str:
     """Hash all that decides a calibration fitted on the package's sentences; those in the package suit every dtype."""
     unchanged = transformer.int8 or sketch(transformer.model) == transformer.sketch
@@ -205,4 +202,6 @@ def _key(transformer: EchoTransformer, *, shipped: bool = False) -> str:
     dtype = "int8" if transformer.int8 else transformer.model.dtype
     parts = [FITTING, weights, transformer.recipe.fingerprint(), *sentences()]
     parts += [] if shipped else [transformer.context, dtype]
+    counted = transformer.frequencies if transformer.recipe.counts_tokens else None
+    parts += [] if counted is None else [counted.identity()]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:40]

@@ -53,6 +53,9 @@ def fingerprint(model: SentenceTransformer) -> str:
     parts = [transformer.recipe.fingerprint(), transformer.revision, str(transformer.context)]
     parts += [] if unchanged else [digest(transformer.model)]
     parts += [module_identity(module) for module in list(model)[1:]]
+    parts += (
+        [transformer.frequencies.identity()] if transformer.recipe.counts_tokens and transformer.frequencies else []
+    )
     of_recipe = LIBRARY_MODE[transformer.recipe.pooling]
     modes = [module.pooling_mode for module in model if isinstance(module, Pooling)]
     as_recipe = (of_recipe, (of_recipe,), [of_recipe])
@@ -67,7 +70,7 @@ def numerics(model: SentenceTransformer) -> str:
     Vectors with the same fingerprint and different numerics may be compared; they are equal to rounding.
     """
     transformer = transformer_of(model)
-    parts = [_dtype(transformer).removeprefix("torch."), transformer.selector.choice(transformer.model).name]
+    parts = [_dtype(transformer).removeprefix("torch."), transformer.choice().name]
     parts += ["deterministic"] * transformer.running.deterministic
     fitted = dict.fromkeys(one.fitted.dtype for one in _fitted(model))
     return ", ".join(parts + [f"calibrated in {dtype}" for dtype in fitted if dtype != parts[0]])
@@ -90,7 +93,7 @@ def _dtype(transformer: EchoTransformer) -> str:
 
 
 def _engine(transformer: EchoTransformer) -> str:
-    choice = transformer.selector.choice(transformer.model)
+    choice = transformer.choice()
     return f"{choice.name} ({choice.reason})"
 
 
@@ -167,6 +170,7 @@ def describe(model: SentenceTransformer) -> dict[str, Any]:
         "layers": transformer.layers,
         "engine": _engine(transformer),
         "pooling": recipe.pooling,
+        "hindsight": recipe.hindsight,
         "calibration": _calibration(model),
         "beside": _beside(transformer),
         "dimension": model.get_embedding_dimension(),

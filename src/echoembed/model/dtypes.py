@@ -10,6 +10,7 @@ Shapes: N probe texts, D width of the vectors.
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from sentence_transformers import SentenceTransformer
 
 from echoembed import errors
 from echoembed.engine import Processor, float_layers
+from echoembed.model.backbone import drop_layers
+from echoembed.model.beside import beside
 from echoembed.model.encode import encode_prompts
 from echoembed.model.probes import BOUND_TEXTS
 from echoembed.model.transformer import EchoTransformer, transformer_of
@@ -59,7 +62,7 @@ def settle(model: SentenceTransformer, processor: Processor | None = None) -> No
         if passed:
             _record(transformer, dtype, processor, tried)
             return
-        transformer.read_again()
+        _read_again(transformer)
     _record(transformer, "float32", processor, tried)
 
 
@@ -72,6 +75,16 @@ def _record(transformer: EchoTransformer, dtype: str, processor: Processor, trie
         dtype_reason=reason,
     )
     transformer.sketch = sketch(transformer.model)
+
+
+def _read_again(transformer: EchoTransformer) -> None:
+    """Read the weights from their files again, in place of those in memory, which are freed first."""
+    del transformer.model, transformer.beside
+    gc.collect()  # modules refer to one another
+    transformer.model = transformer._load_model("", "", transformer._load_config()[0])
+    if transformer.model.config.num_hidden_layers > transformer.layers:
+        drop_layers(transformer.model, transformer.name, transformer.layers)
+    transformer.beside = beside(transformer)
 
 
 def _convert(transformer: EchoTransformer, dtype: str) -> bool:

@@ -108,7 +108,7 @@ def _texts_at_once(model: SentenceTransformer, texts: list[str]) -> int:
     transformer = model[0]
     if not texts or not isinstance(transformer, EchoTransformer) or not _pools_as_recipe(model):
         return 0
-    engine = transformer.selector.choice(transformer.model).engine
+    engine = transformer.choice().engine
     if engine is None or engine.solo:
         return 0
     recipe = transformer.recipe
@@ -153,7 +153,7 @@ def encode_prompts(
     model.eval()
     vectors_ND: NDArray[np.float32] | None = None
     most = batch_size or PADDED_TEXTS
-    engine = transformer.selector.choice(transformer.model).engine
+    engine = transformer.choice().engine
     tokens = None if engine is None else PACKS * engine.most_tokens(transformer.model)
     pooled: dict[str, Any] = {"texts_a_forward": most} if _pools_as_recipe(model) else {}
     for group in in_groups(prompts, tokens=tokens, most=most):

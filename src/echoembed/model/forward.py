@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Any
 from sentence_transformers.util import batch_to_device
 from torch import Tensor
 
+from echoembed import errors
 from echoembed.engine import PackedEngine
 from echoembed.engine.gradients import TrainingEngine
-from echoembed.model.pooling import are_padded, gather_spans, keep_layers, pad, padded_tensors, unpad
+from echoembed.model import hindsight
+from echoembed.model.pooling import (
+    are_padded,
+    gather_spans,
+    keep_layers,
+    pad,
+    padded_tensors,
+    unpad,
+    weighted_means,
+)
 from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
@@ -38,8 +48,38 @@ def pooled_states(
         caller: The features as they were given, where layer losses look.
 
     Returns:
-        ``states_BSD`` in float32, on the left and zeros after them, and ``mask_BS`` in int64.
+        ``states_BSD`` in float32, on the left and zeros after them, and ``mask_BS`` in int64; of a recipe that weighs
+        them, the vectors ``_B1D`` and ``mask_B1``.
+
+    Raises:
+        ModelError: If prompts are needed and not known.
     """
+    recipe = transformer.recipe
+    if not (recipe.looks_back or recipe.pooling == "frequency-mean"):
+        return _states(transformer, features, prompts, engine, caller)
+    if prompts is None:
+        raise errors.ModelError.bad_value("features", None, "what preprocess gives: with 'prompts' among them")
+    weights = None
+    if recipe.looks_back:
+        tensors = batch_to_device(pad(prompts, transformer.pad_id), transformer.model.device)
+        output, weights = hindsight.run(transformer.model, recipe, prompts, tensors)
+        states_BSD, mask_BS = gather_spans(output.last_hidden_state, tensors["span_mask"])
+    else:
+        states_BSD, mask_BS = _states(transformer, features, prompts, engine, caller)
+    if recipe.pooling == "frequency-mean":
+        assert transformer.frequencies is not None  # counted when the transformer was made
+        weights = transformer.frequencies.weights(prompts)
+    return (states_BSD, mask_BS) if weights is None else weighted_means(states_BSD, weights)
+
+
+def _states(
+    transformer: EchoTransformer,
+    features: dict[str, Any],
+    prompts: Sequence[Rendered] | None,
+    engine: PackedEngine | TrainingEngine | None,
+    caller: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Return the states that are pooled, as ``pooled_states`` does, of an ordinary recipe."""
     model = transformer.model
     # 1. Where the model did not pass a proof, and in training without an engine of its own: the padded forward.
     if engine is None:

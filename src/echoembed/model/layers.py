@@ -12,7 +12,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
 from torch import Tensor
 
-from echoembed.model.pooling import check_states, gather_spans
+from echoembed.model import hindsight
+from echoembed.model.pooling import check_states, gather_spans, pad
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.template import Rendered
 
@@ -36,17 +37,12 @@ def layer_states(model: SentenceTransformer, prompts: Sequence[Rendered]) -> tup
     """
     transformer = transformer_of(model)
     model.eval()
-    engine = transformer.selector.choice(transformer.model).engine
+    engine = transformer.choice().engine
     if engine is not None:
         states_LBSD, mask_BS = engine.states(transformer.model, prompts, layers=True)
     else:
-        features = batch_to_device(transformer.features(prompts), model.device)
-        output = transformer.model(
-            input_ids=features["input_ids"],
-            attention_mask=features["attention_mask"],
-            use_cache=False,
-            output_hidden_states=True,
-        )
+        features = batch_to_device(pad(prompts, transformer.pad_id), model.device)
+        output, _ = hindsight.run(transformer.model, transformer.recipe, prompts, features, output_hidden_states=True)
         pooled = [gather_spans(states_BTD, features["span_mask"]) for states_BTD in output.hidden_states]
         states_LBSD, mask_BS = torch.stack([states_BSD for states_BSD, _ in pooled]), pooled[0][1]
     check_states(states_LBSD[-1], transformer.name)

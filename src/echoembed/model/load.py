@@ -175,7 +175,7 @@ def load(
             raise errors.ModelError.bad_value("bare", bare, "query, document or None")
         embedder.default_prompt_name = bare
     transformer = transformer_of(embedder)
-    transformer.selector.choice(transformer.model)
+    transformer.choice()
     if dtype == "auto" and target.type == "cpu":
         settle(embedder)
     return embedder

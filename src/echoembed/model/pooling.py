@@ -6,7 +6,7 @@ Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the long
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.base.modules import Transformer
@@ -17,6 +17,11 @@ from echoembed import errors
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Pooling
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from echoembed.prompts.pieces import PieceTokenizer
+
 # Vectors within these limits can be scaled to length 1 in float32: their squares neither underflow nor overflow.
 _SMALLEST, _LARGEST = 1e-12, 1e17
 # sentence-transformers' names of the poolings. Its module works on the pooled span alone (see ``gather_spans``),
@@ -26,6 +31,8 @@ LIBRARY_MODE: dict[Pooling, str] = {
     "last": "lasttoken",
     "first": "cls",
     "weighted-mean": "weightedmean",
+    "frequency-mean": "mean",  # of states that are already pooled (see ``weighted_means``)
+    "attention-mean": "mean",
 }
 
 
@@ -33,6 +40,12 @@ def library_pooling(transformer: Transformer, pooling: Pooling) -> LibraryPoolin
     """Make the library's module that pools the states of a transformer."""
     module: LibraryPooling = LibraryPooling(transformer.get_embedding_dimension(), pooling_mode=LIBRARY_MODE[pooling])
     return module
+
+
+def pad_id_of(model: PreTrainedModel, pad_id: int | None, pieces: PieceTokenizer) -> int:
+    """Return the id of padding. It is masked, so that any id serves; one that the tokenizer added has no embedding."""
+    embeddings: Any = model.get_input_embeddings()
+    return pad_id if pad_id is not None and pad_id < len(embeddings.weight) else pieces.eos or 0
 
 
 def pad(prompts: Sequence[Rendered], pad_id: int) -> dict[str, Tensor]:
@@ -130,6 +143,24 @@ def pool_each(states_BSD: Tensor, mask_BS: Tensor, pooling: Pooling) -> Tensor:
             weighted_SD = own_SD if weight_S is None else own_SD * weight_S[:, None]
             rows.append(weighted_SD.sum(dim=0) / (count if weight_S is None else weight_S.sum()))
     return torch.stack(rows)[:, None]
+
+
+def weighted_means(states_BSD: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Pool every text by itself with given weights, so that its vector has the same bits in any batch.
+
+    Args:
+        states_BSD: Pooled states in float32, padded on the right.
+        weights: The weight ``_S`` of each state of each text, above 0 in all.
+
+    Returns:
+        ``vectors_B1D``, which the library's mean leaves unchanged, and ``mask_B1`` of ones, in int64.
+    """
+    rows = []
+    for states_SD, weight_S in zip(states_BSD, weights, strict=True):
+        weight_S1 = weight_S.to(states_SD.device)[:, None]
+        rows.append((states_SD[: len(weight_S)] * weight_S1).sum(dim=0) / weight_S1.sum())
+    vectors_B1D = torch.stack(rows)[:, None]
+    return vectors_B1D, torch.ones(len(rows), 1, dtype=torch.long, device=vectors_B1D.device)
 
 
 def check_states(states_BSD: Tensor, name: str) -> None:

@@ -9,7 +9,6 @@ Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the long
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,12 @@ from sentence_transformers.base.modules import Transformer
 from transformers import PreTrainedConfig
 
 from echoembed import errors
-from echoembed.engine import gradients, quantize
-from echoembed.model import backbone, live, pooling
+from echoembed.engine import Choice, gradients, quantize
+from echoembed.model import backbone, hindsight, live, pooling
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.beside import beside, models_of, vectors_beside
 from echoembed.model.forward import pooled_states
+from echoembed.model.frequencies import Frequencies
 from echoembed.model.groups import PACKS, pool_in_groups
 from echoembed.model.probes import PROBE_TEXTS
 from echoembed.model.running import Running
@@ -57,6 +57,7 @@ class EchoTransformer(Transformer):
         adapters: Folders of adapters to merge into the weights, in order.
         base: The exact weights, as ``echoembed.load`` found them; None if the library loads the model.
         adapter: The name of the caller's trained adapter; empty if there is none.
+        frequencies: How often tokens occur, if the recipe pools by that; None to count them in the package's sentences.
 
     Attributes:
         reader: Renders texts by the recipe's templates, within the context.
@@ -88,13 +89,12 @@ class EchoTransformer(Transformer):
         adapters: Sequence[Path] = (),
         base: Base | None = None,
         adapter: str = "",
+        frequencies: Frequencies | None = None,
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**recipe)
-        self.name = name
-        self.revision = revision
+        self.name, self.revision = name, revision
         # The base class's constructor loads through the hooks below, which need these attributes.
-        self.weights_folder = Path(folder)
-        self.running = running or Running()
+        self.weights_folder, self.running = Path(folder), running or Running()
         self._cut, self._adapters = cut, tuple(adapters)
         try:
             with nothing_asked(), no_panic():
@@ -120,21 +120,17 @@ class EchoTransformer(Transformer):
         self.context = self._own_context()
         self._most: int | None = None
         self.sketch = sketch(self.model)
-        embeddings: Any = self.model.get_input_embeddings()
-        pad_id, vocabulary = self.tokenizer.pad_token_id, len(embeddings.weight)
-        # Padding is masked, so that any id serves; one that was added to the tokenizer alone has no embedding.
-        self.pad_id: int = pad_id if pad_id is not None and pad_id < vocabulary else self.pieces.eos or 0
+        self.pad_id = pooling.pad_id_of(self.model, self.tokenizer.pad_token_id, self.pieces)
         self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.running.overflow or "warn")
         self.base, self.adapter = base, adapter
+        self.frequencies = frequencies or Frequencies.needed_by(self.recipe, self.pieces, self.context)
         self.selector = self.running.selector(self.name, self.recipe.attention, self.context)
         self.register_load_state_dict_pre_hook(live.receive)  # type: ignore[no-untyped-call]
         self.beside = beside(self)
+        hindsight.check(self)
         if self.running.int8:
             self.to_int8()
-        probe = replace(self.reader, overflow="ignore")
-        for kind in get_args(Kind):
-            for row, prompt in zip(self.recipe.prompts, probe.render(["a b"], task=kind)[0].all, strict=True):
-                backbone.check_special_tokens(prompt, row.template(kind), self.pieces)
+        backbone.check_special_tokens(self.recipe, self.reader, self.pieces)
 
     @property
     def max_seq_length(self) -> int | None:
@@ -154,18 +150,28 @@ class EchoTransformer(Transformer):
         """What to do with a text over the budget; chosen when the model is loaded."""
         return self.reader.overflow
 
-    def under(self, recipe: Recipe, *, overflow: Overflow | None = None) -> EchoTransformer:
+    def choice(self) -> Choice:
+        """Return the forward that runs outside training, and why."""
+        return Choice(None, hindsight.REASON) if self.recipe.looks_back else self.selector.choice(self.model)
+
+    def under(
+        self, recipe: Recipe, *, overflow: Overflow | None = None, frequencies: Frequencies | None = None
+    ) -> EchoTransformer:
         """Return the same weights under another recipe with the same attention and layer; this module does not change.
 
         Args:
             recipe: The other recipe.
             overflow: What to do with a text over the budget; None for the same as this module.
+            frequencies: How often tokens occur; None for those of this module, or of the package's sentences.
         """
         other = copy.copy(self)
         other._modules = dict(self._modules)
         other.recipe = recipe
         other.reader = recipe.reader(self.pieces, context=self.context, overflow=overflow or self.reader.overflow)
-        other.beside = self.beside if recipe.beside == self.recipe.beside and not overflow else beside(other)
+        other.frequencies = frequencies or self.frequencies or Frequencies.needed_by(recipe, self.pieces, self.context)
+        same = recipe.beside == self.recipe.beside and not overflow and other.frequencies is self.frequencies
+        other.beside = self.beside if same else beside(other)
+        hindsight.check(other)
         return other
 
     def _own_context(self) -> int | None:
@@ -202,15 +208,6 @@ class EchoTransformer(Transformer):
         for part in models_of(self):
             part.to_int8()
 
-    def read_again(self) -> None:
-        """Read the weights from their files again, in place of those in memory, which are freed first."""
-        del self.model, self.beside
-        gc.collect()  # modules refer to one another
-        self.model = self._load_model("", "", self._load_config()[0])
-        if self.model.config.num_hidden_layers > self.layers:
-            backbone.drop_layers(self.model, self.name, self.layers)
-        self.beside = beside(self)
-
     # The library's interface.
 
     def preprocess(
@@ -243,8 +240,8 @@ class EchoTransformer(Transformer):
         """
         if processing_kwargs:
             raise errors.ModelError.bad_value("processing_kwargs", processing_kwargs, "None; recipes say what is read")
-        if self.beside and self.training and torch.is_grad_enabled():
-            raise errors.ModelError.bad_value("recipe", self.recipe.name, "one with a single prompt for training")
+        if self.training and torch.is_grad_enabled() and self.recipe.needs_prompts:
+            raise errors.model_not_trainable(self.recipe.name)
         guard_caller(self)
         prompts = self.reader.render(inputs, task=task, instruction=prompt)
         self.reader.warn_of_cuts(prompts)
@@ -259,7 +256,7 @@ class EchoTransformer(Transformer):
         embeddings: Any = self.model.get_input_embeddings()
         if (largest := max(max(prompt.ids) for whole in prompts for prompt in whole.all)) >= len(embeddings.weight):
             raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
-        if not padded or self.beside:
+        if not padded or self.recipe.needs_prompts:
             return {"prompts": list(prompts), "dropped": torch.tensor([prompt.dropped for prompt in prompts])}
         features: dict[str, Any] = pooling.pad(prompts, self.pad_id)
         if torch.is_inference_mode_enabled():  # ``forward`` is next; in training the library may slice the tensors
@@ -286,7 +283,7 @@ class EchoTransformer(Transformer):
         caller, features = features, dict(features)
         prompts = features.pop("prompts", None)
         outside_training = not (self.training or torch.is_grad_enabled())
-        packed = self.selector.choice(self.model).engine if outside_training else None
+        packed = self.choice().engine if outside_training else None
         # 1. If only vectors are needed: pool any number of prompts, a group at a time, each group by steps 2 to 4.
         if texts_a_forward is not None and "input_ids" not in features:
             tokens = None if packed is None else PACKS * packed.most_tokens(self.model)
@@ -319,6 +316,8 @@ class EchoTransformer(Transformer):
             raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16 for saving")
         to_save(self.model).save_pretrained(output_path)
         live.write(self.model, Path(output_path))
+        if self.frequencies is not None and self.recipe.counts_tokens:
+            self.frequencies.save(Path(output_path))
         self.processor.save_pretrained(output_path)
         self.save_config(output_path)
 
@@ -378,6 +377,7 @@ class EchoTransformer(Transformer):
             adapters=[merged.folder for merged in adapters],
             base=base,
             adapter=adapter,
+            frequencies=Frequencies.read(source.folder / subfolder, source.name),
         )
         saved.check_layer(module.recipe, module.layers, source.name)
         if saved.max_seq_length is not None:

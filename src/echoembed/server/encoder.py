@@ -76,7 +76,7 @@ class ServedModel:
             lane.eval()
         self.facts = describe(model)
         self.dimension = int(self.facts["dimension"])
-        engine = transformer.selector.choice(transformer.model).engine
+        engine = transformer.choice().engine
         self.pack_tokens = _pack_tokens(transformer.model, solo=engine is not None and engine.solo)
         self.instruction = transformer.recipe.instruction
         self.scales = isinstance(model[-1], Normalize) and not model.truncate_dim

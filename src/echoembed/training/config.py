@@ -238,7 +238,11 @@ def recipe_of(config: TrainConfig) -> Recipe:
         "adapters": (),
         "trained": False,
     }
-    return Recipe(**{**row.as_dict(), **changes})
+    recipe = Recipe(**{**row.as_dict(), **changes})
+    if recipe.needs_prompts:
+        allowed = "a recipe without hindsight, pooled by no weights of tokens or of attention"
+        raise errors.TrainingError.bad_value("recipe", row.name, allowed)
+    return recipe
 
 
 def read(path: str | Path) -> TrainConfig:
