@@ -25,11 +25,13 @@ SETS = {
     "pair": (("msrp", "twitter_url"), 150),
     "classification": (("amazon_counterfactual_en", "mr", "trec", "tweeteval_sentiment"), 150),
     "clustering": (("stackoverflow_titles", "twentynewsgroups_subjects"), 300),
-    "retrieval": (("scifact", "xquad_en"), 160),
+    "retrieval": (("scifact", "xquad_en"), 80),
     "reranking": (("wikiqa",), 600),
 }
-"""Data sets of each kind, and how much of each: pairs, texts, or texts with their queries."""
+"""Data sets of each kind, and how much of each: pairs, texts, or texts with their queries. In retrieval, all queries
+whose answers are among the texts count, up to ``_QUERIES``."""
 SEED = 42
+_QUERIES = 160
 _TRAINED_ON = 8
 """Texts of a label that a classifier is trained on."""
 _DRAWS = 6
@@ -99,7 +101,9 @@ def _read(folder: Path, kind: str, name: str, count: int) -> Task:
     read = rows.read_rows(rows.split_file(path, "queries"), {"_id": rows.ID, "text": rows.TEXT})
     queries = {row["_id"]: row["text"] for row in read}
     judged = rows.read_qrels(path / "qrels" / "test.tsv", {"query-id": queries, "corpus-id": corpus})
-    queries, corpus = sampling.sample_queries(queries, corpus, judged, count, SEED)
+    every, (_, corpus) = queries, sampling.sample_queries(queries, corpus, judged, count, SEED)
+    answered = [query for query in judged if set(judged[query]) <= corpus.keys()]  # queries cost little
+    queries = {query: every[query] for query in sampling.sample(answered, _QUERIES, SEED)}
     return {
         "corpus": {key: _clean_text(f"{row.get('title', '')} {row['text']}".strip()) for key, row in corpus.items()},
         "queries": {key: _clean_text(query) for key, query in queries.items()},
