@@ -167,9 +167,6 @@ def test_other_threads_read_the_same_weights_as_ever():
 
 
 def test_recipes_and_models_that_cannot_look_back_are_refused(tmp_path):
-    for wrong in ("slot", "slot-0-2", "keys-3-2", "keys-1-x", "middle-1-2", "slot-1-2-3", ""):
-        with pytest.raises(RecipeError, match="slot-A-B"):
-            recipe(hindsight=wrong)
     for fields in ({"hindsight": "keys-1-2"}, {"pooling": "attention-mean"}):
         with pytest.raises(RecipeError, match="all tokens see all"):
             recipe(attention="bidirectional", **fields)
