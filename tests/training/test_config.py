@@ -83,7 +83,7 @@ def test_every_field_refuses_what_is_not_of_its_type(table, name):
 BAD = [
     ("", "output", " ", "not blank"),
     ("", "objective", "constrastive", "contrastive, mntp, simcse"),
-    ("", "pooling", "max", "mean, last, weighted-mean, first"),
+    ("", "pooling", "max", "mean, last, weighted-mean, first, frequency-mean, attention-mean"),
     ("", "attention", "sideways", "causal, bidirectional"),
     ("", "budget", 0, "above 0"),
     ("", "budget", 2.5, "whole number"),
