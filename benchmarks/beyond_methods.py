@@ -5,8 +5,10 @@ Shapes: N texts, D width of the vectors.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +17,18 @@ from sentence_transformers import SentenceTransformer
 import echoembed
 from beyond_tasks import Embed
 from echoembed import recipes
-from echoembed.evaluation.cache import VectorCache
 from echoembed.evaluation.layers import LAYER_POOLINGS, LayerStore
+from echoembed.files import whole_file
 from echoembed.model.calibrate import sentences
 from echoembed.model.calibration import Calibration
+from echoembed.model.encode import encode_prompts
 from echoembed.model.fitting import fit
 from echoembed.model.moments import Moments
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import under
 from echoembed.recipe import Pooling, Recipe
 
+_WRITE = 256
 LINES = replace(
     recipes["echo"],
     query_template="{bos}Rewrite the following paragraph: {text}\nThe rewritten paragraph: {text:pool}",
@@ -132,7 +136,8 @@ class Vectors:
     def __init__(self, name: str, store: LayerStore, fit_on: int) -> None:
         self.model = echoembed.load(name, recipe="echo", overflow="ignore")
         self.layers = transformer_of(self.model).layers
-        self.store, self.sentences, self.cache = store, sentences()[:fit_on], VectorCache()
+        self.store, self.sentences = store, sentences()[:fit_on]
+        self._files: dict[Path, dict[str, NDArray[np.float32]]] = {}
         self._name = name
         self._fitted: dict[Part, Calibration | None] = {}
         self._cut: dict[int, SentenceTransformer] = {self.layers: self.model}
@@ -175,7 +180,25 @@ class Vectors:
             self._cut[layer] = echoembed.load(self._name, recipe="echo", layer=layer, overflow="ignore")
         recipe = replace(part.prompt, pooling=part.pooling, layer=-1 if layer == self.layers else layer)
         whole = under(self._cut[layer], recipe)
-        return self.cache.encode(whole, transformer_of(whole).reader.render(texts))
+        return self._kept(whole, texts)
+
+    def _kept(self, model: SentenceTransformer, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts, and keep their vectors in a file for each recipe, which is written every ``_WRITE`` texts."""
+        recipe = replace(transformer_of(model).recipe, layer=transformer_of(model).layers)
+        file = self.store.folder / f"{transformer_of(model).revision[:16]}-{recipe.fingerprint()}.npz"
+        if file not in self._files:
+            self._files[file] = dict(np.load(file)) if file.is_file() else {}
+        kept = self._files[file]
+        names = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in texts]
+        absent = {name: text for name, text in zip(names, texts, strict=True) if name not in kept}
+        order = sorted(absent, key=lambda name: len(absent[name]))
+        for start in range(0, len(order), _WRITE):
+            group = order[start : start + _WRITE]
+            prompts = transformer_of(model).reader.render([absent[name] for name in group])
+            kept |= dict(zip(group, encode_prompts(model, prompts), strict=True))
+            with whole_file(file, overwrite=True) as handle:
+                np.savez(handle, **kept)
+        return np.stack([kept[name] for name in names])
 
     def _fit(self, part: Part) -> Calibration | None:
         if part.calibration == "none":

@@ -183,5 +183,5 @@ def test_recipes_and_models_that_cannot_look_back_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="without hindsight"):
         TrainConfig(output="out", pooling="attention-mean", data=(DataConfig(path="none.jsonl"),))
     model.train()
-    with pytest.raises(ModelError, match="recipe for training"):
+    with pytest.raises(ModelError, match="a single prompt for training, without hindsight"):
         model.preprocess(TEXTS)

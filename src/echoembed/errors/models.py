@@ -262,8 +262,8 @@ def model_adapter_vocabulary(name: str, adapter: str, wanted: int, known: int) -
 
 def model_not_trainable(recipe: str) -> ModelError:
     """Training under a recipe that needs more than one prompt, or prompts beside their padded ids."""
-    allowed = "one with a single prompt, without hindsight, and pooled by no weights of tokens or of attention"
-    return ModelError.bad_value("recipe for training", recipe, allowed)
+    allowed = "one with a single prompt for training, without hindsight and without weights of tokens or attention"
+    return ModelError.bad_value("recipe", recipe, allowed)
 
 
 def model_engine_unsupported(name: str, reason: str) -> ModelError:
