@@ -463,7 +463,7 @@ class PanicException(BaseException):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (PanicException("index out of bounds"), "The tokenizer broke down on a text: index out of bounds"),
+        (PanicException("index out of bounds"), "The tokenizer failed on a text: index out of bounds"),
         (MemoryError(), "Memory ran out"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."), "Memory ran out"),
         (RecursionError("too deep"), "RecursionError: too deep"),

@@ -55,8 +55,8 @@ def test_rows_set_aside_show_in_the_exit_code(cli):
         (["corpus", "build", "notes", "--out", "notes"], "which is no part of a corpus"),
         (["corpus", "build", "notes", "--out", "out", "--keep", "a:date"], "TYPE one of"),
         (["corpus", "build", "-", "--out", "out"], "cannot be built from standard input"),
-        (["corpus", "info", "notes"], "is no corpus"),
-        (["search", "nowhere", "bread"], "is no corpus"),
+        (["corpus", "info", "notes"], "is not a corpus"),
+        (["search", "nowhere", "bread"], "is not a corpus"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(cli, command, said):

@@ -91,7 +91,7 @@ def test_the_manifest_gives_the_model_again(built):
     "change", [{"recipe": "classical"}, {"recipe": RECIPE, "layer": 2}, {"recipe": RECIPE, "budget": 9}]
 )
 def test_another_identity_is_refused_with_the_difference(built, change):
-    with pytest.raises(errors.CorpusError, match=r"was made otherwise: .* in the corpus and .* here"):
+    with pytest.raises(errors.CorpusError, match=r"was made with other settings: .* in the corpus and .* here"):
         open_corpus(built, echoembed.load(TINY, **change)).search("bread", 1)
 
 
@@ -134,7 +134,7 @@ def test_a_damaged_shard_is_named_before_it_is_searched(tmp_path, model):
 
 
 def test_an_unfinished_corpus_and_no_corpus_are_told_apart(tmp_path, built):
-    with pytest.raises(errors.CorpusError, match="is no corpus"):
+    with pytest.raises(errors.CorpusError, match="is not a corpus"):
         open_corpus(tmp_path)
     whole = notes.read(built)
     (tmp_path / "shards").mkdir()

@@ -87,7 +87,7 @@ class _Verbs(TyperGroup):
         except BaseException as error:  # a panic of the tokenizer's Rust code is no Exception
             if os.environ.get(DEBUG) or type(error).__name__ != "PanicException":
                 raise
-            fail(f"The tokenizer broke down on a text: {error}. Leave that text out, or use another tokenizer.json.")
+            fail(f"The tokenizer failed on a text: {error}. Leave that text out, or use another tokenizer.json.")
             raise typer.Exit(1) from error
 
 

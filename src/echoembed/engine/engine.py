@@ -74,10 +74,12 @@ class PackedEngine:
             ``states_BSD`` (with ``layers``: ``states_LBSD``) in float32, padded with zeros on the right, and
             ``mask_BS`` in int64.
         """
+        # 1. Leave out repeated prompts.
         unique = {(prompt.ids, prompt.span): prompt for prompt in prompts}
         index_of = {key: index for index, key in enumerate(unique)}
         distinct = list(unique.values())
         pooled = [prompt.span[1] - prompt.span[0] for prompt in distinct]
+        # 2. Run the packs, and put the states of each prompt into its row, padded on the right.
         out: Tensor | None = None  # ``_BSD`` or ``_LBSD``
         for order, states in self.run(model, distinct, layers=layers):
             if out is None:
@@ -88,6 +90,7 @@ class PackedEngine:
                 out[..., index, : pooled[index], :] = states[..., start : start + pooled[index], :]
                 start += pooled[index]
         assert out is not None
+        # 3. Mark the rows' true lengths, and repeat the rows of repeated prompts.
         rows_B = torch.tensor([index_of[prompt.ids, prompt.span] for prompt in prompts])
         slot_S = torch.arange(max(pooled))
         mask_BS = (slot_S < torch.tensor(pooled)[rows_B, None]).long().to(out.device)
@@ -133,6 +136,8 @@ class PackedEngine:
 
     @torch.no_grad()
     def _forward(self, model: PreTrainedModel, layout: Layout, *, verify: bool, layers: bool) -> Tensor:
+        # 1. Run the model's own code over the whole pack, as one sequence without padding. Each prompt has its own
+        #    positions, and our attention function keeps the prompts apart.
         layout = layout.to(model.device)
         active = attention.Pass(layout, self.causal, verify)
         with self._prepared(model, active):
@@ -143,8 +148,10 @@ class PackedEngine:
                 use_cache=False,
                 output_hidden_states=layers,
             )
+        # 2. Refuse a model that did not call our attention: its prompts have read each other.
         if not active.called:
             raise attention.UnsupportedError("it ignores the attention it is given")
+        # 3. Take the states of the pooled tokens, from every layer or from the last.
         if layers:  # a trimmed last layer scatters its states back to all tokens, so every layer has as many
             return torch.stack([states_1TD[0].index_select(0, layout.pooled) for states_1TD in output.hidden_states])
         states_PD: Tensor = output.last_hidden_state[0].index_select(0, layout.pooled)
@@ -152,15 +159,20 @@ class PackedEngine:
 
     @contextmanager
     def _prepared(self, model: PreTrainedModel, active: attention.Pass) -> Iterator[None]:
+        """Change the model for one pack, and change it back whatever happens."""
         with ExitStack() as stack:
+            # 1. One thread at a time: the attention, and fused functions in transformers' own modules, are global.
             stack.enter_context(LOCK)
             attention.register()
             stack.enter_context(attention.packed(model))
+            # 2. Replace the forwards of linear layers, norms, gates and rotations by faster ones.
             fuse = self.fused and model.device.type == "cpu"
             stack.enter_context(patched(model, fast_linear=self.fast_linear, fuse=fuse))
+            # 3. Let the last layer compute only pooled tokens, unless all tokens are pooled.
             layer = last_layer(model) if self.trim else None
             if layer is not None and len(active.layout.pooled) < len(active.layout.ids):
                 stack.enter_context(trimmed(layer, active))
+            # 4. Tell the attention function which pack it works on.
             token = attention.ACTIVE.set(active)
             try:
                 yield

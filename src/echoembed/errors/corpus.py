@@ -10,7 +10,7 @@ from echoembed.errors.base import CorpusError, FileError, ModelError, near, quot
 def corpus_missing(path: object) -> CorpusError:
     """A folder that should be a corpus and is none."""
     return CorpusError(
-        f"{quoted(str(path), 200)} is no corpus: it has no manifest and no shards. Make one with "
+        f"{quoted(str(path), 200)} is not a corpus: it has no manifest and no shards. Make one with "
         "'echoembed corpus build INPUT --out FOLDER'."
     )
 
@@ -38,20 +38,20 @@ def corpus_foreign_version(path: object, got: object, known: int) -> CorpusVersi
 def corpus_busy(path: object) -> CorpusError:
     """A folder that another job works on."""
     return CorpusError(
-        f"{quoted(str(path), 200)} is being worked on by another job. Only one may write to a corpus: wait for it, or "
+        f"{quoted(str(path), 200)} is in use by another job. Only one may write to a corpus: wait for it, or "
         "choose another --out."
     )
 
 
 def corpus_differs(path: object, differences: str, remedy: str) -> CorpusError:
     """Vectors that must not be mixed or compared, with the differences between the corpus and this call."""
-    return CorpusError(f"{quoted(str(path), 200)} was made otherwise: {differences}. {remedy}.")
+    return CorpusError(f"{quoted(str(path), 200)} was made with other settings: {differences}. {remedy}.")
 
 
 def corpus_unfinished(path: object) -> CorpusError:
     """A corpus whose first build has not ended."""
     return CorpusError(
-        f"{quoted(str(path), 200)} is not whole: its build was interrupted. Run the same 'echoembed corpus build' "
+        f"{quoted(str(path), 200)} is not complete: its build was interrupted. Run the same 'echoembed corpus build' "
         "again: it resumes where it stopped."
     )
 

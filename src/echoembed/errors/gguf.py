@@ -12,7 +12,7 @@ _OTHER_FORM = "Take the model as a folder with config.json and safetensors, or a
 def gguf_foreign(path: str) -> ModelError:
     """A file with the name of a GGUF file and other content."""
     return ModelError(
-        f"{quoted(path, 200)} is no GGUF file: it does not begin with the letters GGUF. "
+        f"{quoted(path, 200)} is not a GGUF file: it does not begin with the letters GGUF. "
         "Copy or download it again; a page or a pointer of a few lines may have been saved in its place."
     )
 

@@ -26,8 +26,8 @@ def tokenizer_added_token(token: str) -> ModelError:
 def tokenizer_broken(reason: str) -> ModelError:
     """A tokenizer that fails: its vocabulary contradicts itself, or the library has a fault."""
     return ModelError(
-        f"The model's tokenizer broke down: {quoted(reason, 160)}. Its tokenizer.json contradicts itself, or the "
-        "'tokenizers' library cannot read it. Save the tokenizer anew, or choose another model."
+        f"The model's tokenizer failed: {quoted(reason, 160)}. Its tokenizer.json contradicts itself, or the "
+        "'tokenizers' library cannot read it. Save the tokenizer again, or choose another model."
     )
 
 
@@ -85,7 +85,7 @@ def model_weights_missing(name: str, keys: Iterable[str]) -> ModelError:
     listed = list(keys)
     return ModelError(
         f"{name} lacks {len(listed)} of its weights ({', '.join(listed[:3])}{', …' if len(listed) > 3 else ''}), which "
-        "would be random. All must be there: fetch the model again, or use the config.json that was saved with them."
+        "would be random. All are needed: fetch the model again, or use the config.json that was saved with them."
     )
 
 

@@ -217,7 +217,7 @@ def request_method(method: str, allowed: str) -> RequestError:
 def request_key() -> RequestError:
     """A request without a key that the server knows."""
     return RequestError(
-        "This server wants an API key. Send one it knows as 'Authorization: Bearer KEY'.",
+        "This server needs an API key. Send a valid one as 'Authorization: Bearer KEY'.",
         status=401,
         code="invalid_api_key",
     )

@@ -66,7 +66,7 @@ def model_adapter_alone(where: str) -> ModelError:
 def adapter_config_missing(where: str) -> ModelError:
     """An adapter without its configuration."""
     return ModelError(
-        f"{quoted(where, 200)} has no adapter_config.json, so it is no adapter. "
+        f"{quoted(where, 200)} has no adapter_config.json, so it is not an adapter. "
         "Name a folder or a repository that peft has saved."
     )
 

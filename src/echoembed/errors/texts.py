@@ -130,15 +130,15 @@ def text_unusable(where: str, reason: str) -> TextError:
 def text_too_long(where: str, dropped: int, room: int) -> OverBudgetError:
     """A text over the budget, with its place."""
     return OverBudgetError(
-        f"{where} is {dropped:,} tokens over the {room:,} that are read of a text. Shorten it, raise the budget, or "
+        f"{where} is {dropped:,} tokens over the limit of {room:,} for a text. Shorten it, raise the budget, or "
         "allow it to be cut with overflow='warn' (--on-overflow warn)."
     )
 
 
 def no_texts(names: Iterable[str], skipped: int = 0) -> TextError:
     """Inputs without any text."""
-    what = f"only {skipped:,} that cannot be embedded" if skipped else "none"
-    return TextError(f"A text is needed, and {', '.join(names) or 'the input'} holds {what}. Give at least one.")
+    only = f", only {skipped:,} that cannot be embedded" if skipped else ""
+    return TextError(f"There is no text in {', '.join(names) or 'the input'}{only}. Give at least one.")
 
 
 def too_many_texts(limit: int) -> TextError:
