@@ -27,9 +27,9 @@ def bar(*columns: ProgressColumn, console: Console | None = None, **options: Any
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    shown = console or Console(stderr=True)
+    target = console or Console(stderr=True)
     description = TextColumn("{task.description}", markup=False)
-    return Progress(description, BarColumn(), *columns, console=shown, transient=True, **options)
+    return Progress(description, BarColumn(), *columns, console=target, transient=True, **options)
 
 
 class Progress:

@@ -188,8 +188,8 @@ def _batches(folder: Path, manifest: Manifest, schema: pa.Schema) -> Iterator[pa
             np.ascontiguousarray(vectors_ND.reshape(-1), schema.field("vector").type.value_type.to_pandas_dtype())
         )
         vector = pa.FixedSizeListArray.from_arrays(values, type=schema.field("vector").type)
-        made = {"vector": vector, ROW: pa.array(_row_hashes(table, manifest))}
-        columns = [made[name] if name in made else table.column(name).combine_chunks() for name in schema.names]
+        replaced = {"vector": vector, ROW: pa.array(_row_hashes(table, manifest))}
+        columns = [replaced[name] if name in replaced else table.column(name).combine_chunks() for name in schema.names]
         yield pa.record_batch(columns, schema=schema)
 
 

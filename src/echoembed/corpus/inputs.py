@@ -83,7 +83,7 @@ class Inputs:
             for entry in self._walk(path, self._not_walked()) if path.is_dir() else [path]:
                 if isinstance(entry, Rejected):
                     yield entry
-                elif not named or named.isdisjoint((found := Path(os.path.abspath(entry)), *found.parents)):  # noqa: PTH100
+                elif not named or named.isdisjoint((absolute := Path(os.path.abspath(entry)), *absolute.parents)):  # noqa: PTH100
                     yield self._file(entry)
             named.add(place)
 

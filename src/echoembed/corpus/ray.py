@@ -80,7 +80,7 @@ class OnRay(Engine):
         ray.data.DataContext.get_current().enable_progress_bars = False
         numbers = [{"id": number} for number in range(len(self._tasks))]
         # From items, not a range: for a range, Ray starts tasks, which never get a CPU if the actors hold all of them.
-        made = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+        results = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
             _Actor,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=self.workers),
@@ -90,7 +90,7 @@ class OnRay(Engine):
             max_task_retries=-1,
         )
         entries = []
-        for row in made.iter_rows():
+        for row in results.iter_rows():
             if row["kind"]:
                 raise getattr(errors, row["kind"])(row["message"])
             packed = shard.Packed(Entry(*_values(row)), row["data"])

@@ -68,8 +68,8 @@ class Keep(NamedTuple):
                 text.encode()  # fails for a lone surrogate, which cannot be stored
                 return text
             if self.type == "bool":
-                known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-                return known[str(value).strip().lower()]
+                words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+                return words[str(value).strip().lower()]
             number = float(str(value))
             if not math.isfinite(number):
                 raise ValueError("no number that JSON has")
@@ -124,8 +124,8 @@ class Rejected(NamedTuple):
 
     def line(self) -> bytes:
         """Return the line of JSON; lone surrogates are escaped."""
-        shown = {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in self._asdict().items()}
-        return (json.dumps(shown, ensure_ascii=False) + "\n").encode()
+        safe = {key: str(value).encode("utf-8", "backslashreplace").decode() for key, value in self._asdict().items()}
+        return (json.dumps(safe, ensure_ascii=False) + "\n").encode()
 
 
 def key_of(records: Sequence[Record], settings: Iterable[str]) -> str:

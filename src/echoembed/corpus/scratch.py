@@ -75,10 +75,10 @@ class Places(Scratch):
 
     def find(self, hashes: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
         """Return the shard and the row of each text that has a place."""
-        known: dict[bytes, tuple[int, int]] = {}
+        places: dict[bytes, tuple[int, int]] = {}
         for start in range(0, len(hashes), ASKED_AT_ONCE):
             part = hashes[start : start + ASKED_AT_ONCE]
             marks = ",".join("?" * len(part))
             rows = self._run(f"SELECT hash, shard, row FROM places WHERE hash IN ({marks})", part)  # noqa: S608 (marks)
-            known.update({hash_: (shard, row) for hash_, shard, row in rows})
-        return known
+            places.update({hash_: (shard, row) for hash_, shard, row in rows})
+        return places

@@ -24,7 +24,7 @@ def instruction_for(task: str, kind: str, hint: str = "") -> str:
     """
     tables = _tables()
     name = tables["local"].get(task, task)
-    by_name = {_plain(known): instruction for known, instruction in tables["tasks"].items()}
+    by_name = {_plain(task_name): instruction for task_name, instruction in tables["tasks"].items()}
     return by_name.get(_plain(name)) or hint or tables["kinds"].get(kind, "")
 
 

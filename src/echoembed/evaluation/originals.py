@@ -77,9 +77,9 @@ def _in_scope(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
 def _texts_and_numbers(files: Sequence[Original], options: Mapping[str, Any]) -> Rows:
     """Read a file of texts and one of numbers, line by line; ``labels`` names the numbers, from ``first`` on."""
     texts, numbers = (_lines(content) for _, content in files)
-    names, first = options["labels"], options.get("first", 0)
+    names, least = options["labels"], options.get("first", 0)
     return [
-        {"text": text.strip(), "label": names[int(number) - first]} for text, number in zip(texts, numbers, strict=True)
+        {"text": text.strip(), "label": names[int(number) - least]} for text, number in zip(texts, numbers, strict=True)
     ]
 
 

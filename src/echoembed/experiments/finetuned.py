@@ -66,8 +66,8 @@ def _scores(bench: Bench) -> list[Score]:
 
 def plan(bench: Bench) -> Plan:
     """Plan the scores that exist."""
-    known = sorted(f"{score.fingerprint} {score.task} {score.score}" for score in _scores(bench))
-    return Plan(settings={"scores": known})
+    scores = sorted(f"{score.fingerprint} {score.task} {score.score}" for score in _scores(bench))
+    return Plan(settings={"scores": scores})
 
 
 def _run(table: str, bench: Bench) -> list[Row]:

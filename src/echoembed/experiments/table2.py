@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 RECIPES = [recipes[name] for name in ("echo", "classical", "prompteol")]
 _PAPER = {
-    f"{recipe}, {size}": {"system": f"{shown} {size}"}
+    f"{recipe}, {size}": {"system": f"{printed} {size}"}
     for size in ("1.3B", "7B")
-    for recipe, shown in (("echo", "Echo"), ("classical", "Classical"), ("prompteol", "PromptEOL"))
+    for recipe, printed in (("echo", "Echo"), ("classical", "Classical"), ("prompteol", "PromptEOL"))
 }
 
 

@@ -108,16 +108,16 @@ def write_notes(model: SentenceTransformer, folder: str | os.PathLike[str], *, o
     file = facts.get("file")
     name = Path(str(file)).name if file else "MODEL.gguf"
     if file:
-        found = f"The weights are `{name}` (SHA-256 `{facts['file_sha256']}`), the file that echoembed itself reads."
+        source = f"The weights are `{name}` (SHA-256 `{facts['file_sha256']}`), the file that echoembed itself reads."
     else:
-        found = (
+        source = (
             "There is no GGUF file of these weights here. `convert_hf_to_gguf.py FOLDER --outtype f32` of llama.cpp\n"
             "makes one of the model's own folder, not of one that echoembed has saved."
         )
     page = _HEAD.format(
         model=Path(transformer.name).name,
         recipe=recipe.name,
-        file=found,
+        file=source,
         path=name,
         pooling="last" if pools_last else "none",
         size=size,

@@ -209,11 +209,11 @@ def _verify(model: SentenceTransformer, transformer: EchoTransformer, folder: Pa
             name, "--stock", f"its tokenizer cannot hold the template, seen with {errors.quoted(wrong[0], 40)}"
         )
     texts = [*BOUND_TEXTS[:4], *_ODD_TEXTS[:4]]
-    here, there = (
+    ours_KND, stock_KND = (
         np.stack([side.encode(texts, task=kind, show_progress_bar=False) for kind in get_args(Kind)])
         for side in (model, stock)
     )
-    distance = float(np.abs(here - there).max() / np.abs(here).max())
+    distance = float(np.abs(ours_KND - stock_KND).max() / np.abs(ours_KND).max())
     if not distance <= TOLERANCE[transformer.model.dtype]:
         raise errors.export_impossible(name, "--stock", f"the library alone gives vectors that are {distance:.1e} away")
     assert transformer.tokenizer is not None

@@ -26,9 +26,9 @@ def write_tokenizer(transformer: EchoTransformer, kind: Kind, folder: Path) -> N
     """
     from transformers import PreTrainedTokenizerFast
 
-    backend, given = _with_template(transformer, kind), transformer.tokenizer
-    assert given is not None  # every text model has one
-    names = {name: str(token) for name, token in given.special_tokens_map.items() if isinstance(token, str)}
+    backend, original = _with_template(transformer, kind), transformer.tokenizer
+    assert original is not None  # every text model has one
+    names = {name: str(token) for name, token in original.special_tokens_map.items() if isinstance(token, str)}
     names["pad_token"] = transformer.pieces.token(transformer.pad_id)
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
@@ -73,8 +73,8 @@ def _with_template(transformer: EchoTransformer, kind: Kind) -> Tokenizer:
     if blank:
         steps.append(normalizers.Prepend(" "))
     if steps:
-        own = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
-        tokenizer.normalizer = normalizers.Sequence([*steps, *own])
+        existing = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([*steps, *existing])
     # 2. What stands around it, by ids: names of the parts stand for them.
     layout = renderer.layout(reader.instruction)
     parts = {f"template_{place}": ids for place, ids in enumerate(layout) if ids}

@@ -135,14 +135,14 @@ def calibrated_modules(
     join: list[Join] = [module for module in later if isinstance(module, Join)]
     rest = [module for module in later if not isinstance(module, (LibraryPooling, Calibration, Join))]
     pooling = pooling or [library_pooling(transformer, transformer.recipe.pooling)]
-    first, *others = calibrations or [*(fitted or [_default(transformer)]), *_defaults_beside(transformer, join)]
+    main, *others = calibrations or [*(fitted or [_default(transformer)]), *_defaults_beside(transformer, join)]
     if transformer.recipe.beside and not join:
-        after = width if first is None else first.get_embedding_dimension()
+        after = width if main is None else main.get_embedding_dimension()
         join = [Join(transformer.recipe.join, others, width=after, widths=[width] * len(others))]
-    for calibration in (first, *(fitted_calibration for module in join for fitted_calibration in module.fitted())):
+    for calibration in (main, *(fitted_calibration for module in join for fitted_calibration in module.fitted())):
         if calibration is not None and calibration.width != width:
             raise errors.calibration_other_width(calibration.width, width)
-    return [transformer, *pooling, *([] if first is None else [first]), *join, *rest]
+    return [transformer, *pooling, *([] if main is None else [main]), *join, *rest]
 
 
 def _default(transformer: EchoTransformer) -> Calibration | None:

@@ -72,7 +72,7 @@ def numerics(model: SentenceTransformer) -> str:
     transformer = transformer_of(model)
     parts = [_dtype(transformer).removeprefix("torch."), transformer.choice().name]
     parts += ["deterministic"] * transformer.running.deterministic
-    fitted = dict.fromkeys(one.fitted.dtype for one in _fitted(model))
+    fitted = dict.fromkeys(calibration.fitted.dtype for calibration in _fitted(model))
     return ", ".join(parts + [f"calibrated in {dtype}" for dtype in fitted if dtype != parts[0]])
 
 

@@ -59,15 +59,15 @@ def pool_in_groups(
         ``_B1``; and the vectors of further prompts, if the recipe has some (see ``beside.py``).
     """
     pooling = library_pooling(transformer, transformer.recipe.pooling)
-    made: list[Tensor] = []  # ``_BD`` of each prompt
+    vectors: list[Tensor] = []  # ``_BD`` of each prompt
     for group in in_groups(prompts, tokens=tokens, most=most):
         states = transformer({"prompts": [prompts[index] for index in group]})
         group_vectors = [pooling(states)["sentence_embedding"], *states.get(FEATURE, ())]
-        if not made:
-            made = [vectors_GD.new_empty(len(prompts), vectors_GD.shape[-1]) for vectors_GD in group_vectors]
-        for vectors_BD, vectors_GD in zip(made, group_vectors, strict=True):
+        if not vectors:
+            vectors = [vectors_GD.new_empty(len(prompts), vectors_GD.shape[-1]) for vectors_GD in group_vectors]
+        for vectors_BD, vectors_GD in zip(vectors, group_vectors, strict=True):
             vectors_BD[torch.tensor(group, device=vectors_GD.device)] = vectors_GD
-    vectors_BD, *others = made  # nobody asks for the vectors of no prompts
+    vectors_BD, *others = vectors  # nobody asks for the vectors of no prompts
     features: dict[str, Any] = {
         "token_embeddings": vectors_BD[:, None],
         "attention_mask": torch.ones(len(prompts), 1, dtype=torch.long, device=vectors_BD.device),

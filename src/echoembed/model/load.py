@@ -262,9 +262,9 @@ def _saved_modules(
     if kinds != [saved_recipe.calibration] * (saved_recipe.calibration != "none") or joined != [tuple(named)] * bool(
         named
     ):
-        found = [*kinds, *(kind for row in joined for kind in row)]
-        wanted = ", ".join(map(repr, [saved_recipe.calibration, *named]))
-        reason = f"modules.json (its calibrations are {found}, and its recipe's is {wanted})"
+        saved_kinds = [*kinds, *(kind for row in joined for kind in row)]
+        recipe_kinds = ", ".join(map(repr, [saved_recipe.calibration, *named]))
+        reason = f"modules.json (its calibrations are {saved_kinds}, and its recipe's is {recipe_kinds})"
         raise errors.model_saved_unreadable(source.name, reason)
     # A saved calibration fits only the same weights under the same recipe; the budget alone may differ.
     if adapters or not saved_recipe.differs_in_budget_alone(transformer.recipe):

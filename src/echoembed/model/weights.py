@@ -68,11 +68,11 @@ def let_go(unused: torch.Tensor, files: list[range] | None = None) -> None:
         unused: A tensor that is not used again.
         files: The addresses at which files are mapped; None to look them up.
     """
-    first = -(-unused.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    start = -(-unused.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (unused.data_ptr() + unused.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     files = _mapped_files() if files is None else files
-    if first < end and unused.device.type == "cpu" and any(first in place and end - 1 in place for place in files):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), _DONT_NEED)
+    if start < end and unused.device.type == "cpu" and any(start in place and end - 1 in place for place in files):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
 
 
 def _mapped_files() -> list[range]:
@@ -83,8 +83,8 @@ def _mapped_files() -> list[range]:
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         addresses, _, _, _, inode, *_ = line.split(maxsplit=5)
         if inode != "0":
-            first, end = (int(address, 16) for address in addresses.split("-"))
-            places.append(range(first, end))
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            places.append(range(start, end))
     return places
 
 

@@ -174,11 +174,11 @@ class ServedModel:
         *modules, last = model
         for module in modules:
             features = module(features)
-        given = features["sentence_embedding"]
+        before_last = features["sentence_embedding"]
         vectors = last(features)["sentence_embedding"]
         raw, vectors = (
             truncate_embeddings(part, model.truncate_dim).float().cpu().numpy()
-            for part in (given if isinstance(last, Normalize) else vectors, vectors)
+            for part in (before_last if isinstance(last, Normalize) else vectors, vectors)
         )
         return Vectors(raw, vectors)
 

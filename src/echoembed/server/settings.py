@@ -88,7 +88,7 @@ class Keys:
     def accept(self, key: bytes) -> bool:
         """Return whether the key is one of these; takes the same time for a wrong key as for a right one."""
         digest = _digest(key)
-        matches = [hmac.compare_digest(digest, known) for known in self.digests]
+        matches = [hmac.compare_digest(digest, stored) for stored in self.digests]
         return any(matches)
 
 

@@ -155,8 +155,8 @@ def _from_gguf(name: str, file: Path, revision: str | None, origin: Literal["ggu
 
     if revision is not None:
         raise errors.revision_unused(name, revision)
-    made = converted(file, check=lambda sha256: check_file(name, file, sha256) if origin == "package" else None)
-    return Source(name=name, folder=made.folder, revision=made.revision, origin=origin, file=made.file)
+    copy = converted(file, check=lambda sha256: check_file(name, file, sha256) if origin == "package" else None)
+    return Source(name=name, folder=copy.folder, revision=copy.revision, origin=origin, file=copy.file)
 
 
 def _existing_gguf(text: str) -> Path | None:

@@ -76,8 +76,8 @@ def check_normalizer(path: Path, tokenizer: object) -> None:
     growth = 1
     for step in _steps(normalizer):
         if step.get("type") in ("Replace", "Prepend"):
-            made = step.get("content") or step.get("prepend") or ""
-            growth *= max(1, len(str(made)))
+            content = step.get("content") or step.get("prepend") or ""
+            growth *= max(1, len(str(content)))
     if growth > MOST_GROWTH:
         reason_ = f"its normaliser makes {growth:,} characters of one, where {MOST_GROWTH:,} are allowed"
         raise errors.model_json_broken(str(path), reason_)

@@ -83,7 +83,7 @@ def train(
     model = _load(config, processes)
     record = record_of(config, transformer_of(model).revision)
     _on_first(processes, partial(begin_run, config, record, newest))
-    own = _callbacks(model, config, console if processes.is_main_process else None)
+    our_callbacks = _callbacks(model, config, console if processes.is_main_process else None)
     trainer = EchoTrainer(
         run=Path(config.output),
         record=record,
@@ -93,13 +93,13 @@ def train(
         data_collator=_collator(model, config, data),
         train_dataset=data,
         loss=_loss(model, config, processes),
-        callbacks=[*own, *(make(model) for make in callbacks)],
+        callbacks=[*our_callbacks, *(make(model) for make in callbacks)],
     )
     release_large_blocks()
     try:
         trainer.train_from(newest)
     finally:
-        for callback in own:
+        for callback in our_callbacks:
             if isinstance(callback, TrainingProgress):
                 callback.close()
     model.eval()

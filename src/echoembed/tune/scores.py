@@ -152,9 +152,9 @@ def _calibrated_vectors(kind: str, moments: Moments, pooled_ND: Vectors) -> Vect
     """Calibrate many vectors at once, as ``Calibration`` does row by row."""
     if kind == "none":
         return pooled_ND
-    made = {name: array.astype(np.float32) for name, array in map_of(kind, moments).items()}
-    moved_ND: Vectors = (pooled_ND - made["shift_D"]) * made.get("scale_D", np.float32(1))
-    if "matrix_DK" not in made:
+    arrays = {name: array.astype(np.float32) for name, array in map_of(kind, moments).items()}
+    moved_ND: Vectors = (pooled_ND - arrays["shift_D"]) * arrays.get("scale_D", np.float32(1))
+    if "matrix_DK" not in arrays:
         return moved_ND
-    along_NK: Vectors = moved_ND @ made["matrix_DK"]
-    return moved_ND - along_NK @ made["matrix_DK"].T if kind.startswith("components") else along_NK
+    along_NK: Vectors = moved_ND @ arrays["matrix_DK"]
+    return moved_ND - along_NK @ arrays["matrix_DK"].T if kind.startswith("components") else along_NK

@@ -104,12 +104,12 @@ def _ranked(
     voyage = body.top_k is not None or body.truncation is not None
     results = []
     for at in order:
-        shown = documents[at] if voyage else {"text": documents[at]}
+        document = documents[at] if voyage else {"text": documents[at]}
         results.append(
             {
                 "index": at,
                 "relevance_score": float(scores_N[at]),
-                **({"document": shown} if body.return_documents else {}),
+                **({"document": document} if body.return_documents else {}),
             }
         )
     tokens = sum(answer.tokens for answer in answers)

@@ -45,7 +45,7 @@ async def _under(service: Service, lane: str, body: CompareBody) -> tuple[dict[s
     )
     prompts: list[tuple[Rendered, Kind]] = [(query.prompts[0], "query")]
     prompts += [(prompt, "document") for prompt in texts.prompts]
-    shown = await service.thread(lambda: [show(service, prompt, kind, lane=lane) for prompt, kind in prompts])
+    readings = await service.thread(lambda: [show(service, prompt, kind, lane=lane) for prompt, kind in prompts])
     facts = {
         "name": lane,
         "served": lane == service.encoder.served,
@@ -53,7 +53,7 @@ async def _under(service: Service, lane: str, body: CompareBody) -> tuple[dict[s
         "tokens": query.tokens + texts.tokens,
         "scores": cosines(texts.vectors, query.vectors)[:, 0],
         "similarity": cosines(texts.vectors, texts.vectors),
-        "query": shown[0],
-        "texts": shown[1:],
+        "query": readings[0],
+        "texts": readings[1:],
     }
     return facts, [query, texts]

@@ -92,8 +92,8 @@ async def tokenize(service: Service, body: TokenizeBody) -> Answer:
     ask = body.ask(service, body.inputs, "inputs", truncate=True)
     prompts = await service.read(ask)
     kind: Kind = ask.kind or "query"
-    shown = await service.thread(lambda: [show(service, prompt, kind, ask.instruction) for prompt in prompts])
-    return Answer([{"kind": kind, **entry} for entry in shown])
+    entries = await service.thread(lambda: [show(service, prompt, kind, ask.instruction) for prompt in prompts])
+    return Answer([{"kind": kind, **entry} for entry in entries])
 
 
 def show(

@@ -112,8 +112,8 @@ def _checked_end(file: GgufFile, name: str, tensor: Tensor) -> int:
             raise NotImplementedError
         dequantize(np.zeros((1, size), np.uint8), kind)
     except NotImplementedError as error:
-        shown = str(tensor.type) if kind is None else kind.name
-        raise errors.gguf_tensor_type(str(file.path), name, shown) from error
+        type_name = str(tensor.type) if kind is None else kind.name
+        raise errors.gguf_tensor_type(str(file.path), name, type_name) from error
     if tensor.shape[-1] % block:
         raise errors.gguf_broken(
             str(file.path), f"its tensor {name} has rows of {tensor.shape[-1]}, in blocks of {block}"
