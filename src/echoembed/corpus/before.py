@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from echoembed import errors
-from echoembed.corpus import folder as place
-from echoembed.corpus import manifest as notes
+from echoembed.corpus import folder as corpus_folder
+from echoembed.corpus import manifest as manifests
 from echoembed.corpus import shard
 from echoembed.corpus.encoder import Identity, shown
 from echoembed.corpus.manifest import MANIFEST, SHARDS, Manifest
@@ -42,9 +42,9 @@ class Before:
     remarks: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self._there = place.shards_in(self.folder)
+        self._there = corpus_folder.shards_in(self.folder)
         try:
-            self.manifest = notes.read(self.folder)
+            self.manifest = manifests.read(self.folder)
         except errors.CorpusVersionError:
             raise
         except errors.CorpusError as error:
@@ -52,8 +52,8 @@ class Before:
             self._without_manifest(error)
         if self.manifest is not None:
             self._refuse_others(self.manifest.identity, self.manifest.precision)
-            if damage := notes.damage(self.folder):
-                self.remarks.append(f"{damage}: it has been restored from {notes.BACKUP}")
+            if damage := manifests.damage(self.folder):
+                self.remarks.append(f"{damage}: it has been restored from {manifests.BACKUP}")
             for name, (was, now) in self.manifest.identity.other_numerics(self.identity).items():
                 self.remarks.append(f"{name} was {was} and is {now} now: new vectors differ in their last digits")
         entries = self.manifest.shards if self.manifest else ()
@@ -68,8 +68,8 @@ class Before:
         for path in paths:
             if shard.whole(path):
                 about = shard.meta_of(path)
-                if about.get("format") != notes.FORMAT:
-                    raise errors.corpus_foreign_version(self.folder, about.get("format"), notes.FORMAT)
+                if about.get("format") != manifests.FORMAT:
+                    raise errors.corpus_foreign_version(self.folder, about.get("format"), manifests.FORMAT)
                 self._refuse_others(Identity(**about["identity"]), about["precision"])
 
     def _refuse_others(self, identity: Identity, precision: str) -> None:

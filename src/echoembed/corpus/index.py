@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from echoembed import errors, versions
-from echoembed.corpus import folder as place
+from echoembed.corpus import folder as corpus_folder
 from echoembed.corpus import shard
 from echoembed.corpus.manifest import MANIFEST, SHARDS, Manifest
 from echoembed.files import reason_of, write_text
@@ -51,11 +51,11 @@ def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BEL
     """
     wanted = _stamp(manifest, exact_below)
     if anew or _built(folder) != wanted:
-        with place.locked(folder, ".index.lock", wait=True):
+        with corpus_folder.locked(folder, ".index.lock", wait=True):
             if anew or _built(folder) != wanted:  # another search has built it while this one waited
                 _make(folder, manifest, wanted, exact_below, update=not anew)
     try:
-        return _connect(folder / place.INDEX).open_table(TABLE)
+        return _connect(folder / corpus_folder.INDEX).open_table(TABLE)
     except (ValueError, RuntimeError, OSError):
         if anew:
             raise
@@ -84,7 +84,7 @@ def _stamp(manifest: Manifest, exact_below: int) -> _Stamp:
 
 def _built(folder: Path) -> _Stamp | None:
     try:
-        return _Stamp(**json.loads((folder / place.INDEX / BUILT).read_text(encoding="utf-8")))
+        return _Stamp(**json.loads((folder / corpus_folder.INDEX / BUILT).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -108,11 +108,11 @@ def _update(folder: Path, manifest: Manifest, stamp: _Stamp) -> bool:
     schema = _schema(manifest)
     reader = pa.RecordBatchReader.from_batches(schema, _batches(folder, manifest, schema))
     try:
-        table = _connect(folder / place.INDEX).open_table(TABLE)
+        table = _connect(folder / corpus_folder.INDEX).open_table(TABLE)
         merge = table.merge_insert(ROW).when_not_matched_insert_all().when_not_matched_by_source_delete()
         merge.execute(reader)
         table.optimize()
-        write_text(folder / place.INDEX / BUILT, json.dumps(stamp._asdict()))
+        write_text(folder / corpus_folder.INDEX / BUILT, json.dumps(stamp._asdict()))
     except (ValueError, RuntimeError, OSError):  # a damaged table: it is built
         return False
     return True
@@ -120,8 +120,8 @@ def _update(folder: Path, manifest: Manifest, stamp: _Stamp) -> bool:
 
 def _build(folder: Path, manifest: Manifest, stamp: _Stamp, exact_below: int) -> None:
     """Build a table beside the old one, and replace the old one when the new one is whole."""
-    unfinished = folder / f".{place.INDEX}.new"
-    target = folder / place.INDEX
+    unfinished = folder / f".{corpus_folder.INDEX}.new"
+    target = folder / corpus_folder.INDEX
     shutil.rmtree(unfinished, ignore_errors=True)
     schema = _schema(manifest)
     try:

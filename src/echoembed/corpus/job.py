@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from echoembed import errors
-from echoembed.corpus import folder as place
-from echoembed.corpus import manifest as notes
+from echoembed.corpus import folder as corpus_folder
+from echoembed.corpus import manifest as manifests
 from echoembed.corpus import shard
 from echoembed.corpus.before import Before, first_reason
 from echoembed.corpus.chunks import DEFAULT_TOKENS, Chunker
@@ -88,11 +88,11 @@ def build(
         precision=precision,
         dimension=encoder.dimension,
         refuse_cut=refuse_cut,
-        about={"format": notes.FORMAT, "identity": manifest.identity.as_dict(), "precision": precision},
+        about={"format": manifests.FORMAT, "identity": manifest.identity.as_dict(), "precision": precision},
     )
     chunker = _chunker(encoder, work)
-    place.prepare(target)
-    with place.locked(target):
+    corpus_folder.prepare(target)
+    with corpus_folder.locked(target):
         start = time.perf_counter()
         report = _Job(target, files, work, manifest, engine or Here(encoder), progress).run(chunker)
         report.seconds = time.perf_counter() - start
@@ -115,13 +115,13 @@ class _Job:
     def run(self, chunker: Chunker) -> Report:
         # 1. Look at the folder, and check that its vectors can be compared with ours.
         before = Before(self.folder, self.manifest.identity, self.work.precision)
-        place.clear(self.folder, keep=None)
+        corpus_folder.clear(self.folder, keep=None)
         if before.manifest is None or before.manifest.state == "building":
-            notes.write(self.folder, self.manifest)
+            manifests.write(self.folder, self.manifest)
         # 2. Read the inputs in one pass: keep the shards that exist, and make the others.
         with ExitStack() as stack:
             stack.callback(self._leave_nothing)
-            rejected = stack.enter_context(WholeFile(self.folder / place.REJECTED, overwrite=True))
+            rejected = stack.enter_context(WholeFile(self.folder / corpus_folder.REJECTED, overwrite=True))
             set_aside = _Lines(rejected)
             seen = stack.enter_context(Seen(self.folder / ".ids"))
             places = stack.enter_context(Places(self.folder / ".places"))
@@ -130,7 +130,7 @@ class _Job:
             if not sum(entry.rows for entry in entries):
                 reason = groups.first_reason or first_reason(self.folder, entries) or groups.nothing()
                 if before.manifest is None:
-                    place.clear(self.folder, keep=())
+                    corpus_folder.clear(self.folder, keep=())
                     self.empty = True
                 raise errors.corpus_no_rows(reason)
             # 3. Copy the rejections of each shard to rejected.jsonl. Write the manifest last, when all else is there.
@@ -141,14 +141,14 @@ class _Job:
             rejected.seal()
             rejected.commit()
             whole = replace(self.manifest, state="complete", shards=entries, rejected=set_aside.lines)
-            notes.write(self.folder, whole)
-        place.clear(self.folder, keep=[entry.name for entry in entries])
+            manifests.write(self.folder, whole)
+        corpus_folder.clear(self.folder, keep=[entry.name for entry in entries])
         made = len(entries) - self.kept
         return Report(whole, self.embedded, self.kept, made, self.inputs.ignored, before.remarks)
 
     def _leave_nothing(self) -> None:
         if self.empty:
-            place.undo(self.folder)
+            corpus_folder.undo(self.folder)
 
     def _shards(self, groups: Groups, before: Before, places: Places) -> list[Entry]:
         """Keep or make the shards of all groups, and return their entries in order."""
@@ -185,7 +185,7 @@ class _Job:
     def _key(self, group: Group) -> str:
         identity, work = self.manifest.identity, self.work
         decides = repr(sorted(identity.as_dict()["decides"].items()))
-        settings = (notes.FORMAT, work.precision, work.reading.keep, work.refuse_cut, decides, identity.instruction)
+        settings = (manifests.FORMAT, work.precision, work.reading.keep, work.refuse_cut, decides, identity.instruction)
         return key_of(group.records, map(repr, settings))
 
 
@@ -193,7 +193,7 @@ def _chunker(encoder: Encoder, work: ShardWork) -> Chunker:
     room = encoder.room()
     tokens = work.reading.chunk_tokens or min(DEFAULT_TOKENS, room or DEFAULT_TOKENS)
     if room is not None and tokens > room:
-        allowed = f"at most {room}, the tokens that are read of a text"
+        allowed = f"at most {room}, the limit for a text"
         raise errors.CorpusError.bad_value("--chunk-tokens", tokens, allowed)
     return Chunker(count=encoder.tokens, tokens=tokens)
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed import errors
-from echoembed.corpus import folder as place
+from echoembed.corpus import folder as corpus_folder
 from echoembed.corpus import index, shard
-from echoembed.corpus import manifest as notes
+from echoembed.corpus import manifest as manifests
 from echoembed.corpus.encoder import ModelEncoder, identity_of, shown
 from echoembed.corpus.manifest import SHARDS, Manifest
 from echoembed.corpus.records import Value
@@ -93,7 +93,7 @@ class Corpus:
         exact_below: int = index.EXACT_BELOW,
     ) -> None:
         self.folder = Path(folder).expanduser()
-        self.manifest: Manifest = notes.read(self.folder)
+        self.manifest: Manifest = manifests.read(self.folder)
         if self.manifest.state != "complete":
             raise errors.corpus_unfinished(self.folder)
         self.remarks: list[str] = []
@@ -117,7 +117,7 @@ class Corpus:
             CorpusError: If they cannot.
             ModelError: If the model cannot be loaded.
         """
-        model = self._given or notes.load_model(self.manifest)
+        model = self._given or manifests.load_model(self.manifest)
         self._check(identity_of(model, "query"), model)
         return model
 
@@ -216,7 +216,7 @@ class Corpus:
                 rows = self._rows(vector_D, k, where, words, exact)
             except _FAILURES as again:
                 if where is None:
-                    raise errors.corpus_damaged(self.folder / place.INDEX, _reason(again)) from again
+                    raise errors.corpus_damaged(self.folder / corpus_folder.INDEX, _reason(again)) from again
                 raise errors.corpus_filter(where, _reason(again), self.columns) from again
         return self._hits(rows, vector_D, by_cosine=words is None)[:k]
 

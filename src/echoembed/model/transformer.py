@@ -93,7 +93,7 @@ class EchoTransformer(Transformer):
     ) -> None:
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe(**recipe)
         self.name, self.revision = name, revision
-        # The base class's constructor loads through the hooks below, which need these attributes.
+        # 1. Load: the base class's constructor calls the hooks below, which need these attributes.
         self.weights_folder, self.running = Path(folder), running or Running()
         self._cut, self._adapters = cut, tuple(adapters)
         try:
@@ -110,11 +110,13 @@ class EchoTransformer(Transformer):
             raise
         except Exception as error:  # a broken tokenizer can make transformers raise anything
             raise errors.model_unreadable(name, reason(error)) from error
+        # 2. Cut the model at the recipe's layer, and check its attention.
         layers = int(self.model.config.num_hidden_layers)
         self.layers_in_all = layers_in_all or layers
         self.layers = layers if cut else backbone.cut_at_layer(self.model, name, self.recipe.layer_of(layers))
         self.cut = cut or self.layers < layers
         backbone.check_attention(self.model, name, self.recipe.attention)
+        # 3. Make the reader, which turns texts into prompts within the context.
         assert self.tokenizer is not None  # every text model has one
         self.pieces = PieceTokenizer(self.tokenizer)
         self.context = self._own_context()
@@ -122,6 +124,7 @@ class EchoTransformer(Transformer):
         self.sketch = sketch(self.model)
         self.pad_id = pooling.pad_id_of(self.model, self.tokenizer.pad_token_id, self.pieces)
         self.reader = self.recipe.reader(self.pieces, context=self.context, overflow=self.running.overflow or "warn")
+        # 4. Choose the forward, load what stands beside the first prompt, and check the special tokens.
         self.base, self.adapter = base, adapter
         self.frequencies = frequencies or Frequencies.needed_by(self.recipe, self.pieces, self.context)
         self.selector = self.running.selector(self.name, self.recipe.attention, self.context)
@@ -357,10 +360,7 @@ class EchoTransformer(Transformer):
             source: The saved model.
             subfolder: The module's folder in the model's.
             recipe: Another recipe; None for the saved one.
-            running: As for the class.
-            adapters: Adapters to merge into the weights, in order.
-            base: As for the class.
-            adapter: As for the class.
+            running, adapters, base, adapter: As for the class.
 
         Raises:
             ModelError: If the module cannot be read, or has no layer that the recipe names.

@@ -66,6 +66,7 @@ class PieceTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             raise errors.tokenizer_unsupported(type(tokenizer).__name__)
+        # 1. Copy the tokenizer without its rules for whole texts: leading blank, dropout of merges, padding, truncation.
         with no_panic():
             description = json.loads(backend.to_str())
             description["model"].pop("dropout", None)  # of merges, for training: a text would get other ids each time
@@ -79,7 +80,7 @@ class PieceTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True  # text that spells </s> stays text
-
+        # 2. Find the special tokens, which only our own code may add.
         self.bos = _first_id(tokenizer.bos_token_id, tokenizer.cls_token_id)
         self.eos = _first_id(tokenizer.eos_token_id, tokenizer.sep_token_id)
         self._added = {token.content: id_ for id_, token in backend.get_added_tokens_decoder().items()}
@@ -93,6 +94,7 @@ class PieceTokenizer:
             key=len,
             reverse=True,
         )
+        # 3. Check that added tokens which are not special are found as the original tokenizer finds them.
         ordinary = {id_: token for id_, token in backend.get_added_tokens_decoder().items() if not token.special}
         whole_words = self.leading_blank == "always"  # the normaliser adds its blank before it looks for added tokens
         self._splitting = frozenset(id_ for id_, token in ordinary.items() if not (whole_words and token.normalized))

@@ -74,16 +74,19 @@ def train(
     config = config.effective()
     if config.tensorboard:
         versions.check("tensorboard", extra="tensorboard", purpose="Writing TensorBoard's files")
+    # 1. Check the settings and the output folder, and read all rows, before the model is loaded.
     processes = PartialState(cpu=not torch.accelerator.is_available())  # accelerate itself does not check
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
     newest = _on_first(processes, partial(checkpoint_of, config, resume=resume))
     with reading_rows(console if processes.is_main_process else None) as reading:
         data = rows.read_all(config, progress=reading)
+    # 2. Load the model with the weights to train, and write the run's record: what a resumed run must agree with.
     model = _load(config, processes)
     record = record_of(config, transformer_of(model).revision)
     _on_first(processes, partial(begin_run, config, record, newest))
     our_callbacks = _callbacks(model, config, console if processes.is_main_process else None)
+    # 3. Train, from the newest checkpoint if there is one.
     trainer = EchoTrainer(
         run=Path(config.output),
         record=record,
@@ -102,6 +105,7 @@ def train(
         for callback in our_callbacks:
             if isinstance(callback, TrainingProgress):
                 callback.close()
+    # 4. Save the finished model with its card and pictures.
     model.eval()
     counts = {part.data.name: len(data[part.name]) for part in config.parts}
     return _on_first(processes, partial(export.finish, model, config, Path(config.output), rows=counts))
