@@ -1,4 +1,4 @@
-"""One forward of a transformer: the states of prompts by the engine, or by the plain padded forward.
+"""One forward of a transformer: features of prompts, and their states by the engine or by the plain padded forward.
 
 Shapes: B prompts, T tokens of the longest one, S tokens of the longest span, D width of the model.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from sentence_transformers.util import batch_to_device
 from torch import Tensor
 
@@ -28,6 +29,19 @@ from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
     from echoembed.model.transformer import EchoTransformer
+
+
+def features_of(transformer: EchoTransformer, prompts: Sequence[Rendered], *, padded: bool) -> dict[str, Any]:
+    """Make the features of prompts, as ``EchoTransformer.features`` describes."""
+    embeddings: Any = transformer.model.get_input_embeddings()
+    if (largest := max(max(prompt.ids) for whole in prompts for prompt in whole.all)) >= len(embeddings.weight):
+        raise errors.model_token_unknown(transformer.name, largest, len(embeddings.weight))
+    if not padded or transformer.recipe.needs_prompts:
+        return {"prompts": list(prompts), "dropped": torch.tensor([prompt.dropped for prompt in prompts])}
+    features: dict[str, Any] = pad(prompts, transformer.pad_id)
+    if torch.is_inference_mode_enabled():  # ``forward`` is next; in training the library may slice the tensors
+        features["prompts"] = list(prompts)
+    return features
 
 
 def pooled_states(

@@ -24,7 +24,7 @@ from echoembed.engine import Choice, gradients, quantize
 from echoembed.model import backbone, hindsight, live, pooling
 from echoembed.model.adapters import merge_adapters
 from echoembed.model.beside import beside, models_of, vectors_beside
-from echoembed.model.forward import pooled_states
+from echoembed.model.forward import features_of, pooled_states
 from echoembed.model.frequencies import Frequencies
 from echoembed.model.groups import PACKS, pool_in_groups
 from echoembed.model.probes import PROBE_TEXTS
@@ -256,15 +256,7 @@ class EchoTransformer(Transformer):
         Raises:
             ModelError: If a token has no embedding in the model.
         """
-        embeddings: Any = self.model.get_input_embeddings()
-        if (largest := max(max(prompt.ids) for whole in prompts for prompt in whole.all)) >= len(embeddings.weight):
-            raise errors.model_token_unknown(self.name, largest, len(embeddings.weight))
-        if not padded or self.recipe.needs_prompts:
-            return {"prompts": list(prompts), "dropped": torch.tensor([prompt.dropped for prompt in prompts])}
-        features: dict[str, Any] = pooling.pad(prompts, self.pad_id)
-        if torch.is_inference_mode_enabled():  # ``forward`` is next; in training the library may slice the tensors
-            features["prompts"] = list(prompts)
-        return features
+        return features_of(self, prompts, padded=padded)
 
     def forward(self, features: dict[str, Any], *, texts_a_forward: int | None = None, **_: object) -> dict[str, Any]:
         """Run the model and return the pooled states.
@@ -360,7 +352,10 @@ class EchoTransformer(Transformer):
             source: The saved model.
             subfolder: The module's folder in the model's.
             recipe: Another recipe; None for the saved one.
-            running, adapters, base, adapter: As for the class.
+            running: As for the class.
+            adapters: Adapters to merge into the weights, in order.
+            base: As for the class.
+            adapter: As for the class.
 
         Raises:
             ModelError: If the module cannot be read, or has no layer that the recipe names.

@@ -66,7 +66,7 @@ class PieceTokenizer:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, Tokenizer):
             raise errors.tokenizer_unsupported(type(tokenizer).__name__)
-        # 1. Copy the tokenizer without its rules for whole texts: leading blank, dropout of merges, padding, truncation.
+        # 1. Copy the tokenizer without its rules for whole texts: leading blank, dropout of merges, padding, cutting.
         with no_panic():
             description = json.loads(backend.to_str())
             description["model"].pop("dropout", None)  # of merges, for training: a text would get other ids each time
