@@ -1,9 +1,9 @@
 """Build the documentation as a site, offline: python docs/build_site.py [FOLDER].
 
-1. The repository's pages, and the files that they link to, are laid out as they stand there: a link means the same.
-2. For each room of the package a page of the API reference is written; mkdocstrings fills it from the docstrings.
-3. mkdocs builds the site. A link or an anchor that leads nowhere stops it; so does a docstring that describes
-   parameters that its function does not have.
+1. Copy the repository's pages and the files that they link to, with the same folders, so that links still work.
+2. Write a page of the API reference for each room of the package; mkdocstrings fills it from the docstrings.
+3. Build the site with mkdocs. A broken link or anchor stops the build, and so does a docstring that describes a
+   parameter which its function does not have.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pages() -> list[Path]:
 
 
 def lay_out(folder: Path) -> None:
-    """Copy the pages and all files that they link to; what is missing is left for mkdocs to name."""
+        """Copy the pages and all files that they link to; mkdocs names missing files later."""
     for page in pages():
         linked = [(page.parent / target).resolve() for target in LINK.findall(page.read_text(encoding="utf-8"))]
         for file in [page, *linked]:
