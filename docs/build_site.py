@@ -33,7 +33,7 @@ def pages() -> list[Path]:
 
 
 def lay_out(folder: Path) -> None:
-        """Copy the pages and all files that they link to; mkdocs names missing files later."""
+    """Copy the pages and all files that they link to; mkdocs names missing files later."""
     for page in pages():
         linked = [(page.parent / target).resolve() for target in LINK.findall(page.read_text(encoding="utf-8"))]
         for file in [page, *linked]:

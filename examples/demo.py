@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 
 @dataclass
 class Result:
-        """The vectors of a system on the data, compared."""
+    """The vectors of a system on the data, compared."""
 
     reads: str
     cosines: Array  # of each pair of sentences
@@ -85,7 +85,7 @@ def embed_all(settings: dict[str, Any], pairs: Pairs, search: Search, progress: 
         return np.concatenate(parts).astype(np.float64)
 
     model = echoembed.load(*sys.argv[1:2], dtype=native_dtype(), **settings)
-        model.encode(pairs.first[:8])  # so that work which is done only once is not timed
+    model.encode(pairs.first[:8])  # so that work which is done only once is not timed
     used = time.process_time()
     first, second = embed(model.encode, pairs.first), embed(model.encode, pairs.second)
     used = time.process_time() - used
@@ -99,7 +99,7 @@ def embed_all(settings: dict[str, Any], pairs: Pairs, search: Search, progress: 
 
 
 def native_dtype() -> str:
-        """Return bfloat16 if the processor can multiply it, which halves the time; else float32."""
+    """Return bfloat16 if the processor can multiply it, which halves the time; else float32."""
     import torch
 
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -107,7 +107,7 @@ def native_dtype() -> str:
 
 
 def show_queries(console: Console, search: Search, results: dict[str, Result]) -> None:
-        """Show the nearest passages of queries for which only echo, or only classical, ranks the answer first."""
+    """Show the nearest passages of queries for which only echo, or only classical, ranks the answer first."""
     nearest = {name: results[name].similarities_QP.argmax(axis=1) for name in SHOWN}
     right = {name: search.grades[np.arange(len(places)), places] > 0 for name, places in nearest.items()}
     alone = {name: right[name] & ~right[other] for name, other in zip(SHOWN, reversed(SHOWN), strict=True)}
@@ -131,7 +131,7 @@ def show_queries(console: Console, search: Search, results: dict[str, Result]) -
 
 
 def show_scores(console: Console, pairs: Pairs, search: Search, results: dict[str, Result]) -> None:
-        """Show scores, speed, and intervals of the differences."""
+    """Show scores, speed, and intervals of the differences."""
     from echoembed.experiments import interval
 
     gold = np.asarray(pairs.gold)
@@ -159,7 +159,7 @@ def show_scores(console: Console, pairs: Pairs, search: Search, results: dict[st
 
 
 def with_interval(value: float, drawn: Array) -> str:
-        """Return a difference × 100, with the interval of its bootstrap draws."""
+    """Return a difference × 100, with the interval of its bootstrap draws."""
     from echoembed.experiments import interval
 
     low, high = interval.ends(drawn)
