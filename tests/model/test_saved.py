@@ -17,8 +17,9 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from transformers import AutoModel, AutoTokenizer
 
 import echoembed
+import tiny_models
 from echoembed import RecipeWarning, TruncationWarning
-from echoembed.errors import FileError, ModelError, TextError
+from echoembed.errors import FileError, ModelError, OverBudgetError
 from echoembed.model.transformer import EchoTransformer
 from loaded import TEXTS, TWO, prompts_read, tiny
 
@@ -137,12 +138,33 @@ def test_a_model_that_refuses_long_texts_does_so_after_it_was_saved(tmp_path):
     refusing = echoembed.save(tiny(budget=5, overflow="error"), tmp_path / "refusing")
     silent = echoembed.save(tiny(budget=5, overflow="ignore"), tmp_path / "silent")
     for load in (echoembed.load, partial(SentenceTransformer, trust_remote_code=True)):
-        with pytest.raises(TextError, match="over the 5 that are read"):
+        with pytest.raises(OverBudgetError):
             load(str(refusing), device="cpu").encode(TEXTS)
         with pytest.warns(TruncationWarning):
             load(str(silent), device="cpu").encode(TEXTS)
     cut = tiny(budget=5, overflow="ignore").encode(TEXTS)
     assert np.array_equal(echoembed.load(refusing, device="cpu", overflow="ignore").encode(TEXTS), cut)
+
+
+@pytest.mark.parametrize("damage", ["tokenizer_config.json lost", "merges lost", "another model's tokenizer"])
+def test_a_saved_model_whose_tokenizer_is_another_now_is_refused_by_both_loaders(damage, saved, tmp_path):
+    """Each loads: without BOS, with other ids, with another vocabulary that fits the embeddings."""
+    folder = tmp_path / "model"
+    shutil.copytree(saved, folder)
+    inner = next(folder.glob("0_*"))
+    if damage == "tokenizer_config.json lost":
+        (inner / "tokenizer_config.json").unlink()
+    elif damage == "merges lost":
+        path = inner / "tokenizer.json"
+        content = json.loads(path.read_text())
+        content["model"]["merges"] = content["model"]["merges"][:20]
+        path.write_text(json.dumps(content))
+    else:
+        for path in tiny_models.folder("gpt2").glob("tokenizer*.json"):
+            shutil.copy(path, inner)
+    for load in (echoembed.load, partial(SentenceTransformer, trust_remote_code=True)):
+        with pytest.raises(ModelError, match="tokenizer"):
+            load(str(folder), device="cpu")
 
 
 def test_saved_settings_that_are_damaged_are_refused(saved, tmp_path):

@@ -7,12 +7,15 @@ FOLDER/0_EchoTransformer/echoembed_config.json    the recipe, beside the languag
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from echoembed import errors
+from echoembed.model.probes import PROBE_TEXTS
 from echoembed.model.running import Running
+from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe
 from echoembed.sources.resolve import Source
@@ -35,6 +38,7 @@ class SavedTransformer:
         max_seq_length: The most tokens of a prompt, if the user set fewer than the model takes.
         layers_in_all: The number of layers that the model had before it was cut; None in older files.
         overflow: What to do with a text over the budget, if the model was loaded to refuse such texts.
+        tokenizer: What ``tokenizer_hash`` gave when the model was saved; None in older files.
     """
 
     recipe: Recipe
@@ -43,23 +47,27 @@ class SavedTransformer:
     max_seq_length: int | None = None
     layers_in_all: int | None = None
     overflow: Overflow | None = None
+    tokenizer: str | None = None
 
     def running(self, asked: Running | None) -> Running:
         """Return how to run the model: as asked, and as saved where nothing else was asked for."""
         asked = asked or Running()
         return replace(asked, overflow=asked.overflow or self.overflow)
 
-    def check_layer(self, recipe: Recipe, layers: int, name: str) -> None:
-        """Refuse a recipe that pools another layer than the one at which the model was cut.
+    def check(self, recipe: Recipe, layers: int, pieces: PieceTokenizer, name: str) -> None:
+        """Refuse another tokenizer than was saved, and a recipe that pools another layer than that of the cut.
 
         Args:
             recipe: The recipe with which the model is loaded now.
             layers: The number of layers that were saved.
+            pieces: The tokenizer as it is loaded now.
             name: What errors call the model.
 
         Raises:
-            ModelError: If the recipe pools another layer.
+            ModelError: If the tokenizer gives other ids, or the recipe pools another layer.
         """
+        if self.tokenizer not in (None, tokenizer_hash(pieces)):
+            raise errors.model_saved_unreadable(name, "tokenizer (it gives other ids than when the model was saved)")
         saved = (self.recipe.layer, self.recipe.depth)
         if self.cut and (recipe.layer, recipe.depth) not in (saved, (layers, None)):
             field, value = ("layer", recipe.layer) if recipe.depth is None else ("depth", recipe.depth)
@@ -94,9 +102,24 @@ def read_transformer(source: Source, subfolder: str) -> SavedTransformer:
             max_seq_length=most,
             layers_in_all=count,
             overflow=overflow,
+            tokenizer=content.get("tokenizer"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"{path.name} ({error})") from error
+
+
+def tokenizer_hash(pieces: PieceTokenizer) -> str:
+    """Hash a tokenizer's BOS and EOS, and the ids that it gives for a few texts.
+
+    A model that lost one of its tokenizer's files, or got another model's, would load and give other vectors.
+    """
+    ids: list[tuple[int, ...] | None] = []
+    for text in PROBE_TEXTS:
+        try:
+            ids.append(pieces.encode([text])[0].ids)
+        except errors.TextError:  # of a vocabulary that lacks its letters
+            ids.append(None)
+    return hashlib.sha1(json.dumps([pieces.bos, pieces.eos, ids]).encode(), usedforsecurity=False).hexdigest()
 
 
 def read_modules(source: Source) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from echoembed.model.frequencies import Frequencies
 from echoembed.model.groups import PACKS, pool_in_groups
 from echoembed.model.probes import PROBE_TEXTS
 from echoembed.model.running import Running
-from echoembed.model.saved import CONFIG, read_transformer
+from echoembed.model.saved import CONFIG, read_transformer, tokenizer_hash
 from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
 from echoembed.model.zeros import guard_caller
@@ -318,8 +318,9 @@ class EchoTransformer(Transformer):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings that are saved beside the weights."""
-        chosen = {"max_seq_length": self._most, "overflow": self.overflow if self.overflow == "error" else None}
-        return {key: getattr(self, key) for key in self.config_keys} | {k: v for k, v in chosen.items() if v}
+        overflow = self.overflow if self.overflow == "error" else None
+        known = {"max_seq_length": self._most, "overflow": overflow, "tokenizer": tokenizer_hash(self.pieces)}
+        return {key: getattr(self, key) for key in self.config_keys} | {k: v for k, v in known.items() if v}
 
     @classmethod
     def load(  # type: ignore[override]
@@ -329,8 +330,7 @@ class EchoTransformer(Transformer):
 
         Arguments that would allow more than our own loading does (remote code, other backends) are ignored.
         """
-        local = bool(kwargs.get("local_files_only", False))
-        source = resolve(model_name_or_path, revision=revision, local_files_only=local)
+        source = resolve(model_name_or_path, revision=revision, local_files_only=bool(kwargs.get("local_files_only")))
         dtype = (kwargs.get("model_kwargs") or {}).get("dtype", torch.float32)
         return live.carry(cls.from_saved(source, subfolder, running=Running(dtype=dtype)), source.folder / subfolder)
 
@@ -374,7 +374,7 @@ class EchoTransformer(Transformer):
             adapter=adapter,
             frequencies=Frequencies.read(source.folder / subfolder, source.name),
         )
-        saved.check_layer(module.recipe, module.layers, source.name)
+        saved.check(module.recipe, module.layers, module.pieces, source.name)
         if saved.max_seq_length is not None:
             module.max_seq_length = saved.max_seq_length
         return module
