@@ -81,11 +81,11 @@ def measure_search(args: argparse.Namespace, folder: Path) -> None:
         about = {"set": place.name, "recipe": recipe}
         documents, queries = lines(place / "corpus.jsonl.gz")[: args.limit], lines(place / "queries.jsonl.gz")
         qrels = read_qrels(place)
-        known = {row["_id"] for row in documents}
+        texts = {row["_id"]: f"{row.get('title') or ''}\n{row['text']}".strip() for row in documents}
+        known = {id_ for id_, text in texts.items() if text}
         queries = [row for row in queries if qrels.get(row["_id"], set()) & known][: args.queries]
         source, out = folder / f"{place.name}.jsonl", folder / f"{place.name}-{recipe}"
-        texts = [(row["_id"], f"{row.get('title') or ''}\n{row['text']}".strip()) for row in documents]
-        source.write_text("".join(json.dumps({"id": id_, "text": text}) + "\n" for id_, text in texts if text))
+        source.write_text("".join(json.dumps({"id": id_, "text": text}) + "\n" for id_, text in texts.items() if text))
         report = build([source], out, ModelEncoder(model), reading=Reading(id="id"))
         ids, parts = zip(*open_corpus(out, model).vectors(), strict=True)
         names = np.array([id_ for part in ids for id_ in part])

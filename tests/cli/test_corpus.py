@@ -36,7 +36,7 @@ def test_build_search_and_build_again(cli):
     [hit] = json.loads(cli("search", "out", "bread", "-k", 1, "--json").stdout)
     assert set(hit) == {"id", "score", "text", "chunk", "start", "end"}
     assert "notes/bread.md" in cli("search", "out", "bread", "--hybrid", "--where", "id LIKE '%bread%'").stdout
-    assert "found 2" in cli("corpus", "build", "notes", "--out", "out", "-m", TINY).stderr
+    assert "unchanged 2" in cli("corpus", "build", "notes", "--out", "out", "-m", TINY).stderr
     facts = json.loads(cli("corpus", "info", "out", "--json").stdout)
     assert (facts["texts"], facts["recipe"], facts["dtype"]) == (2, "echo", "float32")
 

@@ -174,7 +174,7 @@ def _say(report: Report, folder: Path) -> None:
     manifest, rate = report.manifest, report.embedded / max(report.seconds, 1e-9)
     out.note(
         f"{manifest.rows:,} texts in {len(manifest.shards):,} shards → {folder}: embedded {report.embedded:,} in "
-        f"{report.seconds:.1f} s ({rate:,.0f} texts/s), found {report.reused:,}"
+        f"{report.seconds:.1f} s ({rate:,.0f} texts/s), unchanged {report.reused:,}"
     )
     if report.ignored:
         out.note(f"{report.ignored:,} files of other kinds were left alone")
