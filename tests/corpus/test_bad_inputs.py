@@ -121,6 +121,16 @@ BAD_ROWS = [  # name, files, reading, a part of what is said, texts that remain
     ("no gzip", {"x.jsonl.gz": GOOD, "y.jsonl": GOOD}, {}, "'x.jsonl.gz' cannot be read", ["first", "last"]),
     ("no zstd", {"x.jsonl.zst": GOOD, "y.jsonl": GOOD}, {}, "'x.jsonl.zst' cannot be read", ["first", "last"]),
     ("zstd cut short", {"x.jsonl.zst": zst(GOOD.encode())[:-4], "y.jsonl": GOOD}, {}, "x.jsonl.zst", None),
+    ("gzip, then more", {"x.jsonl.gz": gzip.compress(GOOD.encode()) + b"more"}, {}, "x.jsonl.gz", ["first", "last"]),
+    ("zstd, then more", {"x.jsonl.zst": zst(GOOD.encode()) + b"more"}, {}, "x.jsonl.zst", ["first", "last"]),
+    (
+        "a key twice",
+        {"x.jsonl": jsonl('{"text": "t", "text": "u"}')},
+        {},
+        "key 'text' twice",
+        ["first", "last"],
+    ),
+    ("CR alone", {"x.csv": "id,text\ra,t\r", "y.jsonl": GOOD}, {}, "LF or CRLF", ["first", "last"]),
     ("latin-1 document", {"x.md": b"caf\xe9", "y.jsonl": GOOD}, {}, "x.md is not UTF-8: byte 4", ["first", "last"]),
     (
         "UTF-16 document",

@@ -11,6 +11,7 @@ from echoembed.corpus import Keep, Reading, build, open_corpus
 from fake_encoder import FakeEncoder
 
 ENCODER = FakeEncoder(dimension=8)
+READING = Reading(id="id", keep=(Keep("year", "int"),))
 TEXTS = ["A baker makes bread.", "Stocks fell.", "The cat sat."]
 
 
@@ -18,13 +19,26 @@ TEXTS = ["A baker makes bread.", "Stocks fell.", "The cat sat."]
 def out(tmp_path):
     rows = [{"id": f"r{number}", "text": text, "year": number} for number, text in enumerate(TEXTS)]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    reading = Reading(id="id", keep=(Keep("year", "int"),))
-    build([tmp_path / "x.jsonl"], tmp_path / "out", FakeEncoder(dimension=8), reading=reading)
+    build([tmp_path / "x.jsonl"], tmp_path / "out", FakeEncoder(dimension=8), reading=READING)
     return tmp_path / "out"
 
 
 def first(out, **options):
     return open_corpus(out).search_vector(ENCODER.vector(TEXTS[1]), 1, **options)[0].id
+
+
+def test_what_stands_in_a_corpus_instead_of_its_files_is_replaced(out, tmp_path):
+    """Repaired by the next build, from what is whole."""
+    whole = (out / "manifest.json").read_bytes()
+    [shard] = (out / "shards").iterdir()
+    (out / "manifest.json").write_text("[" * 100_000)
+    shard.unlink()
+    shard.mkdir()
+    (shard / "a file").write_text("of somebody's")
+    report = build([tmp_path / "x.jsonl"], out, FakeEncoder(), reading=READING)
+    assert len(report.remarks) == 2
+    assert (out / "manifest.json").read_bytes() == whole
+    assert first(out) == "r1"
 
 
 def without_table(index):
@@ -53,9 +67,13 @@ def another_note(index):
     (index / "built.json").write_text("[1]")
 
 
+def a_note_nested_deeply(index):
+    (index / "built.json").write_text("[" * 100_000)
+
+
 @pytest.mark.parametrize(
     "damage",
-    [without_table, without_data, without_words, cut_short, a_file, another_note],
+    [without_table, without_data, without_words, cut_short, a_file, another_note, a_note_nested_deeply],
     ids=lambda damage: damage.__name__,
 )
 @pytest.mark.parametrize("options", [{}, {"where": "year < 3"}, {"words": "stocks"}], ids=["plain", "filter", "words"])

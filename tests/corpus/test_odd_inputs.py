@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from contextlib import contextmanager
 
 import pyarrow.parquet as pq
@@ -59,6 +60,26 @@ def test_what_is_no_file_is_set_aside_and_never_waited_for(source, tmp_path, nam
         build([source], tmp_path / "out", FakeEncoder())
     assert [row["text"] for row in rows_of(tmp_path / "out")] == ["first", "last"]
     assert "neither a file nor a folder" in reasons_of(tmp_path / "out")[0]
+
+
+@pytest.mark.parametrize(("levels", "texts"), [(1100, ["deep", "first", "last"]), (2500, ["first", "last"])])
+def test_folders_may_be_nested_as_deeply_as_the_system_has_names_for(source, tmp_path, levels, texts):
+    """1,100 are more than Python's calls, and 2,500 make a longer path than the system takes."""
+    folder = os.open(source, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=folder)
+        above, folder = folder, os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(above)
+    os.close(os.open("x.md", os.O_CREAT, dir_fd=folder))
+    with open(os.open("x.md", os.O_WRONLY, dir_fd=folder), "w") as file:  # noqa: PTH123
+        file.write("deep")
+    os.close(folder)
+    try:
+        report = build([source], tmp_path / "out", FakeEncoder())
+        assert [row["text"] for row in rows_of(tmp_path / "out")] == texts
+        assert report.manifest.rejected == (len(texts) == 2)
+    finally:
+        subprocess.run(["rm", "-rf", source / "d"], check=True)  # shutil.rmtree calls itself for each level
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,80 @@ def test_vectors_that_echo_has_not_are_a_404_of_one_line(client, path):
     assert "/embed" in answer.json()["error"]["message"]
 
 
+EMBEDDINGS = "/v1/embeddings"
+SHAPES = {
+    "Mistral": (EMBEDDINGS, {"output_dtype": "float", "metadata": None, "encoding_format": "float"}, "data"),
+    "Jina": (EMBEDDINGS, {"late_chunking": False, "embedding_type": "float", "normalized": True}, "data"),
+    "Jina, with objects": (EMBEDDINGS, {"input": [{"text": text} for text in TEXTS]}, "data"),
+    "RAGFlow": (EMBEDDINGS, {"drop_params": True, "encoding_format": "float"}, "data"),
+    "infinity": ("/embeddings", {"modality": "text"}, "data"),
+    "LangChain by Ollama": ("/api/embed", {"options": {"mirostat": None, "num_ctx": None}}, "embeddings"),
+    "Ollama's tag": ("/api/embed", {"model": "tiny:latest", "truncate": True, "keep_alive": "5m"}, "embeddings"),
+    "Cohere's older client": ("/v1/embed", {"input_type": "search_query", "truncate": "END"}, "embeddings"),
+    "mteb by Cohere": ("/v1/embed", {"input_type": "search_query", "embedding_types": ["float"]}, "embeddings.float"),
+    "Hugging Face's older clients": ("/", {"options": {"wait_for_model": True, "use_cache": True}}, None),
+}
+NAMES = {"/": "inputs", "/v1/embed": "texts"}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_further_clients_send_is_read_and_what_they_read_is_there(client, expected, name):
+    path, body, place = SHAPES[name]
+    rows = post(client, path, **{NAMES.get(path, "input"): TEXTS, **body})
+    for key in place.split(".") if place else ():
+        rows = rows[key]
+    rows = [row["embedding"] if isinstance(row, dict) else row for row in rows]
+    assert close(rows, expected["query"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": "a", "late_chunking": True},
+        {"input": "a", "normalized": False},
+        {"input": "a", "modality": "image"},
+        {"input": "a", "embedding_type": "binary"},
+        {"input": [{"image": "a"}]},
+        {"input": [{"text": "a", "image": "b"}]},
+        {"input": [{"text": 1}]},
+        {"input": [{"text": ""}]},
+        {"input": {"text": "a"}},
+    ],
+)
+def test_a_field_of_theirs_that_asks_for_something_else_is_refused(client, body):
+    assert client.post(EMBEDDINGS, json=body).status_code == 400
+
+
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_vectors_have_length_1_when_jinas_field_says_so(kind):
+    plain = echoembed.load(serving.TINY, recipe=serving.ASYMMETRIC, normalize=False)
+    with serving.client(serving.service(ServedModel(plain))) as one:
+        for more, same in (({}, plain.encode(TEXTS, task=kind)), ({"normalized": True}, None)):
+            rows = np.array([row["embedding"] for row in post(one, EMBEDDINGS, input=TEXTS, task=kind, **more)["data"]])
+            if same is None:
+                assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+            else:
+                assert np.allclose(rows, same, rtol=1e-4, atol=1e-4)
+                assert not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/v1/v1/embeddings", "/v1/embeddings"),
+        ("/openai/deployments/tiny/embeddings", "/v1/embeddings"),
+        ("/v3/embed", "/v2/embed"),
+        ("/api/rerank/", "/v1/rerank"),
+        ("/v1/chat/completions", "/v1/embeddings"),
+        ("/healthz", "/openapi.json"),
+    ],
+)
+def test_a_path_that_a_client_puts_together_wrongly_is_answered_with_the_right_one(client, path, hint):
+    answer = client.post(path, json={})
+    assert answer.status_code == 404
+    assert hint in answer.json()["message"]
+
+
 def test_ollamas_older_route_and_the_names_that_its_tools_list(client, expected):
     answer = post(client, "/api/embeddings", model="tiny:document", prompt=TEXTS[1])
     assert close(answer["embedding"], expected["document"][1])
@@ -282,6 +356,8 @@ def test_ollamas_older_route_and_the_names_that_its_tools_list(client, expected)
     for name in names:
         assert client.get(f"/v1/models/{name}").json()["id"] == name
     assert client.get("/v1/models/another").status_code == 404
+    assert client.get("/models").json() == client.get("/v1/models").json()
+    assert client.get("/api/version").json() == {"version": echoembed.__version__}
     assert client.post("/api/embeddings", json={"prompt": "a", "options": {"seed": 1}}).status_code == 400
 
 

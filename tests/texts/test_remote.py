@@ -88,3 +88,24 @@ def test_options_that_ask_for_another_model_are_refused(server):
         done = CliRunner().invoke(app, ["embed", "a", "--server", server.address, *options])
         assert done.exit_code == 2
         assert "model of its own" in done.output
+
+
+@pytest.mark.parametrize("wait", ["0", "-5", "nan", "Wed, 21 Oct 2026 07:28:00 GMT", "soon"])
+def test_an_overloaded_server_is_asked_again_whatever_form_its_wait_has(server, monkeypatch, wait):
+    exchange, waited = RemoteEmbedder._exchange, []
+    busy = [(503, {"Retry-After": wait}, b"busy")] * 2
+
+    def busy_at_first(self, *asked):
+        return busy.pop() if busy else exchange(self, *asked)
+
+    monkeypatch.setattr(RemoteEmbedder, "_exchange", busy_at_first)
+    monkeypatch.setattr("echoembed.texts.remote.time.sleep", waited.append)
+    assert RemoteEmbedder(url=server.address).encode(TEXTS).shape[0] == 3
+    assert len(waited) == 2
+    assert all(0 <= seconds <= 10 for seconds in waited)
+
+
+def test_an_answer_nested_deeply_is_one_line(server, monkeypatch):
+    monkeypatch.setattr(RemoteEmbedder, "_exchange", lambda *_: (200, {}, b"[" * 100_000))
+    with pytest.raises(errors.ServerError, match="no JSON"):
+        RemoteEmbedder(url=server.address).encode(TEXTS)

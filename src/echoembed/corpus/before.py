@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,10 @@ class Before:
             if entry is not None:
                 return entry
             self.remarks.append(f"{SHARDS}/{path.name} was damaged: it has been made again")
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         if not paths and (number, key) in self._named:
             self.remarks.append(f"{SHARDS}/{self._named[number, key]} was missing: it has been made again")
         return None

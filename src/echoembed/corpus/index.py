@@ -85,7 +85,7 @@ def _stamp(manifest: Manifest, exact_below: int) -> _Stamp:
 def _built(folder: Path) -> _Stamp | None:
     try:
         return _Stamp(**json.loads((folder / corpus_folder.INDEX / BUILT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -106,25 +106,30 @@ class Inputs:
         status = self._leave_out.stat()
         return {(status.st_dev, status.st_ino)}
 
-    def _walk(self, folder: Path, above: set[tuple[int, int]]) -> Iterator[Path | Rejected]:
+    def _walk(self, top: Path, above: set[tuple[int, int]]) -> Iterator[Path | Rejected]:
         """Yield the files below a folder; ``above`` are the folders above it, to which links must not lead back."""
-        try:
-            status = folder.stat()
-            names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        except OSError as error:
-            yield Rejected(_utf8(str(folder)), str(errors.file_unreadable(_utf8(str(folder)), _reason(error))))
-            return
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return
-        for name in names:
-            path = folder / name
-            if path.is_dir():
-                yield from self._walk(path, above | {identity})
-            elif kind_of(name)[0]:
-                yield path
-            else:
-                self.ignored += 1
+        # Not by recursion: folders may be nested more deeply than calls of Python.
+        open_folders: list[tuple[Path | None, Iterator[str], set[tuple[int, int]]]] = [(None, iter([""]), above)]
+        while open_folders:
+            folder, names, above = open_folders[-1]
+            name = next(names, None)
+            if name is None:
+                open_folders.pop()
+                continue
+            path = top if folder is None else folder / name
+            try:
+                if path.is_dir():
+                    status = path.stat()
+                    identity = (status.st_dev, status.st_ino)
+                    if identity not in above:
+                        inside = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+                        open_folders.append((path, iter(inside), above | {identity}))
+                elif kind_of(name)[0]:
+                    yield path
+                else:
+                    self.ignored += 1
+            except OSError as error:
+                yield Rejected(_utf8(str(path)), str(errors.file_unreadable(_utf8(str(path)), _reason(error))))
 
 
 def kind_of(name: str) -> tuple[str | None, str]:

@@ -80,7 +80,7 @@ class Manifest:
         try:
             plain = json.loads(data)
             version = plain["format"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise errors.corpus_damaged(path, "it is empty" if not data.strip() else "it is no manifest") from error
         if version != FORMAT:
             raise errors.corpus_foreign_version(path.parent, version, FORMAT)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from echoembed import errors
 from echoembed.corpus.inputs import InputFile
 from echoembed.corpus.records import Rejected
+from echoembed.corpus.unpack import unpacked
 from echoembed.texts.lines import LINE_LIMIT
 from echoembed.texts.rows import BATCH_ROWS, Columns, cell_value, json_object, readable
 
@@ -45,7 +44,7 @@ def rows_of(file: InputFile, columns: Columns, *, at: Callable[[int], None] = la
         with readable(file.name), file.path.open("rb") as raw:
             before = _state(raw)
             reader = {"parquet": _parquet, "jsonl": _jsonl, "csv": _csv, "tsv": _csv}.get(file.format, _plain)
-            handle = raw if file.format == "parquet" else _unpacked(raw, file.packed)
+            handle = raw if file.format == "parquet" else unpacked(raw, file.packed)
             for number, row in enumerate(reader(handle, file, columns)):
                 if number % BATCH_ROWS == 0:
                     at(raw.tell())
@@ -61,16 +60,6 @@ def _state(handle: BinaryIO) -> tuple[int, int]:
 
     status = os.fstat(handle.fileno())
     return status.st_size, status.st_mtime_ns
-
-
-def _unpacked(raw: BinaryIO, packed: str) -> BinaryIO:
-    if packed == ".gz":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    if packed == ".zst":
-        import pyarrow
-
-        return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), 2**16))
-    return raw
 
 
 def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[int, str, bytes | Rejected]]:

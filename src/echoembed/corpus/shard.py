@@ -253,7 +253,7 @@ def meta_of(path: Path) -> dict[str, Any]:
 
     try:
         meta: dict[str, Any] = json.loads(pq.read_schema(path).metadata[META])
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.corpus_damaged(path, str(error).splitlines()[0] if str(error) else "it has no notes") from error
     return meta
 

@@ -60,6 +60,11 @@ def json_malformed(where: str, reason: str) -> FileError:
 
 def csv_malformed(where: str, reason: str) -> FileError:
     """A CSV record that does not parse."""
+    if reason.startswith("new-line character seen in unquoted field"):  # Python's words for a lone CR
+        return FileError(
+            f"{where} has a carriage return (CR) without a line feed. Lines must end in LF or CRLF: convert the file, "
+            "or quote the cell."
+        )
     return FileError(f"{where} is no CSV record: {reason}. Quote cells that hold commas, quotes or line breaks.")
 
 

@@ -88,7 +88,7 @@ class TokenStates:
         except urllib.error.HTTPError as error:
             answer_text = error.read(300).decode("utf-8", "replace")
             raise errors.remote_states(self.url, f"it answers {error.code}: {answer_text}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise errors.remote_states(self.url, str(error)) from error
 
 

@@ -15,7 +15,7 @@ _KINDS = {list: "array", str: "string", bool: "boolean", int: "number", float: "
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Parse a body as one object; fields that are null are left out.
+    """Parse a body as one object; fields that are null are left out, in objects within it too.
 
     Raises:
         RequestError: If the body is anything else.
@@ -32,7 +32,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise errors.request_not_json(str(error)) from error
     if not isinstance(value, dict):
         raise errors.request_not_object(_KINDS[type(value)])
-    return {key: entry for key, entry in value.items() if entry is not None}
+    return value
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if key in entries:
             raise errors.request_repeated_key(key)
         entries[key] = value
-    return entries
+    return {key: entry for key, entry in entries.items() if entry is not None}
 
 
 def _no_constant(name: str) -> NoReturn:

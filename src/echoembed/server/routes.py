@@ -61,18 +61,21 @@ ROUTES: tuple[Route, ...] = (
     _post("/v1/embeddings", openai.EmbeddingsBody, openai.embeddings),
     _post("/embeddings", openai.EmbeddingsBody, openai.embeddings),
     _get("/v1/models", openai.models),
+    _get("/models", openai.models),
     Route("POST", "/", _line(tei.root), tei.root, (tei.TeiEmbedBody, tei.SimilarityBody), tei=True),
     _post("/embed", tei.TeiEmbedBody, tei.embed, tei=True),
     _post("/similarity", tei.SimilarityBody, tei.similarity, tei=True),
     _post("/tokenize", tei.TokenizeBody, tei.tokenize, tei=True),
     _get("/info", tei.info, tei=True),
     _post("/v2/embed", cohere.CohereEmbedBody, cohere.embed),
+    _post("/v1/embed", cohere.CohereV1EmbedBody, cohere.embed_v1),
     _post("/rerank", cohere.RerankBody, cohere.rerank, tei=True),
     _post("/v1/rerank", cohere.RerankBody, cohere.rerank),
     _post("/v2/rerank", cohere.RerankBody, cohere.rerank),
     _post("/api/embed", ollama.OllamaEmbedBody, ollama.embed),
     _post("/api/embeddings", ollama.OllamaEmbeddingsBody, ollama.embeddings),
     _get("/api/tags", ollama.tags),
+    _get("/api/version", ollama.version),
     _post("/compare", page.CompareBody, page.compare),
 )
 
@@ -95,6 +98,16 @@ _HINTS = {
 }
 
 
+_BY_LAST_WORD = {
+    "embeddings": "OpenAI's route is /v1/embeddings, so the base address of its clients ends in /v1",
+    "embed": "TEI's route is /embed, Cohere's are /v1/embed and /v2/embed, and Ollama's is /api/embed",
+    "rerank": "the routes are /rerank, /v1/rerank and /v2/rerank",
+    "models": "the route is /v1/models",
+    "completions": "an embedding model writes no text; POST /v1/embeddings gives vectors",
+}
+
+
 def no_route(path: str) -> errors.RequestError:
     """Build the error for a path that is not served."""
-    return errors.request_no_route(path, _HINTS.get(path, "no route has this path"))
+    last_word = path.rstrip("/").rpartition("/")[2]
+    return errors.request_no_route(path, _HINTS.get(path) or _BY_LAST_WORD.get(last_word) or "no route has this path")

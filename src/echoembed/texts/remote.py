@@ -127,11 +127,11 @@ class RemoteEmbedder:
         for left in reversed(range(_TRIES)):
             status, headers, text = self._exchange(method, path, body)
             if left and "Retry-After" in headers and status in (429, 503):
-                time.sleep(min(_LONGEST_WAIT, float(headers["Retry-After"])))
+                time.sleep(_wait(headers["Retry-After"]))
                 continue
             try:
                 answer = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise errors.remote_refused(self.url, status, "something that is no JSON") from error
             if status == 200:
                 return answer, headers
@@ -160,3 +160,11 @@ class RemoteEmbedder:
                 connection.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise errors.remote_unreachable(self.url, str(error) or type(error).__name__) from error
+
+
+def _wait(retry_after: str) -> float:
+    """Return the seconds that a server asks for, up to the longest wait; a date, which is allowed too, means that."""
+    try:
+        return min(_LONGEST_WAIT, max(0.0, float(retry_after)))
+    except ValueError:
+        return _LONGEST_WAIT

@@ -187,13 +187,23 @@ def json_object(where: str, line: str) -> dict[str, object]:
         FileError: If the line is no JSON object.
     """
     try:
-        record = json.loads(line.rstrip("\r\n"))
+        record = json.loads(line.rstrip("\r\n"), object_pairs_hook=_each_once)
     except RecursionError as error:
         raise errors.json_malformed(where, "it is nested too deeply") from error
     except ValueError as error:
         raise errors.json_malformed(where, str(error).replace("line 1 column", "column")) from error
     if not isinstance(record, dict):
         raise errors.json_malformed(where, f"it holds {errors.quoted(record)}")
+    return record
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse an object that has a key twice: of two texts, one would be lost without a word."""
+    record: dict[str, object] = {}
+    for name, value in pairs:
+        if name in record:
+            raise ValueError(f"it has the key {errors.quoted(name)} twice")
+        record[name] = value
     return record
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from echoembed import errors
-from echoembed.server.protocols.fields import Answer, KindTexts, Texts, answer_of, as_texts, texts_of, written
+from echoembed.server.protocols.fields import Answer, KindTexts, Texts, answer_of, as_texts, text_of, texts_of, written
 from echoembed.server.service import Embedded, Service, cosines
 
 NOTE = "Scores are cosines of separate vectors of query and document (a bi-encoder), not a cross-encoder's."
@@ -42,6 +42,32 @@ async def embed(service: Service, body: CohereEmbedBody) -> Answer:
         "texts": body.texts,
         "response_type": "embeddings_by_type",
         "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": answer.tokens}},
+    }
+    return answer_of(service, content, answer)
+
+
+class CohereV1EmbedBody(KindTexts):
+    """``POST /v1/embed``, which Cohere's older client sends, and through it LangChain, LlamaIndex and mteb."""
+
+    texts: list[str]
+    embedding_types: list[Literal["float"]] | None = None
+    output_dimension: int | None = None
+    truncate: Literal["NONE", "END"] | None = None  # type: ignore[assignment]
+
+
+async def embed_v1(service: Service, body: CohereV1EmbedBody) -> Answer:
+    """Embed texts, in Cohere's older form: without ``embedding_types``, the embeddings are a list."""
+    dimensions = body.dimensions if body.output_dimension is None else body.output_dimension
+    [answer] = await service.embed(
+        body.ask(service, body.texts, "texts", truncate=body.truncate == "END", dimensions=dimensions)
+    )
+    vectors = written(answer.vectors, "float")
+    content = {
+        "id": "",
+        "texts": body.texts,
+        "embeddings": vectors if body.embedding_types is None else {"float": vectors},
+        "response_type": "embeddings_floats" if body.embedding_types is None else "embeddings_by_type",
+        "meta": {"api_version": {"version": "1"}, "billed_units": {"input_tokens": answer.tokens}},
     }
     return answer_of(service, content, answer)
 
@@ -126,8 +152,6 @@ def _ranked(
 
 def _text(document: str | dict[str, Any], at: int) -> str:
     """Return the text of a document, which may be an object with a field for the text."""
-    if isinstance(document, str):
-        return document
-    if isinstance(text := document.get("text"), str) and len(document) == 1:
+    if isinstance(text := text_of(document), str):
         return text
     raise errors.request_field(f"documents[{at}]", document, 'a text, or an object {"text": …} with nothing else')

@@ -41,7 +41,7 @@ class Answer:
 
 
 def as_texts(value: object, name: str) -> list[str]:
-    """Return a text or a list of texts as a list.
+    """Return a text or a list of texts as a list; ``{"text": …}`` is a text too, as Jina's clients write one.
 
     Raises:
         RequestError: If the value is something else; token ids get a message of their own.
@@ -50,6 +50,7 @@ def as_texts(value: object, name: str) -> list[str]:
         return [value]
     if not isinstance(value, list):
         raise errors.request_field(name, value, "a text, or a list of texts")
+    value = [text_of(entry) for entry in value]
     for place, text in enumerate(value):
         if isinstance(text, str):
             continue
@@ -60,17 +61,23 @@ def as_texts(value: object, name: str) -> list[str]:
     return value
 
 
+def text_of(entry: object) -> object:
+    """Return the text of an object with a field for the text and no other; any other value as it is."""
+    if isinstance(entry, dict) and len(entry) == 1 and isinstance(text := entry.get("text"), str):
+        return text
+    return entry
+
+
 _TEXTS_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 
 
 def texts_of(name: str) -> Any:
     """Return the type of a field with a text or a list of texts."""
-    return Annotated[str | list[str], BeforeValidator(lambda value: _checked(value, name)), _TEXTS_SCHEMA]
 
+    def checked(value: object) -> object:
+        return value if isinstance(value, str) else as_texts(value, name)
 
-def _checked(value: object, name: str) -> object:
-    as_texts(value, name)
-    return value
+    return Annotated[str | list[str], BeforeValidator(checked), _TEXTS_SCHEMA]
 
 
 class Body(BaseModel):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from echoembed import errors
+from pydantic import BeforeValidator
+
+from echoembed import __version__, errors
 from echoembed.server.protocols.fields import Answer, KindTexts, answer_of, texts_of, written
 from echoembed.server.service import Service
+
+
+def _untagged(name: object) -> object:
+    return name.removesuffix(":latest") if isinstance(name, str) else name
+
+
+Name = Annotated[str | None, BeforeValidator(_untagged)]
+"""The name of a model; Ollama's tag for a name without a tag counts as none."""
 
 
 class OllamaEmbedBody(KindTexts):
     """``POST /api/embed``."""
 
+    model: Name = None
     input: texts_of("input")  # type: ignore[valid-type]
     keep_alive: str | float | int | None = None
     """Accepted, but not used."""
@@ -22,6 +33,7 @@ class OllamaEmbedBody(KindTexts):
 class OllamaEmbeddingsBody(KindTexts):
     """``POST /api/embeddings``, which takes one text."""
 
+    model: Name = None
     prompt: str
     keep_alive: str | float | int | None = None
     """Taken, and not used."""
@@ -40,6 +52,11 @@ async def tags(service: Service) -> Answer:
     """List the model's names, in Ollama's form."""
     facts = {"digest": str(service.encoder.facts["fingerprint"]), "size": 0, "modified_at": "1970-01-01T00:00:00Z"}
     return Answer({"models": [{"name": name, "model": name, **facts, "details": {}} for name in service.listed]})
+
+
+async def version(_: Service) -> Answer:
+    """State a version, as Ollama's tools ask for before all else."""
+    return Answer({"version": __version__})
 
 
 async def embed(service: Service, body: OllamaEmbedBody) -> Answer:

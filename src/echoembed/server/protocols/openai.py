@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from echoembed.server.protocols.fields import Answer, Encoding, KindTexts, answer_of, texts_of, written
-from echoembed.server.service import Service
+from echoembed.server.service import Service, of_length_one
 
 
 class EmbeddingsBody(KindTexts):
@@ -21,6 +21,15 @@ class EmbeddingsBody(KindTexts):
     output_dimension: int | None = None
     """Voyage's name for dimensions."""
     output_dtype: Literal["float"] | None = None
+    embedding_type: Encoding | None = None
+    """Jina's name for encoding_format."""
+    normalized: Literal[True] | None = None
+    """Jina's name for vectors of length 1."""
+    late_chunking: Literal[False] | None = None
+    modality: Literal["text"] | None = None
+    """Jina's and infinity's fields; only these values hold here."""
+    drop_params: bool | None = None
+    """Accepted, but not used: a word of RAGFlow's to a proxy."""
 
 
 async def embeddings(service: Service, body: EmbeddingsBody) -> Answer:
@@ -33,8 +42,11 @@ async def embeddings(service: Service, body: EmbeddingsBody) -> Answer:
         dimensions=body.dimensions if body.output_dimension is None else body.output_dimension,
     )
     [answer] = await service.embed(ask)
-    vectors = written(answer.vectors, body.encoding_format)
+    scale = body.normalized and not service.encoder.scales
+    vectors_ND = of_length_one(answer.vectors) if scale else answer.vectors
+    vectors = written(vectors_ND, body.embedding_type or body.encoding_format)
     content = {
+        "id": "",  # Mistral's client needs one
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)],
         "model": body.model or service.names[0],

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 Right = Literal["right", "Right"]
 
 
+class Options(Body):
+    """What older clients of Hugging Face send along; nothing in it changes a vector."""
+
+    wait_for_model: bool | None = None
+    use_cache: bool | None = None
+    use_gpu: bool | None = None
+
+
 class TeiEmbedBody(KindTexts):
     """``POST /embed``."""
 
@@ -25,6 +33,7 @@ class TeiEmbedBody(KindTexts):
     truncation_direction: Right = "right"
     normalize: bool = True
     encoding_format: Encoding = "float"
+    options: Options | None = None
 
 
 class Sentences(Body):
