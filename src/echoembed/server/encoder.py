@@ -171,14 +171,14 @@ class ServedModel:
         """
         model = self.lanes[lane or self.served]
         features = batch_to_device(transformer_of(model).features(prompts), model.device)
-        *modules, last = model
-        for module in modules:
+        before_last = None
+        for module in model:
+            before_last = features.get("sentence_embedding")
             features = module(features)
-        before_last = features["sentence_embedding"]
-        vectors = last(features)["sentence_embedding"]
+        vectors = features["sentence_embedding"]
         raw, vectors = (
             truncate_embeddings(part, model.truncate_dim).float().cpu().numpy()
-            for part in (before_last if isinstance(last, Normalize) else vectors, vectors)
+            for part in (before_last if isinstance(model[-1], Normalize) else vectors, vectors)
         )
         return Vectors(raw, vectors)
 
