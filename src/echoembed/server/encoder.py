@@ -171,16 +171,14 @@ class ServedModel:
         """
         model = self.lanes[lane or self.served]
         features = batch_to_device(transformer_of(model).features(prompts), model.device)
-        before_last = None
+        before_last: torch.Tensor | None = None
         for module in model:
             before_last = features.get("sentence_embedding")
             features = module(features)
-        vectors = features["sentence_embedding"]
-        raw, vectors = (
-            truncate_embeddings(part, model.truncate_dim).float().cpu().numpy()
-            for part in (before_last if isinstance(model[-1], Normalize) else vectors, vectors)
-        )
-        return Vectors(raw, vectors)
+        vectors: torch.Tensor = features["sentence_embedding"]
+        unscaled = before_last if isinstance(model[-1], Normalize) and before_last is not None else vectors
+        raw, cut = (truncate_embeddings(part, model.truncate_dim).float().cpu().numpy() for part in (unscaled, vectors))
+        return Vectors(raw, cut)
 
 
 def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:

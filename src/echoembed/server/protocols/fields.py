@@ -50,15 +50,15 @@ def as_texts(value: object, name: str) -> list[str]:
         return [value]
     if not isinstance(value, list):
         raise errors.request_field(name, value, "a text, or a list of texts")
-    value = [text_of(entry) for entry in value]
-    for place, text in enumerate(value):
+    texts: list[Any] = [text_of(entry) for entry in value]
+    for place, text in enumerate(texts):
         if isinstance(text, str):
             continue
         ids = text if isinstance(text, list) else [text]
         if ids and all(type(id_) is int for id_ in ids):
             raise errors.request_token_ids(name)
         raise errors.request_field(f"{name}[{place}]", text, "a text")
-    return value
+    return texts
 
 
 def text_of(entry: object) -> object:
