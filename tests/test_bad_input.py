@@ -466,7 +466,7 @@ def test_a_full_disk_leaves_nothing_behind_and_what_was_there_as_it_was(overwrit
         (tmp_path / "model" / "kept").touch()
     before = sorted(tmp_path.rglob("*"))
     call = lambda: echoembed.save(model(), tmp_path / "model", overwrite=overwrite)  # noqa: E731
-    refused(call, FileError, "No space left on device", "Nothing of it was left")
+    refused(call, FileError, "No space left on device", "No partial file was left")
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -233,7 +233,7 @@ def test_without_manifest_and_backup_the_shards_are_still_found(source, out):
     again = FakeEncoder()
     report = build([source], out, again, reading=READING)
     assert again.texts == []
-    assert "written anew from 3 shards" in report.remarks[0]
+    assert "rebuilt from 3 shards" in report.remarks[0]
     assert contents(out) == before
 
 

@@ -185,7 +185,7 @@ def largest_file(size):
 def test_a_full_disk_is_a_file_error_and_leaves_nothing(tmp_path, name, room, monkeypatch):
     monkeypatch.setattr("echoembed.texts.writers.GROUP_BYTES", 10_000)
     with (
-        pytest.raises(FileError, match=rf"{name}' cannot be written: File too large\. Nothing of it was left"),
+        pytest.raises(FileError, match=rf"{name}' cannot be written: File too large\. No partial file was left"),
         largest_file(room),
     ):
         embed(tmp_path / name)

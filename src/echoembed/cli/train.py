@@ -116,7 +116,9 @@ def _kept(output: Path) -> str:
     from echoembed.training.run_folder import CHECKPOINTS, step_of
 
     steps = sorted((path for path in (output / CHECKPOINTS).glob("step-*")), key=step_of)
-    return f"{steps[-1]} is kept, and --resume goes on from it" if steps else "nothing was kept: no step was saved yet"
+    return (
+        f"{steps[-1]} is kept, and --resume continues from it" if steps else "nothing was kept: no step was saved yet"
+    )
 
 
 def _check_extras() -> None:

@@ -65,7 +65,7 @@ class Before:
     def _without_manifest(self, error: errors.CorpusError) -> None:
         paths = self._paths()
         if (self.folder / MANIFEST).exists() or paths:
-            self.remarks.append(f"{str(error).split('. ')[0]}: it has been written anew from {len(paths):,} shards")
+            self.remarks.append(f"{str(error).split('. ')[0]}: it has been rebuilt from {len(paths):,} shards")
         for path in paths:
             if shard.whole(path):
                 about = shard.meta_of(path)

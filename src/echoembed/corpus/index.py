@@ -35,14 +35,14 @@ LAYOUT = 2
 LEFT_OUT = ("text_hash", "scale", "dropped_tokens")
 
 
-def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BELOW, anew: bool = False) -> Any:
+def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BELOW, rebuild: bool = False) -> Any:
     """Open the table of a corpus; build it first if there is none, or if the corpus has changed since.
 
     Args:
         folder: The corpus's folder.
         manifest: The corpus's manifest.
         exact_below: With this number of rows or more, vectors get an index; with fewer, a search compares with all.
-        anew: Whether to build the table even if it seems to be there, because it did not answer.
+        rebuild: Whether to build the table even if it seems to be there, because it did not answer.
 
     Raises:
         LibraryError: If LanceDB is not installed.
@@ -50,16 +50,16 @@ def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BEL
         FileError: If the table cannot be written, such as for lack of room.
     """
     wanted = _stamp(manifest, exact_below)
-    if anew or _built(folder) != wanted:
+    if rebuild or _built(folder) != wanted:
         with corpus_folder.locked(folder, ".index.lock", wait=True):
-            if anew or _built(folder) != wanted:  # another search has built it while this one waited
-                _make(folder, manifest, wanted, exact_below, update=not anew)
+            if rebuild or _built(folder) != wanted:  # another search has built it while this one waited
+                _make(folder, manifest, wanted, exact_below, update=not rebuild)
     try:
         return _connect(folder / corpus_folder.INDEX).open_table(TABLE)
     except (ValueError, RuntimeError, OSError):
-        if anew:
+        if rebuild:
             raise
-    return open_table(folder, manifest, exact_below=exact_below, anew=True)
+    return open_table(folder, manifest, exact_below=exact_below, rebuild=True)
 
 
 def _connect(folder: Path) -> Any:

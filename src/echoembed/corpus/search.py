@@ -211,7 +211,7 @@ class Corpus:
             if where is not None and self._answers(vector_D, words, exact):
                 raise errors.corpus_filter(where, _reason(error), self.columns) from error
             # Then the index is damaged. It is made of the shards, so it is made again.
-            self.table = index.open_table(self.folder, self.manifest, exact_below=self._exact_below, anew=True)
+            self.table = index.open_table(self.folder, self.manifest, exact_below=self._exact_below, rebuild=True)
             try:
                 rows = self._rows(vector_D, k, where, words, exact)
             except _FAILURES as again:

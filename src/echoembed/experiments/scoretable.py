@@ -109,15 +109,13 @@ def category_plot(
     title: str,
     table: PaperTable,
     pairs: Mapping[str, Mapping[str, str]],
-    *,
-    column: str = "recipe",
 ) -> Figure:
     """Draw bars by category, with the paper's numbers as diamonds on their bars."""
     kinds = [kind for kind in KINDS if values(rows, kind=kind)]
     groups = [*kinds, "average"]
-    names = [name for name in distinct(rows, column) if name not in plots.LEFT_OUT][:MOST_BARS]
+    names = [name for name in distinct(rows, "recipe") if name not in plots.LEFT_OUT][:MOST_BARS]
     figure, axes = plots.figure(f"{title}\n({rows[0]['model']}; diamonds: {table.model})", width=9.5, height=4.4)
-    means = {name: by_kind(values(rows, **{column: name})) for name in names}
+    means = {name: by_kind(values(rows, recipe=name)) for name in names}
     series: dict[str, Sequence[float | None]] = {name: [means[name].get(group) for group in groups] for name in names}
     labels = [spaced(group).replace(" ", "\n") for group in groups]
     plots.bars(axes[0], labels, series, label="score × 100")

@@ -27,10 +27,10 @@ def table(rows: Sequence[Row], *, by: str, x: str, at: Sequence[object]) -> list
 
 
 def panels(
-    groups: Mapping[str, Sequence[Row]], *, title: str, by: str, x: str, xlabel: str, width: float = 3.1
+    groups: Mapping[str, Sequence[Row]], *, title: str, by: str, x: str, xlabel: str
 ) -> tuple[Figure, list[Axes]]:
     """Draw a panel for each group of rows, with a curve for each value of the column ``by``."""
-    figure, axes = plots.figure(title, columns=len(groups), width=width * len(groups) + 0.2, sharey=True)
+    figure, axes = plots.figure(title, columns=len(groups), width=3.1 * len(groups) + 0.2, sharey=True)
     for axis, (name, rows) in zip(axes, groups.items(), strict=True):
         curves(axis, rows, by=by, x=x)
         axis.set(title=name, xlabel=xlabel)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -133,7 +133,6 @@ def encode_prompts(
     prompts: Sequence[Rendered],
     *,
     batch_size: int | None = None,
-    progress: Callable[[int], object] | None = None,
 ) -> NDArray[np.float32]:
     """Encode prompts to the vectors that ``model.encode`` returns for their texts.
 
@@ -141,7 +140,6 @@ def encode_prompts(
         model: From ``load``.
         prompts: N prompts from the model's reader.
         batch_size: Prompts of a padded forward; None for the library's 32. It does not limit packs.
-        progress: Called after each group of prompts with the number of prompts in it.
 
     Returns:
         ``vectors_ND``, float32, in the order of the prompts.
@@ -164,8 +162,6 @@ def encode_prompts(
         if vectors_ND is None:
             vectors_ND = np.empty((len(prompts), vectors_GD.shape[-1]), dtype=np.float32)
         vectors_ND[group] = vectors_GD.float().cpu().numpy()
-        if progress is not None:
-            progress(len(group))
     if vectors_ND is None:
         return np.empty((0, model.get_embedding_dimension() or 0), dtype=np.float32)
     return vectors_ND
