@@ -6,11 +6,12 @@
     python benchmarks/engine.py --device cuda --model mistral-7b   bfloat16 on a GPU, against sentence-transformers
     python benchmarks/engine.py --texts FILE                 texts of your own, one on a line
 
-Peers are optional: ``pip install optimum[onnxruntime] optimum[openvino] openvino llama-cpp-python gguf``. Without one,
-the benchmark runs without it, and the results say so. On a CPU, one thread is used; systems take turns on the same
-slices of texts (``measure.py``) and are compared by processor time. Beside each speed are the least cosine to the same
-reading in float32 and, on graded pairs, the STS score. Results: a JSON file and a PNG in --out, named after model and
-processor; ``table.py`` puts those of all processors into one table.
+Peers are optional: ``pip install openvino llama-cpp-python``, and for sentence-transformers' own ONNX and OpenVINO
+backends an environment beside this one (``backend_peer.py``). Without one, the benchmark runs without it, and the
+results say so. On a CPU, one thread is used; systems take turns on the same slices of texts (``measure.py``) and are
+compared by processor time. Beside each speed are the least cosine to the same reading in float32 and, on graded pairs,
+the STS score. Results: a JSON file and a PNG in --out, named after model and processor; ``table.py`` puts those of all
+processors into one table.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def main() -> None:
             peers=not arguments.no_peers,
             sample=[*SAMPLE] * 8,
             gguf=packaged_file(models.DEFAULT) if arguments.model == models.DEFAULT else None,
+            backends=arguments.backends,
             wanted=arguments.systems or [""],
         )
         for name, reason in skipped.items():
@@ -149,6 +151,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--slices", type=int, default=0, help="turns of each cell; 0 for 4 or, in full, 16")
     parser.add_argument("--allowance", type=float, default=0, help="seconds of processor time for a system in a cell")
     parser.add_argument("--no-peers", action="store_true", help="without ONNX, OpenVINO and llama.cpp")
+    parser.add_argument("--backends", type=Path, help="Python of an environment with ONNX and OpenVINO backends")
     parser.add_argument("--memory", action="store_true", help="measure memory too")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
@@ -208,7 +211,8 @@ def _cell(name: str, cell: dict[str, Any], systems: dict[str, System], arguments
     encoders = {key: Kept(system.encode) for key, system in chosen.items()}
     for system in chosen.values():  # what is done once is done before
         system.encode(cell["texts"][:2])
-    times = measure.take_turns(encoders, turns, allowance=arguments.allowance, device=arguments.device)
+    clocks = {key: system.clock for key, system in chosen.items()}
+    times = measure.take_turns(encoders, turns, allowance=arguments.allowance, clocks=clocks, device=arguments.device)
     after = {dtype: measure.ceiling(getattr(torch, dtype), arguments.device) for dtype in dtypes}
     top = {dtype: statistics.median([before[dtype], after[dtype]]) for dtype in dtypes}
     result: dict[str, Any] = {key: cell[key] for key in ("kind", "length", "number", "source") if key in cell}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +44,14 @@ class System:
         counted: The embedder whose prompts these are.
         note: What was chosen for it, or how close its vectors are to ours.
         dtype: In which it multiplies.
+        clock: The seconds of processor time that it has taken so far, in all its processes.
     """
 
     encode: Callable[[list[str]], Any]
     counted: SentenceTransformer
     note: str = ""
     dtype: str = "float32"
+    clock: Callable[[], float] = time.process_time
 
 
 def load_all(
@@ -61,6 +63,7 @@ def load_all(
     peers: bool = True,
     sample: list[str],
     gguf: Path | None = None,
+    backends: Path | None = None,
     wanted: Sequence[str] = ("",),
 ) -> tuple[dict[str, System], dict[str, str]]:
     """Load every system that runs here, and say why others do not.
@@ -73,6 +76,7 @@ def load_all(
         peers: Whether ONNX, OpenVINO and llama.cpp are looked for.
         sample: Texts by which peers are checked and tuned.
         gguf: The file that the model was read from, if it was.
+        backends: The interpreter of an environment with sentence-transformers' ONNX and OpenVINO backends, if any.
         wanted: How the names of those begin that are loaded beside the first two and ours.
     """
     dtype = "float32" if device == "cpu" else "bfloat16"
@@ -119,7 +123,7 @@ def load_all(
             note = f"layer {model[0].layers} of {layers}, {engine(model)}"
             systems[name] = System(run(model), model, note, settings.get("dtype", "float32"))
     skipped: dict[str, str] = {}
-    loaders = _peers(packed, padded, stock, bare, folder, scratch, batch_size, gguf)
+    loaders = _peers(packed, padded, stock, bare, folder, scratch, batch_size, gguf, backends)
     for name, load in loaders.items() if peers else ():
         if not name.startswith(tuple(wanted)):
             continue
@@ -148,14 +152,18 @@ def _peers(
     scratch: Path,
     batch_size: int,
     gguf: Path | None,
+    backends: Path | None,
 ) -> dict[str, Callable[[list[str]], System]]:
-    def backend(name: str, module: str) -> Callable[[list[str]], System]:
+    def backend(name: str) -> Callable[[list[str]], System]:
         def load(sample: list[str]) -> System:
-            importlib.import_module(module)
-            model = _stock(folder, device="cpu", backend=name)
-            cosine = _same_work(float((model.encode(sample) * stock.encode(sample)).sum(axis=1).min()))
-            encode = lambda texts: model.encode(texts, batch_size=batch_size)  # noqa: E731
-            return System(encode, bare, f"least cosine with PyTorch's {cosine:.6f}")
+            from backend_peer import Backend
+
+            if backends is None:
+                raise ImportError(name="an environment of their own: --backends PYTHON")
+            peer = Backend(backends, folder, name, batch_size, scratch / f"{name}.log")
+            cosine = _same_work(float((peer.encode(sample) * stock.encode(sample)).sum(axis=1).min()))
+            note = f"least cosine with PyTorch's {cosine:.6f}"
+            return System(peer.encode, bare, note, clock=lambda: time.process_time() + peer.cpu)
 
         return load
 
@@ -177,8 +185,8 @@ def _peers(
         return System(peer.encode, padded, f"least cosine with ours {_same_work(peer.check(packed, sample)):.6f}")
 
     peers = {
-        ONNX: backend("onnx", "optimum.onnxruntime"),
-        OPENVINO_LIBRARY: backend("openvino", "optimum.intel"),
+        ONNX: backend("onnx"),
+        OPENVINO_LIBRARY: backend("openvino"),
         LLAMA_CPP: llama_cpp("float32"),
         LLAMA_CPP_Q8: llama_cpp("int8"),
         OPENVINO: openvino,

@@ -42,7 +42,7 @@ FEW = ("stsb", "trec", "stackoverflow_titles", "wikiqa")
 """The data sets of quick experiments that would take too long on all."""
 LONG = {"retrieval": ("scifact", "xquad_en"), "classification": ("imdb_subset",)}
 """Data sets with texts long enough to be cut by a budget."""
-_LONG_TEXTS = {True: 20, False: 2000}
+_LONG_TEXTS = {True: 80, False: 2000}
 """The number of long texts, quick and full."""
 
 
