@@ -6,7 +6,9 @@ Their packages ask for an older transformers than echoembed needs. So they are i
     .venv-backends/bin/pip install 'sentence-transformers[onnx,openvino]<5.4' 'transformers<4.58'
     python benchmarks/engine.py --backends .venv-backends/bin/python
 
-The child embeds the bare texts that it is sent, on one thread, and answers with vectors and its processor time.
+The child embeds the bare texts that it is sent, on one thread, and answers with vectors and its processor time. Both
+backends export Llama with an input for positions that sentence-transformers does not fill: ONNX then raises, and
+OpenVINO gives NaN. The child fills it.
 """
 
 from __future__ import annotations
@@ -91,6 +93,7 @@ def _serve(folder: str, backend: str, batch_size: int, out: BinaryIO) -> None:
 
     torch.set_num_threads(1)
     first = models.Transformer(folder, backend=backend, model_args=_settings(backend))
+    _give_positions(first.auto_model, backend)
     pooling = models.Pooling(first.get_word_embedding_dimension(), pooling_mode="mean")
     model = SentenceTransformer(modules=[first, pooling, models.Normalize()], device="cpu")
     for line in sys.stdin:
@@ -99,6 +102,24 @@ def _serve(folder: str, backend: str, batch_size: int, out: BinaryIO) -> None:
         head = {"cpu": time.process_time() - begun, "shape": vectors_ND.shape}
         out.write(json.dumps(head).encode() + b"\n" + vectors_ND.tobytes())
         out.flush()
+
+
+def _give_positions(model: Any, backend: str) -> None:
+    """Let a model get the positions of its tokens; texts are padded on the right."""
+    if backend == "onnx":
+        forward = model.forward
+
+        def with_positions(input_ids: Any, **inputs: Any) -> Any:
+            return forward(
+                input_ids=input_ids, position_ids=input_ids.new_ones(input_ids.shape).cumsum(1) - 1, **inputs
+            )
+
+        model.forward = with_positions
+        return
+    infer = model._inference
+    model._inference = lambda inputs: infer(
+        {**inputs, "position_ids": np.ones_like(inputs["input_ids"]).cumsum(axis=1) - 1}
+    )
 
 
 def _settings(backend: str) -> dict[str, Any]:
