@@ -42,7 +42,7 @@ class Backend:
         folder: The model.
         backend: ``onnx`` or ``openvino``.
         batch_size: Texts of a batch.
-        log: The file that takes what the child says.
+        scratch: A folder for the model's files as the child needs them, and for a log of what it says.
 
     Attributes:
         cpu: The seconds of processor time that the child has spent on texts.
@@ -51,14 +51,16 @@ class Backend:
         ImportError: If the environment lacks the backend, or the backend cannot run the model.
     """
 
-    def __init__(self, python: Path, folder: Path, backend: str, batch_size: int, log: Path) -> None:
+    def __init__(self, python: Path, folder: Path, backend: str, batch_size: int, scratch: Path) -> None:
         self.cpu = 0.0
-        self.log = log
+        self.log = scratch / f"{backend}.log"
+        own = scratch / f"{backend}-model"
+        _for_older_versions(folder, own)
         self._child = subprocess.Popen(
-            [str(python), __file__, str(folder), backend, str(batch_size)],
+            [str(python), __file__, str(own), backend, str(batch_size)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log.open("wb"),
+            stderr=self.log.open("wb"),
             env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         )
         self.encode(["a first text"])
@@ -77,6 +79,17 @@ class Backend:
         self.cpu += head["cpu"]
         rows, width = head["shape"]
         return np.frombuffer(_exactly(self._child.stdout, 4 * rows * width), dtype="<f4").reshape(rows, width)
+
+
+def _for_older_versions(folder: Path, own: Path) -> None:
+    """Link a model's files into a folder whose configuration names the rotary base as transformers 4 reads it."""
+    own.mkdir()
+    for file in folder.iterdir():
+        if file.is_file() and file.name != "config.json":
+            (own / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["rope_theta"] = config.get("rope_parameters", {}).get("rope_theta", config.get("rope_theta"))
+    (own / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def _exactly(stream: Any, count: int) -> bytes:

@@ -108,7 +108,7 @@ def main() -> None:
         for name, cell in _cells(systems[OURS], arguments).items():
             found = _cell(name, cell, systems, arguments)
             earlier = results["cells"].get(name, {}) if arguments.systems else {}
-            for part in ("systems", "ratios"):
+            for part in ("systems", "ratios", "ceiling_gops"):
                 found[part] = earlier.get(part, {}) | found[part]
             results["cells"][name] = found
             # After every cell: a run that is stopped leaves what it has.

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 _ECHO, _CLASSICAL, _PEER = "#0a6e9c", "#c6541f", "#8a8f98"
+_STYLES = {"bfloat16": "--", "int8": ":", "deterministic": "-."}
+"""Part of a system's name → how its line is drawn."""
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -30,14 +32,18 @@ def draw(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def _colour(system: str) -> str:
+    """Blue for echo by our engine, grey for echo by others, orange for classical embeddings."""
+    if system.startswith("classical"):
+        return _CLASSICAL
+    return _ECHO if "echoembed" in system else _PEER
+
+
 def _bars(axes: Any, name: str, cell: dict[str, Any]) -> None:
     rows = cell["systems"]
     low = [row["ratio"]["median"] - row["ratio"]["least"] for row in rows.values()]
     high = [row["ratio"]["greatest"] - row["ratio"]["median"] for row in rows.values()]
-    colors = [
-        _ECHO if system.startswith("echo, echoembed") else _CLASSICAL if system.startswith("classical") else _PEER
-        for system in rows
-    ]
+    colors = [_colour(system) for system in rows]
     medians = [row["ratio"]["median"] for row in rows.values()]
     axes.barh(list(rows), medians, xerr=[low, high], color=colors, error_kw={"linewidth": 1})
     axes.axvline(1, color="black", linewidth=0.6, linestyle=":")
@@ -56,7 +62,13 @@ def _lines(axes: Any, cells: list[dict[str, Any]], kind: str, label: str) -> Non
                 marker="o",
                 markersize=3,
                 label=system,
+                color=_colour(system),
+                linestyle=next((style for part, style in _STYLES.items() if part in system), "-"),
             )
-    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="µs a prompt token", title=f"growth with {label}")
-    axes.grid(alpha=0.3, which="both")
+    axes.set(xscale="log", xlabel=label, ylabel="µs a prompt token", title=f"growth with {label}")
+    axes.set_ylim(bottom=0)
+    places = [cell[kind] for cell in cells]
+    axes.set_xticks(places, [f"{place:,}" for place in places])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=6)

@@ -160,7 +160,7 @@ def _peers(
 
             if backends is None:
                 raise ImportError(name="an environment of their own: --backends PYTHON")
-            peer = Backend(backends, folder, name, batch_size, scratch / f"{name}.log")
+            peer = Backend(backends, folder, name, batch_size, scratch)
             cosine = _same_work(float((peer.encode(sample) * stock.encode(sample)).sum(axis=1).min()))
             note = f"least cosine with PyTorch's {cosine:.6f}"
             return System(peer.encode, bare, note, clock=lambda: time.process_time() + peer.cpu)
@@ -196,6 +196,6 @@ def _peers(
 
 def _same_work(cosine: float, quantized: bool = False) -> float:
     """Refuse a peer whose vectors differ, because it does other work."""
-    if not cosine > (0.97 if quantized else 0.999):
+    if not cosine > (0.97 if quantized else 0.9999):
         raise ValueError(f"its vectors are not ours: least cosine {cosine:.4f}")
     return cosine
