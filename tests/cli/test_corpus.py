@@ -32,7 +32,7 @@ def cli(tmp_path, monkeypatch):
 
 def test_build_search_and_build_again(cli):
     built = cli("corpus", "build", "notes", "--out", "out", "-m", TINY)
-    assert built.stderr.startswith("2 texts in 1 shards → out: embedded 2 in ")
+    assert built.stderr.startswith("2 texts in 1 shard → out: embedded 2 in ")
     [hit] = json.loads(cli("search", "out", "bread", "-k", 1, "--json").stdout)
     assert set(hit) == {"id", "score", "text", "chunk", "start", "end"}
     assert "notes/bread.md" in cli("search", "out", "bread", "--hybrid", "--where", "id LIKE '%bread%'").stdout
@@ -43,7 +43,7 @@ def test_build_search_and_build_again(cli):
 
 def test_rows_set_aside_show_in_the_exit_code(cli):
     built = cli("corpus", "build", "rows.jsonl", "--out", "out", "-m", TINY, "--keep", "year:int", "-q", code=3)
-    assert built.stderr == "warning: 1 texts were set aside: out/rejected.jsonl has each with its reason.\n"
+    assert built.stderr == "warning: 1 text set aside: out/rejected.jsonl has each with its reason.\n"
     hits = json.loads(cli("search", "out", "one", "--where", "year > 2020", "--json").stdout)
     assert [(hit["text"], hit["year"]) for hit in hits] == [("two", 2021)]
 

@@ -82,9 +82,7 @@ def calibrate(
     if reader is not None:
         session.report_skipped(reader)
     if cut and texts.on_overflow == "warn":
-        out.warn(
-            f"{len(cut):,} texts were over the budget: {sum(cut):,} of their tokens were not read. Raise --budget."
-        )
+        out.warn(f"{out.cut(len(cut), sum(cut))} Raise --budget.")
     if not quiet:
         kind = transformer_of(calibrated).recipe.calibration
         read = 0 if reader is None else reader.count - reader.skipped

@@ -160,7 +160,9 @@ def build(
     if not quiet:
         _say(report, out_)
     if report.manifest.rejected:
-        out.warn(f"{report.manifest.rejected:,} texts were set aside: {out_ / REJECTED} has each with its reason.")
+        out.warn(
+            f"{out.counted(report.manifest.rejected, 'text')} set aside: {out_ / REJECTED} has each with its reason."
+        )
         raise typer.Exit(SET_ASIDE)
 
 
@@ -172,18 +174,19 @@ def _on_ray(load: dict[str, Any], encode: dict[str, Any], workers: int) -> Engin
 
 def _say(report: Report, folder: Path) -> None:
     manifest, rate = report.manifest, report.embedded / max(report.seconds, 1e-9)
+    texts, shards = out.counted(manifest.rows, "text"), out.counted(len(manifest.shards), "shard")
     out.note(
-        f"{manifest.rows:,} texts in {len(manifest.shards):,} shards → {folder}: embedded {report.embedded:,} in "
-        f"{report.seconds:.1f} s ({rate:,.0f} texts/s), unchanged {report.reused:,}"
+        f"{texts} in {shards} → {folder}: embedded {report.embedded:,} in {report.seconds:.1f} s ({rate:,.0f} texts/s), "
+        f"unchanged {report.reused:,}"
     )
     if report.ignored:
-        out.note(f"{report.ignored:,} files of other kinds were left alone")
+        out.note(f"left alone {out.counted(report.ignored, 'file')} of other kinds")
     cut = sum(entry.dropped_texts for entry in manifest.shards)
     if cut:
         tokens = sum(entry.dropped_tokens for entry in manifest.shards)
         out.warn(
-            f"{cut:,} texts were over the budget: {tokens:,} tokens were not read. Cut them into chunks with --chunk, "
-            "raise --budget, or set them aside with --on-overflow reject."
+            f"{out.cut(cut, tokens)} Cut such texts into chunks with --chunk, raise --budget, or set them aside with "
+            "--on-overflow reject."
         )
 
 

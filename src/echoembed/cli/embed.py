@@ -90,8 +90,7 @@ def embed(
         )
     if not quiet:
         rate = count / max(progress.seconds, 1e-9)
-        words = "text" if count == 1 else "texts"
         target = file or "standard output"
-        out.note(f"embedded {count:,} {words} in {progress.seconds:.1f} s ({rate:,.0f} texts/s) → {target}")
+        out.note(f"embedded {out.counted(count, 'text')} in {progress.seconds:.1f} s ({rate:,.0f} texts/s) → {target}")
     session.report_skipped(reader, array=file if file is not None and file.lower().endswith(".npy") else None)
     session.report_cuts(embedder, texts.on_overflow)

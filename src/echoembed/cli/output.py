@@ -87,6 +87,17 @@ def print_line(line: str) -> None:
         typer.echo(line)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 text`` or ``2,000 texts``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def cut(texts: int, tokens: int) -> str:
+    """Say how many texts were cut, and how many of their tokens were not read."""
+    are = ["was" if count == 1 else "were" for count in (texts, tokens)]
+    return f"{counted(texts, 'text')} {are[0]} over the budget: {counted(tokens, 'token')} {are[1]} not read."
+
+
 def short(text: str, limit: int = 60) -> str:
     """Shorten a text to a label on one line."""
     line = " ".join(one_line(text).split())

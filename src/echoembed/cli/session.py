@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from echoembed.cli import startup, threads
-from echoembed.cli.output import warn
+from echoembed.cli.output import cut, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,9 +197,7 @@ def report_cuts(embedder: Embedder | RemoteEmbedder, on_overflow: str) -> None:
     cuts = embedder.cuts
     if cuts.texts and on_overflow == "warn":
         warn(
-            f"{cuts.texts:,} {'text was' if cuts.texts == 1 else 'texts were'} over the budget: "
-            f"{cuts.tokens:,} tokens were not read. Raise --budget, split the texts, or refuse them with "
-            "--on-overflow error."
+            f"{cut(cuts.texts, cuts.tokens)} Raise --budget, split the texts, or refuse them with --on-overflow error."
         )
 
 
