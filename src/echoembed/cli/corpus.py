@@ -176,8 +176,8 @@ def _say(report: Report, folder: Path) -> None:
     manifest, rate = report.manifest, report.embedded / max(report.seconds, 1e-9)
     texts, shards = out.counted(manifest.rows, "text"), out.counted(len(manifest.shards), "shard")
     out.note(
-        f"{texts} in {shards} → {folder}: embedded {report.embedded:,} in {report.seconds:.1f} s ({rate:,.0f} texts/s), "
-        f"unchanged {report.reused:,}"
+        f"{texts} in {shards} → {folder}: embedded {report.embedded:,} in {report.seconds:.1f} s ({rate:,.0f} texts/s)"
+        f", unchanged {report.reused:,}"
     )
     if report.ignored:
         out.note(f"left alone {out.counted(report.ignored, 'file')} of other kinds")
