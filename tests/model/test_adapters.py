@@ -195,6 +195,8 @@ CHANGES = [
     ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4: what that took out of the weights, loading does not"),
     ({"init_lora_weights": "corda", "corda_config": {}}, "corda: what that took out"),
     ({"init_lora_weights": "lora_ga", "lora_ga_config": {}}, "lora_ga: what that took out"),
+    ({"lora_alpha": float("nan")}, "with it, states are not finite numbers"),
+    ({"r": 8}, "size mismatch"),
     ({"r": 10**9}, "its rank r = 1000000000 is larger"),
     ({"rank_pattern": {"q_proj": 10**9}}, "its rank q_proj = 1000000000 is larger"),
     ({"target_modules": ["("]}, "target_modules holds more than names"),
@@ -211,6 +213,43 @@ def test_what_an_adapter_says_that_cannot_be_is_refused_by_name(changes, reason,
     with pytest.raises(ModelError, match=reason) as caught:
         merge_adapters(loaded("llama"), "llama", [described(tmp_path, **changes)])
     assert len(str(caught.value).splitlines()) == 1
+
+
+def first(weights: dict[str, torch.Tensor], part: str) -> str:
+    return min(key for key in weights if part in key)
+
+
+# Each is loaded by peft as it is, and gives other states than the adapter that was saved.
+SPOILT = {
+    "not a number": ("plain", "lora_B", lambda weight: weight * torch.nan, "lora_B.weight is not finite"),
+    "infinite": ("plain", "lora_A", lambda weight: weight + torch.inf, "lora_A.weight is not finite"),
+    "whole numbers": (
+        "plain",
+        "lora_A",
+        lambda weight: (weight * 100).to(torch.int8),
+        r"whole numbers \(int8\) in base_",
+    ),
+    "truth values": ("plain", "lora_A", lambda weight: weight > 0, r"whole numbers \(bool\)"),
+    "saved in whole numbers": ("the norms saved", "norm.weight", lambda weight: (weight * 9).int(), "whole numbers"),
+    "no magnitude": ("magnitudes", "magnitude", lambda _: None, r"1 weights are missing \(.*lora_magnitude"),
+    "no half": ("plain", "lora_B", lambda _: None, r"1 weights are missing \(.*lora_B"),
+    "no norm": ("the norms saved", "input_layernorm", lambda _: None, "it lacks the weight .*input_layernorm"),
+}
+
+
+@pytest.mark.parametrize("spoilt", SPOILT)
+def test_an_adapter_with_spoilt_or_missing_weights_is_refused_with_the_reason(spoilt, tmp_path):
+    kind, part, change, reason = SPOILT[spoilt]
+    config = copy.deepcopy(KINDS[kind])
+    config.task_type = "CAUSAL_LM"
+    saved(config, tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    key = first(weights, part)
+    changed = change(weights.pop(key))
+    save_file(weights if changed is None else {**weights, key: changed}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=reason) as caught:
+        merge_adapters(loaded("llama"), "llama", [tmp_path])
+    assert "\\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

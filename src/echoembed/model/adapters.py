@@ -25,6 +25,7 @@ from echoembed import errors, versions
 from echoembed.numerics import TOLERANCE, relative_difference
 from echoembed.sources.files import ADAPTER_CONFIG
 from echoembed.sources.settings import read_json
+from echoembed.sources.settings import reason as reason_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,7 +80,9 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
         except errors.EchoembedError:
             raise
         except Exception as error:  # peft has no common base
-            raise errors.model_adapter_unusable(name, str(folder), f"{type(error).__name__}: {error}") from error
+            lacks = isinstance(error, KeyError) and str(error.args[0]).startswith(_BODY)
+            told = f"it lacks the weight {error.args[0]}" if lacks else reason_of(error)
+            raise errors.model_adapter_unusable(name, str(folder), told) from error
     model.train(False)
     return model
 
@@ -108,19 +111,28 @@ def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
     adapted: Any = get_peft_model(target, config)
     result: Any = set_peft_model_state_dict(adapted, weights)
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    missing = [key for key in result.missing_keys if key.replace(f".{_NAME}", "") in expected]
+    places = set(map(_place, expected))
+    missing = [key for key in result.missing_keys if _place(key) in places]
     missing += [key for key in expected if key.endswith(".bias") and key not in weights]
-    if result.unexpected_keys or missing:
-        keys = [*result.unexpected_keys, *missing]
-        reason = f"{len(keys)} weights have no place ({', '.join(keys[:2])})"
-        raise errors.model_adapter_unusable(name, str(folder), reason)
+    for keys, what in ((result.unexpected_keys, "of its weights have no place"), (missing, "weights are missing")):
+        if keys:
+            reason = f"{len(keys)} {what} ({', '.join(keys[:2])})"
+            raise errors.model_adapter_unusable(name, str(folder), reason)
 
     # 3. Merge the adapter, and compare the states before and after.
     adapted.train(False)
     before_BTD = _states(model)
     adapted.merge_and_unload()
+    if not torch.isfinite(before_BTD).all():
+        reason = "with it, states are not finite numbers"
+        raise errors.model_adapter_unusable(name, str(folder), reason)
     if relative_difference(_states(model), before_BTD) > 3 * TOLERANCE[model.dtype]:
         raise errors.model_adapter_unusable(name, str(folder), "its states change where it is merged into the weights")
+
+
+def _place(key: str) -> str:
+    """Return a weight's name without what peft adds to it in memory, or leaves out in a file."""
+    return key.replace(f".{_NAME}", "").removesuffix(".weight")
 
 
 class _UnderHead(nn.Module):
@@ -168,6 +180,12 @@ def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: 
     layers = settings.get("layers_pattern")
     if layers and isinstance(layers, str) and not _PLAIN.fullmatch(layers):
         raise errors.model_adapter_unusable(name, str(folder), "its layers_pattern is more than a name")
+    whole = next((key for key, weight in weights.items() if not weight.is_floating_point()), None)
+    if whole is not None:  # peft would take them as they are, without the scale that they were divided by
+        reason = f"it has whole numbers ({str(weights[whole].dtype).removeprefix('torch.')}) in {whole}"
+        raise errors.model_adapter_unusable(name, str(folder), reason)
+    if spoilt := next((key for key, weight in weights.items() if not torch.isfinite(weight.float()).all()), None):
+        raise errors.model_adapter_unusable(name, str(folder), f"its weight {spoilt} is not finite")
     widest = max((size for weight in weights.values() for size in weight.shape), default=0)
     ranks = {key: settings.get(key) for key in _RANKS} | dict(settings.get("rank_pattern") or {})
     for key, rank in ranks.items():
