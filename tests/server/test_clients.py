@@ -166,6 +166,17 @@ def test_cohere(address, expected):
         client.embed(texts=[""], model=MODEL, input_type="search_query", embedding_types=["float"])
 
 
+def test_coheres_older_client(address, expected):
+    library = pytest.importorskip("cohere")
+    client = library.Client(api_key="unused", base_url=address)
+    for side, kind in (("search_query", "query"), ("search_document", "document")):
+        assert close(client.embed(texts=TEXTS, model=MODEL, input_type=side).embeddings, expected[kind])
+        by_type = client.embed(texts=TEXTS, model=MODEL, input_type=side, embedding_types=["float"])
+        assert close(by_type.embeddings.float_, expected[kind])
+    ranked = client.rerank(model=MODEL, query=TEXTS[0], documents=TEXTS, top_n=1)
+    assert ranked.results[0].index == int(np.argmax(expected["document"] @ expected["query"][0]))
+
+
 def test_voyage(address, expected):
     library = pytest.importorskip("voyageai")
     client = library.Client(api_key="unused", base_url=f"{address}/v1")

@@ -21,7 +21,7 @@ from echoembed import errors, versions
 from echoembed.corpus import folder as corpus_folder
 from echoembed.corpus import shard
 from echoembed.corpus.manifest import MANIFEST, SHARDS, Manifest
-from echoembed.files import reason_of, write_text
+from echoembed.files import reason_of, system_reason, write_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -141,7 +141,7 @@ def _build(folder: Path, manifest: Manifest, stamp: _Stamp, exact_below: int) ->
     except OSError as error:
         raise errors.output_unwritable(target, reason_of(error)) from error
     except Exception as error:  # LanceDB has no error classes of its own; a full disk raises RuntimeError
-        raise errors.output_unwritable(target, str(error).splitlines()[0]) from error
+        raise errors.output_unwritable(target, system_reason(error) or str(error).splitlines()[0]) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

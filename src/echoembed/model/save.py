@@ -45,7 +45,7 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
 
 @contextmanager
 def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Do as ``files.whole_folder``, and turn the errors of safetensors, which writes the weights, into our own.
+    """Do as ``files.whole_folder``, and turn errors of safetensors and tokenizers, which write in Rust, into our own.
 
     Args:
         folder: The finished folder; it must not exist unless ``overwrite``.
@@ -62,8 +62,11 @@ def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
             yield unfinished
     except errors.EchoembedError:
         raise
-    except (OSError, SafetensorError) as error:
-        raise errors.output_unwritable(folder, str(error)) from error
+    except Exception as error:
+        reason = files.system_reason(error) or (str(error) if isinstance(error, (OSError, SafetensorError)) else None)
+        if reason is None:
+            raise
+        raise errors.output_unwritable(folder, reason) from error
 
 
 def _card(model: SentenceTransformer) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
-from echoembed.files import reason_of, whole_folder, write_text
+from echoembed.files import reason_of, system_reason, whole_folder, write_text
 from echoembed.progress import Progress
 from echoembed.sources.gguf.file import read
 
@@ -82,6 +82,11 @@ def converted(file: Path, *, check: Callable[[str], None] = lambda _: None) -> C
         if error.filename is not None and Path(str(error.filename)) == file:
             raise errors.file_unreadable(str(file), reason_of(error)) from error
         raise errors.gguf_cache_unwritable(str(file), str(home()), reason_of(error)) from error
+    except Exception as error:
+        reason = system_reason(error)
+        if reason is None:
+            raise
+        raise errors.gguf_cache_unwritable(str(file), str(home()), reason) from error
     return Converted(file=file, sha256=sha256, revision=revision, folder=folder)
 
 
