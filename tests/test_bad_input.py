@@ -561,7 +561,7 @@ def test_a_megabyte_of_one_word_is_cut_with_a_warning_and_soon_done():
 
 def test_a_text_over_the_budget_is_refused_where_that_was_asked():
     own = echoembed.load("tiny", device="cpu", budget=4, overflow="error")
-    refused(lambda: own.encode(TEXT * 3), OverBudgetError, "tokens over the 4 that are read", "raise the budget")
+    refused(lambda: own.encode(TEXT * 3), OverBudgetError, "tokens over the limit of 4", "raise the budget")
 
 
 def test_states_that_are_not_finite_make_no_vector(monkeypatch):

@@ -161,7 +161,7 @@ def test_texts_that_were_cut_are_told_once_or_refused_or_ignored(cli):
     one_line(told, "warning: 2 texts were over the budget: ")
     assert cli("embed", long, "-q", "--budget", 10, "--on-overflow", "ignore").stderr == ""
     refused = cli("embed", long, "-o", "v.npy", "--budget", 10, "--on-overflow", "error", code=1)
-    assert "over the 10" in one_line(refused.stderr, "error: argument 1 is ")
+    assert "over the limit of 10" in one_line(refused.stderr, "error: argument 1 is ")
     assert "--on-overflow warn" in refused.stderr
     assert not list(Path().glob("*v.npy*"))
 
@@ -225,7 +225,7 @@ def test_every_pair_is_shown_of_the_texts_that_are_left(cli):
 def test_what_is_no_fault_of_a_bad_text_is_not_skipped(cli):
     skip = ["--on-bad-text", "skip"]
     long = cli("embed", "bad.txt", *BERT, *skip, "--budget", 10, "--on-overflow", "error", code=1)
-    assert "tokens over the 10" in one_line(long.stderr, "error: line 6 of bad.txt is ")
+    assert "tokens over the limit of 10" in one_line(long.stderr, "error: line 6 of bad.txt is ")
     unused = cli("embed", "one", "two", *BERT, *skip, "--instruction", "Find it", code=1)
     assert "{instruction}" in one_line(unused.stderr, "error: Recipe ")
 

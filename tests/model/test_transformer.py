@@ -239,7 +239,7 @@ def test_texts_that_are_cut_are_counted_and_said():
 
 def test_a_text_over_the_budget_can_be_refused_or_cut_in_silence():
     model = tiny("classical", budget=2, overflow="error")
-    with pytest.raises(TextError, match=r"'one two three four five' is \d+ tokens over the 2"):
+    with pytest.raises(TextError, match=r"'one two three four five' is \d+ tokens over the limit of 2"):
         model.encode(["a", "one two three four five"])
     with pytest.raises(AttributeError):
         model[0].overflow = "ignore"  # it is chosen when a model is loaded
