@@ -29,17 +29,17 @@ from echoembed.evaluation.peers import encoders, whitened
 from echoembed.model.calibrate import sentences
 from echoembed.tune import cost
 
-RESAMPLES = 300
+RESAMPLES = 100
 
 
 def measure(
-    name: str, data: Path, store: LayerStore, half: str, options: argparse.Namespace
+    name: str, data: Path, store: LayerStore, half: str, options: argparse.Namespace, spent_by_echo: float | None
 ) -> Iterator[dict[str, object]]:
     """Yield a row for each method and kind of task: score × 100, interval, cost."""
     vectors = Vectors(name, store, options.sentences)
     tasks = halves(data)[half == "judge"]
     texts = [text for (kind, _), task in tasks.items() for text in texts_of(kind, task)]
-    costs = cost.measured(vectors.model, sentences()[: cost.TEXTS], recipes["echo"])
+    costs = _costs(vectors, spent_by_echo)
     keys = compressed_layers(vectors, options.budget)
     for method, parts in methods(options.budget, keys).items():
         if options.only and not any(word in method for word in options.only):
@@ -68,6 +68,15 @@ def measure(
                 {"model": Path(name).stem, "half": half, **row, "cost": None}
                 for row in _judged(system.name, system.encode, tasks)
             )
+
+
+def _costs(vectors: Vectors, spent_by_echo: float | None) -> cost.Costs:
+    """Return what a layer-token costs: measured, or such that echo costs what an earlier run measured."""
+    texts, echo = sentences()[: cost.TEXTS], recipes["echo"]
+    if spent_by_echo is None:
+        return cost.measured(vectors.model, texts, echo)
+    layer_tokens = cost.Costs(texts, 1.0, 1.0).of(vectors.model, echo, vectors.layers)
+    return cost.Costs(texts, 1.0, spent_by_echo / layer_tokens)
 
 
 def _judged(method: str, embed: Embed, tasks: Mapping[tuple[str, str], Task]) -> list[dict[str, object]]:
@@ -140,7 +149,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = {_key(row): row for row in (json.loads(options.out.read_text()) if options.out.is_file() else [])}
     for model in options.model:
-        for row in measure(model, options.data, LayerStore(options.store), options.half, options):
+        echo = rows.get((Path(model).stem, options.half, "`echo`", "average"))
+        spent = None if echo is None else float(str(echo["cost"]))
+        for row in measure(model, options.data, LayerStore(options.store), options.half, options, spent):
             rows[_key(row)] = row
             options.out.write_text(json.dumps([*rows.values()], indent=1))
     if options.page:
