@@ -48,6 +48,8 @@ class System:
     encode: Callable[[Sequence[str]], Vectors] = field(repr=False, compare=False)
     """N texts → ``vectors_ND``, not normalised, as tasks use cosines."""
     dtype: str = "float32"
+    slow: bool = False
+    """Whether tables of samples have its scores on STS alone."""
 
 
 def packaged_folder() -> Path | None:
@@ -135,4 +137,5 @@ def _whitened(variation: str, model: SentenceTransformer, texts: Sequence[str]) 
 
     fitted = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
     identity = f"local-llm-embed {version('local-llm-embed')} {variation} {transformer.revision} {fitted}"
-    return System(name=f"local-llm-embed, {variation}", model=transformer.name, identity=identity, encode=encode)
+    name = f"local-llm-embed, {variation}"
+    return System(name=name, model=transformer.name, identity=identity, encode=encode, slow=True)

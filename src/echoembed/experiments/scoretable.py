@@ -116,7 +116,11 @@ def category_plot(
     names = [name for name in distinct(rows, "recipe") if name not in plots.LEFT_OUT][:MOST_BARS]
     figure, axes = plots.figure(f"{title}\n({rows[0]['model']}; diamonds: {table.model})", width=9.5, height=4.4)
     means = {name: by_kind(values(rows, recipe=name)) for name in names}
-    series: dict[str, Sequence[float | None]] = {name: [means[name].get(group) for group in groups] for name in names}
+    whole = [name for name in names if len(means[name]) == len(groups)]  # an average of some categories misleads
+    series: dict[str, Sequence[float | None]] = {
+        name: [means[name].get(group) if group != "average" or name in whole else None for group in groups]
+        for name in names
+    }
     labels = [spaced(group).replace(" ", "\n") for group in groups]
     plots.bars(axes[0], labels, series, label="score × 100")
     wide = 0.8 / len(names)

@@ -62,7 +62,11 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     rows = scoretable.run_scores(bench, plan)
     systems, missing = others(bench, bench.model_name)
     rows += bench.llm2vec_scores(plan.tasks, bench.setting.llm2vec[-1:])
-    rows += bench.system_scores(systems, plan.tasks)
+    for system in systems:
+        short = system.slow and bench.setting.quick
+        rows += bench.system_scores([system], [task for task in plan.tasks if task.kind == "STS" or not short])
+    if bench.setting.quick and (slow := [system.name for system in systems if system.slow]):
+        missing.append(f"{' and '.join(slow)}: on STS alone, because they are slow; --full scores all.")
     rows = [{**row, "low": None, "high": None, "missing": ""} for row in rows]
     model = rows[0]["model"]
     for rival in [*AGAINST, *(system.name for system in systems[:1])]:
