@@ -71,6 +71,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     model = rows[0]["model"]
     for rival in [*AGAINST, *(system.name for system in systems[:1])]:
         rows += [{**row, "model": model} for row in gaps(rows, bench.items, model, rival, seed=bench.setting.seed)]
+    missing += [f"{name}: {amount}" for name, amount in bench.llm2vec_training().items() if amount]
     if not bench.setting.llm2vec:
         missing = ["LLM2Vec-unsupervised: not run, needs a model of its two stages (--llm2vec FOLDER).", *missing]
     rows[0]["missing"] = "\n".join(missing)
