@@ -36,6 +36,10 @@ def of_the_library(model):
     return plain
 
 
+def test_tools_that_know_the_librarys_models_by_name_know_ours(exact):
+    assert "sentence_transformers" in str(type(exact))  # as KeyBERT and BERTopic look
+
+
 @contextmanager
 def forwards(model):
     """The shape of the ids of every forward of the language model, meanwhile."""

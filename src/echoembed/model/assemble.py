@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from echoembed import errors
-from echoembed.model.encode import EchoSentenceTransformer
+from echoembed.model.sentence_transformers import EchoSentenceTransformer
 from echoembed.model.zeros import guard
 from echoembed.prompts.reader import TASK_MARKS
 
