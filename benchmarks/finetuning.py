@@ -218,7 +218,7 @@ def table(results: list[dict[str, Any]], before: dict[tuple[str, str], dict[str,
 
 def picture(results: list[dict[str, Any]], options: argparse.Namespace, target: Path) -> None:
     """Draw STS over the steps of the first seed, by arm and pooling."""
-    drawn, axes = plots.figure("STS over the steps of fine-tuning", columns=len(options.poolings), width=9)
+    drawn, axes = plots.figure("STS over the steps of fine-tuning", columns=len(options.poolings), width=9, sharey=True)
     for axis, pooling in zip(axes, options.poolings, strict=True):
         for arm in options.arms:
             path = Path(config_of(arm, pooling, 0, options).output) / "scores.jsonl"
