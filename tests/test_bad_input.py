@@ -476,7 +476,7 @@ def test_weights_that_the_disk_does_not_take_leave_nothing_behind(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
         message = refused(
-            lambda: echoembed.save(model(), tmp_path / "model"), FileError, "File too large", "enough space"
+            lambda: echoembed.save(model(), tmp_path / "model"), FileError, "File too large", "Free some space"
         )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -490,7 +490,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
         lambda: echoembed.save(model(), tmp_path / "file" / "model"),
         FileError,
         "cannot be written",
-        "or choose another",
+        "choose a folder",
     )
     refused(lambda: echoembed.save(None, tmp_path / "none"), ModelError, "Got model = None", "echoembed.load")
     assert not (tmp_path / "none").exists()

@@ -321,7 +321,7 @@ def test_a_file_that_is_cut_off_says_where_it_ends(part, tmp_path, llama):
 )
 def test_a_foreign_file_is_named_as_such(content, tmp_path):
     (tmp_path / "x.gguf").write_bytes(content)
-    refused("x.gguf", "no GGUF file")
+    refused("x.gguf", "is not a GGUF file")
 
 
 def test_no_garbled_byte_of_a_head_makes_a_traceback(tmp_path, llama):
