@@ -243,3 +243,17 @@ def test_converted_weights_are_those_of_the_file_rounded():
     frequencies = dict(converted.named_buffers())
     assert frequencies
     assert all(buffer.dtype == torch.float32 for buffer in frequencies.values())
+
+
+def test_tied_weights_that_were_changed_in_place_are_converted_as_they_are(tmp_path):
+    file = tmp_path / "weights.bin"
+    torch.zeros(2**20).numpy().tofile(file)
+    mapped = torch.from_file(str(file), shared=False, size=2**20)
+    mapped += 3  # as a merged adapter does; the file still has zeros
+    model = torch.nn.Module()
+    model.one, model.other = torch.nn.Parameter(mapped), torch.nn.Parameter(mapped)
+    for dtype in (torch.bfloat16, torch.bfloat16):  # the second time there is nothing to do
+        weights.convert(model, dtype)
+        assert torch.equal(model.one.data, torch.full((2**20,), 3.0, dtype=dtype))
+        assert torch.equal(model.other.data, model.one.data)
+        assert model.other.data_ptr() == model.one.data_ptr()

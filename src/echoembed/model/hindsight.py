@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from echoembed import errors
+from echoembed.engine import attention as packed
 from echoembed.engine.engine import LOCK
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe, hindsight_parts
@@ -200,13 +201,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Stand in for transformers' attention: ``query``, ``key`` and ``value`` are ``_BHTE``, the result ``_BTHE``."""
     active = _ACTIVE.get()
-    if active is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        plain: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
-        )
-        return plain
+    if active is None:  # another thread's forward
+        return packed.attention(module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs)
     # 1. Refuse attention of other kinds.
     layer = getattr(module, "layer_idx", None)
     if attention_mask is None or layer is None or kwargs.get("s_aux") is not None or kwargs.get("position_bias"):

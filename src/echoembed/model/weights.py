@@ -50,12 +50,17 @@ def convert(model: nn.Module, dtype: torch.dtype) -> None:
     The pages of a converted weight leave this process's memory at once, so that memory does not hold both copies.
     """
     files = _mapped_files()
+    converted: dict[int, torch.Tensor] = {}  # weights that are tied share one copy, and are let go once
     for weight in model.state_dict(keep_vars=True).values():
-        if weight.is_floating_point():
-            before = weight.data
-            weight.data = before.to(dtype)
-            if weight.data is not before:
-                let_go(before, files)
+        before = weight.data
+        if not before.is_floating_point() or before.dtype == dtype:
+            continue
+        after = converted.get(before.data_ptr())
+        if after is None or after.shape != before.shape:
+            after = converted[before.data_ptr()] = before.to(dtype)
+            weight.data = after
+            let_go(before, files)
+        weight.data = after
 
 
 def let_go(unused: torch.Tensor, files: list[range] | None = None) -> None:
