@@ -134,9 +134,9 @@ BAD_ROWS = [  # name, files, reading, a part of what is said, texts that remain
     ("latin-1 document", {"x.md": b"caf\xe9", "y.jsonl": GOOD}, {}, "x.md is not UTF-8: byte 4", ["first", "last"]),
     (
         "UTF-16 document",
-        {"x.txt": "text".encode("utf-16"), "y.jsonl": GOOD},
+        {"x.txt": "text".encode("utf-16-le"), "y.jsonl": GOOD},
         {},
-        "x.txt is not UTF-8",
+        "'x.txt' is UTF-16 (utf-16le) without a byte order mark",
         ["first", "last"],
     ),
     ("empty document", {"x.md": "", "y.jsonl": GOOD}, {}, "x.md is empty", ["first", "last"]),

@@ -61,6 +61,7 @@ def build(
         Literal["jsonl", "csv", "tsv", "parquet", "lines", "document"] | None,
         typer.Option("--format", help="Format of all files. Default: by suffix.", rich_help_panel=_TEXTS),
     ] = None,
+    delimiter: opt.Delimiter = None,
     column: opt.Column = "text",
     id_column: Annotated[
         str | None,
@@ -119,7 +120,13 @@ def build(
 
     kept_columns = tuple(corpus.Keep.parse(written) for written in keep or [])
     reading = corpus.Reading(
-        text=column, id=id_column, keep=kept_columns, chunk=chunk, chunk_tokens=chunk_tokens, shard_rows=shard_rows
+        text=column,
+        id=id_column,
+        keep=kept_columns,
+        chunk=chunk,
+        chunk_tokens=chunk_tokens,
+        shard_rows=shard_rows,
+        delimiter=delimiter,
     )
     Inputs(inputs, file_format=file_format, leave_out=out_)  # reports a missing file before a model is loaded
     on_ray = options.engine == "ray"

@@ -55,6 +55,9 @@ def prepare(folder: Path) -> None:
         FileError: If the folder cannot be made.
     """
     try:
+        for path in (folder, folder / SHARDS):
+            if (path.is_symlink() or path.exists()) and not path.is_dir():
+                raise errors.output_unwritable(path, "it exists, and is no folder")
         folder.mkdir(parents=True, exist_ok=True)
         strange = sorted(path.name for path in folder.iterdir() if path.name not in _PARTS and path.name[0] != ".")
         if strange and not (folder / SHARDS).is_dir():
@@ -69,9 +72,17 @@ def prepare(folder: Path) -> None:
 
 
 def shards_in(folder: Path) -> dict[tuple[int, str], list[Path]]:
-    """List the shards in the folder, damaged or not, by number and key."""
+    """List the shards in the folder, damaged or not, by number and key.
+
+    Raises:
+        FileError: If the folder cannot be listed.
+    """
     shards: dict[tuple[int, str], list[Path]] = {}
-    for path in sorted((folder / SHARDS).iterdir()):
+    try:
+        paths = sorted((folder / SHARDS).iterdir())
+    except OSError as error:
+        raise errors.file_unreadable(str(folder / SHARDS), reason_of(error)) from error
+    for path in paths:
         if match := shard.NAME.fullmatch(path.name):
             shards.setdefault((int(match[1]), match[2]), []).append(path)
     return shards

@@ -13,7 +13,7 @@ from echoembed.corpus.readers import Raw, rows_of
 from echoembed.corpus.records import Keep, Record, Rejected
 from echoembed.corpus.scratch import Seen
 from echoembed.prompts.text import check_text
-from echoembed.texts.rows import Columns
+from echoembed.texts.rows import Columns, delimiter_of
 
 GROUP_BYTES = 32 * 2**20
 
@@ -30,6 +30,7 @@ class Reading:
         chunk_tokens: The largest number of tokens in a chunk; None for ``chunks.DEFAULT_TOKENS``, or the budget if it
             is smaller.
         shard_rows: The number of records in a shard.
+        delimiter: What separates the columns of CSV and TSV: a character, or ``tab``; None for the usual one.
     """
 
     text: str = "text"
@@ -38,10 +39,12 @@ class Reading:
     chunk: bool | None = None
     chunk_tokens: int | None = None
     shard_rows: int = 4096
+    delimiter: str | None = None
 
     def __post_init__(self) -> None:
         if self.shard_rows < 1:
             raise errors.CorpusError.bad_value("--shard-rows", self.shard_rows, "a whole number above 0")
+        delimiter_of(self.delimiter)
         names = [keep.checked().name for keep in self.keep]
         for name in names:
             if names.count(name) > 1:
@@ -98,7 +101,9 @@ class Groups:
             yield Group(number, records)
 
     def _records(self) -> Iterator[Record]:
-        columns = Columns(self.reading.text, self.reading.id, tuple(keep.name for keep in self.reading.keep))
+        reading = self.reading
+        kept = tuple(keep.name for keep in reading.keep)
+        columns = Columns(reading.text, reading.id, kept, delimiter_of(reading.delimiter))
         for file in self.inputs:
             if isinstance(file, Rejected):
                 self._reject(file)

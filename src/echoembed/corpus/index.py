@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def open_table(folder: Path, manifest: Manifest, *, exact_below: int = EXACT_BEL
     """
     wanted = _stamp(manifest, exact_below)
     if rebuild or _built(folder) != wanted:
+        if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise errors.corpus_index_unwritable(folder, "you may not write to it")
         with corpus_folder.locked(folder, ".index.lock", wait=True):
             if rebuild or _built(folder) != wanted:  # another search has built it while this one waited
                 _make(folder, manifest, wanted, exact_below, update=not rebuild)
@@ -155,12 +158,17 @@ def _check(folder: Path, manifest: Manifest) -> None:
     wanted = shard.schema(manifest.dimension, manifest.precision, manifest.keep)
     for entry in manifest.shards:
         path = folder / SHARDS / entry.name
-        if not path.exists():
-            raise errors.corpus_damaged(path, "it is missing")
+        try:
+            path.open("rb").close()
+        except FileNotFoundError as error:
+            raise errors.corpus_damaged(path, "it is missing") from error
+        except OSError as error:
+            raise errors.file_unreadable(str(path), reason_of(error)) from error
         if shard.whole(path) != entry.sha256:
             raise errors.corpus_damaged(path, "its bytes have changed since it was written")
-        if not shard.schema_of(path).equals(wanted):
-            raise errors.corpus_damaged(folder / MANIFEST, f"it does not describe the columns of {entry.name}")
+        columns, rows = shard.shape_of(path)
+        if rows != entry.rows or not columns.equals(wanted):
+            raise errors.corpus_damaged(folder / MANIFEST, f"it does not describe the columns and rows of {entry.name}")
 
 
 def _schema(manifest: Manifest) -> pa.Schema:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from echoembed import errors
+from echoembed.corpus.manifest import SHARDS
 from echoembed.corpus.records import Rejected
 from echoembed.files import reason_of
 
@@ -52,6 +53,7 @@ class Inputs:
 
     Raises:
         FileError: If an input is missing, or nothing tells how to read it.
+        CorpusError: If an input lies in the folder to skip.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class Inputs:
         self._paths = [Path(path).expanduser() for path in dict.fromkeys(os.fspath(path) for path in paths)]
         for path in self._paths:
             _check_input(path, file_format)
+            if leave_out is not None and (leave_out / SHARDS).is_dir() and _inside(path.resolve(), leave_out.resolve()):
+                raise errors.corpus_input_inside(_utf8(str(path)), leave_out)
         self._base = os.path.commonpath([path.absolute().parent for path in self._paths])
 
     def __iter__(self) -> Iterator[InputFile | Rejected]:
@@ -147,17 +151,21 @@ def _check_input(path: Path, format_: str | None) -> None:
     if name == "-":
         raise errors.corpus_stdin()
     try:
-        exists = path.exists()
-    except (OSError, ValueError):
-        exists = False
-    if not exists:
-        raise errors.corpus_input_missing(name)
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise errors.corpus_input_missing(name) from error
+    except OSError as error:  # such as a folder above it that is closed
+        raise errors.file_unreadable(name, _reason(error)) from error
     if path.is_dir():
         return
     if not path.is_file():
         raise errors.file_unreadable(name, "it is neither a file nor a folder")
     if format_ is None and kind_of(path.name)[0] is None:
         raise errors.format_untold(name, (*SUFFIXES, ".jsonl.gz", ".jsonl.zst"), "Rename it, or say --format")
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return folder in (path, *path.parents)
 
 
 def _utf8(name: str) -> str:

@@ -85,12 +85,7 @@ class Manifest:
         if version != FORMAT:
             raise errors.corpus_foreign_version(path.parent, version, FORMAT)
         try:
-            if plain["state"] not in ("building", "complete") or plain["precision"] not in PRECISIONS:
-                raise ValueError("a value that no version writes")
-            if type(plain["dimension"]) is not int or plain["dimension"] < 1:
-                raise ValueError(f"dimension {plain['dimension']!r}")
-            if not all(isinstance(plain["identity"][name], dict) for name in ("decides", "names", "numerics")):
-                raise ValueError("an identity that no version writes")
+            _check_values(plain)
             return cls(
                 **{
                     name: plain[name]
@@ -102,6 +97,32 @@ class Manifest:
             )
         except (ValueError, TypeError, KeyError, AttributeError, errors.CorpusError) as error:
             raise errors.corpus_damaged(path, f"it is no manifest ({error})") from error
+
+
+def _check_values(plain: Mapping[str, Any]) -> None:
+    """Check the values of a manifest.
+
+    Raises:
+        ValueError: If one of them is none that a version writes.
+        KeyError: If one of them is missing.
+    """
+    names = [entry["name"] for entry in plain["shards"]]
+    right = {
+        "state": plain["state"] in ("building", "complete"),
+        "precision": plain["precision"] in PRECISIONS,
+        "dimension": type(plain["dimension"]) is int
+        and plain["dimension"] == plain["identity"]["decides"].get("dimension", plain["dimension"]) >= 1,
+        "kind": isinstance(plain["kind"], str),
+        "load": plain["load"] is None or isinstance(plain["load"], dict),
+        "inputs": isinstance(plain["inputs"], list) and all(isinstance(name, str) for name in plain["inputs"]),
+        "rejected": type(plain["rejected"]) is int and plain["rejected"] >= 0,
+        "identity": all(isinstance(plain["identity"][name], dict) for name in ("decides", "names", "numerics")),
+        "keep": len({kept[0] for kept in plain["keep"]}) == len(plain["keep"]),
+        "shards": len(set(names)) == len(names) and (bool(names) or plain["state"] == "building"),
+    }
+    wrong = next((name for name, holds in right.items() if not holds), None)
+    if wrong is not None:
+        raise ValueError(f"its {wrong!r} is {errors.quoted(plain[wrong], 100)}")
 
 
 def read(folder: Path) -> Manifest:

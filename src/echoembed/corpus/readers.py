@@ -1,18 +1,21 @@
-"""Readers of the rows of one file: generators that need little memory. A faulty row is rejected; the rest is read."""
+"""Readers of the rows of one file: generators that need little memory. A faulty row is rejected; the rest is read.
+
+Shapes: N rows that are read at once.
+"""
 
 from __future__ import annotations
 
 import csv
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from echoembed import errors
 from echoembed.corpus.inputs import InputFile
 from echoembed.corpus.records import Rejected
 from echoembed.corpus.unpack import unpacked
-from echoembed.texts.lines import LINE_LIMIT
-from echoembed.texts.rows import BATCH_ROWS, Columns, cell_value, json_object, readable
+from echoembed.texts.lines import LINE_LIMIT, as_utf8
+from echoembed.texts.rows import BATCH_ROWS, DELIMITERS, Columns, cell_value, check_delimiter, json_object, readable
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -65,15 +68,20 @@ def _state(handle: BinaryIO) -> tuple[int, int]:
 def _lines(handle: BinaryIO, name: str) -> Iterator[tuple[int, str, bytes | Rejected]]:
     """Yield lines with their number and place; skip and reject a line over the limit."""
     number = 0
-    while line := handle.readline(LINE_LIMIT + 1):
+    line = handle.readline(LINE_LIMIT + 1)
+    if (recoded := as_utf8(line, handle, name)) is not None:
+        handle = recoded
+        line = handle.readline(LINE_LIMIT + 1)
+    while line:
         number += 1
         where = f"line {number} of {name}"
         if len(line) > LINE_LIMIT:
             while line and not line.endswith(b"\n"):
                 line = handle.readline(LINE_LIMIT)
             yield number, where, Rejected(where, str(errors.line_too_long(where, LINE_LIMIT)))
-            continue
-        yield number, where, line.removeprefix(_BOM) if number == 1 else line
+        else:
+            yield number, where, line.removeprefix(_BOM) if number == 1 else line
+        line = handle.readline(LINE_LIMIT + 1)
 
 
 def _plain(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
@@ -88,6 +96,8 @@ def _plain(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
                 )
         return
     data = handle.read(LINE_LIMIT + 1)
+    if (recoded := as_utf8(data, handle, file.name)) is not None:
+        data = recoded.read(LINE_LIMIT + 1)
     if len(data) > LINE_LIMIT:
         raise errors.line_too_long(file.name, LINE_LIMIT)
     yield Raw(file.name, 0, _decoded(file.name, data.removeprefix(_BOM)), None, _none(columns))
@@ -155,7 +165,7 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
             yield record_lines[-1][1]
 
     csv.field_size_limit(max(csv.field_size_limit(), LINE_LIMIT))  # the default refuses cells over 128 KiB
-    delimiter = "\t" if file.format == "tsv" else ","
+    delimiter = columns.delimiter or DELIMITERS[file.format]
     reader = csv.reader(text_lines(), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     places: list[int] = []
@@ -181,7 +191,7 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
             if not record:  # blank lines in front
                 continue
             header = record
-            columns.check(header, file.name)
+            _check_header(header, columns, file, delimiter, where)
             places = [header.index(column) for column in columns.wanted()]
         elif record and len(record) != len(header):
             reason = f"{len(record)} cells under {len(header)} columns"
@@ -190,6 +200,18 @@ def _csv(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
             cells = [_cell(record[place], where) for place in places]
             id_ = cells[1] if columns.id else None
             yield Raw(where, record_lines[0][0], cells[0], id_, cells[len(cells) - len(columns.kept) :])
+
+
+def _check_header(header: list[str], columns: Columns, file: InputFile, delimiter: str, where: str) -> None:
+    """Refuse a header without the wanted columns, and say so if its encoding or another delimiter is why."""
+    check_delimiter(file.name, header, columns.wanted(), delimiter, explicit=columns.delimiter is not None)
+    try:
+        columns.check(header, file.name)
+    except errors.FileError:
+        undecoded = [text for text in (_cell(name, where) for name in header) if isinstance(text, errors.TextError)]
+        if undecoded:
+            raise undecoded[0] from None
+        raise
 
 
 def _cell(cell: str, where: str) -> str | errors.TextError:
@@ -210,11 +232,26 @@ def _parquet(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
         columns.check(parquet.schema_arrow.names, file.name)
         names = columns.wanted()
         for batch in parquet.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names)), use_threads=False):
+            columns_N = [batch.column(name) for name in names]
+            first_kept = len(names) - len(columns.kept)
+            columns_N[first_kept:] = map(_dates_as_text, columns_N[first_kept:])
             for row in range(batch.num_rows):
                 number += 1
                 where = f"row {number} of {file.name}"
-                cells = [cell_value(batch.column(column)[row], where) for column in names]
+                cells = [cell_value(cells_N[row], where) for cells_N in columns_N]
                 id_ = cells[1] if columns.id else None
                 yield Raw(where, number, cells[0], id_, cells[len(cells) - len(columns.kept) :])
     except pyarrow.ArrowException as error:
         raise errors.file_unreadable(file.name, str(error).splitlines()[0].rstrip(". ")) from error
+
+
+def _dates_as_text(cells_N: Any) -> Any:
+    """Write dates and times as text, ``2026-05-31 12:00:00``: Python's own are coarser and end with the year 9999."""
+    import pyarrow
+    import pyarrow.compute
+
+    if not pyarrow.types.is_temporal(cells_N.type):
+        return cells_N
+    texts_N = cells_N.cast(pyarrow.string())
+    beyond = pyarrow.compute.any(pyarrow.compute.starts_with(texts_N, "<value out of range")).as_py()
+    return cells_N if beyond else texts_N  # then each cell is read by itself, and those beyond are rejected

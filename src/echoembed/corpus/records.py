@@ -64,7 +64,10 @@ class Keep(NamedTuple):
             return None
         try:
             if self.type == "text":
-                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+                if isinstance(value, bytes):
+                    raise ValueError("bytes, which are no text")
+                in_json = isinstance(value, (bool, int, float, list, dict))
+                text = json.dumps(value, ensure_ascii=False, default=str) if in_json else str(value)
                 text.encode()  # fails for a lone surrogate, which cannot be stored
                 return text
             if self.type == "bool":

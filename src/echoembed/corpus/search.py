@@ -5,7 +5,6 @@ Shapes: K texts found, D dimension of the vectors.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +19,7 @@ from echoembed.corpus import folder as corpus_folder
 from echoembed.corpus import index, shard
 from echoembed.corpus import manifest as manifests
 from echoembed.corpus.encoder import ModelEncoder, identity_of, shown
+from echoembed.corpus.filters import condition, reason
 from echoembed.corpus.manifest import SHARDS, Manifest
 from echoembed.corpus.records import Value
 
@@ -200,35 +200,43 @@ class Corpus:
         """
         _check_count(k)
         vector_D = self._unit(vector_D)
-        if where is not None and ";" in re.sub(r"'[^']*'|\"[^\"]*\"", "", where):
-            raise errors.corpus_filter(where, "it holds a semicolon, and one condition is all it may be", self.columns)
+        asked = None if where is None else condition(where, self.columns)
+        if words is not None and (not isinstance(words, str) or not words.strip()):
+            raise errors.CorpusError.bad_value("words", words, "a string that is not blank, or None")
         k = min(k, max(self.manifest.rows, 1))
         try:
-            rows = self._rows(vector_D, k, where, words, exact)
+            rows = self._rows(vector_D, k, asked, words, exact)
         except errors.EchoembedError:
             raise
         except _FAILURES as error:
             if where is not None and self._answers(vector_D, words, exact):
-                raise errors.corpus_filter(where, _reason(error), self.columns) from error
+                raise errors.corpus_filter(where, reason(error, asked), self.columns) from error
             # Then the index is damaged. It is made of the shards, so it is made again.
-            self.table = index.open_table(self.folder, self.manifest, exact_below=self._exact_below, rebuild=True)
+            self.table = self._opened(rebuild=True)
             try:
-                rows = self._rows(vector_D, k, where, words, exact)
+                rows = self._rows(vector_D, k, asked, words, exact)
             except _FAILURES as again:
                 if where is None:
-                    raise errors.corpus_damaged(self.folder / corpus_folder.INDEX, _reason(again)) from again
-                raise errors.corpus_filter(where, _reason(again), self.columns) from again
+                    raise errors.corpus_damaged(self.folder / corpus_folder.INDEX, reason(again)) from again
+                raise errors.corpus_filter(where, reason(again, asked), self.columns) from again
         return self._hits(rows, vector_D, by_cosine=words is None)[:k]
 
     def _unit(self, vector_D: NDArray[np.float32]) -> NDArray[np.float32]:
-        given_D = np.asarray(vector_D, np.float64)
-        length = np.linalg.norm(given_D) if given_D.shape == (self.manifest.dimension,) else 0.0
-        if not (np.isfinite(length) and length > 0):
-            allowed = f"{self.manifest.dimension} finite numbers that are not all zero"
-            raise errors.CorpusError.bad_value(
-                "vector_D", f"numbers of shape {given_D.shape}, length {length:.3g}", allowed
-            )
-        return np.asarray(given_D / length, np.float32)
+        allowed = f"{self.manifest.dimension} finite numbers that are not all zero"
+        try:
+            given_D = np.asarray(vector_D)
+            if given_D.dtype.kind not in "iuf":
+                raise TypeError(f"of type {given_D.dtype}")
+            given_D = given_D.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise errors.CorpusError.bad_value("vector_D", vector_D, allowed) from error
+        if given_D.shape != (self.manifest.dimension,):
+            raise errors.CorpusError.bad_value("vector_D", f"an array of shape {given_D.shape}", allowed)
+        largest = np.abs(given_D).max()
+        if not (np.isfinite(largest) and largest > 0):
+            raise errors.CorpusError.bad_value("vector_D", f"an array whose largest number is {largest}", allowed)
+        scaled_D = given_D / largest  # else the squares of large numbers overflow
+        return np.asarray(scaled_D / np.linalg.norm(scaled_D), np.float32)
 
     def _answers(self, vector_D: NDArray[np.float32], words: str | None, exact: bool) -> bool:
         """Whether the index answers at all, so that what failed is the filter."""
@@ -271,7 +279,20 @@ class Corpus:
     @cached_property
     def table(self) -> Any:
         """Return LanceDB's table of the corpus; build it now if there is none."""
-        return index.open_table(self.folder, self.manifest, exact_below=self._exact_below)
+        return self._opened()
+
+    def _opened(self, *, rebuild: bool = False) -> Any:
+        """Open the table; where a build has replaced the corpus since it was opened, that of the new corpus."""
+        try:
+            return index.open_table(self.folder, self.manifest, exact_below=self._exact_below, rebuild=rebuild)
+        except errors.CorpusError:
+            now = manifests.read(self.folder)
+            if now == self.manifest or now.state != "complete":
+                raise
+            if differences := self.manifest.identity.differences(now.identity):
+                raise errors.corpus_differs(self.folder, shown(differences), "Open it again") from None
+            self.manifest = now
+            return self._opened(rebuild=rebuild)
 
     def _hits(self, rows: Any, vector_D: NDArray[np.float32], *, by_cosine: bool) -> list[Hit]:
         if not rows.num_rows:
@@ -310,9 +331,3 @@ def open_corpus(
 def _check_count(k: object) -> None:
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise errors.CorpusError.bad_value("k", k, "a whole number above 0")
-
-
-def _reason(error: Exception) -> str:
-    """Return LanceDB's reason for refusing a filter, without the position in LanceDB's own code."""
-    message = str(error).splitlines()[0].removeprefix("Invalid input, ")
-    return re.split(r" \(sql parser|, /\S+\.rs:", message)[0]

@@ -258,8 +258,8 @@ def meta_of(path: Path) -> dict[str, Any]:
     return meta
 
 
-def schema_of(path: Path) -> pa.Schema:
-    """The columns of a shard, without what it says of itself.
+def shape_of(path: Path) -> tuple[pa.Schema, int]:
+    """Return the columns of a shard, without what it says of itself, and the number of its rows.
 
     Raises:
         CorpusError: If it cannot be read.
@@ -268,7 +268,8 @@ def schema_of(path: Path) -> pa.Schema:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_schema(path).remove_metadata()
+        metadata = pq.read_metadata(path)
+        return metadata.schema.to_arrow_schema().remove_metadata(), metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise errors.corpus_damaged(path, str(error).splitlines()[0]) from error
 

@@ -14,8 +14,9 @@ from echoembed.errors.base import (
 )
 from echoembed.errors.corpus import (
     CorpusVersionError, corpus_bad_column, corpus_busy, corpus_damaged, corpus_differs, corpus_file_changed,
-    corpus_filter, corpus_foreign_folder, corpus_foreign_version, corpus_input_missing, corpus_missing, corpus_no_rows,
-    corpus_stdin, corpus_unfinished, export_impossible, remote_states,
+    corpus_filter, corpus_foreign_folder, corpus_foreign_version, corpus_index_unwritable, corpus_input_inside,
+    corpus_input_missing, corpus_missing, corpus_no_rows, corpus_stdin, corpus_unfinished, export_impossible,
+    remote_states,
 )
 from echoembed.errors.evaluation import (
     data_bad_field, data_empty, data_field_missing, data_files_missing, data_folder_missing, data_folder_not_given,
@@ -62,11 +63,11 @@ from echoembed.errors.sources import (
     revision_unused, weights_damaged, weights_missing, weights_pickled, weights_shard_missing,
 )
 from echoembed.errors.texts import (
-    OverBudgetError, column_missing, column_twice, csv_malformed, csv_other_delimiter, delimiter_bad, delimiter_unused,
-    file_encoding, file_missing, file_unreadable, format_needs_file, format_untold, id_twice, id_unusable,
-    json_malformed, line_too_long, no_texts, output_exists, output_is_input, output_unknown, output_unwritable,
-    stream_unwritable, text_not_utf8, text_too_long, text_unusable, too_few_texts, too_many_texts, vector_unusable,
-    vectors_misshapen,
+    OverBudgetError, cell_unreadable, column_missing, column_twice, csv_malformed, csv_other_delimiter, delimiter_bad,
+    delimiter_unused, file_encoding, file_missing, file_unreadable, format_needs_file, format_untold, id_twice,
+    id_unusable, json_malformed, line_too_long, no_texts, output_exists, output_is_input, output_unknown,
+    output_unwritable, stream_unwritable, text_not_utf8, text_too_long, text_unusable, too_few_texts, too_many_texts,
+    vector_unusable, vectors_misshapen,
 )
 from echoembed.errors.training import (
     TrainingStoppedError, adapter_end_token_missing, adapter_targets_unknown, dropout_without_effect, head_missing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from echoembed.errors.base import CorpusError, FileError, ModelError, near, quoted
@@ -51,8 +52,8 @@ def corpus_differs(path: object, differences: str, remedy: str) -> CorpusError:
 def corpus_unfinished(path: object) -> CorpusError:
     """A corpus whose first build has not ended."""
     return CorpusError(
-        f"{quoted(str(path), 200)} is not complete: its build was interrupted. Run the same 'echoembed corpus build' "
-        "again: it resumes where it stopped."
+        f"{quoted(str(path), 200)} is not complete: its first build was interrupted, or still runs. Wait for it, or "
+        "run the same 'echoembed corpus build' again: it resumes where it stopped."
     )
 
 
@@ -80,9 +81,10 @@ def corpus_stdin() -> FileError:
 
 def corpus_bad_column(where: str, column: str, value: object, type_: str) -> FileError:
     """A cell that does not have the requested type."""
+    remedy = "leave the column out" if type_ == "text" else f"keep the column as text: --keep {column}"
     return FileError(
         f"{where} has {quoted(value)} in the column {quoted(column)}, which cannot be read as {type_}. Correct it, or "
-        f"keep the column as text: --keep {column}."
+        f"{remedy}."
     )
 
 
@@ -91,12 +93,30 @@ def corpus_file_changed(name: str) -> FileError:
     return FileError(f"{quoted(name, 200)} changed while it was read. Build again when nothing writes to it.")
 
 
-def corpus_filter(filter_: str, reason: str, columns: Iterable[str]) -> CorpusError:
+def corpus_filter(filter_: object, reason: str, columns: Iterable[str]) -> CorpusError:
     """A filter of a search that cannot be used."""
     names = list(columns)
+    start = re.match(r"\W?(\w+)", str(filter_))
+    hint = near(start[1], names) if start and start[1] not in names else ""
     return CorpusError(
         f"The filter {quoted(filter_, 200)} cannot be used: {reason.removesuffix('.')}. Columns: {', '.join(names)}. "
-        f'Write it as in SQL, such as "year > 2020".{near(filter_.split(" ")[0], names)}'
+        f'Write it as in SQL, such as "year > 2020".{hint}'
+    )
+
+
+def corpus_input_inside(name: str, folder: object) -> CorpusError:
+    """An input that is the corpus itself, or a part of it, which the build would replace while it reads it."""
+    return CorpusError(
+        f"The input {quoted(name, 200)} lies in {quoted(str(folder), 200)}, the corpus that is to be built. Allowed: "
+        "inputs outside of it. Choose another --out."
+    )
+
+
+def corpus_index_unwritable(folder: object, reason: str) -> FileError:
+    """A corpus without a search index of its present texts, in a folder in which none can be built."""
+    return FileError(
+        f"{quoted(str(folder), 200)} has no search index of its present texts, and none can be built there: {reason}. "
+        "Run a search as a user who may write there, or copy the corpus to a folder in which you can write."
     )
 
 

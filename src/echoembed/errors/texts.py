@@ -108,6 +108,11 @@ def column_twice(where: str, column: str) -> FileError:
     return FileError(f"{where} has two columns named {quoted(column)}. Names must differ: rename one.")
 
 
+def cell_unreadable(where: str, reason: str) -> TextError:
+    """A cell of a Parquet file whose value Python cannot hold."""
+    return TextError(f"{where} has a value that cannot be read: {reason.rstrip('.')}. Correct it, or leave it out.")
+
+
 def id_unusable(where: str, value: object) -> FileError:
     """An id that is neither a word nor a whole number."""
     return FileError(

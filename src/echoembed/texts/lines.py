@@ -34,12 +34,9 @@ def decoded_lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str | erro
         FileError: If a line is longer than ``LINE_LIMIT``, or the file's encoding is not supported.
     """
     line = handle.readline(LINE_LIMIT + 1)
-    codec = next((codec for mark, codec in _MARKS if line.startswith(mark)), None)
-    if codec is not None:
-        handle = cast(BinaryIO, io.BufferedReader(_Recoded(line, handle, codec, name)))
+    if (recoded := as_utf8(line, handle, name)) is not None:
+        handle = recoded
         line = handle.readline(LINE_LIMIT + 1)
-    elif (order := _unmarked_utf16(line)) is not None:
-        raise errors.file_encoding(name, f"UTF-16 ({order}) without a byte order mark", order)
     line = line.removeprefix(codecs.BOM_UTF8)
     number = 0
     while line:
@@ -54,10 +51,32 @@ def decoded_lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str | erro
         line = handle.readline(LINE_LIMIT + 1)
 
 
-def _unmarked_utf16(line: bytes) -> str | None:
-    """Return the byte order of a first line in UTF-16, in which every other byte of ordinary text is zero."""
-    for order, zeros, others in (("utf-16le", line[1::2], line[0::2]), ("utf-16be", line[0::2], line[1::2])):
-        if zeros.count(0) and not others.count(0) and 3 * zeros.count(0) >= len(line):
+def as_utf8(head: bytes, handle: BinaryIO, name: str) -> BinaryIO | None:
+    """Convert a file that begins with the byte order mark of UTF-16 or UTF-32.
+
+    Args:
+        head: What has been read of the file: its first line, or more.
+        handle: The rest of the file.
+        name: What messages call the file.
+
+    Returns:
+        The whole file in UTF-8, without the mark; None if it needs no conversion.
+
+    Raises:
+        FileError: If the file is UTF-16 without a mark; while the result is read, if the file is damaged.
+    """
+    codec = next((codec for mark, codec in _MARKS if head.startswith(mark)), None)
+    if codec is not None:
+        return cast(BinaryIO, io.BufferedReader(_Recoded(head, handle, codec, name)))
+    if (order := _unmarked_utf16(head)) is not None:
+        raise errors.file_encoding(name, f"UTF-16 ({order}) without a byte order mark", order)
+    return None
+
+
+def _unmarked_utf16(head: bytes) -> str | None:
+    """Return the byte order of text in UTF-16, in which every other byte of ordinary text is zero."""
+    for order, zeros, others in (("utf-16le", head[1::2], head[0::2]), ("utf-16be", head[0::2], head[1::2])):
+        if zeros.count(0) and not others.count(0) and 3 * zeros.count(0) >= len(head):
             return order
     return None
 

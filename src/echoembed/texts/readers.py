@@ -95,7 +95,7 @@ class TextReader:
         self._skips = on_bad_text == "skip"
         self._sources = [_source(input_, number, file_format) for number, input_ in enumerate(inputs, start=1)]
         self._sources += [_Source(f"--text {number}", literal=text) for number, text in enumerate(texts, start=1)]
-        self._delimiter = _delimiter(delimiter)
+        self._delimiter = rows.delimiter_of(delimiter)
         if delimiter is not None:
             for source in self._sources:
                 if source.literal is None and source.format not in _TABLES:
@@ -236,13 +236,6 @@ def _standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise errors.file_unreadable("standard input", "it is closed")
     return sys.stdin.buffer
-
-
-def _delimiter(name: str | None) -> str | None:
-    character = {"tab": "\t", "\\t": "\t"}.get(name or "", name)
-    if character is not None and (len(character) != 1 or character in '"\r\n\0'):
-        raise errors.delimiter_bad(name)
-    return character
 
 
 def _checked(row: Row) -> str:

@@ -20,18 +20,22 @@ from echoembed.texts.lines import LINE_LIMIT, decoded_lines
 FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
 SUFFIXES = (*(f".{kind}{packed}" for packed in ("", ".gz") for kind in FORMATS[:-1]), ".parquet")
 BATCH_ROWS = 256
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 Record = tuple[str, Mapping[str, object] | errors.TextError | None]
 """A row's place, and its columns by name; None for a blank line, and an error for a line that cannot be decoded."""
 
 
 class Columns(NamedTuple):
-    """The columns to read; without an ``id`` column, rows are numbered or named by their place."""
+    """The columns to read; without an ``id`` column, rows are numbered or named by their place.
+
+    ``delimiter`` separates the columns of CSV and TSV files of a corpus; None for the usual one.
+    """
 
     text: str = "text"
     id: str | None = None
     kept: tuple[str, ...] = ()
+    delimiter: str | None = None
 
     def wanted(self) -> list[str]:
         """Return all columns that must exist."""
@@ -72,6 +76,18 @@ def format_of(name: str) -> str | None:
     """Return the format of a file by its name; None if unknown."""
     suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), None)
     return suffix.split(".")[1] if suffix else None
+
+
+def delimiter_of(written: str | None) -> str | None:
+    """Return the delimiter that an option names: a character, or ``tab``; None for the usual one.
+
+    Raises:
+        FileError: If it cannot separate columns.
+    """
+    character = {"tab": "\t", "\\t": "\t"}.get(written or "", written)
+    if character is not None and (len(character) != 1 or character in '"\r\n\0'):
+        raise errors.delimiter_bad(written)
+    return character
 
 
 @contextlib.contextmanager
@@ -164,8 +180,8 @@ def records(
         yield from _parquet(handle, name, wanted, check)
         return
     lines = decoded_lines(unpacked(handle, name), name)
-    if kind in _DELIMITERS:
-        yield from _csv(lines, name, wanted, check, delimiter or _DELIMITERS[kind], explicit=delimiter is not None)
+    if kind in DELIMITERS:
+        yield from _csv(lines, name, wanted, check, delimiter or DELIMITERS[kind], explicit=delimiter is not None)
         return
     for where, line in lines:
         if isinstance(line, errors.TextError):
@@ -237,7 +253,7 @@ def _csv(
             return
         if header is None:
             header = cells
-            _check_delimiter(name, header, wanted, delimiter, explicit=explicit)
+            check_delimiter(name, header, wanted, delimiter, explicit=explicit)
             check(header, name)
         elif cells and len(cells) != len(header):
             raise errors.csv_malformed(where, f"{len(cells)} cells under {len(header)} columns")
@@ -245,7 +261,7 @@ def _csv(
             yield where, dict(zip(header, cells, strict=True)) if cells else None
 
 
-def _check_delimiter(name: str, header: list[str], wanted: Sequence[str], delimiter: str, *, explicit: bool) -> None:
+def check_delimiter(name: str, header: list[str], wanted: Sequence[str], delimiter: str, *, explicit: bool) -> None:
     """Refuse a header that another delimiter splits better: ids and delimiters would be embedded with the texts."""
     missing = [column for column in wanted if column not in header]
     if not missing and (len(header) > 1 or explicit):
@@ -284,3 +300,5 @@ def cell_value(cell: object, where: str) -> object:
         return cell.as_py()  # type: ignore[attr-defined]
     except UnicodeDecodeError as error:
         return errors.text_not_utf8(where, error.start + 1, error.object[error.start])
+    except (ValueError, OverflowError) as error:  # such as a date after the year 9999
+        return errors.cell_unreadable(where, str(error).splitlines()[0])
