@@ -102,7 +102,8 @@ def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
             Part(classical, 0, "components-1", "frequency-mean"),
         ),
         "`echo-deep`": (Part(lines, 0.8, "components-8"),),
-        "`echo-tuned`": (end, bag),
+        "`echo-tuned`": (end, replace(bag, calibration="components-8")),
+        "prompteol beside bag of words, z-score": (end, bag),
     }
     rows |= {f"echo, depth 0.8, {kind}": (Part(echo, 0.8, kind),) for kind in CALIBRATIONS}
     rows |= {f"echo, last layer, {kind}": (Part(echo, 1, kind),) for kind in CALIBRATIONS[1:]}

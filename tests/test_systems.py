@@ -144,6 +144,7 @@ def echo_document(*, pooled: bool) -> list[Part]:
 
 
 BAG = System(ZERO_SHOT[1:3], CLASSICAL, CLASSICAL, depth=1 / 3, calibration="z-score")
+TUNED_BAG = replace(BAG, calibration="components-8")
 
 SYSTEMS = {
     "echo": System(ZERO_SHOT, ECHO, ECHO),
@@ -155,7 +156,7 @@ SYSTEMS = {
     "prompteol": System(ZERO_SHOT, PROMPTEOL, PROMPTEOL, "last", prepared=True),
     "echo-deep": System(ZERO_SHOT[1:4], NEWLINE_ECHO, NEWLINE_ECHO, depth=0.8, calibration="components-8"),
     "echo-tuned": System(
-        ZERO_SHOT[1:3], PROMPTEOL, PROMPTEOL, "last", prepared=True, calibration="z-score", beside=(BAG,)
+        ZERO_SHOT[1:3], PROMPTEOL, PROMPTEOL, "last", prepared=True, calibration="z-score", beside=(TUNED_BAG,)
     ),
     "bag-of-words": BAG,
     "echo-3": System(ZERO_SHOT[:3], THREE, THREE),
