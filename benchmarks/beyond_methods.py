@@ -113,6 +113,10 @@ def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
     }
     for depth, kind in ((0.8, "none"), (0.8, "z-score"), (1, "mean"), (1, "z-score"), (1, "components-8")):
         rows[f"prompteol, depth {depth}, {kind}"] = (Part(word, depth, kind, "last"),)
+    rows["prompteol, depth 0.85, z-score, beside bag of words, components-8"] = (
+        replace(end, depth=0.85),
+        replace(bag, calibration="components-8"),
+    )
     rows |= {
         "echo beside bag of words, z-score": (Part(echo, 1, "z-score"), bag),
         "echo, depth 0.8, beside its first layer, z-score": (Part(echo, 0.8, "z-score"), Part(echo, 0, "z-score")),
