@@ -77,7 +77,7 @@ class Part:
         return max(self.averaged(layers))
 
 
-CALIBRATIONS = ("none", "mean", "z-score", "components-1", "components-8", "whiten-128", "spectrum-2")
+CALIBRATIONS = ("none", "mean", "z-score", "components-1", "components-8", "z-components-8", "whiten-128", "spectrum-2")
 
 
 def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
@@ -96,7 +96,8 @@ def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
         "`echo`": (Part(echo, 1),),
         "`prompteol`": (Part(word, 1, pooling="last"),),
         "bag of words, uncalibrated": (replace(bag, calibration="none"),),
-        "`bag-of-words` (z-score)": (bag,),
+        "`bag-of-words` (z-components-16)": (replace(bag, calibration="z-components-16"),),
+        "bag of words, z-score": (bag,),
         "bag of words, components-8": (replace(bag, calibration="components-8"),),
         "bag of words, weighted by frequency, components-1 (SIF)": (
             Part(classical, 0, "components-1", "frequency-mean"),
@@ -108,10 +109,18 @@ def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
     rows |= {f"echo, depth 0.8, {kind}": (Part(echo, 0.8, kind),) for kind in CALIBRATIONS}
     rows |= {f"echo, last layer, {kind}": (Part(echo, 1, kind),) for kind in CALIBRATIONS[1:]}
     rows |= {f"echo with a line break, depth 0.8, {kind}": (Part(lines, 0.8, kind),) for kind in ("none", "z-score")}
+    rows["echo with a line break, depth 0.72, components-8"] = (Part(lines, 0.72, "components-8"),)
     rows |= {
         f"echo, layers from {low} on averaged, z-score": (Part(echo, _from(low), "z-score"),) for low in (0.5, 0.7)
     }
-    for depth, kind in ((0.8, "none"), (0.8, "z-score"), (1, "mean"), (1, "z-score"), (1, "components-8")):
+    for depth, kind in (
+        (0.8, "none"),
+        (0.8, "z-score"),
+        (1, "mean"),
+        (1, "z-score"),
+        (1, "components-8"),
+        (1, "z-components-8"),
+    ):
         rows[f"prompteol, depth {depth}, {kind}"] = (Part(word, depth, kind, "last"),)
     rows["prompteol, depth 0.85, z-score, beside bag of words, components-8"] = (
         replace(end, depth=0.85),

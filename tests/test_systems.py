@@ -143,7 +143,7 @@ def echo_document(*, pooled: bool) -> list[Part]:
     return [*start, words(" TEXT", pooled=pooled), pooled_eos]
 
 
-BAG = System(ZERO_SHOT[1:3], CLASSICAL, CLASSICAL, depth=1 / 3, calibration="z-score")
+BAG = System(ZERO_SHOT[1:3], CLASSICAL, CLASSICAL, depth=1 / 3, calibration="z-components-16")
 TUNED_BAG = replace(BAG, calibration="components-8")
 
 SYSTEMS = {
@@ -365,9 +365,11 @@ def calibration_of(system: System, family: str, tokenizer: Tokenizer, plain: tor
     mean = np.mean(rows, axis=0)
     if system.calibration == "z-score":
         return lambda vector: (vector - mean) / np.std(rows, axis=0)
-    assert system.calibration == "components-8"
-    widest = np.linalg.svd(rows - mean)[2][:8]
-    return lambda vector: (vector - mean) - widest.T @ (widest @ (vector - mean))
+    kind, _, count = system.calibration.rpartition("-")
+    assert kind in ("components", "z-components")
+    deviation = np.std(rows, axis=0) if kind == "z-components" else 1.0
+    widest = np.linalg.svd((rows - mean) / deviation)[2][: int(count)]
+    return lambda vector: (vector - mean) / deviation - widest.T @ (widest @ ((vector - mean) / deviation))
 
 
 def vector_of(states: np.ndarray, pooled: list[bool], pooling: str, calibrated=None, length=1.0) -> np.ndarray:

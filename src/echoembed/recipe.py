@@ -229,7 +229,7 @@ _FIRST_RELEASE = (
 """The fields of the first release that decide vectors; they are hashed even where they have their defaults."""
 
 
-CALIBRATIONS = "none, mean, z-score, components-K, whiten-K (K a whole number above 0), spectrum-R (R above 1)"
+CALIBRATIONS = "none, mean, z-score, components-K, z-components-K, whiten-K (K above 0), spectrum-R (R above 1)"
 """The allowed values of a recipe's ``calibration``."""
 
 
@@ -237,7 +237,7 @@ def calibration_parts(name: str) -> tuple[str, int] | None:
     """Split a calibration into its kind and its number (0 if it has none); None if it is no calibration."""
     if name in ("none", "mean", "z-score"):
         return name, 0
-    match = re.fullmatch(r"(components|whiten|spectrum)-([1-9][0-9]{0,5})", name)
+    match = re.fullmatch(r"(components|z-components|whiten|spectrum)-([1-9][0-9]{0,5})", name)
     if match is None or match[0] == "spectrum-1":
         return None
     return match[1], int(match[2])

@@ -62,7 +62,7 @@ def test_vectors_are_ours_where_our_package_is_missing(recipe, tmp_path):
     np.testing.assert_allclose(vectors["bare"], model.encode(TEXTS), atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", ["mean", "z-score", "components-3", "whiten-8"])
+@pytest.mark.parametrize("kind", ["mean", "z-score", "components-3", "z-components-3", "whiten-8"])
 def test_a_calibration_becomes_a_layer_of_the_library(kind, tmp_path):
     recipe = replace(echoembed.recipes["prompteol"], calibration=kind, budget=40)
     texts = [f"{text} {number}" for number in range(20) for text in DOCUMENTS]

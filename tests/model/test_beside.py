@@ -130,7 +130,7 @@ def test_without_texts_each_prompt_has_the_calibration_of_the_packages_sentences
     both = replace(recipes["bag-of-words"], name="both", beside=(replace(WORD, layer=1, depth=None),))
     model = tiny(both)
     assert capsys.readouterr().err.count("calibrated") == 2
-    assert [one.kind for one in (model[2], *model[3].fitted())] == ["z-score", "mean"]
+    assert [one.kind for one in (model[2], *model[3].fitted())] == ["z-components-16", "mean"]
     assert np.array_equal(tiny("bag-of-words").encode(TEXTS), tiny("bag-of-words").encode(TEXTS))
     assert capsys.readouterr().err == "", "both were kept, each by itself"
     other = Models(device="cpu").get(str(tiny_models.folder("llama")), both)

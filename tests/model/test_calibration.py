@@ -24,7 +24,7 @@ from echoembed.model.variants import under
 from loaded import TEXTS, TWO, tiny
 
 FITTED_ON = tuple(text for text in sentences() if len(text) < 200)[:80]
-KINDS = ["mean", "z-score", "components-3", "whiten-8"]
+KINDS = ["mean", "z-score", "components-3", "z-components-3", "whiten-8"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +38,9 @@ def plain(kind: str, fitted_on: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     name, _, number = kind.partition("-")
     if name == "mean":
         return vectors - fitted_on.mean(axis=0)
+    if kind.startswith("z-components"):
+        scaler = StandardScaler().fit(fitted_on)
+        return plain(kind.removeprefix("z-"), scaler.transform(fitted_on), scaler.transform(vectors))
     if name == "z":
         return StandardScaler().fit(fitted_on).transform(vectors)
     pca = PCA(n_components=int(number), svd_solver="full").fit(fitted_on)
@@ -127,7 +130,7 @@ def test_the_model_given_stays_as_it_is():
 
 
 def test_a_vector_has_the_same_bits_in_any_batch():
-    for kind in ("components-3", "whiten-8"):
+    for kind in ("components-3", "z-components-3", "whiten-8"):
         model = echoembed.calibrate(tiny(deterministic=True), FITTED_ON, kind)
         together = model.encode(TEXTS)
         assert all(np.array_equal(model.encode(text), row) for text, row in zip(TEXTS, together, strict=True))
@@ -272,6 +275,7 @@ def test_what_is_no_calibration_is_refused(kind):
         ("z-score", 15, "was to be fitted on 15 texts. Allowed: 16 or more"),
         ("whiten-20", 20, "was to be fitted on 20 texts. Allowed: 21 or more"),
         ("components-20", 20, "was to be fitted on 20 texts. Allowed: 21 or more"),
+        ("z-components-20", 20, "was to be fitted on 20 texts. Allowed: 21 or more"),
         ("whiten-33", 40, "names 33 directions, and the vectors have 32 dimensions"),
         ("components-32", 40, "names 32 directions, and the vectors have 32 dimensions"),
     ],
@@ -288,7 +292,9 @@ def test_texts_that_are_all_alike_are_refused(kind):
         echoembed.calibrate(tiny(), ["one and the same"] * 40, kind)
 
 
-@pytest.mark.parametrize(("kind", "refused"), [("mean", False), ("z-score", True), ("components-2", False)])
+@pytest.mark.parametrize(
+    ("kind", "refused"), [("mean", False), ("z-score", True), ("components-2", False), ("z-components-2", True)]
+)
 def test_a_constant_dimension_is_refused_where_it_is_divided_by(kind, refused):
     vectors = np.random.default_rng(0).normal(size=(40, 6))
     vectors[:, 2] = 3 + 1e-9 * vectors[:, 2]

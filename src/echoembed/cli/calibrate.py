@@ -37,8 +37,8 @@ def calibrate(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="mean, z-score, components-K, whiten-K, or spectrum-R, which needs no texts. Default: the recipe's, "
-            "else z-score."
+            help="mean, z-score, components-K, z-components-K, whiten-K, or spectrum-R, which needs no "
+            "texts. Default: the recipe's, else z-score."
         ),
     ] = None,
     overwrite: opt.Overwrite = False,

@@ -174,7 +174,7 @@ def _dense(calibration: Calibration) -> Any:
     turn_KD = torch.eye(width, dtype=torch.float64)
     if calibration.matrix_DK is not None:
         matrix_DK = calibration.matrix_DK.cpu().double()
-        turn_KD = turn_KD - matrix_DK @ matrix_DK.T if calibration.kind.startswith("components") else matrix_DK.T
+        turn_KD = turn_KD - matrix_DK @ matrix_DK.T if "components" in calibration.kind else matrix_DK.T
     if calibration.scale_D is not None:
         turn_KD = turn_KD * calibration.scale_D.cpu().double()
     layer = Dense(width, out, activation_function=torch.nn.Identity())

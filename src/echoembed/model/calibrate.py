@@ -58,8 +58,8 @@ def calibrate(
     Args:
         model: From ``load``.
         texts: Some hundreds of texts of the kind that will be embedded, none of them used to judge the result.
-        calibration: ``mean``, ``z-score``, ``components-K``, ``whiten-K`` or ``spectrum-R`` (which reads no texts);
-            None for the recipe's own, or ``z-score`` if the recipe has none.
+        calibration: ``mean``, ``z-score``, ``components-K``, ``z-components-K``, ``whiten-K`` or ``spectrum-R`` (which
+            reads no texts); None for the recipe's own, or ``z-score`` if the recipe has none.
         progress: Called now and then with the number of texts read.
 
     Returns:

@@ -52,8 +52,8 @@ class Calibration(Module):
     """The affine map, as a module between pooling and normalising.
 
     Vectors become ``(v - shift) * scale``. With a matrix, they are then projected on its columns (``whiten-K``,
-    ``spectrum-R``: K dimensions), or the projection on its columns is subtracted from them (``components-K``). All
-    arithmetic is in float32 and row by row, so that a vector has the same bits in any batch.
+    ``spectrum-R``: K dimensions), or the projection on its columns is subtracted from them (``components-K``,
+    ``z-components-K``). All arithmetic is in float32 and row by row, so that a vector has the same bits in any batch.
 
     Args:
         kind: One of ``recipe.CALIBRATIONS`` other than ``none``.
@@ -90,15 +90,15 @@ class Calibration(Module):
         for name, value in buffers.items():
             tensor = None if value is None else torch.as_tensor(np.asarray(value), dtype=torch.float32).contiguous()
             self.register_buffer(name, tensor, persistent=False)
-        self._removes = parts[0] == "components"
+        self._removes = parts[0] in ("components", "z-components")
         self._check(*parts)
         self._original_digest = self.digest()
 
     def _check(self, kind: str, count: int) -> None:
         width = len(self.shift_D)
         expected: dict[str, tuple[int, ...]] = {"shift_D": (width,)}
-        expected |= {"scale_D": (width,)} if kind == "z-score" else {}
-        if kind in ("components", "whiten", "spectrum"):
+        expected |= {"scale_D": (width,)} if kind.startswith("z-") else {}
+        if kind not in ("mean", "z-score"):
             expected["matrix_DK"] = (width, width // count if kind == "spectrum" else count)
         shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors().items()}
         if self.shift_D.ndim != 1 or shapes != expected:
@@ -161,7 +161,9 @@ class Calibration(Module):
         """
         parts = map_of(kind, moments)
         name, number = calibration_parts(kind) or ("", 0)
-        stable = not moments.full or (name == "components" and moments.apart(number))
+        scaled = name == "z-components"
+        removes = scaled or name == "components"
+        stable = not moments.full or (removes and moments.apart(number, scaled=scaled))
         return cls(kind, **parts, fitted=replace(fitted or Fitted(), stable=stable))
 
     # Identity, saving and loading.

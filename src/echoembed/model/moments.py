@@ -7,6 +7,7 @@ their cosines say little. A calibration learns from the vectors of ordinary text
 - ``z-score``: then every dimension is divided by its standard deviation
 - ``components-K``: the mean and the K leading principal components are removed (Mu and Viswanath 2018,
   "All-but-the-top")
+- ``z-components-K``: z-scores, less their K leading principal components
 - ``whiten-K``: the K leading principal components are kept, each divided by its standard deviation, the largest first
   (Su et al. 2021, "Whitening sentence representations for better semantics and faster retrieval")
 - ``spectrum-R``: vectors are projected on the middle 1/R of the unembedding's right singular vectors, in the order of
@@ -54,12 +55,12 @@ class Moments:
         self.count = 0
         self.mean_D: NDArray[np.float64] = np.zeros(0)
         self.scatter: NDArray[np.float64] = np.zeros(0)
-        self._components: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._components: dict[tuple[int, bool], tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
     @classmethod
     def needed_by(cls, kind: str) -> Moments:
         """Return empty moments of the kind that a calibration needs."""
-        return cls(full=kind.startswith(("components", "whiten")))
+        return cls(full=kind.startswith(("components", "z-components", "whiten")))
 
     def add(self, vectors_ND: ArrayLike) -> None:
         """Add N vectors.
@@ -92,21 +93,32 @@ class Moments:
         summed_D = np.diagonal(self.scatter) if self.full else self.scatter
         return np.asarray(np.sqrt(summed_D / self.count))
 
-    def directions(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return standard deviations ``_D``, largest first, and their principal components, the columns of ``_DD``."""
-        # Kept, as several calibrations may use the same moments.
-        if self._components is None or self._components[0] != self.count:
-            variance_D, directions_DD = np.linalg.eigh(self.scatter / self.count)
-            deviation_D = np.sqrt(np.maximum(variance_D[::-1], 0))
-            self._components = self.count, deviation_D, _signed(directions_DD[:, ::-1])
-        return self._components[1:]
+    def directions(self, *, scaled: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return standard deviations ``_D``, largest first, and their principal components, the columns of ``_DD``.
 
-    def apart(self, count: int) -> bool:
+        Args:
+            scaled: Whether to return those of the z-scores of the vectors.
+        """
+        # Kept, as several calibrations may use the same moments.
+        if (self.count, scaled) not in self._components:
+            covariance_DD = self.scatter / self.count
+            if scaled:
+                covariance_DD = covariance_DD / np.outer(self.deviation, self.deviation)
+            variance_D, directions_DD = np.linalg.eigh(covariance_DD)
+            deviation_D = np.sqrt(np.maximum(variance_D[::-1], 0))
+            self._components[self.count, scaled] = deviation_D, _signed(directions_DD[:, ::-1])
+        return self._components[self.count, scaled]
+
+    def apart(self, count: int, *, scaled: bool = False) -> bool:
         """Return whether the ``count`` leading components span the same space on every machine.
 
         They do if their standard deviations exceed all others by more than rounding.
+
+        Args:
+            count: How many components.
+            scaled: As for ``directions``.
         """
-        along_D, _ = self.directions()
+        along_D, _ = self.directions(scaled=scaled)
         return bool(along_D[count - 1] - along_D[count] > _APART * along_D[count])
 
 
@@ -114,11 +126,11 @@ def map_of(kind: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
     """Compute the affine map of a calibration that is fitted on texts.
 
     Args:
-        kind: ``mean``, ``z-score``, ``components-K`` or ``whiten-K``.
+        kind: ``mean``, ``z-score``, ``components-K``, ``z-components-K`` or ``whiten-K``.
         moments: The moments of the vectors of ordinary texts.
 
     Returns:
-        ``shift_D``, and ``scale_D`` or ``matrix_DK`` if the kind has one (see ``Calibration``).
+        ``shift_D``, and ``scale_D`` and ``matrix_DK`` if the kind has them (see ``Calibration``).
 
     Raises:
         ModelError: If the vectors are too few, all the same, or constant in a dimension to divide by its deviation.
@@ -134,13 +146,16 @@ def map_of(kind: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
     # 2. Refuse constant dimensions: they differ by rounding alone, which a division would magnify.
     size_D = np.maximum(np.abs(shift_D), np.sqrt(np.mean(shift_D**2 + deviation_D**2)))
     constant = int((deviation_D <= _ROUNDING * size_D).sum())
-    if constant == width or (constant and name == "z-score"):
+    if constant == width or (constant and name in ("z-score", "z-components")):
         raise errors.calibration_constant(kind, constant, width)
     # 3. Make the map.
     if name == "mean":
         return {"shift_D": shift_D}
     if name == "z-score":
         return {"shift_D": shift_D, "scale_D": 1 / deviation_D}
+    if name == "z-components":
+        _, directions_DD = moments.directions(scaled=True)
+        return {"shift_D": shift_D, "scale_D": 1 / deviation_D, "matrix_DK": directions_DD[:, :number]}
     along_D, directions_DD = moments.directions()
     if name == "whiten":
         varying = int((along_D[:number] > _ROUNDING * size_D.min()).sum())

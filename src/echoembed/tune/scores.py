@@ -132,7 +132,7 @@ class Scorer:
         texts = [self.evidence.texts[place] for place in used]
         prompts = [*reader.render(fitted), *reader.render(texts)]
         self.store.fill(whole, prompts)
-        directions = any(candidate.calibration.startswith(("components", "whiten")) for candidate in candidates)
+        directions = any(Moments.needed_by(candidate.calibration).full for candidate in candidates)
         for (layer, pooling), group in groupby(candidates, key=lambda candidate: (candidate.layer, candidate.pooling)):
             pooled_ND = self.store.vectors(whole, prompts, [layer], pooling)[:, 0]
             moments = Moments(full=directions)
@@ -157,4 +157,4 @@ def _calibrated_vectors(kind: str, moments: Moments, pooled_ND: Vectors) -> Vect
     if "matrix_DK" not in arrays:
         return moved_ND
     along_NK: Vectors = moved_ND @ arrays["matrix_DK"]
-    return moved_ND - along_NK @ arrays["matrix_DK"].T if kind.startswith("components") else along_NK
+    return moved_ND - along_NK @ arrays["matrix_DK"].T if "components" in kind else along_NK

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from echoembed.recipe import Pooling, Recipe, recipes
 
-CALIBRATIONS = ("none", "mean", "z-score", "components-1", "components-3", "components-8", "whiten-128")
+CALIBRATIONS = ("none", "mean", "z-score", "components-1", "components-8", "z-components-8", "whiten-128")
 NAME = "tuned"
 """The name of the recipe that a search returns."""
 
