@@ -88,7 +88,8 @@ class Calibration(Module):
         self.fitted = fitted or Fitted()
         buffers = {"shift_D": shift_D, "scale_D": scale_D, "matrix_DK": matrix_DK}
         for name, value in buffers.items():
-            tensor = None if value is None else torch.as_tensor(np.asarray(value), dtype=torch.float32).contiguous()
+            # Copied into torch's own memory: products of memory that begins elsewhere may differ in their last bits.
+            tensor = None if value is None else torch.tensor(np.asarray(value), dtype=torch.float32)
             self.register_buffer(name, tensor, persistent=False)
         self._removes = parts[0] in ("components", "z-components")
         self._check(*parts)
