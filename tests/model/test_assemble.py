@@ -134,7 +134,7 @@ def test_a_saved_length_that_cannot_be_is_refused(most, tmp_path):
 # Prompts by name
 
 QUERY, DOCUMENT = "<s> Question, any: a cat", "<s> Answer: a cat"
-NAMES = {"query": QUERY, "text": QUERY, "document": DOCUMENT, "passage": DOCUMENT, "corpus": DOCUMENT}
+NAMES = {"query": QUERY, "text": DOCUMENT, "document": DOCUMENT, "passage": DOCUMENT, "corpus": DOCUMENT}
 
 
 def read(model: SentenceTransformer, **call: str) -> str:
@@ -169,6 +169,17 @@ def test_the_name_of_a_prompt_says_which_template(named, name):
     vector = named.encode(TEXTS[:2], prompt_name=name)
     side = "encode_query" if NAMES[name] == QUERY else "encode_document"
     assert np.array_equal(vector, getattr(named, side)(TEXTS[:2]))
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_a_tool_that_loads_a_folder_with_empty_prompts_gets_both_sides(tmp_path, empty):
+    folder = str(echoembed.save(two(), tmp_path / "model"))
+    prompts = {"query": empty, "text": empty}  # as LlamaIndex gives them
+    model = SentenceTransformer(folder, trust_remote_code=True, device="cpu", prompts=prompts)
+    for name, prompt in NAMES.items():
+        assert read(model, prompt_name=name) == prompt
+    told = SentenceTransformer(folder, trust_remote_code=True, device="cpu", prompts={"query": "seek", "text": ""})
+    assert read(told, prompt_name="query") == "<s> Question, seek: a cat"
 
 
 def test_names_of_the_users_own_prompts_are_instructions(named):

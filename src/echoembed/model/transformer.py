@@ -34,7 +34,7 @@ from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
 from echoembed.model.zeros import guard_caller
 from echoembed.prompts.pieces import PieceTokenizer, no_panic
-from echoembed.prompts.reader import Overflow
+from echoembed.prompts.reader import TASK_MARKS, Overflow
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
@@ -212,6 +212,10 @@ class EchoTransformer(Transformer):
             part.to_int8()
 
     # The library's interface.
+
+    def on_model_ready(self, model: Any) -> None:
+        """Let ``query``, ``text`` and the like keep their meaning where a tool loads the model with empty prompts."""
+        model.prompts |= {name: mark for name, mark in TASK_MARKS.items() if model.prompts.get(name) == ""}
 
     def preprocess(
         self,

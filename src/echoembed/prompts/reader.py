@@ -19,7 +19,7 @@ from echoembed.prompts.text import check_text
 Overflow = Literal["warn", "error", "ignore"]
 TASK_MARKS = {
     "query": "{query}",
-    "text": "{query}",
+    "text": "{document}",
     "document": "{document}",
     "passage": "{document}",
     "corpus": "{document}",
