@@ -122,8 +122,8 @@ def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
         (1, "z-components-8"),
     ):
         rows[f"prompteol, depth {depth}, {kind}"] = (Part(word, depth, kind, "last"),)
-    rows["prompteol, depth 0.85, z-score, beside bag of words, components-8"] = (
-        replace(end, depth=0.85),
+    rows["prompteol, depth 0.8, z-score, beside bag of words, components-8"] = (
+        replace(end, depth=0.8),
         replace(bag, calibration="components-8"),
     )
     rows |= {
