@@ -105,6 +105,10 @@ def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
         "`echo-deep`": (Part(lines, 0.8, "components-8"),),
         "`echo-tuned`": (end, replace(bag, calibration="components-8")),
         "prompteol beside bag of words, z-score": (end, bag),
+        "`prompteol-bag`": (
+            replace(end, calibration="z-components-8"),
+            replace(bag, calibration="z-components-16"),
+        ),
     }
     rows |= {f"echo, depth 0.8, {kind}": (Part(echo, 0.8, kind),) for kind in CALIBRATIONS}
     rows |= {f"echo, last layer, {kind}": (Part(echo, 1, kind),) for kind in CALIBRATIONS[1:]}

@@ -158,6 +158,9 @@ SYSTEMS = {
     "echo-tuned": System(
         ZERO_SHOT[1:3], PROMPTEOL, PROMPTEOL, "last", prepared=True, calibration="z-score", beside=(TUNED_BAG,)
     ),
+    "prompteol-bag": System(
+        ZERO_SHOT[1:3], PROMPTEOL, PROMPTEOL, "last", prepared=True, calibration="z-components-8", beside=(BAG,)
+    ),
     "bag-of-words": BAG,
     "echo-3": System(ZERO_SHOT[:3], THREE, THREE),
     "echo-chat": System(("gpt2",), CHATML, CHATML),

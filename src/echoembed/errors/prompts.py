@@ -209,7 +209,7 @@ def recipe_tuned_for_another(recipe: str, model: str, got: str) -> RecipeError:
     other = f"other weights or another layer of {got}" if got == model else got
     return RecipeError(
         f"The recipe {recipe!r} was tuned for {model}, whose calibration comes with it, but it is used on {other}. "
-        "Make one for this model: 'echoembed tune MODEL --texts FILE -o DIR'. Or choose the recipe 'echo-deep'."
+        "Make one for this model: 'echoembed tune MODEL --texts FILE -o DIR'. Or choose the recipe 'prompteol-bag'."
     )
 
 
