@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import sys
 from functools import cache
 from statistics import mean
 
@@ -207,30 +204,3 @@ def test_the_plan_is_plain_values_and_starts_nothing(rows, tmp_path):
     config = run(rows, output=str(tmp_path / "out"), score=ScoreConfig())
     assert json.loads(json.dumps(plan.make(config).as_dict()))["steps"] == 10
     assert not (tmp_path / "out").exists()
-
-
-BLOCKS = """
-import ctypes, torch
-
-class Use(ctypes.Structure):
-    names = "arena free bins blocks bytes fast fastbytes used unused top"
-    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
-
-mallinfo = ctypes.CDLL(None).mallinfo2
-mallinfo.restype = Use
-torch.empty(30 * 2**20, dtype=torch.uint8)  # freed at once: from now on glibc would keep what is smaller
-if {released}:
-    from echoembed.training.footprint import release_large_blocks
-    release_large_blocks()
-before = mallinfo().blocks
-kept = torch.empty(8 * 2**20, dtype=torch.uint8)
-print(mallinfo().blocks - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this system has no glibc")
-@pytest.mark.parametrize("released", [False, True])
-def test_large_blocks_are_the_systems_own_and_go_back_to_it(released):
-    code = BLOCKS.format(released=released)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == (1 if released else 0)

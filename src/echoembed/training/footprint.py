@@ -7,9 +7,7 @@ weights are counted, not estimated. A forward pass over these layers tells which
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,20 +30,6 @@ if TYPE_CHECKING:
 
 FLOAT, ADAM = 4, 8  # bytes of a weight or gradient in float32, and of AdamW's two moments of it
 _PROBE = 16  # tokens
-_MMAP_THRESHOLD = -3  # glibc's name of the setting: M_MMAP_THRESHOLD
-_LARGE_BLOCK = 2**21  # bytes
-
-
-def release_large_blocks() -> None:
-    """Make glibc return each large block of memory to the system as soon as the block is freed.
-
-    The states of a training step differ in size from step to step. glibc keeps freed blocks on its heap for later use,
-    and blocks of other sizes leave holes there: a run of SmolLM2 held 8.5 GB in this way, and holds 3 GB without it.
-    Nothing happens on a system without glibc.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):
-            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 @dataclass(frozen=True, kw_only=True)

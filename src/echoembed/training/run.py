@@ -26,7 +26,7 @@ from echoembed.training import export, mntp, rows, simcse
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.distil import DistilLoss
-from echoembed.training.footprint import release_large_blocks
+from echoembed.training.heap import FreedMemory
 from echoembed.training.loss import contrastive_loss
 from echoembed.training.progress import TrainingProgress, reading_rows
 from echoembed.training.resume import begin_run, checkpoint_of, record_of
@@ -98,7 +98,6 @@ def train(
         loss=_loss(model, config, processes),
         callbacks=[*our_callbacks, *(make(model) for make in callbacks)],
     )
-    release_large_blocks()
     try:
         trainer.train_from(newest)
     finally:
@@ -238,7 +237,7 @@ def _arguments(
 
 
 def _callbacks(model: SentenceTransformer, config: TrainConfig, console: Console | None) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = []
+    callbacks: list[TrainerCallback] = [FreedMemory()]
     run = Path(config.output)
     if config.checkpoint.models:
         callbacks.append(_Models(model, config))
