@@ -33,6 +33,7 @@ from echoembed.engine.gradients import TrainingEngine
 from echoembed.model.transformer import transformer_of
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import AdapterConfig
+from echoembed.training.heap import keep_freed_memory
 from echoembed.training.loss import contrastive_loss
 
 WAYS = {
@@ -108,6 +109,7 @@ def main() -> None:
     """Take turns, and print the table."""
     options = arguments()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as in a run
     model = echoembed.load(
         options.model, recipe=options.recipe, budget=options.budget, engine="padded", device="cpu", overflow="ignore"
     )

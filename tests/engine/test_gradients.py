@@ -11,7 +11,7 @@ import torch
 
 import echoembed
 import tiny_models
-from echoembed.engine import gradients, padded_batch
+from echoembed.engine import frozen_linear, gradients, padded_batch
 from echoembed.engine.gradients import TrainingEngine
 from echoembed.model.pooling import unpad
 from echoembed.model.transformer import transformer_of
@@ -87,20 +87,45 @@ def test_gradients_are_those_of_the_padded_forward(family, recipe):
     model = trained(family, recipe)
     wanted = gradients_of(model, info_nce(by_hand(model, QUERIES + POSITIVES)))
     got = gradients_of(model, info_nce(by_engine(model, QUERIES + POSITIVES, engine_of(model))))
-    bound = {"llama": 1e-5, "tiny": 2e-5}.get(family, 1e-4)  # the random weights of some magnify rounding
+    bound = {"llama": 1e-5, "tiny": 1e-5}.get(family, 1e-4)  # the random weights of some magnify rounding
     for name, gradient in wanted.items():
         assert float((got[name] - gradient).norm()) <= bound * float(gradient.norm()), name
 
 
 def test_gradients_of_products_in_bfloat16_point_the_same_way():
-    """Of each LoRA matrix, on products of frozen weights that were rounded; what is trained stays in float32."""
+    """Of each LoRA matrix, on products of frozen weights that were rounded; what is trained stays in float32.
+
+    With the forward pass in bfloat16 too, the worst cosine was 0.9993.
+    """
     model = trained("tiny")
     wanted = gradients_of(model, info_nce(by_hand(model, QUERIES + POSITIVES)))
     got = gradients_of(model, info_nce(by_engine(model, QUERIES + POSITIVES, engine_of(model, torch.bfloat16))))
     for key, gradient in wanted.items():
         assert got[key].dtype == torch.float32
         cosine = torch.nn.functional.cosine_similarity(got[key].flatten(), gradient.flatten(), dim=0)
-        assert float(cosine) >= 0.999, (key, float(cosine))
+        assert float(cosine) >= 0.9999, (key, float(cosine))
+
+
+def test_on_a_cpu_bfloat16_leaves_the_states_of_the_forward_as_they_are():
+    """A contrastive loss magnifies what the forward pass rounds."""
+    model = trained("tiny")
+    with torch.no_grad():
+        wanted = by_hand(model, QUERIES)
+        got = by_engine(model, QUERIES, engine_of(model, torch.bfloat16))
+    assert float((got - wanted).norm()) <= 1e-5 * float(wanted.norm())
+
+
+def test_products_in_blocks_round_as_little_as_pytorchs_own():
+    """Of as many inputs as a feed-forward has, plain and turned, with a bias and a number that blocks do not divide."""
+    generator = torch.Generator().manual_seed(0)
+    for inputs, outputs in ((1536, 64), (1000, 48)):
+        states, weight = (torch.randn(rows, inputs, generator=generator) for rows in (128, outputs))
+        bias = torch.randn(outputs, generator=generator)
+        exact = torch.nn.functional.linear(states.double(), weight.double(), bias.double())
+        plain = float((torch.nn.functional.linear(states, weight, bias) - exact).norm())
+        for matrix in (weight, weight.t().contiguous().t()):
+            got = frozen_linear.product(states, matrix, bias, block=frozen_linear._BLOCK)
+            assert float((got - exact).norm()) <= 1.3 * plain
 
 
 @pytest.mark.parametrize(("family", "settings"), [("llama", {}), ("mistral", {"sliding_window": 64})])

@@ -1,9 +1,11 @@
 """Cheaper forwards and gradients for the modules of a model whose own weights are frozen.
 
-A frozen weight needs no gradient, and its product may be in the dtype that the processor multiplies fastest. The
-trained weights, LoRA's two small matrices, stay in float32, and so does the residual stream. The modules are:
+A frozen weight needs no gradient, and its products may be in the dtype that the processor multiplies fastest. The
+trained weights, LoRA's two small matrices, stay in float32, and so does the residual stream. On a CPU, bfloat16 is for
+the backward pass alone: the temperature of a contrastive loss magnifies each error of the forward pass twenty or fifty
+times, while an error of the backward pass stays as small as it is. The modules are:
 
-- a linear layer with LoRA, as one operation: y = W x + s B (A x), all products in one dtype
+- a linear layer with LoRA, as one operation: y = W x + s B (A x)
 - RMSNorm, whose result is in the dtype of the products that follow
 - the product of a SiLU gate, which stores its two inputs and computes the rest again in the backward pass
 - the rotation of queries and keys
@@ -20,38 +22,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from echoembed.engine import fused, onednn
+from echoembed.engine import fused
 from echoembed.engine.attention import ACTIVE
+from echoembed.engine.frozen_linear import Dtypes, Forward, has_lora, linear, lora
 
-Forward = Callable[..., Any]
 _ROUNDING = 1e-5  # in float32, relative to the largest number
 
 
-def forwards(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, Forward]]:
+def forwards(model: nn.Module, dtypes: Dtypes) -> list[tuple[nn.Module, Forward]]:
     """Return a model's linear layers, norms and gates, each with a forward for training.
 
     Args:
         model: A model with frozen weights and LoRA on some layers.
-        dtype: The dtype of products; frozen weights in another dtype are copied into it.
+        dtypes: The dtypes of products; frozen weights in another dtype are copied into it.
     """
     pairs: list[tuple[nn.Module, Forward]] = []
+    exact = Dtypes(torch.float32, torch.float32)
     within = [part for stack in model.modules() if isinstance(stack, nn.ModuleList) for part in stack.modules()]
-    inside = {id(module.base_layer) for module in model.modules() if _has_lora(module)}
+    inside = {id(module.base_layer) for module in model.modules() if has_lora(module)}
     for module in model.modules():
         make: Callable[..., Forward] | None = None
-        if _has_lora(module):
-            make = _lora
+        if has_lora(module):
+            make = lora
         elif type(module) is nn.Linear and id(module) not in inside and not module.weight.requires_grad:
-            make = _linear
+            make = linear
         elif type(module).__name__.endswith("RMSNorm") and _frozen_vector(module):
             make = _norm
         elif type(module).__name__.endswith("MLP") and _has_gate(module):
             make = _gate
         if make is None or "forward" in module.__dict__:
             continue
-        if make in (_lora, _linear) or _agrees(module, make(module, torch.float32)):
+        if make in (lora, linear) or _agrees(module, make(module, exact)):
             inner = make is not _norm or any(module is part for part in within)  # the last norm's states are pooled
-            pairs.append((module, make(module, dtype if inner else torch.float32)))
+            pairs.append((module, make(module, dtypes if inner else exact)))
     return pairs
 
 
@@ -86,23 +89,6 @@ def _agrees(module: nn.Module, forward: Forward) -> bool:
     return bool((result.float() - expected).abs().max() <= _ROUNDING * expected.abs().max())
 
 
-def _has_lora(module: nn.Module) -> bool:
-    """Return whether a module is peft's linear layer with a single active, plain LoRA on a frozen ``nn.Linear``."""
-    names = getattr(module, "active_adapters", None)
-    if not (isinstance(getattr(module, "lora_A", None), nn.ModuleDict) and isinstance(names, list) and len(names) == 1):
-        return False
-    base = getattr(module, "base_layer", None)
-    return (
-        type(base) is nn.Linear
-        and not base.weight.requires_grad
-        and names[0] in module.lora_A  # type: ignore[operator]
-        and names[0] not in getattr(module, "lora_variant", {})
-        and module.lora_B[names[0]].bias is None  # type: ignore[index, union-attr]
-        and not module.merged
-        and not module.disable_adapters
-    )
-
-
 def _frozen_vector(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim == 1 and not weight.requires_grad
@@ -115,94 +101,7 @@ def _has_gate(module: nn.Module) -> bool:
     )
 
 
-def product(states_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply without gradients, by oneDNN where that is faster than PyTorch's own product."""
-    if states_TI.dtype == torch.float32 and states_TI.device.type == "cpu" and onednn.wanted():
-        fast: Tensor = torch.ops.mkldnn._linear_pointwise(states_TI, weight_OI, bias, "none", [], "")
-        return fast
-    return nn.functional.linear(states_TI, weight_OI, bias)
-
-
-def _linear(module: nn.Linear, dtype: torch.dtype) -> Forward:
-    weight_OI, bias = module.weight.detach().to(dtype), None if module.bias is None else module.bias.detach().to(dtype)
-
-    def forward(states: Tensor) -> Tensor:
-        result: Tensor = _Frozen.apply(states.to(dtype), weight_OI, bias)  # type: ignore[no-untyped-call]
-        return result
-
-    return forward
-
-
-def _lora(module: Any, dtype: torch.dtype) -> Forward:
-    base: nn.Linear = module.base_layer
-    name = module.active_adapters[0]
-    weight_OI, bias = base.weight.detach().to(dtype), None if base.bias is None else base.bias.detach().to(dtype)
-    dropout: nn.Module = module.lora_dropout[name]
-    a_RI, b_OR, scale = module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
-
-    def forward(states: Tensor, *_: Any, **__: Any) -> Tensor:
-        states = states.to(dtype)
-        if module.training and getattr(dropout, "p", 0):  # dropout makes LoRA's input differ from the layer's
-            frozen: Tensor = _Frozen.apply(states, weight_OI, bias)  # type: ignore[no-untyped-call]
-            inner = nn.functional.linear(dropout(states), a_RI.to(dtype))
-            return frozen + nn.functional.linear(inner, b_OR.to(dtype)) * scale
-        result: Tensor = _Lora.apply(states, weight_OI, bias, a_RI, b_OR, scale)  # type: ignore[no-untyped-call]
-        return result
-
-    return forward
-
-
-class _Frozen(torch.autograd.Function):
-    """A linear layer whose weight gets no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight_OI: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight_OI)
-        return product(states, weight_OI, bias)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (weight_OI,) = ctx.saved_tensors
-        return product(gradient.contiguous(), weight_OI.t()), None, None
-
-
-class _Lora(torch.autograd.Function):
-    """A frozen linear layer with LoRA beside it."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        weight_OI: Tensor,
-        bias: Tensor | None,
-        a_RI: Tensor,
-        b_OR: Tensor,
-        scale: float,
-    ) -> Tensor:
-        dtype = states.dtype
-        states_TI = states.reshape(-1, states.shape[-1])
-        small_RI, small_OR = a_RI.to(dtype), (b_OR * scale).to(dtype)
-        inner_TR = nn.functional.linear(states_TI, small_RI)
-        out_TO = product(states_TI, weight_OI, bias).addmm_(inner_TR, small_OR.t())
-        ctx.save_for_backward(states_TI, weight_OI, small_RI, small_OR, inner_TR)
-        ctx.scale = scale
-        return out_TO.view(*states.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        states_TI, weight_OI, small_RI, small_OR, inner_TR = ctx.saved_tensors
-        gradient_TO = gradient.reshape(-1, gradient.shape[-1])
-        inner_gradient_TR = gradient_TO @ small_OR
-        a_RI = (inner_gradient_TR.t() @ states_TI).float()
-        b_OR = (gradient_TO.t() @ inner_TR).float().mul_(ctx.scale)
-        states_gradient = None
-        if ctx.needs_input_grad[0]:
-            states_gradient = product(gradient_TO, weight_OI.t()).addmm_(inner_gradient_TR, small_RI)
-            states_gradient = states_gradient.view(*gradient.shape[:-1], -1)
-        return states_gradient, None, None, a_RI, b_OR, None
-
-
-def _norm(module: Any, dtype: torch.dtype) -> Forward:
+def _norm(module: Any, dtypes: Dtypes) -> Forward:
     epsilon = float(getattr(module, "variance_epsilon", getattr(module, "eps", 1e-6)))
     weight_D = module.weight.detach().float()
     with torch.no_grad():  # Gemma's norms scale by 1 + weight
@@ -212,7 +111,7 @@ def _norm(module: Any, dtype: torch.dtype) -> Forward:
     scale_D = weight_D + 1 if more else weight_D
 
     def forward(states: Tensor) -> Tensor:
-        result: Tensor = _Norm.apply(states, scale_D, epsilon, dtype)  # type: ignore[no-untyped-call]
+        result: Tensor = _Norm.apply(states, scale_D, epsilon, dtypes.forward)  # type: ignore[no-untyped-call]
         return result
 
     return forward
@@ -239,10 +138,11 @@ class _Norm(torch.autograd.Function):
         return scaled.sub_(normed.mul_(along)).mul_(inverse).to(states.dtype), None, None, None
 
 
-def _gate(module: Any, dtype: torch.dtype) -> Forward:
+def _gate(module: Any, dtypes: Dtypes) -> Forward:
     def forward(states: Tensor) -> Tensor:
-        states = states.to(dtype)
-        result: Tensor = module.down_proj(_Gate.apply(module.gate_proj(states), module.up_proj(states)))  # type: ignore[no-untyped-call]
+        states = states.to(dtypes.forward)
+        gated: Tensor = _Gate.apply(module.gate_proj(states), module.up_proj(states), dtypes.backward)  # type: ignore[no-untyped-call]
+        result: Tensor = module.down_proj(gated)
         return result
 
     return forward
@@ -252,16 +152,18 @@ class _Gate(torch.autograd.Function):
     """silu(gate) × up."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
+    def forward(ctx: Any, gate: Tensor, up: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(gate.to(dtype), up.to(dtype))
+        ctx.dtype = gate.dtype
         return nn.functional.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
+        gradient = gradient.to(gate.dtype)
         up_gradient = nn.functional.silu(gate).mul_(gradient)
         gate_gradient: Tensor = torch.ops.aten.silu_backward(gradient * up, gate)
-        return gate_gradient, up_gradient
+        return gate_gradient.to(ctx.dtype), up_gradient.to(ctx.dtype), None
 
 
 class _Rotate(torch.autograd.Function):

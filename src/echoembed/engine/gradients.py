@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from echoembed.engine import attention, frozen, fused
 from echoembed.engine.engine import LOCK
+from echoembed.engine.frozen_linear import Dtypes, Forward
 from echoembed.engine.last_layer import last_layer, trimmed
 from echoembed.engine.pack import lay_out
 from echoembed.engine.padded_batch import PaddedBatch
@@ -53,8 +54,8 @@ class TrainingEngine:
     """
 
     causal: bool
-    forwards: tuple[tuple[nn.Module, frozen.Forward], ...] = ()
-    rotations: tuple[tuple[ModuleType, frozen.Forward], ...] = ()
+    forwards: tuple[tuple[nn.Module, Forward], ...] = ()
+    rotations: tuple[tuple[ModuleType, Forward], ...] = ()
     trim: bool = True
     random: bool = False
 
@@ -67,11 +68,12 @@ class TrainingEngine:
         Args:
             model: The language model, without its head; frozen weights are copied in ``dtype``.
             causal: Whether attention is causal; if not, it is bidirectional.
-            dtype: The dtype of products with frozen weights.
+            dtype: The dtype of products with frozen weights; on a CPU, of those of the backward pass.
             random: Whether dropout acts.
         """
         with torch.no_grad():
-            forwards = frozen.forwards(model, dtype)
+            on_cpu = model.device.type == "cpu"
+            forwards = frozen.forwards(model, Dtypes(torch.float32 if on_cpu else dtype, dtype))
             rotations = [
                 (home, frozen.rotation_like(rotation.replaces, torch.float32))  # type: ignore[attr-defined]
                 for home, rotation in fused.rotations(model)
