@@ -168,8 +168,8 @@ class OptimiserConfig(Table):
     )
     precision: Precision = setting(
         "float32",
-        "Dtype of products with frozen weights; trained weights stay in float32. ``bfloat16``, on a CPU in the backward "
-        "pass alone, is faster on processors with instructions for it, and needs a copy of the frozen weights.",
+        "Dtype of products with frozen weights; trained weights stay in float32. ``bfloat16``, on a CPU in the "
+        "backward pass only, is faster on processors with instructions for it, and needs a copy of the frozen weights.",
     )
     forward: Forward = setting(
         "packed",
