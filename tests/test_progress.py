@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from echoembed import progress
-from echoembed.progress import Progress
+from echoembed.progress import Progress, shown_rate
 
 
 class Stream(io.StringIO):
@@ -49,6 +49,14 @@ def test_elsewhere_there_is_a_line_now_and_then_with_the_time_left(monkeypatch, 
         "embedding: 10 of 100 texts, 1 texts/s, 0:01:30 left",
         "embedding: 40 of 100 texts, 1 texts/s, 0:01:00 left",
     ]
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "rate"),
+    [(93, 358.2, "0.26"), (1, 2000, "0.0005"), (3, 1, "3"), (99, 10, "9.9"), (9960, 1, "9,960")],
+)
+def test_a_slow_rate_is_not_said_to_be_nothing(count, seconds, rate):
+    assert shown_rate(count, seconds) == rate
 
 
 def test_a_terminal_has_a_bar_once_the_work_has_taken_a_while(monkeypatch, now):

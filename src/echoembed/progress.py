@@ -73,7 +73,7 @@ class Progress:
         expected = self._expected()
         total = None if expected is None else max(expected, done)
         left = "" if total is None else f", {timedelta(seconds=round(elapsed * (total - done) / done))} left"
-        pace = f"{done / max(elapsed, 1e-9):,.0f} {self._unit}/s{left}"
+        pace = f"{shown_rate(done, elapsed)} {self._unit}/s{left}"
         if self._terminal and elapsed >= PATIENCE_SECONDS:
             self._draw(done, total, pace)
         elif not self._terminal and elapsed >= self._next_line:
@@ -129,6 +129,12 @@ class Work:
         passed = now - self._started
         left = f", about {shown_time(passed / share - passed)} left" if share > 0.02 else ""
         self._say(f"{100 * share:3.0f} %  {what}{left}" if self._total else what)
+
+
+def shown_rate(count: int, seconds: float) -> str:
+    """Return how many a second, for a person to read: whole, or two digits where it is less than ten."""
+    rate = count / max(seconds, 1e-9)
+    return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.2g}"
 
 
 def shown_time(seconds: float) -> str:

@@ -35,7 +35,9 @@ def test_build_search_and_build_again(cli):
     assert built.stderr.startswith("2 texts in 1 shard → out: embedded 2 in ")
     [hit] = json.loads(cli("search", "out", "bread", "-k", 1, "--json").stdout)
     assert set(hit) == {"id", "score", "text", "chunk", "start", "end"}
-    assert "notes/bread.md" in cli("search", "out", "bread", "--hybrid", "--where", "id LIKE '%bread%'").stdout
+    table = cli("search", "out", "bread", "--hybrid", "--where", "id LIKE '%bread%'").stdout
+    assert "notes/bread.md" in table
+    assert "cosine" in table  # the order is that of both ranks
     assert "unchanged 2" in cli("corpus", "build", "notes", "--out", "out", "-m", TINY).stderr
     facts = json.loads(cli("corpus", "info", "out", "--json").stdout)
     assert (facts["texts"], facts["recipe"], facts["dtype"]) == (2, "echo", "float32")

@@ -12,7 +12,7 @@ from echoembed.cli import options as opt
 from echoembed.cli import output as out
 from echoembed.cli import session
 from echoembed.cli.groups import ModelOptions
-from echoembed.progress import Progress
+from echoembed.progress import Progress, shown_rate
 
 if TYPE_CHECKING:
     from echoembed.corpus.work import Engine, Report
@@ -180,10 +180,10 @@ def _on_ray(load: dict[str, Any], encode: dict[str, Any], workers: int) -> Engin
 
 
 def _say(report: Report, folder: Path) -> None:
-    manifest, rate = report.manifest, report.embedded / max(report.seconds, 1e-9)
+    manifest, rate = report.manifest, shown_rate(report.embedded, report.seconds)
     texts, shards = out.counted(manifest.rows, "text"), out.counted(len(manifest.shards), "shard")
     out.note(
-        f"{texts} in {shards} → {folder}: embedded {report.embedded:,} in {report.seconds:.1f} s ({rate:,.0f} texts/s)"
+        f"{texts} in {shards} → {folder}: embedded {report.embedded:,} in {report.seconds:.1f} s ({rate} texts/s)"
         f", unchanged {report.reused:,}"
     )
     if report.ignored:

@@ -10,7 +10,7 @@ import typer
 from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.progress import Progress
+from echoembed.progress import Progress, shown_rate
 
 if TYPE_CHECKING:
     from echoembed.texts import Embedder, RemoteEmbedder
@@ -89,8 +89,8 @@ def embed(
             progress=progress,
         )
     if not quiet:
-        rate = count / max(progress.seconds, 1e-9)
+        rate = shown_rate(count, progress.seconds)
         target = file or "standard output"
-        out.note(f"embedded {out.counted(count, 'text')} in {progress.seconds:.1f} s ({rate:,.0f} texts/s) → {target}")
+        out.note(f"embedded {out.counted(count, 'text')} in {progress.seconds:.1f} s ({rate} texts/s) → {target}")
     session.report_skipped(reader, array=file if file is not None and file.lower().endswith(".npy") else None)
     session.report_cuts(embedder, texts.on_overflow)

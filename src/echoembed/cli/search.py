@@ -60,7 +60,8 @@ def search(
         [f"{hit.score:.3f}", out.short(hit.id), *(out.short(str(hit.kept[name])) for name in names), _passage(hit.text)]
         for hit in hits
     ]
-    out.print_table(["score", "id", *names, "passage"], rows, right=["score"])
+    score = "cosine" if hybrid else "score"  # with words, the order is not that of the cosines
+    out.print_table([score, "id", *names, "passage"], rows, right=[score])
 
 
 def _passage(text: str) -> str:
