@@ -72,11 +72,23 @@ def batches(options: argparse.Namespace) -> list[list[list[str]]]:
     return found
 
 
-def step(model: Any, features: list[dict[str, Any]], way: str, engines: dict[str, TrainingEngine]) -> dict[str, Any]:
+def step(
+    model: Any,
+    features: list[dict[str, Any]],
+    way: str,
+    engines: dict[str, TrainingEngine],
+    *,
+    chunk_size: int | None = None,
+) -> dict[str, Any]:
     """Run a forward and a backward pass; return processor seconds and the gradient of each matrix."""
     packed, dtype = WAYS[way]
     gradients.use(transformer_of(model).model, engines[way] if packed else None)
-    loss = contrastive_loss(model, temperature=0.05, chunk_size=len(features[0]["input_ids"]), gradient_cache=False)
+    loss = contrastive_loss(
+        model,
+        temperature=0.05,
+        chunk_size=chunk_size or len(features[0]["input_ids"]),
+        gradient_cache=chunk_size is not None,
+    )
     model.zero_grad()
     begun = time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=not packed and dtype == torch.bfloat16):
@@ -97,7 +109,7 @@ def exact_gradients(model: Any, features: list[dict[str, Any]]) -> dict[str, tor
             module.forward = lambda states, own=module: (
                 own.weight * states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + own.variance_epsilon)
             )
-    return step(doubled, features, "padded, float32", {})["gradients"]
+    return step(doubled, features, "padded, float32", {}, chunk_size=4)["gradients"]  # few at a time: 8 bytes a number
 
 
 def largest_distance(gradients_of: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
@@ -130,7 +142,9 @@ def main() -> None:
     cosines: dict[str, list[float]] = {way: [] for way in WAYS}
     distances: dict[str, list[float]] = {way: [] for way in WAYS}
     to_exact: dict[str, list[float]] = {way: [] for way in WAYS}
-    for turn, columns in enumerate(batches(options)):
+    drawn = batches(options)
+    step(model, [model.preprocess(texts, task="query") for texts in drawn[0]], "padded, float32", {})  # takes memory
+    for turn, columns in enumerate(drawn):
         features = [model.preprocess(texts, task="query") for texts in columns]
         tokens = int(sum(column["attention_mask"].sum() for column in features))
         order = random.Random(turn).sample(list(WAYS), len(WAYS))

@@ -6,12 +6,14 @@ and torch's own differentiation of the whole.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import echoembed
 import tiny_models
-from echoembed.engine import frozen_linear, gradients, padded_batch
+from echoembed.engine import frozen, frozen_linear, gradients, padded_batch
 from echoembed.engine.gradients import TrainingEngine
 from echoembed.model.pooling import unpad
 from echoembed.model.transformer import transformer_of
@@ -113,6 +115,17 @@ def test_on_a_cpu_bfloat16_leaves_the_states_of_the_forward_as_they_are():
         wanted = by_hand(model, QUERIES)
         got = by_engine(model, QUERIES, engine_of(model, torch.bfloat16))
     assert float((got - wanted).norm()) <= 1e-5 * float(wanted.norm())
+
+
+def test_with_both_passes_in_bfloat16_as_on_a_gpu_gradients_point_the_same_way():
+    model = trained("tiny")
+    wanted = gradients_of(model, info_nce(by_hand(model, QUERIES + POSITIVES)))
+    both = frozen_linear.Dtypes(torch.bfloat16, torch.bfloat16)
+    engine = replace(engine_of(model), forwards=tuple(frozen.forwards(transformer_of(model).model, both)))
+    got = gradients_of(model, info_nce(by_engine(model, QUERIES + POSITIVES, engine)))
+    for key, gradient in wanted.items():
+        cosine = torch.nn.functional.cosine_similarity(got[key].flatten(), gradient.flatten(), dim=0)
+        assert float(cosine) >= 0.995, (key, float(cosine))
 
 
 def test_products_in_blocks_round_as_little_as_pytorchs_own():
