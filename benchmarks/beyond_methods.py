@@ -135,6 +135,9 @@ def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
         "echo, depth 0.8, beside its first layer, z-score": (Part(echo, 0.8, "z-score"), Part(echo, 0, "z-score")),
         "echo, depth 0.8, beside prompteol, z-score": (Part(echo, 0.8, "z-score"), end),
     }
+    for name in ("prompteol-cot", "prompteol-knowledge", "echo-one-word", "echo-3"):
+        prompt = recipes[name].overridden(budget=budget)
+        rows |= {f"{name}, {kind}": (Part(prompt, 1, kind, prompt.pooling),) for kind in ("none", "z-score")}
     for kind in ("none", "z-score"):
         rows[f"token prepending, depth 0.8, {kind}"] = (Part(token, 0.8, kind, "last"),)
         rows[f"token prepending, last layer, {kind}"] = (Part(token, 1, kind, "last"),)
