@@ -18,11 +18,12 @@ def test_sigterm_lets_everything_accepted_be_answered_and_ends_with_0():
     with serving_process.started() as process, ThreadPoolExecutor(24) as pool:
         bodies = [{"input": [f"slowly, text {place} of {request}" for place in range(9)]} for request in range(24)]
         asked = [pool.submit(process.post, E, body) for body in bodies]
-        while process.metric("in_flight_requests") < 25:  # and the one that asks
-            pass
+        while process.metric("in_flight_requests") < 13:  # and the one that asks
+            if all(one.done() for one in asked):  # on a starved machine all are answered before they are counted
+                asked += [pool.submit(process.post, E, body) for body in bodies]
         process.popen.send_signal(signal.SIGTERM)
         statuses = [one.result(serving.LONG)[0] for one in asked]
-        assert statuses == [200] * 24
+        assert set(statuses) == {200}
         assert process.popen.wait(serving.LONG) == 0
 
 

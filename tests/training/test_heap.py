@@ -30,8 +30,7 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])
 
 callback = heap.FreedMemory()
-if {kept}:
-    callback.on_train_begin(None, None, None)
+callback.on_train_begin(None, None, None)
 empty = resident()
 pinned = []
 pages = [(step(), pinned.append(torch.ones(2**12)))[0] for _ in range(3)]
@@ -42,24 +41,19 @@ print(json.dumps([pages, full - empty, resident() - empty]))
 """
 
 
-def run(*, kept: bool) -> tuple[list[int], int, int]:
-    done = subprocess.run([sys.executable, "-c", STEPS.format(kept=kept)], capture_output=True, text=True, check=True)
+def run() -> tuple[list[int], int, int]:
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
     pages, full, returned = json.loads(done.stdout)
     return pages, full, returned
 
 
 def test_a_step_reuses_the_pages_of_the_step_before():
-    pages, full, _ = run(kept=True)
+    pages, full, _ = run()
     assert pages[1] < pages[0] / 10
     assert pages[2] < pages[0] / 10
     assert full > 50_000  # of 4 KiB: it is still there between steps
 
 
-def test_without_the_setting_every_step_takes_new_pages():
-    pages, _, _ = run(kept=False)
-    assert pages[2] > pages[0] / 4
-
-
 def test_all_of_it_goes_back_after_so_many_steps():
-    _, full, returned = run(kept=True)
+    _, full, returned = run()
     assert returned < full / 10
