@@ -12,6 +12,7 @@ from dataclasses import replace
 import echoembed
 from echoembed.files import whole_folder
 from echoembed.model import calibrate
+from echoembed.model.beside import parts_of
 from echoembed.model.fitting import fit
 from echoembed.model.transformer import transformer_of
 
@@ -20,15 +21,15 @@ RECIPE = "echo-tuned"
 
 def main() -> None:
     """Fit, and write a folder for each prompt."""
-    recipe = echoembed.recipes[RECIPE]
-    raw = replace(recipe.without_calibrations(), name="raw", tuned_for="")
-    model = transformer_of(echoembed.load(recipe.tuned_for, recipe=raw, device="cpu", dtype="float32"))
+    recipe = replace(echoembed.recipes[RECIPE], tuned_for="")
+    raw = recipe.without_calibrations()
+    model = echoembed.load(echoembed.recipes[RECIPE].tuned_for, recipe=raw, device="cpu", dtype="float32")
+    transformer = transformer_of(model).under(recipe)
+    parts = [transformer.under(recipe.prompts[0]), *parts_of(transformer)]  # each ends at its own layer
     shutil.rmtree(calibrate._SHIPPED, ignore_errors=True)
-    for prompt in recipe.prompts:
-        transformer = model.under(prompt)
-        [calibration] = fit(transformer, calibrate.sentences())
+    for part, calibration in zip(parts, fit(transformer, calibrate.sentences()), strict=True):
         assert calibration is not None
-        with whole_folder(calibrate._SHIPPED / calibrate._key(transformer, shipped=True)) as folder:
+        with whole_folder(calibrate._SHIPPED / calibrate._key(part, shipped=True)) as folder:
             calibration.save(str(folder))
 
 

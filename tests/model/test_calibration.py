@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -237,6 +238,13 @@ def test_the_packages_calibration_is_that_of_the_packages_sentences(capsys):
     vectors = raw.encode(list(FITTED_ON[:40]))
     apart = np.abs(vectors.mean(axis=0) - model[2].shift_D.numpy()) * model[2].scale_D.numpy()
     assert apart.mean() < 0.3
+    beside = model[0].recipe.beside[0]
+    bag = echoembed.load("smollm2-135m", recipe=replace(beside, calibration="none"), device="cpu")
+    expected, [shipped] = echoembed.calibrate(bag, sentences(), beside.calibration)[2], model[3].fitted()
+    kept = [matrix_DK @ matrix_DK.T for matrix_DK in (shipped.matrix_DK, expected.matrix_DK)]
+    assert (shipped.kind, shipped.fitted.texts_sha256) == (expected.kind, expected.fitted.texts_sha256)
+    assert np.abs(shipped.shift_D - expected.shift_D).max() < 1e-4
+    assert np.abs(kept[0] - kept[1]).max() < 1e-3, "the same directions"
 
 
 def test_sentences_are_varied_and_plain():

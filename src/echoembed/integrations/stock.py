@@ -20,6 +20,7 @@ from echoembed import errors
 from echoembed.integrations.stock_tokenizer import write_tokenizer
 from echoembed.model.backbone import quiet
 from echoembed.model.calibration import Calibration
+from echoembed.model.moments import removes
 from echoembed.model.probes import BOUND_TEXTS
 from echoembed.model.save import CARD, whole_folder
 from echoembed.model.transformer import EchoTransformer, transformer_of
@@ -174,7 +175,7 @@ def _dense(calibration: Calibration) -> Any:
     turn_KD = torch.eye(width, dtype=torch.float64)
     if calibration.matrix_DK is not None:
         matrix_DK = calibration.matrix_DK.cpu().double()
-        turn_KD = turn_KD - matrix_DK @ matrix_DK.T if "components" in calibration.kind else matrix_DK.T
+        turn_KD = turn_KD - matrix_DK @ matrix_DK.T if removes(calibration.kind) else matrix_DK.T
     if calibration.scale_D is not None:
         turn_KD = turn_KD * calibration.scale_D.cpu().double()
     layer = Dense(width, out, activation_function=torch.nn.Identity())

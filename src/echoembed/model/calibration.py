@@ -22,7 +22,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from echoembed import errors
-from echoembed.model.moments import Moments, map_of
+from echoembed.model.moments import Moments, map_of, removes
 from echoembed.recipe import CALIBRATIONS, calibration_parts
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Calibration(Module):
             # Copied into torch's own memory: products of memory that begins elsewhere may differ in their last bits.
             tensor = None if value is None else torch.tensor(np.asarray(value), dtype=torch.float32)
             self.register_buffer(name, tensor, persistent=False)
-        self._removes = parts[0] in ("components", "z-components")
+        self._removes = removes(kind)
         self._check(*parts)
         self._original_digest = self.digest()
 
@@ -162,9 +162,7 @@ class Calibration(Module):
         """
         parts = map_of(kind, moments)
         name, number = calibration_parts(kind) or ("", 0)
-        scaled = name == "z-components"
-        removes = scaled or name == "components"
-        stable = not moments.full or (removes and moments.apart(number, scaled=scaled))
+        stable = not moments.full or (removes(kind) and moments.apart(number, scaled=name == "z-components"))
         return cls(kind, **parts, fitted=replace(fitted or Fitted(), stable=stable))
 
     # Identity, saving and loading.

@@ -40,6 +40,11 @@ _APART = 1e-3
 """A relative difference of two standard deviations that is too large to come from rounding."""
 
 
+def removes(kind: str) -> bool:
+    """Return whether a calibration removes its directions from vectors, in place of projecting vectors on them."""
+    return kind.startswith(("components", "z-components"))
+
+
 class Moments:
     """Count, mean and scatter of vectors, accumulated chunk by chunk in float64.
 
@@ -60,7 +65,7 @@ class Moments:
     @classmethod
     def needed_by(cls, kind: str) -> Moments:
         """Return empty moments of the kind that a calibration needs."""
-        return cls(full=kind.startswith(("components", "z-components", "whiten")))
+        return cls(full=removes(kind) or kind.startswith("whiten"))
 
     def add(self, vectors_ND: ArrayLike) -> None:
         """Add N vectors.

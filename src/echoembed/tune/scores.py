@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 from echoembed import errors
 from echoembed.evaluation.cache import Vectors
 from echoembed.evaluation.layers import LayerStore
-from echoembed.model.moments import Moments, map_of
+from echoembed.model.moments import Moments, map_of, removes
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import under
 from echoembed.recipe import Recipe
@@ -157,4 +157,4 @@ def _calibrated_vectors(kind: str, moments: Moments, pooled_ND: Vectors) -> Vect
     if "matrix_DK" not in arrays:
         return moved_ND
     along_NK: Vectors = moved_ND @ arrays["matrix_DK"]
-    return moved_ND - along_NK @ arrays["matrix_DK"].T if "components" in kind else along_NK
+    return moved_ND - along_NK @ arrays["matrix_DK"].T if removes(kind) else along_NK
