@@ -14,7 +14,7 @@ from echoembed.evaluation.layers import LayerStore
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
 from echoembed.experiments import layers, mteb, others, overview, reproduce, selection, table1
-from echoembed.experiments.experiment import Bench, Setting
+from echoembed.experiments.experiment import Setting
 from echoembed.experiments.results import read_rows, values
 from echoembed.recipe import recipes
 
@@ -41,18 +41,33 @@ def test_calibrations_are_fitted_on_texts_that_no_task_judges(data):
     assert selection.calibration_texts(data / "sts", seed=1) == []
 
 
-def test_a_bag_of_words_is_the_first_layer_with_mean_and_deviation_of_the_calibration_texts(setting):
-    bench = Bench(setting)
-    system = others.calibrated(bench, "tiny", "classical", 1, others.BAG)
-    first = echoembed.load("tiny", recipe="classical", layer=1)
+def test_rows_beyond_the_paper_are_the_models_that_load_gives(setting, data):
+    (result,) = reproduce.reproduce(["table1"], setting)
+    assert result.error is None
+    rows, _ = read_rows(setting.out / "table1.parquet")
+    for name in ("bag-of-words", "echo-deep", "prompteol-bag"):
+        (row,) = values(rows, recipe=name, task="one", kind="STS")
+        (expected,) = evaluate(echoembed.load("tiny", recipe=name), local_tasks(data, ["sts/one"]))
+        assert row["score"] == pytest.approx(expected.score, abs=2e-3)
 
-    def states(texts):
-        found = first.encode(texts, output_value="token_embeddings", show_progress_bar=False)
-        return np.stack([tokens.float().numpy().mean(axis=0) for tokens in found])
 
-    fitted = states(bench.calibration_texts)
-    expected = (states(TEXTS) - fitted.mean(axis=0)) / fitted.std(axis=0)
-    assert system.encode(TEXTS) == pytest.approx(expected, abs=2e-2)
+def test_with_whole_sts_only_the_experiments_on_sts_alone_use_every_pair(setting, data, monkeypatch):
+    monkeypatch.setitem(selection.QUICK, "sts", selection.Quick(8))
+    counts = {}
+    for whole in (False, True):
+        out = setting.out / str(whole)
+        results = reproduce.reproduce(
+            ["interval", "layers", "figure6", "table1"], replace(setting, out=out, whole_sts=whole)
+        )
+        assert [result.error for result in results] == [None] * 4
+        pairs = values(read_rows(out / "interval.parquet")[0], task="one")[0]["pairs"]
+        layer_pairs = values(read_rows(out / "layers.parquet")[0], task="one")[0]["pairs"]
+        errors = values(read_rows(out / "figure6.parquet")[0], task="one", recipe="echo")
+        most = values(read_rows(out / "table1.parquet")[0], task="one", recipe="echo")[0]["max_texts"]
+        counts[whole] = (pairs, layer_pairs, len(errors), most)
+    every = len((data / "sts/one/test.jsonl").read_text().splitlines())
+    assert every > 4
+    assert counts == {False: (4, 4, 4, 8), True: (every, every, every, 8)}
 
 
 @pytest.mark.parametrize("name", ["echo", "echo-last", "classical-bidirectional", "prompteol"])

@@ -54,6 +54,14 @@ def reproduce(
     quick: Annotated[
         bool, typer.Option("--quick/--full", help="Score samples of the data, or all of the data.")
     ] = True,
+    whole_sts: Annotated[
+        bool,
+        typer.Option(
+            "--whole-sts",
+            help="With --quick: score every pair of the STS sets in interval, figure6 and layers, but samples "
+            "elsewhere. An hour of a core for a model of 135 M weights.",
+        ),
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(help="Write all results as a Markdown page, with pictures beside it."),
@@ -139,6 +147,7 @@ def reproduce(
         data=data,
         models=tuple(model) if model else (None,),
         quick=quick,
+        whole_sts=whole_sts,
         seed=seed,
         toy=toy,
         llm2vec=tuple(llm2vec or ()),
@@ -215,7 +224,7 @@ def _print_dry_run(facts: dict[str, Any]) -> None:
 
 def _command(names: list[str], models: list[str], llm2vec: list[Path]) -> str:
     """Return the command for a page, without paths of this machine."""
-    options = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick")]
+    options = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick", "--whole-sts")]
     model_options = [part for name in models for part in ("-m", Path(name).name if name.endswith(".gguf") else name)]
     llm2vec_options = [part for path in llm2vec for part in ("--llm2vec", "/".join(path.parts[-3:]))]
     return shlex.join(["echoembed", "reproduce", *names, *options, *model_options, *llm2vec_options])

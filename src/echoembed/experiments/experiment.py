@@ -14,6 +14,7 @@ from echoembed.engine import Engine
 from echoembed.evaluation.cache import MEAN_AND_LAST, VectorCache, Vectors
 from echoembed.evaluation.items import Items
 from echoembed.evaluation.layers import LayerStore
+from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.peers import System
 from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
@@ -47,6 +48,8 @@ class Setting:
     """The models; None is the default model. Experiments that compare models use all of them, others the first."""
     quick: bool = True
     """Whether to use samples of the data, which take minutes."""
+    whole_sts: bool = False
+    """Whether experiments on all STS sets alone (interval, figure 6, layers) use every pair, also if quick."""
     seed: int = 42
     """The seed of all samples, grammars and bootstraps."""
     toy: Path | None = None
@@ -149,6 +152,24 @@ class Bench:
         """A few local tasks of every category if quick, else all."""
         few = [task for task in self.tasks if task.name in selection.FEW]
         return few if few and self.setting.quick else self.tasks
+
+    @property
+    def samples_sts(self) -> bool:
+        """Whether experiments on all STS sets alone use samples."""
+        return self.setting.quick and not self.setting.whole_sts
+
+    @cached_property
+    def sts_tasks(self) -> list[Task]:
+        """The tasks of experiments on all STS sets alone."""
+        if self.samples_sts or self.setting.data is None:
+            return self.tasks_of("STS")
+        names = [task.name for task in self.tasks_of("STS")]
+        return local_tasks(self.setting.data, names, seed=self.setting.seed) if names else []
+
+    @cached_property
+    def sts_pairs(self) -> list[selection.Pairs]:
+        """The pairs of ``sts_tasks``."""
+        return selection.sts_pairs(self.setting.data, quick=self.samples_sts, seed=self.setting.seed)
 
     def tasks_of(self, *kinds: str) -> list[Task]:
         """Return the local tasks of these categories."""

@@ -50,7 +50,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     split = load_splitter(setting.splitter)
     name = display_name(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
     rows: list[Row] = []
-    for pairs in selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed):
+    for pairs in bench.sts_pairs:
         similarities = [half_similarities(split, pairs.first, pairs.second, half) for half in (0, 1)]
         chosen = [top(similarities_N) for similarities_N in similarities]
         errors = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from echoembed import plots
 from echoembed.evaluation.items import Array, correlation
-from echoembed.experiments import scoretable, selection
+from echoembed.experiments import scoretable
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
 from echoembed.experiments.results import Row, values
 from echoembed.model.transformer import transformer_of
@@ -40,7 +40,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     drawn: list[Array] = []
     rows: list[Row] = []
     name = display_name(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
-    for pairs in selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed):
+    for pairs in bench.sts_pairs:
         echo, classical = [cosines(bench, recipe, pairs.first, pairs.second) for recipe in NAMES]
         gold = np.asarray(pairs.gold)
         differences = bootstrap(difference, echo, classical, gold, random=random)

@@ -1,7 +1,8 @@
 """Beyond the paper: which layer to pool, and what stopping early costs.
 
 One forward passes through every layer, so that one reading gives the vectors of all layers. They are scored as they
-are, and z-scored: each dimension minus its mean, divided by its standard deviation (``others.py`` says on which texts).
+are, and z-scored: each dimension minus its mean, divided by its standard deviation. Both are fitted on texts of the
+data's ``train`` sets, none of which is scored.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import numpy as np
 from echoembed import plots
 from echoembed.evaluation.cache import Vectors
 from echoembed.evaluation.items import correlation
-from echoembed.experiments import scoretable, selection, sweep
+from echoembed.experiments import scoretable, sweep
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
-from echoembed.experiments.others import z_scores
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Pooling, recipes
@@ -38,8 +38,7 @@ def plan(bench: Bench) -> Plan:
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
     """Return a row for each model, method, form, layer and task; ``cost`` is copies × the share of layers that run."""
-    setting = bench.setting
-    sets = selection.sts_pairs(setting.data, quick=setting.quick, seed=setting.seed)
+    sets = bench.sts_pairs
     rows: list[Row] = []
     few = [pairs for pairs in sets if pairs.name in {task.name for task in bench.few}] or sets
     for model in plan.models:
@@ -76,6 +75,18 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                         )
             bench.progress.done(0, f"layers of {recipe.name}, {display_name(transformer.name)}")
     return rows
+
+
+def z_scores(fitted_on_ND: Vectors) -> Callable[[Vectors], Vectors]:
+    """Return a function that z-scores vectors by the means and deviations of the given ones."""
+    mean_D = fitted_on_ND.mean(axis=0)
+    deviation_D = np.maximum(fitted_on_ND.std(axis=0), 1e-6)
+
+    def apply(vectors_ND: Vectors) -> Vectors:
+        scored_ND: Vectors = (vectors_ND - mean_D) / deviation_D
+        return scored_ND
+
+    return apply
 
 
 def _same(vectors_ND: Vectors) -> Vectors:

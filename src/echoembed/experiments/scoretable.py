@@ -30,8 +30,8 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
 
 
 def sts_plan(bench: Bench, recipes: Sequence[Recipe], *, few: bool = False, **settings: Any) -> Plan:
-    """Plan recipes on the STS sets (with ``few``, on a few of them if quick), with further settings."""
-    tasks = [task for task in (bench.few if few else bench.tasks) if task.kind == "STS"]
+    """Plan recipes on the STS sets (with ``few``, on samples of a few of them if quick), with further settings."""
+    tasks = [task for task in bench.few if task.kind == "STS"] if few else bench.sts_tasks
     needs = "" if tasks else NO_DATA
     return Plan(recipes=recipes, tasks=tasks, settings=settings, models=(bench.model_name,), needs=needs)
 
@@ -100,7 +100,7 @@ def sizes(rows: Sequence[Row]) -> list[str]:
     return [f"Samples: {counts}."]
 
 
-MOST_BARS = 7
+MOST_BARS = 8
 """The most systems in one picture; the table has all of them."""
 
 

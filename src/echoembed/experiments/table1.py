@@ -1,8 +1,8 @@
 """Table 1: zero-shot embeddings, echo against classical and its rivals, by category (section 4.2 and 4.3).
 
-Other encoders and a bag of words (``others.py``) are shown beside the paper's rows, and echo's lead over its rivals,
-with a bootstrap interval for every category: the items of each task are resampled, the same for both systems, and the
-category's mean difference is computed each time.
+A bag of words, our own rows and other encoders (``others.py``) are shown beside the paper's. So is echo's lead over its
+rivals, with a bootstrap interval for every category: the items of each task are resampled, the same for both systems,
+and the category's mean difference is computed each time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from echoembed.evaluation.task import KINDS
 from echoembed.experiments import scoretable
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.interval import ends
-from echoembed.experiments.others import others
+from echoembed.experiments.others import BAG, BEYOND, others
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import recipes
@@ -27,8 +27,8 @@ from echoembed.recipe import recipes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RECIPES = [recipes[name] for name in ("echo", "echo-compute-matched", "classical", "prompteol")]
-AGAINST = ("classical", "prompteol")
+RECIPES = [*(recipes[name] for name in ("echo", "echo-compute-matched", "classical", "prompteol")), *BEYOND]
+AGAINST = ("classical", "prompteol", BAG)
 DIFFERENCE = "echo minus {}"
 AVERAGE = "average"
 _PAPER = {
@@ -69,7 +69,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
         missing.append(f"{' and '.join(slow)}: on STS alone, because they are slow; --full scores all.")
     rows = [{**row, "low": None, "high": None, "missing": ""} for row in rows]
     model = rows[0]["model"]
-    for rival in [*AGAINST, *(system.name for system in systems[:1])]:
+    for rival in AGAINST:
         rows += [{**row, "model": model} for row in gaps(rows, bench.items, model, rival, seed=bench.setting.seed)]
     missing += [f"{name}: {amount}" for name, amount in bench.llm2vec_training().items() if amount]
     if not bench.setting.llm2vec:

@@ -11,7 +11,7 @@ from echoembed import plots
 from echoembed.evaluation.task import KINDS
 from echoembed.experiments import scoretable
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
-from echoembed.experiments.others import BAG, NO_TEXTS, calibrated, installed
+from echoembed.experiments.others import BAG, installed
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import recipes
@@ -19,7 +19,7 @@ from echoembed.recipe import recipes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RECIPES = [recipes[name] for name in ("echo", "classical", "prompteol")]
+RECIPES = [recipes[name] for name in ("echo", "classical", "prompteol", BAG)]
 _PAPER = {
     f"{recipe}, {size}": {"system": f"{printed} {size}"}
     for size in ("1.3B", "7B")
@@ -30,17 +30,13 @@ _PAPER = {
 def plan(bench: Bench) -> Plan:
     """Plan local tasks of every category, on all models."""
     needs = "" if bench.few else scoretable.NO_DATA
-    settings = {"bag": len(bench.calibration_texts), "beside": [system.identity for system in installed(bench)]}
+    settings = {"beside": [system.identity for system in installed(bench)]}
     return Plan(recipes=RECIPES, tasks=bench.few, models=bench.setting.models, settings=settings, needs=needs)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """Return a row for each model, recipe and task, each model's bag of words last; then other encoders."""
-    rows: list[Row] = []
-    for model in plan.models:
-        rows += [row for recipe in plan.recipes for row in bench.scores([recipe], plan.tasks, model=model)]
-        if bench.calibration_texts:
-            rows += bench.system_scores([calibrated(bench, model, "classical", 1, BAG)], plan.tasks)
+    """Return a row for each model, recipe and task; then other encoders."""
+    rows = scoretable.run_scores(bench, plan)
     rows = [{**row, "system": f"{row['recipe']}, {row['model']}"} for row in rows]
     return rows + [{**row, "system": row["recipe"]} for row in bench.system_scores(installed(bench), plan.tasks)]
 
@@ -61,8 +57,6 @@ def summary(rows: list[Row]) -> Summary:
         )
     else:
         notes.append("One model says nothing about scale; add further models with --model NAME, repeated.")
-    if not values(rows, recipe=BAG):
-        notes.append(f"{BAG}: not run, needs {NO_TEXTS}.")
     notes.append(
         "For the paper's models: --model princeton-nlp/Sheared-LLaMA-1.3B --model meta-llama/Llama-2-7b-chat-hf."
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from echoembed import plots
 from echoembed.experiments import scoretable
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
-from echoembed.experiments.others import yardsticks
+from echoembed.experiments.others import BAG, installed
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import recipes
@@ -19,14 +19,14 @@ from echoembed.recipe import recipes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RECIPES = [recipes[name] for name in ("echo", "classical", "classical-bidirectional")]
+RECIPES = [recipes[name] for name in ("echo", "classical", "classical-bidirectional", BAG)]
 _KEYS = {"echo": "echo", "classical": "classical_causal", "classical-bidirectional": "classical_bidirectional"}
 
 
 def plan(bench: Bench) -> Plan:
     """Plan the recipes, and models of LLM2Vec's stages, on local tasks of every category."""
     needs = "" if bench.few else scoretable.NO_DATA
-    beside = [system.identity for system in yardsticks(bench, bench.model_name)] if bench.few else []
+    beside = [system.identity for system in installed(bench)] if bench.few else []
     settings = {"llm2vec": bench.llm2vec_identities(), "beside": beside}
     return Plan(recipes=RECIPES, tasks=bench.few, models=(bench.model_name,), settings=settings, needs=needs)
 
@@ -35,7 +35,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     """Return a row for each recipe, trained model or system beside them, and task."""
     trained = bench.llm2vec_training()
     rows = [*scoretable.run_scores(bench, plan), *bench.llm2vec_scores(plan.tasks)]
-    rows += bench.system_scores(yardsticks(bench, bench.model_name), plan.tasks)
+    rows += bench.system_scores(installed(bench), plan.tasks)
     return [{**row, "training": trained.get(row["recipe"], "")} for row in rows]
 
 

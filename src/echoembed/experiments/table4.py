@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from echoembed import plots
 from echoembed.experiments import scoretable
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
-from echoembed.experiments.others import yardsticks
+from echoembed.experiments.others import BAG, installed
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.recipe import recipes
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAMES = {"Echo": ("echo", "echo-last"), "Classical": ("classical", "classical-last")}
-RECIPES = [recipes[name] for pair in NAMES.values() for name in pair]
+RECIPES = [recipes[name] for name in (*(name for pair in NAMES.values() for name in pair), BAG)]
 
 
 def plan(bench: Bench) -> Plan:
     """The recipes, and what stands beside them, on all local tasks."""
-    beside = [system.identity for system in yardsticks(bench, bench.model_name)] if bench.tasks else []
+    beside = [system.identity for system in installed(bench)] if bench.tasks else []
     return replace(scoretable.plan_of(RECIPES)(bench), settings={"beside": beside})
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
     """A row per recipe or system beside them, and task."""
-    beside = bench.system_scores(yardsticks(bench, bench.model_name), plan.tasks)
+    beside = bench.system_scores(installed(bench), plan.tasks)
     return [*scoretable.run_scores(bench, plan), *beside]
 
 
