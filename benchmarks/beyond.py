@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from beyond_methods import CALIBRATIONS, Vectors, compressed_layers, methods
+from beyond_methods import CALIBRATIONS, MEAN_OF_PROMPTS, Vectors, compressed_layers, methods
 from beyond_tasks import KINDS, Embed, Task, halves, scored, texts_of
 from echoembed import Recipe, recipes
 from echoembed.evaluation.layers import LayerStore, default_folder
@@ -60,7 +60,7 @@ def measure(
         shown = f"{method} ({keys})" if method.startswith("KV") else method
         yield from (
             {"model": Path(name).stem, "half": half, **row, "cost": spent}
-            for row in _judged(shown, vectors.embed(parts), tasks)
+            for row in _judged(shown, vectors.embed(parts, mean=method.startswith(MEAN_OF_PROMPTS)), tasks)
         )
     systems = encoders(options.encoder)[0]
     if options.peers:

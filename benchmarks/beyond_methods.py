@@ -77,11 +77,12 @@ class Part:
         return max(self.averaged(layers))
 
 
+MEAN_OF_PROMPTS = "metaeol"
 CALIBRATIONS = ("none", "mean", "z-score", "components-1", "components-8", "z-components-8", "whiten-128", "spectrum-2")
 
 
 def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
-    """Return every method: the parts whose unit vectors stand side by side.
+    """Return every method: the parts whose unit vectors stand side by side, or for ``MEAN_OF_PROMPTS`` are averaged.
 
     Args:
         budget: The most tokens of text in each copy.
@@ -138,7 +139,9 @@ def methods(budget: int, keys: str) -> dict[str, tuple[Part, ...]]:
     for name in ("prompteol-cot", "prompteol-knowledge", "echo-one-word", "echo-3"):
         prompt = recipes[name].overridden(budget=budget)
         rows |= {f"{name}, {kind}": (Part(prompt, 1, kind, prompt.pooling),) for kind in ("none", "z-score")}
+    answers = [prompt.overridden(budget=budget) for prompt in recipes["metaeol"].prompts]
     for kind in ("none", "z-score"):
+        rows[f"{MEAN_OF_PROMPTS}, {kind}"] = tuple(Part(prompt, 1, kind, "last") for prompt in answers)
         rows[f"token prepending, depth 0.8, {kind}"] = (Part(token, 0.8, kind, "last"),)
         rows[f"token prepending, last layer, {kind}"] = (Part(token, 1, kind, "last"),)
         rows[f"KV-Embedding, {kind}"] = (Part(compress, 1, kind), Part(compress, 1, kind, "last"))
@@ -170,11 +173,12 @@ class Vectors:
         whole = under(self.model, part.prompt)
         return self.store.missing(whole, transformer_of(whole).reader.render(texts))
 
-    def embed(self, parts: Sequence[Part]) -> Embed:
-        """Return the method: each part's unit vectors side by side."""
+    def embed(self, parts: Sequence[Part], *, mean: bool = False) -> Embed:
+        """Return the method: each part's unit vectors side by side, or their mean."""
 
         def made(texts: Sequence[str]) -> NDArray[np.float32]:
-            return np.concatenate([self._part(part, texts) for part in parts], axis=1)
+            vectors = [self._part(part, texts) for part in parts]
+            return np.mean(vectors, axis=0) if mean else np.concatenate(vectors, axis=1)
 
         return made
 
