@@ -190,6 +190,20 @@ def test_memory_grows_with_the_chunk_and_shrinks_with_checkpointing(rows):
     assert activations(chunk_size=2, gradient_cache=False) == activations(chunk_size=8)
 
 
+def test_packs_on_a_cpu_keep_their_states_in_float32_whatever_the_precision(rows, monkeypatch):
+    def memory(**optimiser):
+        config = run(rows, optimiser=optimiser)
+        return footprint.memory(footprint.build(config, recipe_of(config)), config, 50)
+
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    whole, half, padded = memory(), memory(precision="bfloat16"), memory(precision="bfloat16", forward="padded")
+    assert half.activations == whole.activations
+    assert padded.activations < 0.7 * whole.activations
+    assert half.weights == padded.weights > whole.weights  # and the copy in bfloat16
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    assert memory(precision="bfloat16").activations == padded.activations
+
+
 def test_weights_gradients_and_moments_are_counted_in_bytes(rows):
     config = run(rows)
     bones = footprint.build(config, recipe_of(config))

@@ -65,7 +65,7 @@ class MemoryUse:
     """The least memory that a process needs, in bytes, without the overhead of allocator and framework.
 
     Attributes:
-        weights: All weights in float32; for a forward pass in bfloat16, also a copy in bfloat16.
+        weights: All weights in float32; for products in bfloat16, also a copy in bfloat16.
         gradients: The gradients of trained weights, in float32.
         optimiser: AdamW's two moments of trained weights, in float32.
         activations: The states that the backward pass keeps for the texts in memory, at the length of the longest
@@ -144,7 +144,8 @@ def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: in
         longest: The tokens of the longest prompt, to which a chunk may be padded.
         columns: The most prompts of a row.
     """
-    half = config.optimiser.precision == "bfloat16"
+    copied = config.optimiser.precision == "bfloat16"
+    half = copied and not _forward_in_float32(config)
     per_token = _kept_per_token(skeleton.model, half=half)
     activations = None
     if per_token is not None:
@@ -157,11 +158,17 @@ def memory(skeleton: Skeleton, config: TrainConfig, longest: int, *, columns: in
             rows = batch * columns
         activations = round(rows * longest * per_token)
     return MemoryUse(
-        weights=skeleton.parameters * (FLOAT + 2 * half) + FLOAT * skeleton.lora,
+        weights=skeleton.parameters * (FLOAT + 2 * copied) + FLOAT * skeleton.lora,
         gradients=FLOAT * skeleton.trained,
         optimiser=ADAM * skeleton.trained,
         activations=activations,
     )
+
+
+def _forward_in_float32(config: TrainConfig) -> bool:
+    """Return whether bfloat16 is for the backward pass alone: in packs on a CPU (``engine/frozen_linear.py``)."""
+    packed = config.optimiser.forward != "padded" and not config.optimiser.gradient_checkpointing
+    return bool(packed and config.adapter.rank) and not torch.accelerator.is_available()
 
 
 def _kept_per_token(model: PreTrainedModel, *, half: bool) -> float | None:
