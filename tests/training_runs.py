@@ -25,6 +25,7 @@ from echoembed.training.config import (
     TrainConfig,
     from_dict,
 )
+from echoembed.training.tables import TeacherConfig
 
 QUERY = "{bos}Instruct: {instruction} Query: {text} Query again: {text}{eos:pool}"
 DOCUMENT = "{bos}Document: {text} Document again: {text}{eos:pool}"
@@ -68,6 +69,39 @@ def small(folder: Path, **changes) -> TrainConfig:
         checkpoint=CheckpointConfig(every=2, keep=2),
     )
     return replace(config, **changes)
+
+
+def drawn(count, width, seed):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def vectors_of(texts, width=6):
+    """A teacher's vectors, any: a function of the text alone."""
+    return [drawn(1, width, sum(map(ord, text)) + len(text))[0].tolist() for text in texts]
+
+
+def distilling(folder, *, pairs=False, **changes):
+    """A run of 6 steps of 4 texts, two neighbours in each group, under a file of vectors."""
+    config = small(folder)
+    groups = [[f"the river carried boat {n}", f"boats of the river {n}"] for n in range(9)]
+    file = folder / "data" / "groups.jsonl"
+    file.write_text("".join(json.dumps({"texts": group}) + "\n" for group in groups))
+    vectors = folder / "vectors.jsonl"
+    texts = [text for group in groups for text in group]
+    lines = [{"text": text, "vector": vector} for text, vector in zip(texts, vectors_of(texts), strict=True)]
+    vectors.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = [DataConfig(path=str(file), neighbours=2, ratio=1.0)]
+    if pairs:
+        data.append(DataConfig(path=str(folder / "data" / "asked.jsonl"), pairs=True, ratio=1.0))
+    settings = {
+        "objective": "distil",
+        "query_template": "{bos}Rewrite : {text} again : {text:pool}",
+        "document_template": "{bos}Document : {text} again : {text:pool}",
+        "pooling": "mean",
+        "data": tuple(data),
+        "teacher": TeacherConfig(vectors=str(vectors)),
+    }
+    return replace(config, **{**settings, **changes})
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -20,6 +20,15 @@ class Check(NamedTuple):
     allowed: str
 
 
+LARGEST = 2**63 - 1
+"""The largest whole number of any field: Arrow, numpy and torch hold no larger ones."""
+
+
+def count(least: int, most: int) -> Check:
+    """Return the check of a whole number between two bounds, both included."""
+    return Check(lambda value: least <= value <= most, f"a whole number from {least} to {most:,}")
+
+
 COUNT = Check(lambda value: value >= 1, "a whole number above 0")
 COUNT_OR_NONE = Check(lambda value: value is None or value >= 1, "a whole number above 0, or left out")
 COUNT_OR_ZERO = Check(lambda value: value >= 0, "a whole number, 0 or above")
@@ -75,7 +84,10 @@ def check_fields(
             if check is not None and not check.passes(converted):
                 raise _MismatchError
         except _MismatchError:
-            raise refuse(entry.name, field_value, check.allowed if check else words(hint)) from None
+            allowed = check.allowed if check else words(hint)
+            if isinstance(field_value, int) and not _fits(field_value) and (check is None or check.passes(field_value)):
+                allowed += f", and at most {LARGEST:,}"
+            raise refuse(entry.name, field_value, allowed) from None
         object.__setattr__(value, entry.name, converted)
 
 
@@ -101,11 +113,16 @@ def _converted(value: object, hint: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return tuple(_converted(entry, arguments[0]) for entry in value)
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and _fits(value) and math.isfinite(value):
             return float(value)
-    elif type(value) is hint:
+    elif type(value) is hint and (hint is not int or _fits(value)):
         return value
     raise _MismatchError
+
+
+def _fits(value: Any) -> bool:
+    """Return whether a number, if it is whole, is small enough for the libraries."""
+    return isinstance(value, float) or abs(value) <= LARGEST
 
 
 def words(hint: Any) -> str:
@@ -114,7 +131,7 @@ def words(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return ", or ".join(text for alternative in arguments if (text := words(alternative)))
     if origin is Literal:
-        return ", ".join(arguments)
+        return ", ".join(filter(None, arguments))
     if origin is tuple:
         return "an array of tables" if dataclasses.is_dataclass(arguments[0]) else "a list of strings"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", type(None): "left out"}

@@ -306,6 +306,19 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name[:_NAME_LENGTH]}.{secrets.token_hex(4)}.part")
 
 
+def lock(descriptor: int) -> bool:
+    """Lock an open file until its descriptor is closed; returns whether no other process has locked it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # not every file system has locks
+        return True
+    return True
+
+
 def _lock(descriptor: int) -> int:
     """Lock an open file or folder until its descriptor is closed, at the latest by the end of the process."""
     if fcntl is not None:

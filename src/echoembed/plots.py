@@ -34,6 +34,7 @@ PAPER: dict[str, Any] = {"marker": "D", "color": "black", "s": 26, "zorder": 5}
 """The mark of a number from the paper."""
 _STYLE: Any = {
     "font.size": 9,
+    "text.parse_math": False,  # a dollar sign in a name is no formula
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -6,12 +6,15 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from echoembed import checks
-from echoembed.errors import RecipeError, TrainingError
+from echoembed.errors import ModelError, RecipeError, TrainingError
 from echoembed.recipe import recipes
+from echoembed.sources.adapters import is_adapter
+from echoembed.sources.names import check_model
 from echoembed.training import fields
 from echoembed.training.config import TrainConfig, differences, from_dict, read, recipe_of
 from echoembed.training.tables import (
@@ -83,7 +86,7 @@ def test_every_field_refuses_what_is_not_of_its_type(table, name):
 BAD = [
     ("", "output", " ", "not blank"),
     ("", "objective", "constrastive", "contrastive, mntp, simcse"),
-    ("", "pooling", "max", "mean, last, weighted-mean, first, frequency-mean, attention-mean"),
+    ("", "pooling", "max", "mean, last, weighted-mean, first."),
     ("", "attention", "sideways", "causal, bidirectional"),
     ("", "budget", 0, "above 0"),
     ("", "budget", 2.5, "whole number"),
@@ -95,7 +98,7 @@ BAD = [
     ("data", "path", "", "not blank"),
     ("data", "ratio", -0.1, "0 or above"),
     ("data", "ratio", float("nan"), "0 or above"),
-    ("data", "negatives", -1, "0 or above"),
+    ("data", "negatives", -1, "from 0 to 1,000"),
     ("data", "rows", 0, "above 0"),
     ("data", "instruction", "  ", "not blank"),
     ("data", "instruction", ["a", "a"], "different strings"),
@@ -103,12 +106,12 @@ BAD = [
     ("data", "instruction", ["a", " "], "not blank"),
     ("data", "instruction", "a\x00b", "control characters"),
     ("data", "bad_rows", "drop", "refuse, skip"),
-    ("adapter", "rank", -1, "0 or above"),
+    ("adapter", "rank", -1, "from 0 to 10,000"),
     ("adapter", "alpha", 0, "above 0"),
     ("adapter", "dropout", 1, "below 1"),
     ("adapter", "targets", "", "all-linear"),
     ("adapter", "targets", [], "all-linear"),
-    ("optimiser", "steps", 0, "above 0"),
+    ("optimiser", "steps", 0, "from 1 to 100,000,000"),
     ("optimiser", "batch_size", 0, "above 0"),
     ("optimiser", "chunk_size", 0, "above 0"),
     ("optimiser", "learning_rate", 0.0, "above 0"),
@@ -126,7 +129,7 @@ BAD = [
     ("checkpoint", "keep", 0, "above 0"),
     ("score", "every", -1, "0 or above"),
     ("score", "sample", 0, "above 0"),
-    ("score", "tasks", "sts", "list of strings"),
+    ("score", "tasks", "sts", "list of at least one string"),
 ]
 
 
@@ -139,9 +142,33 @@ def test_a_bad_value_is_refused_by_name_with_what_is_allowed(table, name, value,
     assert allowed in message
 
 
+def numbers():
+    """Every field that takes a number."""
+    for table, name in leaves():
+        kind = TABLES[table] if table and table != "data" else DataConfig if table else TrainConfig
+        if {int, float} & {checks.hints(kind)[name], *get_args(checks.hints(kind)[name])}:
+            yield table, name
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+@pytest.mark.parametrize(("table", "name"), numbers())
+def test_numbers_that_no_library_holds_are_refused(table, name, value):
+    """They would overflow where a tensor, a table or a float is made of them."""
+    with pytest.raises(TrainingError, match=rf"^Got {re.escape(f'{table}.{name}'.lstrip('.'))} = -?1000"):
+        changed(table, name, value)
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
+        ({"objective": "simcse", "dropout": 0}, "dropout"),
+        ({"data": [{"path": "a.jsonl", "name": "a\nb"}]}, "data.name"),
+        ({"data": [{"path": "a.jsonl", "name": " "}]}, "data.name"),
+        ({"data": [{"path": "a#1.jsonl"}]}, "data.name"),
+        ({"data": [{"path": "a\0b.jsonl", "name": "a"}]}, "data.path"),
+        ({"data": [{"path": "a.jsonl", "negatives": 10**9}]}, "data.negatives"),
+        ({"pooling": "frequency-mean"}, "pooling"),
+        ({"score": {"tasks": []}}, "score.tasks"),
         ({"optimiser": {"steps": 10, "warmup_steps": 11}}, "optimiser.warmup_steps"),
         ({"optimiser": {"steps": 1, "warmup_steps": 0, "compute_matched": True}}, "optimiser.steps"),
         ({"optimiser": {"batch_size": 1}}, "optimiser.batch_size"),
@@ -222,12 +249,44 @@ def test_a_name_on_the_hub_stays_a_name(tmp_path):
         (GOOD + "[optimiser]\nstep = 3\n", r"field 'step' in \[optimiser\].*Allowed there: steps, batch_size"),
         (GOOD + "negative = 3\n", r"field 'negative' in \[\[data\]\].*Did you mean 'negatives'"),
         ("adapter = 3\n" + GOOD, "Got adapter = 3. Allowed: a table"),
-        (GOOD + '[optimiser]\nsteps = "3"\n', "Got optimiser.steps = '3'. Allowed: a whole number above 0"),
+        (GOOD + '[optimiser]\nsteps = "3"\n', "Got optimiser.steps = '3'. Allowed: a whole number from 1"),
     ],
 )
 def test_a_file_that_cannot_be_says_why(tmp_path, text, message):
     with pytest.raises(TrainingError, match=message):
         read(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("path", ["a\\u0000b", "x" * 300, "~nobody-has-this-name/x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        'output = "{}"\n[[data]]\npath = "rows.jsonl"\n',
+        'output = "out"\n[[data]]\npath = "{}"\nname = "a"\n',
+        GOOD + '[score]\ndata = "{}"\n',
+        'objective = "distil"\n' + GOOD + '[teacher]\nvectors = "{}"\n',
+    ],
+)
+def test_a_path_that_no_system_can_look_up_is_refused_by_name(tmp_path, path, text):
+    with pytest.raises(
+        TrainingError, match=r"^Got (output|data.path|score.data|teacher.vectors) = .*Allowed: a path that"
+    ):
+        read(write(tmp_path, text.format(path)))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\\u0000b"])
+def test_a_models_name_that_can_be_no_path_stays_a_name(tmp_path, name):
+    """It is refused where models are looked up."""
+    config = read(write(tmp_path, f'model = "{name}"\n' + GOOD))
+    assert config.model == name.replace("\\u0000", "\0")
+    assert not is_adapter(config.model)
+    with pytest.raises(ModelError):
+        check_model(config.model)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    (tmp_path / "run.toml").write_text("\ufeff" + GOOD, encoding="utf-8")
+    assert read(tmp_path / "run.toml").output == str(tmp_path / "out")
 
 
 def test_a_file_that_is_missing_or_no_text_says_so(tmp_path):

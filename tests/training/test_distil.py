@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import echoembed
 import tiny_models
 import training_runs as runs
 from echoembed import errors
-from echoembed.training import curves, rows, run
+from echoembed.training import curves, plan, rows, run
 from echoembed.training.config import CheckpointConfig, DataConfig, OptimiserConfig, TrainConfig
 from echoembed.training.distil import DistilLoss, cosine_divergence
 from echoembed.training.tables import TeacherConfig
@@ -46,20 +47,16 @@ def divergence(student, teacher, student_temperature, teacher_temperature):
     return total / len(student)
 
 
-def drawn(count, width, seed):
-    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
-
-
 def test_the_loss_is_the_formula():
-    student, teacher = drawn(6, 5, 1), drawn(6, 9, 2)
+    student, teacher = runs.drawn(6, 5, 1), runs.drawn(6, 9, 2)
     got = cosine_divergence(student, teacher, student_temperature=0.3, teacher_temperature=0.2)
     assert float(got) == pytest.approx(divergence(student.tolist(), teacher.tolist(), 0.3, 0.2), rel=1e-4)
 
 
 def test_a_student_with_the_teachers_cosines_has_no_loss_and_no_gradient():
     """Whatever its width and the lengths of its vectors."""
-    teacher = drawn(5, 4, 3)
-    turned = torch.linalg.qr(drawn(7, 7, 4))[0][:4]  # to another width, angles kept
+    teacher = runs.drawn(5, 4, 3)
+    turned = torch.linalg.qr(runs.drawn(7, 7, 4))[0][:4]  # to another width, angles kept
     student = (teacher @ turned * torch.tensor([[1.0], [2.0], [0.5], [3.0], [1.0]])).requires_grad_()
     loss = cosine_divergence(student, teacher, student_temperature=0.05, teacher_temperature=0.05)
     loss.backward()
@@ -67,37 +64,8 @@ def test_a_student_with_the_teachers_cosines_has_no_loss_and_no_gradient():
     assert float(student.grad.abs().max()) < 1e-4
 
 
-def vectors_of(texts, width=6):
-    """A teacher's vectors, any: a function of the text alone."""
-    return [drawn(1, width, sum(map(ord, text)) + len(text))[0].tolist() for text in texts]
-
-
-def distilling(folder, *, pairs=False, **changes):
-    """A run of 6 steps of 4 texts, two neighbours in each group, under a file of vectors."""
-    config = runs.small(folder)
-    groups = [[f"the river carried boat {n}", f"boats of the river {n}"] for n in range(9)]
-    file = folder / "data" / "groups.jsonl"
-    file.write_text("".join(json.dumps({"texts": group}) + "\n" for group in groups))
-    vectors = folder / "vectors.jsonl"
-    texts = [text for group in groups for text in group]
-    lines = [{"text": text, "vector": vector} for text, vector in zip(texts, vectors_of(texts), strict=True)]
-    vectors.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    data = [DataConfig(path=str(file), neighbours=2, ratio=1.0)]
-    if pairs:
-        data.append(DataConfig(path=str(folder / "data" / "asked.jsonl"), pairs=True, ratio=1.0))
-    settings = {
-        "objective": "distil",
-        "query_template": "{bos}Rewrite : {text} again : {text:pool}",
-        "document_template": "{bos}Document : {text} again : {text:pool}",
-        "pooling": "mean",
-        "data": tuple(data),
-        "teacher": TeacherConfig(vectors=str(vectors)),
-    }
-    return replace(config, **{**settings, **changes})
-
-
 def test_a_run_lowers_the_divergence_on_its_texts(tmp_path):
-    config = distilling(tmp_path)
+    config = runs.distilling(tmp_path)
     config = replace(config, optimiser=OptimiserConfig(steps=25, batch_size=18, learning_rate=0.02, warmup_steps=1))
     run.train(config)
     losses = [line["loss"] for line in runs.log(tmp_path / "run")]
@@ -114,11 +82,11 @@ def test_each_batch_holds_whole_groups_and_the_loss_is_of_its_texts(tmp_path, mo
         return loss
 
     monkeypatch.setattr(DistilLoss, "forward", forward)
-    run.train(distilling(tmp_path, pairs=True))
+    run.train(runs.distilling(tmp_path, pairs=True))
     logged = [line["loss"] for line in runs.log(tmp_path / "run")]
     assert [loss for _, loss in seen] == pytest.approx(logged, rel=1e-5)
     groups = [[f"the river carried boat {n}", f"boats of the river {n}"] for n in range(9)]
-    known = [frozenset(tuple(np.float32(v).tolist()) for v in vectors_of(group)) for group in groups]
+    known = [frozenset(tuple(np.float32(v).tolist()) for v in runs.vectors_of(group)) for group in groups]
     taught = [labels for labels, _ in seen if labels is not None]
     assert 0 < len(taught) < len(seen)  # pairs came too
     for labels in taught:
@@ -129,9 +97,9 @@ def test_each_batch_holds_whole_groups_and_the_loss_is_of_its_texts(tmp_path, mo
 def test_a_killed_run_resumes_with_the_same_end(tmp_path):
     """It ends with the weights of a run that never stopped."""
     folder = tmp_path / "whole"
-    whole = distilling(folder, pairs=True)
+    whole = runs.distilling(folder, pairs=True)
     run.train(whole)
-    again = distilling(tmp_path / "cut", pairs=True)
+    again = runs.distilling(tmp_path / "cut", pairs=True)
     again = replace(again, checkpoint=CheckpointConfig(every=2, keep=9))
     run.train(again)
     *_, kept, last = sorted((tmp_path / "cut/run/checkpoints").glob("step-*"))
@@ -153,7 +121,7 @@ class Encoder:
 
     def encode(self, texts, **_):
         self.asked += texts
-        return self.scale * np.array(vectors_of(texts), np.float32)
+        return self.scale * np.array(runs.vectors_of(texts), np.float32)
 
     def state_dict(self):
         return {"scale": torch.tensor([self.scale])}
@@ -167,7 +135,7 @@ def test_a_teachers_vectors_are_computed_once_and_kept(tmp_path, monkeypatch):
     first = Teacher(config, tmp_path).vectors(texts)
     second = Teacher(config, tmp_path).vectors(["the town", "a mat"])
     assert encoder.asked == ["a river", "the town", "a mat"]
-    assert first.tolist() == np.float32(vectors_of(texts)).tolist()
+    assert first.tolist() == np.float32(runs.vectors_of(texts)).tolist()
     assert torch.equal(first[1], second[0])
     with sqlite3.connect(tmp_path / STORE) as store:
         assert store.execute("SELECT COUNT(*) FROM vectors").fetchone() == (4,)  # and whose they are
@@ -175,7 +143,7 @@ def test_a_teachers_vectors_are_computed_once_and_kept(tmp_path, monkeypatch):
 
 def test_another_teachers_vectors_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder())
-    Teacher(TeacherConfig(model="any"), tmp_path)
+    Teacher(TeacherConfig(model="any"), tmp_path).vectors(["a"])
     monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder(2.0))
     with pytest.raises(errors.TrainingError, match="teacher's weights"):
         Teacher(TeacherConfig(model="any"), tmp_path)
@@ -197,9 +165,107 @@ def test_a_sentence_transformer_in_a_folder_teaches(tmp_path):
         Teacher(TeacherConfig(model=str(tmp_path / "nothing")))
 
 
+@pytest.mark.parametrize("damage", ["no database", "no folder"])
+def test_a_store_that_cannot_be_used_is_an_error_of_ours(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder())
+    (tmp_path / STORE).write_text("not a database, but longer than a header of one" * 40)
+    folder = tmp_path if damage == "no database" else tmp_path / STORE
+    with pytest.raises(errors.FileError, match=r"teacher's vectors in .* cannot be read or written"):
+        Teacher(TeacherConfig(model="any"), folder).vectors(["a"])
+
+
+@pytest.mark.parametrize(("fill", "said"), [(float("inf"), "is not finite"), (0.0, "is 0")])
+def test_a_teachers_vector_without_a_cosine_is_refused(tmp_path, monkeypatch, fill, said):
+    encoder = Encoder()
+    encoder.encode = lambda texts, **_: np.array([[1.0, 2.0], [fill, fill]], np.float32)[: len(texts)]
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: encoder)
+    with pytest.raises(errors.TrainingError, match=f"its vector of 'a mat' {said}"):
+        Teacher(TeacherConfig(model="any"), tmp_path).vectors(["a river", "a mat"])
+
+
+def test_more_texts_than_a_query_takes_are_looked_up(tmp_path, monkeypatch):
+    encoder = Encoder()
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: encoder)
+    texts = [f"boat {number}" for number in range(1300)]
+    found = [Teacher(TeacherConfig(model="any"), tmp_path).vectors(texts) for _ in range(2)]
+    assert torch.equal(*found)
+    assert encoder.asked == texts
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_length_of_a_teachers_vectors_does_not_matter(tmp_path, scale):
+    """Squares of such numbers are 0 or infinite in float32."""
+    texts = ["a", "a b", "c d e", "f"]
+    losses = []
+    for factor in (1.0, scale):
+        pairs = zip(texts, runs.vectors_of(texts), strict=True)
+        lines = [{"text": text, "vector": [factor * number for number in vector]} for text, vector in pairs]
+        path = tmp_path / f"{factor}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        taught = Teacher(TeacherConfig(vectors=str(path))).vectors(texts)
+        losses.append(
+            float(cosine_divergence(runs.drawn(4, 5, 1), taught, student_temperature=0.1, teacher_temperature=0.1))
+        )
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_text_with_two_vectors_is_refused(tmp_path):
+    path = tmp_path / "v.jsonl"
+    same = '{"text": "a", "vector": [1.0, 2.0]}\n'
+    path.write_text(same + same)
+    assert Teacher(TeacherConfig(vectors=str(path))).vectors(["a"]).tolist() == [[1.0, 2.0]]
+    path.write_text(same + '\n{"text": "a", "vector": [2.0, 2.0]}\n')
+    with pytest.raises(errors.TrainingError, match=r"line 3 of .*: its text has another vector in a row before"):
+        Teacher(TeacherConfig(vectors=str(path)))
+
+
+def test_a_text_without_a_vector_is_named_before_training_starts(tmp_path):
+    config = runs.distilling(tmp_path)
+    lines = (tmp_path / "vectors.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "vectors.jsonl").write_text("".join(lines[:-1]))
+    for start in (run.train, plan.make):
+        with pytest.raises(errors.TrainingError, match=r"no vector of 'boats of the river 8'"):
+            start(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_echo_model_teaches_under_its_recipe(tmp_path):
+    model = echoembed.load(tiny_models.folder("llama"), recipe="echo-last")
+    folder = echoembed.save(model, tmp_path / "teacher")
+    texts = ["the cat sat", "a river"]
+    got = Teacher(TeacherConfig(model=str(folder))).vectors(texts)
+    assert np.allclose(got.numpy(), model.encode(texts), atol=1e-5)
+
+
+def test_too_small_a_batch_is_refused(tmp_path):
+    """Of one other text, the softmax is always 1: there would be no loss and no gradient."""
+    with pytest.raises(errors.TrainingError, match=r"batch_size = 2\. Allowed: at least 3"):
+        runs.distilling(tmp_path, optimiser=OptimiserConfig(steps=6, batch_size=2, warmup_steps=1))
+
+
+def test_rows_with_too_few_neighbours_say_so(tmp_path):
+    config = runs.distilling(tmp_path)
+    path = tmp_path / "data/lines.txt"
+    path.write_text("a river\na town\n")
+    with pytest.raises(errors.TrainingError, match=r"No row of .*lines.txt' has 2 different texts"):
+        run.train(replace(config, data=(replace(config.data[0], path=str(path)),)))
+
+
 @pytest.mark.parametrize(
     "line",
-    [{"text": "a"}, {"vector": [1.0]}, {"text": "a", "vector": [float("nan")]}, {"text": "a", "vector": []}],
+    [
+        {"text": "a"},
+        {"vector": [1.0]},
+        {"text": "a", "vector": [float("nan")]},
+        {"text": "a", "vector": []},
+        {"text": "a", "vector": [0.0, 0.0]},
+        {"text": "a", "vector": ["1", "2"]},
+        {"text": "a", "vector": [True, False]},
+        {"text": "a", "vector": [[1.0], [2.0]]},
+        {"text": "a", "vector": [[1.0], 2.0]},
+        {"text": "a", "vector": "1 2"},
+        {"text": ["a"], "vector": [1.0]},
+    ],
 )
 def test_a_file_without_vectors_is_refused(tmp_path, line):
     path = tmp_path / "v.jsonl"
@@ -229,7 +295,7 @@ def test_vectors_of_two_widths_are_refused_and_a_missing_text_is_named(tmp_path)
 )
 def test_what_cannot_be_is_refused(tmp_path, changes, field):
     with pytest.raises(errors.TrainingError, match=field):
-        distilling(tmp_path, **changes)
+        runs.distilling(tmp_path, **changes)
 
 
 def test_pairs_and_neighbours_are_for_distillation_alone(tmp_path):
@@ -250,6 +316,6 @@ def test_groups_are_whole_and_hold_no_text_twice(tmp_path):
 def test_a_configuration_comes_back_from_its_record(tmp_path):
     from echoembed.training.config import from_dict
 
-    config = distilling(tmp_path, layer=2)
+    config = runs.distilling(tmp_path, layer=2)
     assert isinstance(config, TrainConfig)
     assert from_dict(json.loads(json.dumps(config.as_dict()))) == config

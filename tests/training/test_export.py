@@ -25,6 +25,7 @@ from echoembed.sources.adapters import FILE
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import AdapterConfig, DataConfig, OptimiserConfig, TrainConfig
 from echoembed.training.export import finish, save_model
+from echoembed.training.tables import TeacherConfig
 
 pytest.importorskip("peft")
 
@@ -433,3 +434,47 @@ def test_a_finished_model_reads_as_much_as_its_configuration_says(tmp_path, save
     target = finish(model, config(tmp_path, budget=32, finished_budget=300, save=save), tmp_path)
     assert transformer_of(echoembed.load(target)).recipe.budget == 300
     assert transformer_of(model).recipe.budget == RECIPE.budget  # the one in training is left as it was
+
+
+LINE = {
+    "step": 1,
+    "loss": 1.5,
+    "learning_rate": 0.001,
+    "gradient_norm": 0.5,
+    "data_set": "asked",
+    "rows": 4,
+    "tokens": 80,
+    "seconds": 0.1,
+}
+
+
+@pytest.mark.parametrize("failing", ["draw", "savefig"])
+def test_curves_that_cannot_be_drawn_cost_no_model(tmp_path, monkeypatch, failing):
+    from matplotlib.figure import Figure
+
+    from echoembed.training import curves
+
+    def fail(*_, **__):
+        raise ValueError("no such colour")
+
+    (tmp_path / "log.jsonl").write_text(json.dumps(LINE) + "\n")
+    monkeypatch.setattr(*((curves, "draw") if failing == "draw" else (Figure, "savefig")), fail)
+    with pytest.warns(UserWarning, match="curves were not drawn: ValueError: no such colour"):
+        folder = finish(trained(), config(tmp_path), tmp_path)
+    assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_a_data_set_may_have_any_name(tmp_path):
+    """As a dollar sign begins a formula in pictures."""
+    lines = [{**LINE, "data_set": name} for name in ("a$b$c_{", "_x", "a|b", "<b>", "$")]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        folder = finish(trained(), config(tmp_path), tmp_path)
+    assert (folder / "loss.png").is_file()
+
+
+def test_a_card_names_no_folder_of_this_machine(tmp_path):
+    teacher = TeacherConfig(vectors=str(tmp_path / "vectors.jsonl"))
+    changed = config(tmp_path, objective="distil", teacher=teacher)
+    assert str(tmp_path) not in (finish(trained(), changed, tmp_path) / "README.md").read_text()

@@ -41,13 +41,22 @@ def folder(tmp_path_factory, no_pictures):
         {"config": config(folder, "stopped", model).as_dict(), "settings": {"processes": 2, "stop_in_step": 3}},
         {"config": config(folder, "stopped", model).as_dict(), "settings": {"processes": 2, "resume": True}},
     ]
+    plan += [{"config": distilling(folder, "distil-two").as_dict(), "settings": {"processes": 2}}]
     plan = [{**entry, "says": str(folder / f"says-{number}.txt")} for number, entry in enumerate(plan)]
     (folder / "plan.json").write_text(json.dumps(plan))
     process = subprocess.Popen([sys.executable, runs.__file__, folder / "plan.json"], stderr=subprocess.PIPE, text=True)
     run.train(config(folder, "one", model))
+    run.train(distilling(folder, "distil-one"))
     _, said = process.communicate(timeout=280)
     assert process.returncode == 0, said
     return folder
+
+
+def distilling(folder, name):
+    """A run of distillation, of which each process has half of every batch."""
+    usual = runs.distilling(folder)
+    model = str(runs.tiny_models.folder("llama", num_hidden_layers=2))
+    return replace(usual, output=str(folder / name), model=model, adapter=AdapterConfig(rank=4))
 
 
 def said(folder, number):
@@ -68,6 +77,15 @@ def test_two_processes_train_what_one_does_on_the_whole_batch(folder):
     assert wanted.keys() == found.keys()
     for name, weight in wanted.items():
         assert (found[name] - weight).norm() <= 1e-5 * weight.norm(), name
+
+
+def test_a_text_is_compared_with_the_texts_of_all_processes(folder):
+    """In distillation: a process by itself would have a single other text for each, and so no loss."""
+    assert said(folder, 4).endswith("ended with 0, 0\n"), said(folder, 4)
+    one, two = (runs.log(folder / name) for name in ("distil-one", "distil-two"))
+    for alone, shared in zip(one, two, strict=True):
+        for key in ("loss", "gradient_norm"):
+            assert shared[key] == pytest.approx(alone[key], rel=1e-4)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(folder):

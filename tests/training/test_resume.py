@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 import training_runs as runs
 from echoembed import errors
-from echoembed.training import checkpoint, curves, run
-from echoembed.training.config import CheckpointConfig
+from echoembed.training import checkpoint, curves, resume, rows, run
+from echoembed.training.config import CheckpointConfig, ScoreConfig
+from echoembed.training.tables import TeacherConfig
 
 pytest.importorskip("peft")
 
@@ -98,6 +100,9 @@ def test_dropout_and_the_order_of_rows_are_really_at_work(folder, tmp_path):
     for path in (tmp_path / "run/checkpoints").glob("*/rng_state.pth"):
         states = torch.load(path, weights_only=False)
         torch.save({**states, "cpu": torch.Generator().manual_seed(99).get_state()}, path)
+        record = json.loads((path.parent / "record.json").read_text())
+        del record["files"]  # as an earlier version wrote it: with hashes, the changed state would be refused
+        (path.parent / "record.json").write_text(json.dumps(record))
     run.train(config, resume=True)
     wanted, found = runs.weights(folder / "whole"), runs.weights(tmp_path / "run")
     assert any(not torch.equal(wanted[weight], found[weight]) for weight in wanted)
@@ -215,3 +220,135 @@ def test_a_damaged_checkpoint_is_named(folder, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(errors.TrainingError, match=r"step-4 cannot be read.*from the one before"):
         run.train(config, resume=True)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "record.json"])
+def test_a_changed_byte_in_any_file_of_a_checkpoint_is_refused(folder, tmp_path, name):
+    """Also where the file could still be read, and the run would go on from another state."""
+    config = begun(folder, tmp_path)
+    path = tmp_path / "run/checkpoints/step-4" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(errors.TrainingError, match=r"step-4.*cannot be read.*from the one before"):
+        run.train(config, resume=True)
+
+
+def test_damaged_lines_of_the_logs_are_left_out(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    with (tmp_path / "run/log.jsonl").open("ab") as log:
+        log.write(b'5\n{"step": "3"}\n[1]\n\xff\xfe\n{"step": 4}\n{"st')
+    run.train(config, resume=True)
+    assert [line["step"] for line in runs.log(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "model", "models", "checkpoints", "logs", "loss.png"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_somebody_elses_folder_is_left_as_it_is(folder, tmp_path, name, resume):
+    """A run would overwrite what has the name of a file of its own."""
+    path = tmp_path / "run" / name
+    path.parent.mkdir()
+    if "." in name:
+        path.write_text('{"step": 1, "model_type": "llama"}\n')
+    else:
+        (path / "step-2").mkdir(parents=True)
+        (path / "step-2" / "theirs").write_text("theirs")
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    with pytest.raises(errors.TrainingError, match=rf"holds no run of echoembed, but {name}, which.*nothing is overwr"):
+        run.train(runs.small(folder, output=str(tmp_path / "run")), resume=resume)
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+
+
+def test_two_processes_never_train_in_one_folder(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    before = (tmp_path / "run/log.jsonl").read_bytes()
+    holder = (
+        "import fcntl, sys, time\nfile = open(sys.argv[1], 'ab')\nfcntl.flock(file, fcntl.LOCK_EX)\nprint(flush=True)"
+    )
+    command = [sys.executable, "-c", holder + "\ntime.sleep(60)", str(tmp_path / "run/log.jsonl")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            with pytest.raises(errors.TrainingError, match="Another process is training in"):
+                run.train(config, resume=True)
+        finally:
+            other.kill()
+    assert (tmp_path / "run/log.jsonl").read_bytes() == before
+    run.train(config, resume=True)  # once the other has ended
+
+
+def test_a_run_holds_its_folder_until_it_ends(folder, tmp_path):
+    import fcntl
+
+    class Attempt(TrainerCallback):
+        held: list[bool] = []  # noqa: RUF012
+
+        def on_step_end(self, *_, **__):
+            with (tmp_path / "run/log.jsonl").open("ab") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self.held.append(True)
+                else:
+                    self.held.append(False)
+
+    run.train(begun(folder, tmp_path), resume=True, callbacks=[lambda _model: Attempt()])
+    assert Attempt.held == [True, True]
+    with (tmp_path / "run/log.jsonl").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_other_libraries_are_named_and_the_run_goes_on(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    path = tmp_path / "run/checkpoints/step-4/record.json"
+    record = json.loads(path.read_text())
+    record["libraries"]["torch"] = "1.0"
+    path.write_text(json.dumps(record))
+    with pytest.warns(resume.ResumeWarning, match=r"torch was 1\.0 and is"):
+        run.train(config, resume=True)
+
+
+def test_the_same_model_in_another_folder_is_the_same_model(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    moved = shutil.copytree(config.model, tmp_path / "model")
+    run.train(replace(config, model=str(moved)), resume=True)
+    wanted, found = runs.weights(folder / "whole"), runs.weights(tmp_path / "run")
+    assert all(torch.equal(wanted[weight], found[weight]) for weight in wanted)
+
+
+def test_data_that_change_while_they_are_read_are_refused(folder, tmp_path, monkeypatch):
+    """Else the record would hold the hash of rows that were never trained on."""
+    shutil.copytree(folder / "data", tmp_path / "data")
+    config = runs.small(tmp_path)
+    usual = rows.read_all
+
+    def read(*arguments, **named):
+        data = usual(*arguments, **named)
+        with (tmp_path / "data/alike.jsonl").open("a") as file:
+            file.write(json.dumps({"query": "a", "positive": "b", "negative": "c"}) + "\n")
+        return data
+
+    monkeypatch.setattr(rows, "read_all", read)
+    with pytest.raises(errors.TrainingError, match="files of 'alike' changed while they were read"):
+        run.train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_start_leaves_no_folder_that_looks_like_a_run(folder, tmp_path):
+    """After the mistake is corrected, the same command starts the run."""
+    config = runs.small(folder, output=str(tmp_path / "run"))
+    for wrong in (
+        replace(config, score=ScoreConfig(data=str(tmp_path / "none"))),
+        replace(config, objective="mntp", attention="bidirectional", layer=1, pooling="", data=plain(config)),
+        replace(
+            config, objective="distil", teacher=TeacherConfig(vectors=str(tmp_path / "none.jsonl")), data=plain(config)
+        ),
+    ):
+        with pytest.raises(errors.EchoembedError):
+            run.train(wrong)
+        assert not (tmp_path / "run").exists()
+
+
+def plain(config):
+    return tuple(replace(entry, instruction="", symmetric=False) for entry in config.data)

@@ -94,6 +94,7 @@ def test_data_sets_are_drawn_by_ratio_or_by_their_rows(ratios, expected):
 def test_shares_add_up_to_one():
     assert shares([0, 0], [10, 30]) == [0.25, 0.75]
     assert shares([2, 6], [10, 30]) == [0.25, 0.75]
+    assert shares([1e308, 1e308], [10, 30]) == [0.5, 0.5]
 
 
 def test_of_several_instructions_each_batch_is_given_one_drawn_alike_and_they_share_rounds():

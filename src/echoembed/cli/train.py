@@ -86,7 +86,7 @@ def train(
 
     chosen = configuration.read(config)
     if output is not None:
-        chosen = replace(chosen, output=str(output.expanduser().absolute()))
+        chosen = replace(chosen, output=configuration.absolute("--output", str(output), Path.cwd()))
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     _check_extras()
@@ -113,12 +113,10 @@ def train(
 
 
 def _kept(output: Path) -> str:
-    from echoembed.training.run_folder import CHECKPOINTS, step_of
+    from echoembed.training.checkpoint import newest
 
-    steps = sorted((path for path in (output / CHECKPOINTS).glob("step-*")), key=step_of)
-    return (
-        f"{steps[-1]} is kept, and --resume continues from it" if steps else "nothing was kept: no step was saved yet"
-    )
+    kept = newest(output)
+    return f"{kept} is kept, and --resume continues from it" if kept else "nothing was kept: no step was saved yet"
 
 
 def _check_extras() -> None:

@@ -70,12 +70,14 @@ from echoembed.errors.texts import (
     vector_unusable, vectors_misshapen,
 )
 from echoembed.errors.training import (
-    TrainingStoppedError, adapter_end_token_missing, adapter_targets_unknown, dropout_without_effect, head_missing,
-    mntp_mask_token, mntp_model_unfit, mntp_nothing_to_predict, teacher_unusable,
-    teacher_vector_missing, trained_weights_not_finite, training_batch_indivisible,
-    training_checkpoint_not_saved, training_checkpoint_unreadable, training_config_unreadable, training_data_missing,
-    training_data_too_small, training_field_missing, training_field_unknown, training_instruction_missing,
-    training_instruction_unused, training_not_finite, training_output_unwritable, training_row_bad,
-    training_row_field_missing, training_run_differs, training_run_exists, training_stopped,
+    TrainingStoppedError, adapter_end_token_missing, adapter_layers_missing, adapter_targets_unknown,
+    dropout_without_effect, head_missing, mntp_mask_token, mntp_model_unfit, mntp_nothing_to_predict,
+    teacher_store_unusable, teacher_unusable, teacher_vector_missing, trained_weights_not_finite,
+    training_batch_indivisible, training_checkpoint_not_saved, training_checkpoint_unreadable,
+    training_config_unreadable, training_data_changed, training_data_missing, training_data_too_small,
+    training_field_missing, training_field_unknown, training_folder_busy, training_folder_taken,
+    training_groups_missing, training_instruction_missing, training_instruction_unused, training_not_finite,
+    training_output_unwritable, training_row_bad, training_row_field_missing, training_run_differs,
+    training_run_exists, training_stopped,
 )
 from echoembed.errors.tune import tune_layer_given, tune_too_dear, tune_too_few

@@ -53,6 +53,15 @@ def training_data_missing(path: object, suffixes: Iterable[str]) -> TrainingErro
     )
 
 
+def training_groups_missing(path: object, neighbours: int) -> TrainingError:
+    """Rows that all have too few texts to make a group of neighbours."""
+    return TrainingError(
+        f"No row of {quoted(str(path), 200)} has {neighbours} different texts that are new, to come into a batch "
+        f'together as neighbours = {neighbours} asks. Give rows such as {{"texts": ["…", "…"]}}, or lower '
+        "neighbours."
+    )
+
+
 def training_row_field_missing(where: str, field: str, known: Iterable[str]) -> TrainingError:
     """A row that lacks a field of its objective."""
     names = list(known)
@@ -132,6 +141,29 @@ def training_run_exists(folder: object) -> TrainingError:
     )
 
 
+def training_folder_taken(folder: object, names: Iterable[str]) -> TrainingError:
+    """An output folder without a run, with files that a run would overwrite."""
+    return TrainingError(
+        f"The folder {folder} holds no run of echoembed, but {', '.join(names)}, which a run would overwrite. Name "
+        "another output folder; nothing is overwritten."
+    )
+
+
+def training_folder_busy(folder: object) -> TrainingError:
+    """An output folder in which another process is training."""
+    return TrainingError(
+        f"Another process is training in {folder}. Wait until it has ended, or name another output folder."
+    )
+
+
+def training_data_changed(names: Iterable[str]) -> TrainingError:
+    """Data files that changed while they were read."""
+    return TrainingError(
+        f"The files of {', '.join(map(quoted, names))} changed while they were read. Start again when nothing writes "
+        "to them."
+    )
+
+
 def training_run_differs(folder: object, differences: Iterable[str]) -> TrainingError:
     """A run that was started with another configuration or other data."""
     return TrainingError(
@@ -149,11 +181,19 @@ def teacher_unusable(name: object, reason: str) -> TrainingError:
     )
 
 
+def teacher_store_unusable(path: object, reason: str) -> FileError:
+    """A teacher's stored vectors that cannot be read or written."""
+    return FileError(
+        f"The teacher's vectors in {path} cannot be read or written: {quoted(reason.removesuffix('.'), 200)}. Make "
+        "room, or remove the file if it was damaged: the vectors are computed again."
+    )
+
+
 def teacher_vector_missing(path: object, text: str) -> TrainingError:
     """A text without a vector in the teacher's file."""
     return TrainingError(
-        f"{quoted(str(path), 200)} has no vector of {quoted(text)}, which a batch holds. Write the teacher's vectors "
-        "of all texts of the data sets, or name the teacher as teacher.model."
+        f"{quoted(str(path), 200)} has no vector of {quoted(text)}, a text of the data sets. Write the teacher's "
+        "vectors of all texts of the data sets, or name the teacher as teacher.model."
     )
 
 
@@ -163,6 +203,14 @@ def adapter_targets_unknown(targets: Iterable[str], known: Iterable[str]) -> Tra
     return TrainingError(
         f"adapter.targets names {', '.join(map(quoted, wanted))}, which are not linear layers of this model. Name some "
         f"of {', '.join(names)}, or 'all-linear' for all of them.{near(wanted[0], names)}"
+    )
+
+
+def adapter_layers_missing(name: str) -> TrainingError:
+    """A model without linear layers, as one that is cut at layer 0."""
+    return TrainingError(
+        f"{name} has no linear layer under this recipe, so there is nothing for LoRA to train. Allowed: layer = 1 or "
+        "above, or adapter.rank = 0, which trains the embeddings. Change one of them."
     )
 
 

@@ -81,7 +81,18 @@ class Adapter:
 
 def is_adapter(name: object) -> bool:
     """Return whether this is a folder with an adapter of ours."""
-    return isinstance(name, (str, os.PathLike)) and (Path(name).expanduser() / FILE).is_file()
+    return (
+        isinstance(name, (str, os.PathLike)) and (folder := folder_of(name)) is not None and (folder / FILE).is_file()
+    )
+
+
+def folder_of(name: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of this name; None if there is none, or no folder can have the name."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError):  # too long a name, or the home of an unknown user
+        return None
 
 
 def names_one(name: object) -> bool:
@@ -103,7 +114,7 @@ def find(name: str | os.PathLike[str], *, local_files_only: bool = False) -> Ada
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""
     if not isinstance(text, str) or not text.strip():
         raise errors.adapter_unknown(name, bundled())
-    if Path(text).expanduser().is_dir():
+    if folder_of(text) is not None:
         return read(resolve_adapter(text))
     if text in bundled():
         return read(resolve_adapter(str(BUNDLED / text)), name=text)

@@ -13,7 +13,7 @@ from echoembed import errors
 from echoembed.sources import adapters
 from echoembed.sources.files import CONFIG, MODULES, checked_files
 from echoembed.sources.packaged import DEFAULT, PACKAGED, RESERVED, packaged_file
-from echoembed.sources.resolve import resolve
+from echoembed.sources.resolve import existing_gguf, resolve
 
 
 def check_model(name: str | None, *, revision: str | None = None) -> None:
@@ -32,12 +32,12 @@ def check_model(name: str | None, *, revision: str | None = None) -> None:
         packaged_file(text.lower())
     if text.lower() in RESERVED or adapters.names_one(text):
         return
-    path = Path(text).expanduser()
+    folder = adapters.folder_of(text)
     try:
-        if path.is_file() and path.suffix.lower() == ".gguf":
+        if existing_gguf(text) is not None:
             return
-        if any((path / file).is_file() for file in (CONFIG, MODULES)):
-            checked_files(path)
+        if folder is not None and any((folder / file).is_file() for file in (CONFIG, MODULES)):
+            checked_files(folder)
         else:
             resolve(text, revision=revision)
     except errors.ModelError as error:
@@ -53,7 +53,7 @@ def check_adapter(name: str | None) -> None:
     if name is None:
         return
     try:
-        if Path(name).expanduser().is_dir() or name.count("/") != 1:
+        if adapters.folder_of(name) is not None or name.count("/") != 1 or name.startswith((".", "~", "/")):
             adapters.find(name)
     except errors.ModelError as error:
         hint = "" if "Did you mean" in str(error) else _near(name, adapters.bundled())
@@ -62,9 +62,8 @@ def check_adapter(name: str | None) -> None:
 
 def _near(name: str, known: Iterable[str]) -> str:
     """Return a hint at similar names: known names, and folders beside the one that was named."""
-    parent = Path(name).expanduser().parent
     try:
-        folders = [str(path) for path in parent.iterdir() if path.is_dir()]
-    except OSError:
+        folders = [str(path) for path in Path(name).expanduser().parent.iterdir() if path.is_dir()]
+    except (OSError, RuntimeError):
         folders = []
     return errors.near(name.removeprefix("./").rstrip("/"), [*known, *folders])

@@ -89,7 +89,7 @@ def resolve(
         return _from_folder(BUNDLED, Path(__file__).parents[1] / "tiny", revision, "bundled")
     if text.lower() in PACKAGED:
         return _from_gguf(text.lower(), packaged_file(text.lower()), revision, "package")
-    if (file := _existing_gguf(text)) is not None:
+    if (file := existing_gguf(text)) is not None:
         return _from_gguf(text, file, revision, "gguf")
     if (folder := _existing_folder(text)) is not None:
         _check_not_gguf(folder)
@@ -159,7 +159,7 @@ def _from_gguf(name: str, file: Path, revision: str | None, origin: Literal["ggu
     return Source(name=name, folder=copy.folder, revision=copy.revision, origin=origin, file=copy.file)
 
 
-def _existing_gguf(text: str) -> Path | None:
+def existing_gguf(text: str) -> Path | None:
     """Return the GGUF file of this name, or None."""
     try:
         path = Path(text).expanduser()

@@ -88,6 +88,8 @@ def add_lora(
     with versions.needed("peft", extra="peft", purpose="Training an adapter"):
         from peft import LoraConfig, TaskType
     layers = _targets(model, config.targets)
+    if not layers:
+        raise errors.adapter_layers_missing(type(model).__name__)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         # A saved adapter records the targets, so that peft's own word "all-linear" is kept.

@@ -126,8 +126,8 @@ def _scores(scores: list[dict[str, Any]]) -> tuple[int, int, list[list[str]]]:
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """Return the configuration without folders of this machine."""
     settings = config.as_dict()
-    for table in (settings, *settings["data"], settings["score"]):
-        for key in ("output", "path", "model", "data"):
+    for table in (settings, *settings["data"], settings["score"], settings["teacher"]):
+        for key in ("output", "path", "model", "data", "vectors"):
             if isinstance(value := table.get(key), str) and Path(value).is_absolute():
                 table[key] = Path(value).name
     return settings

@@ -6,7 +6,7 @@
       scheduler.pt            the state of the learning rate's schedule
       rng_state.pth           random states of Python, numpy and torch; rng_state_K.pth for each of several processes
       trainer_state.json      the step
-      record.json             the record of what the run was started with
+      record.json             the record of what the run was started with, and the SHA-256 of the other files
 
 A checkpoint is written under a temporary name, flushed to the disk, and renamed. So the checkpoint before it stays
 whole if the disk fills up or the process is killed.
@@ -14,6 +14,7 @@ whole if the disk fills up or the process is killed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ import torch
 from torch import nn
 
 from echoembed import errors
-from echoembed.files import whole_folder
+from echoembed.files import reason_of, whole_folder
 from echoembed.training.run_folder import CHECKPOINTS, step_folder, step_of
 
 WEIGHTS = "weights.safetensors"
@@ -102,7 +103,8 @@ def _write(
         write_state(unfinished)
         for name, content in random_states.items():
             (unfinished / name).write_bytes(content)
-        (unfinished / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        hashes = {path.name: _digest(path) for path in sorted(unfinished.iterdir())}
+        (unfinished / RECORD).write_text(json.dumps({**record, "files": hashes}, indent=2), encoding="utf-8")
 
 
 def _gathered(write_random_state: Callable[[Path], None]) -> tuple[dict[str, bytes], str]:
@@ -134,17 +136,43 @@ def newest(run: Path) -> Path | None:
     return next(reversed(_whole(run / CHECKPOINTS)), None)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a record that a run wrote.
+def read_record(path: Path) -> dict[str, Any]:
+    """Read the record of what a run was started with.
 
     Raises:
-        TrainingError: If it cannot be read.
+        TrainingError: If it cannot be read, or is no record.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise errors.training_checkpoint_unreadable(path, str(error)) from error
+    kinds = {"config": dict, "data": dict, "revision": str}
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        raise errors.training_checkpoint_unreadable(path, "it is no record of a run")
+    if not all(isinstance(hashes, dict) for hashes in record["data"].values()):
+        raise errors.training_checkpoint_unreadable(path, "it is no record of a run")
     return record
+
+
+def check(path: Path) -> None:
+    """Compare the files of a checkpoint with their hashes, if it has them.
+
+    Raises:
+        TrainingError: If a file was damaged.
+    """
+    hashes = read_record(path / RECORD).get("files", {})  # without, where an earlier version wrote the checkpoint
+    for name, digest in hashes.items():
+        try:
+            changed = _digest(path / name) != digest
+        except OSError as error:
+            raise errors.training_checkpoint_unreadable(path, f"{name}: {reason_of(error)}") from error
+        if changed:
+            raise errors.training_checkpoint_unreadable(path, f"{name} is damaged")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _whole(folder: Path) -> list[Path]:

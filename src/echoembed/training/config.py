@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from echoembed import errors
 from echoembed.checks import COUNT_OR_NONE, NOT_BLANK, PROBABILITY, REQUIRED, Check, setting
-from echoembed.recipe import Attention, Pooling, Recipe, find_recipe
+from echoembed.recipe import Attention, Recipe, find_recipe
 from echoembed.sources.packaged import RESERVED
 from echoembed.training.tables import (
     AdapterConfig,
@@ -58,7 +58,7 @@ class TrainConfig(Table):
         "", "Template of queries in place of the recipe's; also of documents, if the recipe has one template for both."
     )
     document_template: str = setting("", "Template of documents in place of the recipe's.")
-    pooling: Pooling | Literal[""] = setting("", "Pooling in place of the recipe's.")
+    pooling: Literal["mean", "last", "weighted-mean", "first", ""] = setting("", "Pooling in place of the recipe's.")
     attention: Attention | Literal[""] = setting("", "Attention in place of the recipe's.")
     layer: int | None = setting(
         None, "Layer whose states are pooled, in place of the recipe's; layers above it are left out, and cost nothing."
@@ -102,6 +102,12 @@ class TrainConfig(Table):
         if self.objective != "mntp" and self.optimiser.batch_size < 2:
             allowed = f"at least 2 under the objective {self.objective}, which tells a batch's rows apart"
             raise errors.TrainingError.bad_value("optimiser.batch_size", self.optimiser.batch_size, allowed)
+        if self.objective == "distil" and self.optimiser.batch_size < 3:  # a softmax over one other text is always 1
+            allowed = "at least 3 under the objective distil, which compares a text's cosines to several others"
+            raise errors.TrainingError.bad_value("optimiser.batch_size", self.optimiser.batch_size, allowed)
+        if self.objective == "simcse" and not self.dropout:
+            allowed = "above 0, below 1 under the objective simcse: a text's two readings differ by dropout alone"
+            raise errors.TrainingError.bad_value("dropout", self.dropout, allowed)
 
     def _check_mixture(self) -> None:
         for name, count in Counter(entry.name for entry in self.data).items():
@@ -109,8 +115,6 @@ class TrainConfig(Table):
                 raise errors.TrainingError.bad_value(
                     "data.name", name, f"a name for each data set; {count} have this one"
                 )
-            if "#" in name:
-                raise errors.TrainingError.bad_value("data.name", name, "a name without #, which numbers instructions")
         if 0 in (ratios := [entry.ratio for entry in self.data]) and any(ratios):
             raise errors.TrainingError.bad_value(
                 "data.ratio", ratios, "a number above 0 for every data set, or for none"
@@ -124,9 +128,8 @@ class TrainConfig(Table):
                 "teacher", named, "one of model and vectors, under the objective distil"
             )
         if named and not distils:
-            raise errors.TrainingError.bad_value(
-                "teacher." + named[0], getattr(self.teacher, named[0]), "distil's alone"
-            )
+            allowed = f"left out under the objective {self.objective}: a teacher is for distil alone"
+            raise errors.TrainingError.bad_value("teacher." + named[0], getattr(self.teacher, named[0]), allowed)
         for entry in self.data:
             for name, usual in (("pairs", False), ("neighbours", 1)):
                 if getattr(entry, name) != usual and not distils:
@@ -252,36 +255,66 @@ def read(path: str | Path) -> TrainConfig:
         TrainingError: If the file is missing or no TOML, a field is unknown or missing, or a value is not allowed.
         RecipeError: If there is no such recipe.
     """
-    file = Path(path).expanduser()
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        file = Path(path).expanduser()
+        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no such user's home, or tables too deep
         raise errors.training_config_unreadable(path, getattr(error, "strerror", None) or str(error)) from error
     return resolved(from_dict(tables), file.absolute().parent)
 
 
 def resolved(config: TrainConfig, base: Path) -> TrainConfig:
-    """Return the configuration with absolute paths; relative paths start at the folder ``base``."""
+    """Return the configuration with absolute paths; relative paths start at the folder ``base``.
 
-    def absolute(path: str) -> str:
-        return str((base / Path(path).expanduser()).resolve())
-
-    exists = config.model.lower() not in {"", *RESERVED} and (base / config.model).exists()
-    is_path = config.model.startswith((".", "~", "/")) or exists
+    Raises:
+        TrainingError: If the system cannot look up a path.
+    """
+    teacher = config.teacher
     return replace(
         config,
-        output=absolute(config.output),
-        model=absolute(config.model) if is_path else config.model,
-        data=tuple(replace(entry, path=absolute(entry.path)) for entry in config.data),
-        score=replace(config.score, data=absolute(config.score.data)) if config.score.data else config.score,
-        teacher=_resolved_teacher(config.teacher, base, absolute),
+        output=absolute("output", config.output, base),
+        model=_resolved_model("model", config.model, base),
+        data=tuple(replace(entry, path=absolute("data.path", entry.path, base)) for entry in config.data),
+        score=replace(config.score, data=absolute("score.data", config.score.data, base)),
+        teacher=replace(
+            teacher,
+            model=_resolved_model("teacher.model", teacher.model, base),
+            vectors=absolute("teacher.vectors", teacher.vectors, base),
+        ),
     )
 
 
-def _resolved_teacher(teacher: TeacherConfig, base: Path, absolute: Callable[[str], str]) -> TeacherConfig:
-    is_path = teacher.model.startswith((".", "~", "/")) or bool(teacher.model and (base / teacher.model).exists())
-    model = absolute(teacher.model) if is_path else teacher.model
-    return replace(teacher, model=model, vectors=absolute(teacher.vectors) if teacher.vectors else "")
+def absolute(field: str, path: str, base: Path) -> str:
+    """Return a path as an absolute one; an empty path stays empty.
+
+    Raises:
+        TrainingError: If the system cannot look up the path: it is too long, or names the home of an unknown user.
+    """
+    if not path:
+        return path
+    try:
+        full = (base / Path(path).expanduser()).resolve()
+        full.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
+        raise errors.TrainingError.bad_value(
+            field, path, f"a path that can be looked up; this one cannot ({reason})"
+        ) from error
+    return str(full)
+
+
+def _resolved_model(field: str, name: str, base: Path) -> str:
+    """Return the absolute path of a model that is a path; other names stay as they are."""
+    if name.startswith((".", "~", "/")):
+        return absolute(field, name, base)
+    if name.lower() in {"", *RESERVED}:
+        return name
+    try:
+        return absolute(field, name, base) if (base / name).exists() else name
+    except (OSError, ValueError):  # no path can have this name
+        return name
 
 
 def from_dict(tables: Mapping[str, Any]) -> TrainConfig:

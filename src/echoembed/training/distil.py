@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from sentence_transformers.util import all_gather, all_gather_with_grad
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -55,16 +56,24 @@ class DistilLoss(nn.Module):
         config: The temperatures.
         chunk_size: Texts in memory at a time, computed again in the backward pass; None to compute all once.
         pairs: The loss of batches of pairs; None if there are none.
+        gather: Whether a text is compared with the texts of all processes.
     """
 
     def __init__(
-        self, model: nn.Module, config: TeacherConfig, *, chunk_size: int | None = None, pairs: nn.Module | None = None
+        self,
+        model: nn.Module,
+        config: TeacherConfig,
+        *,
+        chunk_size: int | None = None,
+        pairs: nn.Module | None = None,
+        gather: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.chunk_size = chunk_size
         self.pairs = pairs
+        self.gather = gather
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """Compute the loss of a batch, a scalar in float32.
@@ -79,8 +88,13 @@ class DistilLoss(nn.Module):
             loss: Tensor = self.pairs(columns, None)
             return loss
         [features] = columns
+        vectors = self._vectors(features)
+        if (
+            self.gather
+        ):  # every process computes the loss of the whole batch, and averages its gradients with the others
+            vectors, labels = all_gather_with_grad(vectors), all_gather(labels)
         return cosine_divergence(
-            self._vectors(features),
+            vectors,
             labels,
             student_temperature=self.config.student_temperature,
             teacher_temperature=self.config.temperature,

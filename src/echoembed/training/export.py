@@ -55,8 +55,9 @@ def finish(
     pictures: list[Path] = []
     try:
         pictures = curves.draw(folder)
-    except errors.LibraryError as error:  # without matplotlib the model must still be saved
-        warnings.warn(f"The curves were not drawn: {error}", CurvesWarning, stacklevel=2)
+    except Exception as error:  # without matplotlib, or whatever fails there, the model must still be saved
+        kind = "" if isinstance(error, errors.EchoembedError) else f"{type(error).__name__}: "
+        warnings.warn(f"The curves were not drawn: {kind}{error}", CurvesWarning, stacklevel=2)
     return save_model(model, config, folder / MODEL, run=folder, rows=rows, pictures=pictures)
 
 

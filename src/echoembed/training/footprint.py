@@ -42,6 +42,7 @@ class Skeleton:
         pieces: The tokenizer.
         context: The most tokens that the model reads at once; None for no limit.
         parameters: The number of the model's own weights.
+        cut: The layer at which the recipe cuts the model; None if it keeps all layers.
         lora: The number of weights that LoRA trains; 0 if the whole model is trained.
         end_token: The number of weights of the end token's embedding, if it is trained beside LoRA.
     """
@@ -51,6 +52,7 @@ class Skeleton:
     pieces: PieceTokenizer
     context: int | None
     parameters: int
+    cut: int | None
     lora: int
     end_token: int
 
@@ -107,6 +109,8 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
     except Exception as error:  # transformers' errors have no common base
         raise errors.model_unreadable(source.name, str(error)) from error
     count = int(settings.num_hidden_layers)
+    if not -count - 1 <= recipe.layer_of(count) <= count:
+        raise errors.model_layer(source.name, recipe.layer_of(count), count)
     if (kept := recipe.layer_of(count) % (count + 1)) < count:
         backbone.drop_layers(model, source.name, kept)
     copies = max(recipe.template("query").copies, recipe.template("document").copies)
@@ -119,6 +123,7 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
         pieces=PieceTokenizer(tokenizer),
         context=backbone.context_length(model, tokenizer.model_max_length, copies=copies),
         parameters=parameters,
+        cut=kept if kept < count else None,
         lora=sum(weight.numel() for weight in model.parameters() if weight.requires_grad) if config.adapter.rank else 0,
         end_token=_width(model) if config.adapter.rank and trains_end_token(recipe, config.adapter) else 0,
     )

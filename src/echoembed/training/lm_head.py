@@ -35,16 +35,9 @@ class LanguageModelHead(nn.Module):
 
     def __init__(self, transformer: EchoTransformer) -> None:
         from transformers import AutoModelForCausalLM
-        from transformers.models.auto.modeling_auto import (
-            MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-            MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-        )
 
         super().__init__()
-        kind = transformer.model.config.model_type
-        if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-            allowed = "a causal language model; a masked one has learned this already"
-            raise errors.mntp_model_unfit(transformer.name, f"{kind!r} is no causal language model", allowed)
+        check_kind(transformer.name, transformer.model.config.model_type)
         with quiet(bar=False):
             # In the checkpoint's own dtype, as this second copy of the body takes memory until it is dropped below.
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -81,6 +74,22 @@ class LanguageModelHead(nn.Module):
             body.states_1ND = None
         logits_NV: Tensor = output.logits[0]
         return logits_NV
+
+
+def check_kind(name: str, kind: str) -> None:
+    """Refuse a model of a kind that does not predict the next token.
+
+    Raises:
+        ModelError: If it is no causal language model.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        allowed = "a causal language model; a masked one has learned this already"
+        raise errors.mntp_model_unfit(name, f"{kind!r} is no causal language model", allowed)
 
 
 class _GivenStates(nn.Module):

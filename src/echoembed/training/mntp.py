@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from echoembed import errors
-from echoembed.model.transformer import EchoTransformer, transformer_of
+from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import under
+from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.recipe import Recipe
 from echoembed.training.lm_head import LanguageModelHead
 from echoembed.training.tables import MaskingConfig
@@ -65,14 +66,12 @@ class MntpLoss(nn.Module):
             fault = f"the recipe {transformer.recipe.name!r} reads with {transformer.recipe.attention} attention"
             raise errors.mntp_model_unfit(transformer.name, fault, "attention = 'bidirectional'")
         if transformer.cut:
-            raise errors.mntp_model_unfit(
-                transformer.name, f"it is cut at layer {transformer.layers}", "layer -1, the last"
-            )
+            raise cut_model(transformer.name, transformer.layers)
         self.model: nn.Module = model
         self.masking = masking
         self.chunk_size = chunk_size
         self.head = LanguageModelHead(transformer)
-        self.mask_id = mask_token(transformer, masking.token)
+        self.mask_id = mask_token(transformer.pieces, masking.token)
         embeddings: Any = transformer.model.get_input_embeddings()
         vocabulary = min(len(embeddings.weight), len(transformer.tokenizer or ()))
         self.ordinary_V = torch.tensor([id_ for id_ in range(vocabulary) if id_ not in transformer.pieces.special_ids])
@@ -172,17 +171,21 @@ def mask_tokens(
     return masked_BT, torch.where(chosen_BT, ids_BT, IGNORED)
 
 
-def mask_token(transformer: EchoTransformer, token: str) -> int:
+def cut_model(name: str, layers: int) -> errors.ModelError:
+    """Return the error for a model that has lost its last layers, and with them the states that its head reads."""
+    return errors.mntp_model_unfit(name, f"it is cut at layer {layers}", "layer -1, the last")
+
+
+def mask_token(pieces: PieceTokenizer, token: str) -> int:
     """Return the id of the mask: the vocabulary's entry of that name, else the text's single token.
 
     Raises:
         ModelError: If the text is not a single token.
     """
-    assert transformer.tokenizer is not None  # every text model has one
-    vocabulary: dict[str, int] = transformer.tokenizer.get_vocab()
-    if token in vocabulary:
-        return vocabulary[token]
-    ids = transformer.pieces.encode([token])[0].ids
+    id_: int | None = pieces.backend().token_to_id(token)
+    if id_ is not None:
+        return id_
+    ids = pieces.encode([token])[0].ids
     if len(ids) != 1:
         raise errors.mntp_mask_token(token, len(ids))
     return ids[0]

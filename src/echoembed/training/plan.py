@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from echoembed import errors
+from echoembed.evaluation.local import local_tasks
 from echoembed.prompts.reader import Reader
 from echoembed.recipe import Kind, Recipe
 from echoembed.training import footprint, rows
+from echoembed.training.adapter import trains_end_token
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.footprint import MemoryUse, Skeleton
 from echoembed.training.rows import ReadRows
@@ -122,6 +125,7 @@ def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = N
 
     data_sets = rows.read_all(config, progress=keep)
     skeleton = footprint.build(config, recipe)
+    _check(config, recipe, skeleton, data_sets)
     reader = _reader(config, recipe, skeleton)
     by_source = {part.source: data_sets[part.name] for part in config.parts}
     by_share = shares([entry.ratio for entry in config.data], [len(by_source[n]) for n in range(len(config.data))])
@@ -149,6 +153,29 @@ def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = N
         data=data,
         warnings=tuple(_warnings(data)),
     )
+
+
+def _check(config: TrainConfig, recipe: Recipe, skeleton: Skeleton, data_sets: Mapping[str, Dataset]) -> None:
+    """Refuse what the run itself would refuse before its first step."""
+    if trains_end_token(recipe, config.adapter) and skeleton.pieces.eos is None:
+        raise errors.adapter_end_token_missing(skeleton.name)
+    if config.score.data:
+        local_tasks(config.score.data, list(config.score.tasks), max_texts=config.score.sample)
+    if config.objective == "mntp":
+        from echoembed.training.lm_head import check_kind
+        from echoembed.training.mntp import cut_model, mask_token
+
+        check_kind(skeleton.name, skeleton.model.config.model_type)
+        if skeleton.cut is not None:
+            raise cut_model(skeleton.name, skeleton.cut)
+        mask_token(skeleton.pieces, config.masking.token)
+    if config.objective == "distil":
+        from echoembed.training.teacher import Teacher
+
+        teacher = Teacher(config.teacher)
+        for part in config.parts:
+            if not part.data.pairs:
+                teacher.check(data_sets[part.name]["text"])
 
 
 def _reader(config: TrainConfig, recipe: Recipe, skeleton: Skeleton) -> Reader:

@@ -108,6 +108,8 @@ def read(data: DataConfig, objective: Objective, *, progress: Callable[[ReadRows
         if progress is not None:
             progress(counts)
     if not batches and not counts.skipped:
+        if data.neighbours > 1 and any(True for _ in _records(data, objective)):
+            raise errors.training_groups_missing(data.path, data.neighbours)
         raise errors.training_data_missing(data.path, ENDINGS)
     return _dataset(pyarrow.Table.from_batches(batches, schema))
 
@@ -224,7 +226,9 @@ def _texts_of(record: Record) -> Iterator[tuple[str, Any]]:
     if row.get("text") is not None:
         yield "text", row["text"]
         return
-    names = [name for name in ("texts", "query", "positive", "negative", "negatives") if row.get(name) is not None]
+    names = [
+        name for name in ("texts", "query", "positive", "negative", "negatives") if row.get(name) not in (None, [])
+    ]
     if not names:
         raise errors.training_row_field_missing(where, "text", row)
     for name in names:

@@ -6,6 +6,7 @@ Under ``accelerate launch`` or ``torchrun`` each process takes its share of ever
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -74,18 +75,37 @@ def train(
     config = config.effective()
     if config.tensorboard:
         versions.check("tensorboard", extra="tensorboard", purpose="Writing TensorBoard's files")
+    with ExitStack() as held:
+        return _train(config, resume=resume, console=console, callbacks=callbacks, held=held)
+
+
+def _train(
+    config: TrainConfig,
+    *,
+    resume: bool,
+    console: Console | None,
+    callbacks: Sequence[Callable[[SentenceTransformer], TrainerCallback]],
+    held: ExitStack,
+) -> Path:
+    """Train, with the lock on the run's folder in ``held``."""
     # 1. Check the settings and the output folder, and read all rows, before the model is loaded.
     processes = PartialState(cpu=not torch.accelerator.is_available())  # accelerate itself does not check
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
     newest = _on_first(processes, partial(checkpoint_of, config, resume=resume))
+    digests = _on_first(processes, partial(rows.digests, config))
     with reading_rows(console if processes.is_main_process else None) as reading:
         data = rows.read_all(config, progress=reading)
-    # 2. Load the model with the weights to train, and write the run's record: what a resumed run must agree with.
+    if changed := [name for name, hashes in rows.digests(config).items() if hashes != digests[name]]:
+        raise errors.training_data_changed(changed)
+    # 2. Load the model with the weights to train, and make all that can be refused. Then write the run's record: what a
+    #    resumed run must agree with.
     model = _load(config, processes)
-    record = record_of(config, transformer_of(model).revision)
-    _on_first(processes, partial(begin_run, config, record, newest))
-    our_callbacks = _callbacks(model, config, console if processes.is_main_process else None)
+    scores = Scores(model, config.score, Path(config.output)) if config.score.data else None
+    collator, loss = _collator(model, config, data), _loss(model, config, processes)
+    record = record_of(config, digests, transformer_of(model).revision)
+    _on_first(processes, partial(begin_run, config, record, newest, held))
+    our_callbacks = _callbacks(model, config, scores, console if processes.is_main_process else None)
     # 3. Train, from the newest checkpoint if there is one.
     trainer = EchoTrainer(
         run=Path(config.output),
@@ -93,9 +113,9 @@ def train(
         keep=config.checkpoint.keep,
         model=model,
         args=_arguments(config, processes, packed=gradients.in_use(transformer_of(model).model) is not None),
-        data_collator=_collator(model, config, data),
+        data_collator=collator,
         train_dataset=data,
-        loss=_loss(model, config, processes),
+        loss=loss,
         callbacks=[*our_callbacks, *(make(model) for make in callbacks)],
     )
     try:
@@ -173,6 +193,9 @@ def _collator(model: SentenceTransformer, config: TrainConfig, data: DatasetDict
     )
     if config.objective == "distil":
         collator.teacher = Teacher(config.teacher, Path(config.output))
+        for part in config.parts:
+            if not part.data.pairs:
+                collator.teacher.check(data[part.name]["text"])
     return collator
 
 
@@ -190,7 +213,8 @@ def _loss(model: SentenceTransformer, config: TrainConfig, processes: PartialSta
     )
     if config.objective == "distil":
         chunk = optimiser.chunk_size if optimiser.gradient_cache else None
-        return DistilLoss(model, config.teacher, chunk_size=chunk, pairs=loss)
+        gather = processes.num_processes > 1
+        return DistilLoss(model, config.teacher, chunk_size=chunk, pairs=loss, gather=gather)
     return simcse.SimcseLoss(loss) if config.objective == "simcse" else loss
 
 
@@ -236,13 +260,15 @@ def _arguments(
     return arguments
 
 
-def _callbacks(model: SentenceTransformer, config: TrainConfig, console: Console | None) -> list[TrainerCallback]:
+def _callbacks(
+    model: SentenceTransformer, config: TrainConfig, scores: Scores | None, console: Console | None
+) -> list[TrainerCallback]:
     callbacks: list[TrainerCallback] = [FreedMemory()]
     run = Path(config.output)
     if config.checkpoint.models:
         callbacks.append(_Models(model, config))
-    if config.score.data:
-        callbacks.append(Scores(model, config.score, run))
+    if scores is not None:
+        callbacks.append(scores)
     if config.tensorboard:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations.integration_utils import TensorBoardCallback

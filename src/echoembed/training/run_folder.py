@@ -29,6 +29,15 @@ CHECKPOINTS = "checkpoints"
 MODELS = "models"
 TENSORBOARD = "logs"
 MODEL = "model"
+STORE = "teacher.sqlite"
+PICTURES = ("loss.png", "scores.png")
+WRITTEN = (CONFIG, LOG, SCORES, CHECKPOINTS, MODELS, TENSORBOARD, MODEL, STORE, *PICTURES)
+"""All that a run writes into its folder."""
+_NUMBERS = {
+    LOG: ("step", "loss", "gradient_norm", "rows", "tokens", "seconds"),
+    SCORES: ("step", "score"),
+}
+_STRINGS = {LOG: ("data_set",), SCORES: ("task", "kind")}
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -55,13 +64,31 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a log; none if there is no file. A line that a killed run left unfinished is ignored."""
+    """Read the rows of ``log.jsonl`` or ``scores.jsonl``; none if there is no file.
+
+    A line that a killed run left unfinished, or that was damaged, is left out.
+
+    Raises:
+        FileError: If the file cannot be read.
+    """
     if not path.is_file():
         return []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise errors.file_unreadable(str(path), reason_of(error)) from error
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(row, dict) and _is_whole(row, path.name):
+            rows.append(row)
     return rows
+
+
+def _is_whole(row: Mapping[str, Any], name: str) -> bool:
+    """Return whether a row has all fields that a run writes."""
+    numbers = all(type(row.get(key)) in (int, float) for key in _NUMBERS[name])
+    return numbers and type(row["step"]) is int and all(isinstance(row.get(key), str) for key in _STRINGS[name])

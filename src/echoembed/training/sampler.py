@@ -12,6 +12,7 @@ several processes, accelerate cuts each batch into consecutive pieces, one for e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
@@ -31,6 +32,8 @@ _DRAWS, _INSTRUCTIONS, _ROUNDS = range(3)  # independent random streams of one s
 def shares(ratios: Sequence[float], rows: Sequence[int]) -> list[float]:
     """Return each data set's share of the batches: by ratio or, without ratios, by number of rows. Shares sum to 1."""
     weights = list(ratios) if any(ratios) else [float(count) for count in rows]
+    if math.isinf(sum(weights)):
+        weights = [weight / max(weights) for weight in weights]
     return [weight / sum(weights) for weight in weights]
 
 

@@ -23,6 +23,7 @@ from echoembed.checks import (
     SHARE,
     Check,
     check_fields,
+    count,
     setting,
 )
 from echoembed.prompts.text import check_text
@@ -42,6 +43,12 @@ _INSTRUCTION = Check(
 _TARGETS = Check(
     lambda value: bool(value) and all(name.strip() for name in ((value,) if isinstance(value, str) else value)),
     "all-linear, or a list of names of modules",
+)
+
+
+_NAME = Check(
+    lambda value: value == "" or (bool(value.strip()) and value.isprintable() and "#" not in value),
+    "a name on one line that is not blank, without #, which numbers instructions",
 )
 
 
@@ -67,10 +74,11 @@ class DataConfig(Table):
     table = "data"
     path: str = setting(
         REQUIRED,
-        "File of rows: JSONL, JSONL.gz or Parquet; or a folder of such files. Relative to the configuration file.",
-        NOT_BLANK,
+        "File of rows: JSONL, JSONL.gz or Parquet or, for objectives that read plain texts, lines (.txt, .txt.gz); or "
+        "a folder of such files. Relative to the configuration file.",
+        Check(lambda value: bool(value.strip()) and "\0" not in value, "a path that is not blank"),
     )
-    name: str = setting("", "Name of the data set in logs; the file's name unless given.")
+    name: str = setting("", "Name of the data set in logs; the file's name unless given.", _NAME)
     instruction: str | tuple[str, ...] = setting(
         "", "Fills ``{instruction}`` of the templates; of several, one is drawn for each batch.", _INSTRUCTION
     )
@@ -85,7 +93,7 @@ class DataConfig(Table):
     negatives: int = setting(
         1,
         "Hard negatives of each row to use, in the row's order; rows with fewer are refused. 0 for none.",
-        COUNT_OR_ZERO,
+        count(0, 1000),
     )
     rows: int | None = setting(None, "Rows to use, from the beginning; left out for all.", COUNT_OR_NONE)
     pairs: bool = setting(
@@ -105,6 +113,8 @@ class DataConfig(Table):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "name", self.name or _stem(self.path))
+        if not _NAME.passes(self.name):
+            raise self.refuse("name", self.name, _NAME.allowed)
         for wording in self.instructions:
             try:
                 check_text(wording)
@@ -124,7 +134,7 @@ class AdapterConfig(Table):
     """Which weights are trained: the table ``[adapter]``."""
 
     table = "adapter"
-    rank: int = setting(16, "Rank of LoRA's matrices; 0 trains the whole model.", COUNT_OR_ZERO)
+    rank: int = setting(16, "Rank of LoRA's matrices; 0 trains the whole model.", count(0, 10_000))
     alpha: float = setting(16.0, "LoRA's scale: an update is multiplied by alpha / rank.", ABOVE_ZERO)
     dropout: float = setting(0.0, "Probability with which LoRA's inputs are dropped.", PROBABILITY)
     targets: str | tuple[str, ...] = setting(
@@ -141,7 +151,7 @@ class OptimiserConfig(Table):
     """How the weights are trained: the table ``[optimiser]``."""
 
     table = "optimiser"
-    steps: int = setting(1000, "Optimiser steps.", COUNT)
+    steps: int = setting(1000, "Optimiser steps.", count(1, 100_000_000))
     batch_size: int = setting(2048, "Rows per step, over all processes.", COUNT)
     chunk_size: int = setting(
         32,
@@ -243,12 +253,14 @@ class ScoreConfig(Table):
 
     table = "score"
     data: str = setting("", "Folder of local evaluation data, as for ``echoembed eval --data``; empty for no scores.")
-    tasks: tuple[str, ...] = setting(("sts",), "Kinds or names of tasks.")
+    tasks: tuple[str, ...] = setting(
+        ("sts",), "Kinds or names of tasks.", Check(lambda value: value != (), "a list of at least one string")
+    )
     every: int = setting(0, "Steps between scores; 0 for the first and the last step only.", COUNT_OR_ZERO)
-    sample: int = setting(1000, "The most rows of each task.", COUNT)
+    sample: int = setting(1000, "The most texts of each task, of which a pair has two; training texts apart.", COUNT)
 
 
 def _stem(path: str) -> str:
     """Return a file's name without its endings."""
     name = Path(path).name
-    return next((name.removesuffix(ending) for ending in ENDINGS if name.lower().endswith(ending)), name)
+    return next((name[: -len(ending)] for ending in ENDINGS if name.lower().endswith(ending)), name)

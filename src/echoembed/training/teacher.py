@@ -9,22 +9,30 @@ Shapes: N texts, D width of the teacher.
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from echoembed import errors
+from echoembed.model.load import load
+from echoembed.sources.adapters import is_adapter
 from echoembed.texts.rows import format_of, opened, records
+from echoembed.training.run_folder import STORE
 from echoembed.training.tables import TeacherConfig
 
-STORE = "teacher.sqlite"
-"""The file in a run's folder that stores vectors."""
+_ASKED = 500
+"""The most texts that are looked up at once."""
+_LENGTHS = (1e-6, 1e6)
+"""The lengths of vectors that are left as they are: the cosines of others would be rounded, or overflow."""
 
 
 class Teacher:
@@ -32,7 +40,7 @@ class Teacher:
 
     Args:
         config: The teacher.
-        folder: The run's folder, in which vectors are stored; None to store them in memory.
+        folder: The run's folder, in which vectors are stored when the first are computed; None to store them in memory.
 
     Raises:
         TrainingError: If the teacher cannot be loaded or read, or the run's folder has another teacher's vectors.
@@ -41,81 +49,150 @@ class Teacher:
     def __init__(self, config: TeacherConfig, folder: Path | None = None) -> None:
         self.config = config
         self.computed = 0
+        self._folder = folder
         self._model: Any = None
+        self._file: dict[bytes, NDArray[np.float32]] = {}
+        self._connection: sqlite3.Connection | None = None
         if config.vectors:
-            self._file = dict(_read(Path(config.vectors)))
+            self._file = _read(Path(config.vectors))
             return
-        self._file = {}
         self._model = _load(config.model)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        self._store = sqlite3.connect(folder / STORE if folder else ":memory:", timeout=60, isolation_level=None)
-        self._store.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB)")
-        self._check_identity(folder)
+        if folder is not None and (folder / STORE).exists():
+            with _usable(self._place):
+                self._opened()
+
+    def check(self, texts: Iterable[str]) -> None:
+        """Check, before training starts, that the teacher has a vector of every text; a model computes them later.
+
+        Raises:
+            TrainingError: If the file of vectors lacks a text.
+        """
+        for text in texts if self._model is None else ():
+            if _key(text) not in self._file:
+                raise errors.teacher_vector_missing(self.config.vectors, text)
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """Return the vectors of N texts, ``_ND`` in float32.
 
         Raises:
-            TrainingError: If the file of vectors lacks a text, or a vector is not finite.
+            TrainingError: If the file of vectors lacks a text, or a vector is not finite or 0.
+            FileError: If the vectors cannot be stored.
         """
-        keys = [_key(text) for text in texts]
         if self._model is None:
-            for key, text in zip(keys, texts, strict=True):
-                if key not in self._file:
-                    raise errors.teacher_vector_missing(self.config.vectors, text)
-            return torch.from_numpy(np.stack([self._file[key] for key in keys]))
-        # 1. Look up stored vectors.
-        marks = ", ".join("?" * len(keys))
-        rows = self._store.execute(f"SELECT text, vector FROM vectors WHERE text IN ({marks})", keys)  # noqa: S608
-        vectors = {key: np.frombuffer(vector, np.float32) for key, vector in rows}
-        # 2. Compute the other vectors, each text once, and store them.
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
-        if new:
-            computed = self._model.encode(list(new.values()), convert_to_numpy=True, show_progress_bar=False)
-            computed_ND = np.asarray(computed, np.float32)
-            if not np.isfinite(computed_ND).all():
-                raise errors.teacher_unusable(self.config.model, "its vectors are not finite")
-            pairs = [(key, vector.tobytes()) for key, vector in zip(new, computed_ND, strict=True)]
-            self._store.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", pairs)
-            vectors |= dict(zip(new, computed_ND, strict=True))
-            self.computed += len(new)
+            self.check(texts)
+            return torch.from_numpy(np.stack([self._file[_key(text)] for text in texts]))
+        keys = [_key(text) for text in texts]
+        with _usable(self._place):
+            # 1. Look up stored vectors.
+            vectors = dict(self._stored(keys))
+            # 2. Compute the other vectors, each text once, and store them.
+            new = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
+            if new:
+                computed_ND = self._computed(list(new.values()))
+                pairs = [(key, vector.tobytes()) for key, vector in zip(new, computed_ND, strict=True)]
+                self._opened().executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", pairs)
+                vectors |= dict(zip(new, computed_ND, strict=True))
+                self.computed += len(new)
         return torch.from_numpy(np.stack([vectors[key] for key in keys]))
 
-    def _check_identity(self, folder: Path | None) -> None:
-        """Refuse a store with another teacher's vectors."""
-        identity = b"identity:" + _identity(self._model)
-        self._store.execute("INSERT OR IGNORE INTO vectors VALUES (?, ?)", (b"teacher", identity))
-        (stored,) = self._store.execute("SELECT vector FROM vectors WHERE text = ?", (b"teacher",)).fetchone()
-        if stored != identity:
-            raise errors.training_run_differs(folder, ["the teacher's weights are others than when the run was begun"])
+    @property
+    def _place(self) -> str:
+        return str(self._folder / STORE) if self._folder else ":memory:"
+
+    def _stored(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+        for start in range(0, len(keys), _ASKED):
+            asked = keys[start : start + _ASKED]
+            marks = ", ".join("?" * len(asked))
+            rows = self._opened().execute(f"SELECT text, vector FROM vectors WHERE text IN ({marks})", asked)  # noqa: S608
+            yield from ((key, np.frombuffer(vector, np.float32)) for key, vector in rows)
+
+    def _computed(self, texts: list[str]) -> NDArray[np.float32]:
+        vectors_ND = np.asarray(self._model.encode(texts, convert_to_numpy=True, show_progress_bar=False), np.float32)
+        for text, vector in zip(texts, vectors_ND, strict=True):
+            if fault := _fault(vector):
+                raise errors.teacher_unusable(self.config.model, f"its vector of {errors.quoted(text)} {fault}")
+        return np.stack([_scaled(vector) for vector in vectors_ND])
+
+    def _opened(self) -> sqlite3.Connection:
+        """Open the store, and refuse one with another teacher's vectors."""
+        if self._connection is None:
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            store = sqlite3.connect(self._place, timeout=60, isolation_level=None)
+            store.execute("CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB)")
+            identity = b"identity:" + _identity(self._model)
+            store.execute("INSERT OR IGNORE INTO vectors VALUES (?, ?)", (b"teacher", identity))
+            (stored,) = store.execute("SELECT vector FROM vectors WHERE text = ?", (b"teacher",)).fetchone()
+            if stored != identity:
+                fault = "the teacher's weights are others than when the run was begun"
+                raise errors.training_run_differs(self._folder, [fault])
+            self._connection = store
+        return self._connection
+
+
+@contextmanager
+def _usable(place: str) -> Iterator[None]:
+    """Turn errors of the store into our own: a full disk, a folder that cannot be written, a damaged file."""
+    try:
+        yield
+    except errors.EchoembedError:
+        raise
+    except (sqlite3.Error, OSError) as error:
+        raise errors.teacher_store_unusable(place, str(error)) from error
 
 
 def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
+def _fault(vector: NDArray[np.float32]) -> str:
+    """Say why a vector has no cosine; empty if it has."""
+    if not np.isfinite(vector).all():
+        return "is not finite"
+    return "" if vector.any() else "is 0"
+
+
+def _scaled(vector: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Bring a vector that is extremely long or short to length 1, which leaves its cosines as they are."""
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    scaled: NDArray[np.float32] = (vector if _LENGTHS[0] <= length <= _LENGTHS[1] else vector / length).astype(
+        np.float32
+    )
+    return scaled
+
+
 def _load(name: str) -> Any:
-    """Load a SentenceTransformer from a folder, an installed package or the hub, from safetensors only."""
+    """Load a SentenceTransformer from a folder, an installed package or the hub, from safetensors only.
+
+    A model that echoembed saved, or an adapter, is loaded with its recipe.
+    """
     from sentence_transformers import SentenceTransformer
 
     place: str | Path = name
-    if not Path(name).expanduser().is_dir():
-        try:
-            files = distribution(name).files or []
-            place = next((Path(str(file.locate())).parent for file in files if file.name == "modules.json"), Path(name))
-        except (PackageNotFoundError, ValueError):  # a name on the hub
-            place = name
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if is_adapter(name) or _is_ours(Path(name)):
+            return load(name, device=device, overflow="ignore").eval()
+        if not Path(name).is_dir():
+            try:
+                files = distribution(name).files or []
+                folders = (Path(str(file.locate())).parent for file in files if file.name == "modules.json")
+                place = next(folders, Path(name))
+            except (PackageNotFoundError, ValueError):  # a name on the hub
+                place = name
         model = SentenceTransformer(
-            str(place),
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
+            str(place), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
         )
     except Exception as error:  # the library, transformers and the hub raise errors of many kinds
-        raise errors.teacher_unusable(name, f"{type(error).__name__}: {error}") from error
+        kind = "" if isinstance(error, errors.EchoembedError) else f"{type(error).__name__}: "
+        raise errors.teacher_unusable(name, f"{kind}{error}") from error
     return model.eval()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder holds a model that echoembed saved."""
+    path = folder / "modules.json"
+    return path.is_file() and any("echoembed" in str(part.get("type")) for part in json.loads(path.read_bytes()))
 
 
 def _identity(model: Any) -> bytes:
@@ -126,25 +203,41 @@ def _identity(model: Any) -> bytes:
     return digest.digest()
 
 
-def _read(path: Path) -> Iterator[tuple[bytes, Any]]:
-    """Yield each text's key and vector from a file such as ``echoembed embed`` writes."""
-    kind = format_of(path.name)
+def _read(path: Path) -> dict[bytes, NDArray[np.float32]]:
+    """Read each text's key and vector from a file such as ``echoembed embed`` writes."""
+    vectors: dict[bytes, NDArray[np.float32]] = {}
     width = 0
     try:
         with opened(path) as handle:
-            for where, row in records(kind or "jsonl", handle, str(path), ("text", "vector")):
+            for where, row in records(format_of(path.name) or "jsonl", handle, str(path), ("text", "vector")):
+                if row is None:
+                    continue
                 if not isinstance(row, dict) or not isinstance(row.get("text"), str) or row.get("vector") is None:
                     raise errors.teacher_unusable(path, f"{where} has no text with its vector")
-                vector = np.asarray(row["vector"], np.float32)
-                if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all() or not vector.any():
-                    raise errors.teacher_unusable(path, f"{where}: its vector is not a list of finite numbers, or is 0")
+                vector = _vector(path, where, row["vector"])
                 if width and len(vector) != width:
-                    raise errors.teacher_unusable(
-                        path, f"{where}: its vector has {len(vector)} numbers, those before {width}"
-                    )
+                    fault = f"{where}: its vector has {len(vector)} numbers, those before {width}"
+                    raise errors.teacher_unusable(path, fault)
                 width = len(vector)
-                yield _key(row["text"]), vector
+                key = _key(row["text"])
+                if not np.array_equal(vectors.setdefault(key, vector), vector):
+                    raise errors.teacher_unusable(path, f"{where}: its text has another vector in a row before")
     except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, errors.EchoembedError):
+            raise
         raise errors.teacher_unusable(path, str(error)) from error
-    if not width:
+    if not vectors:
         raise errors.teacher_unusable(path, "it holds no vector")
+    return vectors
+
+
+def _vector(path: Path, where: str, value: object) -> NDArray[np.float32]:
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        numbers = np.asarray(None)
+    if numbers.ndim != 1 or not len(numbers) or numbers.dtype.kind not in "iuf":
+        raise errors.teacher_unusable(path, f"{where}: its vector is not a list of numbers")
+    if fault := _fault(numbers):
+        raise errors.teacher_unusable(path, f"{where}: its vector {fault}")
+    return _scaled(numbers.astype(np.float64))
