@@ -124,6 +124,11 @@ def test_recipes_that_differ_in_a_prompt_beside_them_have_other_fingerprints():
     assert not less.differs_in_budget_alone(replace(less, join="mean"))
 
 
+def test_how_vectors_are_joined_decides_nothing_where_there_is_one():
+    assert recipe(join="mean").fingerprint() == recipe().fingerprint()
+    assert recipe(join="mean").differs_in_budget_alone(recipe())
+
+
 def test_a_depth_is_refused_beside_a_layer():
     with pytest.raises(RecipeError, match=r"has depth = 0\.5\. Allowed: left out beside layer = 3"):
         recipe(layer=3, depth=0.5)
@@ -175,13 +180,14 @@ def test_positional_and_unknown_arguments_are_refused():
 
 @pytest.mark.parametrize("field", sorted(OTHER))
 def test_fingerprint_changes_with_every_field_that_decides_a_vector_and_with_no_other(field):
-    changed = recipe(**{field: OTHER[field]})
-    assert (changed.fingerprint() == recipe().fingerprint()) == (field in NOTES)
+    beside = {"beside": ["classical"]} if field == "join" else {}  # else there is nothing to join
+    changed = recipe(**beside, **{field: OTHER[field]})
+    assert (changed.fingerprint() == recipe(**beside).fingerprint()) == (field in NOTES)
     assert changed != recipe()
 
 
 def test_fingerprints_are_all_different_and_16_hexadecimal_digits():
-    prints = [recipe(**{field: OTHER[field]}).fingerprint() for field in sorted(set(OTHER) - NOTES)]
+    prints = [recipe(**{field: OTHER[field]}).fingerprint() for field in sorted(set(OTHER) - NOTES - {"join"})]
     assert len({*prints, recipe().fingerprint()}) == len(prints) + 1
     assert all(len(one) == 16 and int(one, 16) >= 0 for one in prints)
 
@@ -279,7 +285,12 @@ def test_a_file_names_what_stands_beside_a_recipe_in_any_order_and_from_the_tabl
     assert list(rows) == ["both", "mine"]
     assert rows["both"].beside[:2] == (rows["mine"], recipes["echo"])
     assert (rows["both"].beside[2].name, rows["both"].beside[2].layer) == ("both, 4", 1)
-    for wrong, said in (("['yours']", "'yours'"), ("[{ query_template = '{text:pool}', pooln = 1 }]", "pooln")):
+    for wrong, said in (
+        ("['yours']", "'yours'"),
+        ("['both']", "beside in none"),
+        ("['metaeol']", "beside in none"),
+        ("[{ query_template = '{text:pool}', pooln = 1 }]", "pooln"),
+    ):
         path.write_text(f"[both]\nquery_template = '{{text:pool}}'\nbeside = {wrong}\n", encoding="utf-8")
         with pytest.raises(RecipeError, match=said):
             load_recipes(path)
@@ -288,6 +299,7 @@ def test_a_file_names_what_stands_beside_a_recipe_in_any_order_and_from_the_tabl
 GOOD = "query_template = '{text:pool}'"
 FILES = [
     ("[twice]\nquery_template = 5", RecipeError, "has query_template = 5"),
+    (f"[twice]\n{GOOD}\ndepth = 1{'0' * 400}", RecipeError, "'twice' has depth = 1000"),
     (f"[twice]\n{GOOD}\npoolng = 'mean'", RecipeError, "has an unknown key 'poolng'.*Did you mean 'pooling'"),
     (f"[twice]\n{GOOD}\nname = 'once'", RecipeError, "has an unknown key 'name'"),
     (f"[twice]\n{GOOD}\npooling = 'max'", RecipeError, "'twice' has pooling = 'max'"),
@@ -319,6 +331,13 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
     for path in (tmp_path / "none.toml", tmp_path, "a\0b", None):
         with pytest.raises(RecipeError, match=r"cannot be read.*It must be TOML with a table per recipe"):
             load_recipes(path)
+
+
+def test_a_recipe_that_replaces_one_of_the_table_is_meant_beside_others(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[a]\n{GOOD}\nbeside = ['echo']\n[echo]\n{GOOD}\nbeside = ['classical']\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"'a' has beside = .'echo'.\. Allowed: .* beside in none"):
+        load_recipes(path)
 
 
 def test_an_empty_file_has_no_recipes(tmp_path):

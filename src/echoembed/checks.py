@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -118,6 +119,11 @@ def _converted(value: object, hint: Any) -> Any:
     elif type(value) is hint and (hint is not int or _fits(value)):
         return value
     raise _MismatchError
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number that a float holds: finite, and no larger than the largest float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _fits(value: Any) -> bool:

@@ -25,10 +25,10 @@ from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.reader import Overflow, Reader
 from echoembed.prompts.template import SLOTS, Template
 from echoembed.prompts.template import Kind as Kind
+from echoembed.prompts.text import Preparation, prepare
 
 Attention = Literal["causal", "bidirectional"]
 Pooling = Literal["mean", "last", "weighted-mean", "first", "frequency-mean", "attention-mean"]
-Preparation = Literal["none", "prompteol"]
 Join = Literal["concatenate", "mean"]
 
 
@@ -150,6 +150,13 @@ class Recipe:
         return bool(self.beside) or self.looks_back or self.pooling == "frequency-mean"
 
     @property
+    def pools_text(self) -> bool:
+        """Whether what is pooled contains tokens of the text, for queries and for documents."""
+        ends = {"first": slice(0, 1), "last": slice(-1, None)}.get(self.pooling, slice(None))
+        pooled = [[part.slot for part in self.template(kind).parts if part.pooled][ends] for kind in get_args(Kind)]
+        return all("text" in slots for slots in pooled)
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether a prompt is pooled by the frequencies of tokens."""
         return any(prompt.pooling == "frequency-mean" for prompt in self.prompts)
@@ -163,7 +170,7 @@ class Recipe:
         return self._of_any_budget() == other._of_any_budget()
 
     def _of_any_budget(self) -> tuple[str, ...]:
-        return self.join, *(replace(prompt, budget=None).fingerprint() for prompt in self.prompts)
+        return self.join * bool(self.beside), *(replace(prompt, budget=None).fingerprint() for prompt in self.prompts)
 
     def layer_of(self, count: int) -> int:
         """Return the layer to pool in a model with ``count`` layers; negative layers count from the end."""
@@ -206,6 +213,8 @@ class Recipe:
             for key, value in plain.items()
             if key not in notes and (key in _FIRST_RELEASE or value != default[key])
         }
+        if not self.beside:
+            decides.pop("join", None)  # nothing is joined
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_dict(self) -> dict[str, Any]:
@@ -303,20 +312,6 @@ _CHECKS = {
 }
 
 
-def prepare(text: str, preparation: Preparation) -> str:
-    """Prepare a text as its recipe says, before it is tokenised.
-
-    ``prompteol`` (Jiang et al. 2023, "Scaling sentence embeddings with large language models") makes single quotes of
-    double quotes, as the prompt puts the text into double quotes, and removes a final full stop or question mark. The
-    template ends the text with a full stop instead, which shares a token with the quote after it and must be there even
-    if the text is cut.
-    """
-    if preparation == "none":
-        return text
-    unended = text[:-1] if text[-1:] in (".", "?") and text[:-1].strip() else text
-    return unended.replace('"', "'")
-
-
 def load_recipes(path: str | Path) -> dict[str, Recipe]:
     """Read recipes from a TOML file with a table for each recipe; the keys are the fields of ``Recipe``.
 
@@ -340,10 +335,10 @@ def _read(path: str | Path, others: Mapping[str, Recipe]) -> dict[str, Recipe]:
         for part in [table, *(beside if isinstance(beside, list) else ())]:
             _check_keys(path, name, part)
     rows = {name: Recipe(name=name, **table) for name, table in tables.items() if "beside" not in table}
-    known = {**others, **rows}
+    known = {name: row for name, row in {**others, **rows}.items() if name in rows or name not in tables}
     for name, table in tables.items():
         if "beside" in table:
-            rows[name] = Recipe(name=name, **{**table, "beside": _named(table["beside"], known)})
+            rows[name] = Recipe(name=name, **{**table, "beside": _named(name, table["beside"], known, tables)})
     return {name: rows[name] for name in tables}
 
 
@@ -359,16 +354,19 @@ def _check_keys(path: str | Path, name: str, table: object) -> None:
         raise errors.recipe_file_unreadable(path, f"the recipe {name} has no query_template")
 
 
-def _named(beside: object, known: Mapping[str, Recipe]) -> object:
+def _named(name: str, beside: object, known: Mapping[str, Recipe], tables: Mapping[str, object]) -> object:
     """The recipes of a list that are named in it.
 
     Raises:
-        RecipeError: If there is none of such a name.
+        RecipeError: If there is none of such a name, or it has recipes beside it as well.
     """
     if not isinstance(beside, list):
         return beside
-    if missing := [part for part in beside if isinstance(part, str) and part not in known]:
-        raise errors.recipe_unknown(missing[0], known)
+    named = [part for part in beside if isinstance(part, str)]
+    if missing := [part for part in named if part not in {*known, *tables}]:
+        raise errors.recipe_unknown(missing[0], [*known, *tables])
+    if any(part not in known or known[part].beside for part in named):
+        raise errors.recipe_bad_field(name, "beside", beside, _CHECKS["beside"].allowed)
     return [known[part] if isinstance(part, str) else part for part in beside]
 
 

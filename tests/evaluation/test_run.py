@@ -212,6 +212,7 @@ def test_a_data_set_without_its_files_says_where_it_was_looked_for(tmp_path):
             "line 2 of {path} has sentence2 = 3. It must be a string",
         ),
         ("sts", '{"sentence1": "a", "sentence2": "b", "score": NaN}', "score = nan. It must be a finite number"),
+        ("sts", f'{{"sentence1": "a", "sentence2": "b", "score": 1{"0" * 400}}}', "It must be a finite number"),
         ("pair", '{"sentence1": "a", "sentence2": "b", "label": 2}', "label = 2. It must be 0 or 1"),
         ("clustering", '{"text": "a", "label": null}', "label = None. It must be a string or a whole number"),
         ("reranking", '{"query": "a", "positive": [], "negative": ["b"]}', "It must be a list of at least one string"),

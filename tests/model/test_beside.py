@@ -199,9 +199,36 @@ def test_a_deeper_prompt_beside_a_shallower_one_is_refused():
         tiny(replace(recipes["classical"], beside=(replace(recipes["echo"], layer=9),)))
 
 
-def test_vectors_of_other_widths_have_no_mean():
+def test_vectors_of_other_widths_have_no_mean(monkeypatch):
+    monkeypatch.setattr("echoembed.model.calibrate.sentences", lambda: pytest.fail("fitted before"))
+    with pytest.raises(ModelError, match=r"concatenate for vectors of \[4, 32\]"):
+        tiny(replace(recipes["echo"], calibration="whiten-4", join="mean", beside=("classical",)))
     with pytest.raises(ModelError, match="concatenate for vectors of"):
         fitted(replace(JOINED, join="mean", beside=(replace(WORD, calibration="whiten-8"),)))
+
+
+@pytest.mark.parametrize("hindsight", ["slot-1-3", "keys-1-3", "keys-3-3"])
+def test_a_further_prompt_that_ends_before_its_hindsight_is_refused(hindsight):
+    part = replace(recipes["classical"], hindsight=hindsight, layer=2)
+    with pytest.raises(ModelError, match="ends at layer 2 at most"):
+        tiny(replace(recipes["echo"], beside=(part,)))
+    tiny(replace(recipes["echo"], beside=(replace(part, layer=3),)))
+
+
+def test_a_trained_recipe_beside_another_warns_as_it_does_alone():
+    with pytest.warns(echoembed.RecipeWarning, match="'e5-mistral-7b' was made for intfloat/e5-mistral-7b-instruct"):
+        tiny(replace(recipes["classical"], beside=("e5-mistral-7b",)))
+
+
+def test_what_is_the_same_for_all_texts_makes_no_vector():
+    marked = replace(recipes["prompteol"], layer=0)
+    ended = replace(recipes["classical"], query_template="{bos:pool}{text:pool}", document_template="", layer=0)
+    for recipe in (marked, replace(ended, pooling="first"), replace(recipes["classical"], beside=(marked,))):
+        with pytest.raises(ModelError, match="pools no token of the text at layer 0"):
+            tiny(recipe)
+    assert not np.allclose(*tiny(ended).encode(TEXTS[:2]))
+    with pytest.raises(ModelError, match="pools no token of the text at layer 0"):
+        under(tiny(ended), marked)
 
 
 def test_training_is_refused():

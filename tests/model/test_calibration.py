@@ -282,16 +282,75 @@ def test_what_is_no_calibration_is_refused(kind):
         ("mean", 0, "was to be fitted on 0 texts. Allowed: 16 or more"),
         ("z-score", 15, "was to be fitted on 15 texts. Allowed: 16 or more"),
         ("whiten-20", 20, "was to be fitted on 20 texts. Allowed: 21 or more"),
-        ("components-20", 20, "was to be fitted on 20 texts. Allowed: 21 or more"),
-        ("z-components-20", 20, "was to be fitted on 20 texts. Allowed: 21 or more"),
-        ("whiten-33", 40, "names 33 directions, and the vectors have 32 dimensions"),
-        ("components-32", 40, "names 32 directions, and the vectors have 32 dimensions"),
+        ("components-20", 21, "was to be fitted on 21 texts. Allowed: 22 or more"),
+        ("z-components-20", 21, "was to be fitted on 21 texts. Allowed: 22 or more"),
+        ("whiten-33", 40, "does not fit vectors with 32 dimensions. Allowed: numbers up to 32"),
+        ("components-32", 40, "does not fit vectors with 32 dimensions. Allowed: numbers up to 31"),
     ],
 )
 def test_too_few_texts_are_refused(kind, count, problem):
     with pytest.raises(ModelError) as caught:
         echoembed.calibrate(tiny(), FITTED_ON[:count], kind)
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "different"), [("components-8", 9), ("z-components-8", 9), ("whiten-8", 8)])
+def test_texts_that_are_there_twice_span_no_more_directions(kind, different):
+    """Of nine texts, eight directions are all: with these removed, the rest of each is rounding."""
+    with pytest.raises(ModelError) as caught:
+        echoembed.calibrate(tiny(), FITTED_ON[:different] * 5, kind)
+    assert f"was to be fitted on {different} different texts. Allowed: {different + 1} or more" in str(caught.value)
+    enough = echoembed.calibrate(tiny(), FITTED_ON[: different + 1] * 5, kind)
+    assert np.isfinite(enough.encode(TEXTS)).all()
+    assert echoembed.calibrate(tiny(), FITTED_ON[:8] * 5, "z-score")[2].fitted.texts == 40
+
+
+@pytest.mark.parametrize("kind", ["components-3", "z-components-3"])
+def test_directions_that_are_all_in_which_texts_differ_are_refused(kind):
+    draw = np.random.default_rng(0)
+    moments = Moments.needed_by(kind)
+    moments.add(draw.normal(size=(40, 3)) @ draw.normal(size=(3, 8)) + 5)
+    with pytest.raises(ModelError, match="removes all directions in which the texts differ"):
+        Calibration.of(kind, moments)
+
+
+def test_a_text_that_is_there_twice_counts_twice():
+    twice = [*FITTED_ON[:20], FITTED_ON[0]]
+    raw = tiny(normalize=False).encode(twice).astype(np.float64)
+    assert np.abs(echoembed.calibrate(tiny(), twice, "mean")[2].shift_D.numpy() - raw.mean(axis=0)).max() < 1e-5
+
+
+def test_a_spectrum_of_nothing_is_refused():
+    assert echoembed.calibrate(tiny(), [], "spectrum-32").encode(TEXTS).shape == (len(TEXTS), 1)
+    for make in (
+        lambda: echoembed.calibrate(tiny(), [], "spectrum-33"),
+        lambda: tiny(replace(DEEP, calibration="spectrum-33")),
+    ):
+        with pytest.raises(ModelError, match=r"does not fit vectors with 32 dimensions\. Allowed: numbers up to 32"):
+            make()
+
+
+@pytest.mark.parametrize("texts", ["one text", b"bytes", None, 5])
+def test_what_is_no_collection_of_texts_is_refused(texts):
+    for recipe in ("echo", Recipe(name="sif", query_template="{bos}{text:pool}", pooling="frequency-mean")):
+        with pytest.raises(TextError, match=r"Got texts = .* Allowed: some hundreds of str"):
+            echoembed.calibrate(tiny(recipe), texts)
+
+
+def test_a_spectrum_needs_no_texts_where_tokens_are_weighted():
+    sif = Recipe(name="sif", query_template="{bos}{text:pool}", pooling="frequency-mean")
+    model, raw = echoembed.calibrate(tiny(sif), [], "spectrum-2"), tiny(sif)
+    assert model[0].frequencies.identity() == raw[0].frequencies.identity()
+
+
+def test_numbers_that_do_not_fit_are_refused_before_a_text_is_read():
+    def texts():
+        pytest.fail("a text was read")
+        yield ""
+
+    for kind in ("components-32", "z-components-32", "whiten-33", "spectrum-33"):
+        with pytest.raises(ModelError, match="does not fit vectors with 32 dimensions"):
+            echoembed.calibrate(tiny(), texts(), kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -175,6 +175,10 @@ def test_recipes_and_models_that_cannot_look_back_are_refused(tmp_path):
                 tiny(recipe(**fields), **asked)
     with pytest.raises(ModelError, match="ends at layer 2 at most"):
         tiny(recipe(hindsight="keys-1-3", layer=2))
+    for family in ("bloom", "gptj", "falcon", "gpt-oss"):
+        for field, value in (("hindsight", "keys-1-2"), ("pooling", "attention-mean")):
+            with pytest.raises(ModelError, match=f"attention in a way of its own, which {field} = '{value}'"):
+                tiny(recipe(**{field: value}), family)
     with pytest.raises(ModelError, match="in front of the text"):
         tiny(Recipe(name="bare", query_template="{text:pool}", hindsight="slot-1-2"), "qwen3")
     model = tiny(recipe(hindsight="slot-1-2", pooling="last"))

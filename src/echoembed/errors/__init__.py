@@ -29,14 +29,15 @@ from echoembed.errors.gguf import (
     gguf_tokenizer, gguf_version, package_missing, package_other_file,
 )
 from echoembed.errors.models import (
-    adapter_merged_already, calibration_constant, calibration_not_finite, calibration_other_width, calibration_too_few,
-    calibration_too_many, calibration_without_head,
+    adapter_merged_already, calibration_constant, calibration_leaves_nothing, calibration_not_finite,
+    calibration_other_width, calibration_texts, calibration_too_few, calibration_too_many, calibration_without_head,
     model_adapter_unusable, model_adapter_vocabulary, model_attention, model_config_misfit,
     model_engine_unsupported, model_is_sentence_transformer, model_layer, model_layer_unsupported, model_module_refused,
     model_not_trainable,
     model_needs_code, model_not_language_model, model_padding_leaks, model_saved_unreadable, model_states_equal,
-    model_states_not_finite, model_states_zero, model_token_unknown, model_unreadable, model_weights_missing,
-    model_weights_unused, model_weights_whole, tokenizer_added_token, tokenizer_broken, tokenizer_unsupported,
+    model_states_not_finite, model_states_same, model_states_zero, model_token_unknown, model_unreadable,
+    model_weights_missing, model_weights_unused, model_weights_whole, model_without_hindsight,
+    tokenizer_added_token, tokenizer_broken, tokenizer_unsupported,
     vector_zero,
 )
 from echoembed.errors.prompts import (

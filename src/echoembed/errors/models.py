@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from echoembed.errors.base import ModelError, quoted
+from echoembed.errors.base import ModelError, TextError, quoted
 
 
 def tokenizer_unsupported(kind: str) -> ModelError:
@@ -162,6 +162,14 @@ def vector_zero(dimensions: int) -> ModelError:
     )
 
 
+def model_states_same(recipe: str) -> ModelError:
+    """A recipe that pools what is the same for every text."""
+    return ModelError(
+        f"The recipe {recipe!r} pools no token of the text at layer 0, where states are the token embeddings, so that "
+        "all texts would have the same vector. Allowed: layer 1 or above, or a template that pools the text. Change it."
+    )
+
+
 # Calibrations
 
 
@@ -173,19 +181,35 @@ def calibration_not_finite() -> ModelError:
     )
 
 
-def calibration_too_few(kind: str, count: int, least: int) -> ModelError:
-    """Too few texts to fit a calibration on."""
+def calibration_too_few(kind: str, count: int, least: int, *, what: str = "texts") -> ModelError:
+    """Too few texts, or different texts, to fit a calibration on."""
     return ModelError(
-        f"The calibration {kind!r} was to be fitted on {count} texts. Allowed: {least} or more, best some hundreds. "
+        f"The calibration {kind!r} was to be fitted on {count} {what}. Allowed: {least} or more, best some hundreds. "
         "Add texts of the kind that will be embedded; they need no labels."
     )
 
 
-def calibration_too_many(kind: str, number: int, width: int) -> ModelError:
-    """More directions than the vectors have dimensions."""
+def calibration_leaves_nothing(kind: str) -> ModelError:
+    """Texts that differ in no more directions than are removed."""
     return ModelError(
-        f"The calibration {kind!r} names {number} directions, and the vectors have {width} dimensions. Choose a "
-        "smaller number."
+        f"The calibration {kind!r} removes all directions in which the texts differ, so that nothing of them would be "
+        "left. Choose a smaller number, or add texts that differ in more ways."
+    )
+
+
+def calibration_texts(value: object) -> TextError:
+    """What is no collection of texts, given to fit a calibration on."""
+    return TextError(
+        f"Got texts = {quoted(value)}, of type {type(value).__name__}. Allowed: some hundreds of str, such as a list "
+        "of them. Put the texts into a list."
+    )
+
+
+def calibration_too_many(kind: str, width: int, most: int) -> ModelError:
+    """A calibration that leaves nothing of vectors as short as these."""
+    return ModelError(
+        f"The calibration {kind!r} does not fit vectors with {width} dimensions. Allowed: numbers up to {most}. Choose "
+        "a smaller number."
     )
 
 
@@ -264,6 +288,14 @@ def model_not_trainable(recipe: str) -> ModelError:
     """Training under a recipe that needs more than one prompt, or prompts beside their padded ids."""
     allowed = "one with a single prompt for training, without hindsight and without weights of tokens or attention"
     return ModelError.bad_value("recipe", recipe, allowed)
+
+
+def model_without_hindsight(name: str, field: str, value: str) -> ModelError:
+    """A model whose attention cannot be changed or read."""
+    return ModelError(
+        f"{name} computes its attention in a way of its own, which {field} = {value!r} cannot change or read. Allowed "
+        "for it: hindsight 'none' or 'slot-A-B', and any other pooling. Choose another recipe, or another model."
+    )
 
 
 def model_engine_unsupported(name: str, reason: str) -> ModelError:

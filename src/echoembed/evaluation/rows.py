@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,19 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
-from echoembed.checks import Check
+from echoembed.checks import Check, is_number
 from echoembed.texts.lines import decoded_lines
 from echoembed.texts.rows import json_object, opened, unpacked
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 TEXT = Check(lambda value: isinstance(value, str), "a string")
-NUMBER = Check(_is_number, "a finite number")
+NUMBER = Check(is_number, "a finite number")
 LABEL = Check(lambda value: isinstance(value, (str, int)), "a string or a whole number")
 ID = Check(lambda value: isinstance(value, str) and value != "", "a string that is not empty")
 BINARY = Check(lambda value: value in (0, 1) and isinstance(value, (int, float)), "0 or 1")

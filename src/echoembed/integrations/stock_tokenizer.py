@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from echoembed.model.transformer import EchoTransformer
     from echoembed.prompts.template import Kind
 
-# A final full stop or question mark that follows more than blanks: what ``recipe.prepare`` takes off for PromptEOL.
+# A final full stop or question mark that follows more than blanks: ``prompts.text.prepare`` takes it off for PromptEOL.
 _FINAL_MARK = r"\S\s*\K[.?]\z"
 
 

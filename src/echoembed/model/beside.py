@@ -20,9 +20,11 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from echoembed import errors
+from echoembed.model import hindsight
 from echoembed.model.backbone import cut_at_layer
 from echoembed.model.calibration import Calibration
 from echoembed.model.groups import FEATURE, PADDED_TEXTS
+from echoembed.model.moments import dimension_of
 from echoembed.model.weights import sketch
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Join as How
@@ -40,23 +42,43 @@ def beside(whole: EchoTransformer) -> nn.ModuleList:
 
     Returns:
         A transformer for each further prompt. Transformers that end at the same layer share one model.
-
-    Raises:
-        ModelError: If a prompt pools a layer above the last layer of ``whole``.
     """
+    check_prompts(whole)
     at = {part.layers: part for part in (*parts_of(whole), whole)}
     parts = []
     for recipe in whole.recipe.beside:
         layer = _layer(whole, recipe)
-        if layer > whole.layers:
-            allowed = f"up to {whole.layers}, where the recipe ends: the prompt that reads deepest comes first"
-            raise errors.ModelError.bad_value(f"layer of {recipe.name!r}", layer, allowed)
         part = (
             at[layer].under(recipe, frequencies=whole.frequencies) if layer in at else _cut(whole.under(recipe), layer)
         )
         at.setdefault(layer, part)
         parts.append(part)
     return nn.ModuleList(parts)
+
+
+def check_prompts(whole: EchoTransformer) -> None:
+    """Refuse prompts from which no vectors can be made, or none that can be joined, before a calibration is fitted.
+
+    Args:
+        whole: The transformer with the recipe.
+
+    Raises:
+        ModelError: If a prompt pools a layer above the last layer of ``whole``, or what is the same for all texts, or a
+            calibration would leave nothing, or dimensions differ that are to be averaged.
+    """
+    prompts, width = whole.recipe.prompts, whole.get_embedding_dimension()
+    for recipe, layer in zip(prompts, [whole.layers, *(_layer(whole, part) for part in prompts[1:])], strict=True):
+        if layer > whole.layers:
+            allowed = f"up to {whole.layers}, where the recipe ends: the prompt that reads deepest comes first"
+            raise errors.ModelError.bad_value(f"layer of {recipe.name!r}", layer, allowed)
+        if layer == 0 and not recipe.pools_text:
+            raise errors.model_states_same(recipe.name)
+    _check_join(whole.recipe.join, [dimension_of(recipe.calibration, width) for recipe in prompts])
+
+
+def _check_join(how: How, dimensions: Sequence[int]) -> None:
+    if how == "mean" and len(set(dimensions)) > 1:
+        raise errors.ModelError.bad_value("join", "mean", f"concatenate for vectors of {list(dimensions)} dimensions")
 
 
 def _layer(whole: EchoTransformer, recipe: Recipe) -> int:
@@ -75,6 +97,7 @@ def _cut(part: EchoTransformer, layer: int) -> EchoTransformer:
     part.sketch = sketch(part.model)
     if not part.int8:  # int8 has no exact proof: the whole model's proof covers its layers
         part.selector = part.running.selector(part.name, part.recipe.attention, part.context)
+    hindsight.check(part)  # which was checked in the whole model, before the cut
     return part
 
 
@@ -133,8 +156,7 @@ class Join(Module):
         self.calibrations = nn.ModuleList(
             [nn.Identity() if calibration is None else calibration for calibration in calibrations]
         )
-        if how == "mean" and len(set(self._joined())) > 1:
-            raise errors.ModelError.bad_value("join", "mean", f"concatenate for vectors of {self._joined()} dimensions")
+        _check_join(how, self._joined())
 
     def fitted(self) -> list[Calibration | None]:
         """Return the calibrations of the further prompts, None for a prompt without one."""

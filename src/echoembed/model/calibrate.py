@@ -53,13 +53,14 @@ def calibrate(
     """Return a model with a calibration fitted on texts, which need no labels; the given model does not change.
 
     The texts are read in one pass and not stored. Where the recipe has different templates for queries and documents,
-    every second text is read as a document, as one map serves both.
+    every second text is read as a document, as one map serves both. A text that is there twice counts twice.
 
     Args:
         model: From ``load``.
         texts: Some hundreds of texts of the kind that will be embedded, none of them used to judge the result.
         calibration: ``mean``, ``z-score``, ``components-K``, ``z-components-K``, ``whiten-K`` or ``spectrum-R`` (which
-            reads no texts); None for the recipe's own, or ``z-score`` if the recipe has none.
+            reads no texts), for all prompts of the recipe; None for each prompt's own, or ``z-score`` if the recipe has
+            none.
         progress: Called now and then with the number of texts read.
 
     Returns:
@@ -68,8 +69,8 @@ def calibrate(
     Raises:
         RecipeError: If there is no such calibration.
         TextError: If a text cannot be embedded.
-        ModelError: If there are too few texts, a dimension is the same in all of them, or the model is not from
-            ``load``.
+        ModelError: If there are too few texts, a dimension is the same in all of them, nothing of them would
+            be left, or the model is not from ``load``.
     """
     transformer = transformer_of(model)
     recipe = transformer.recipe
@@ -77,11 +78,11 @@ def calibrate(
         calibration = DEFAULT
     if calibration is not None:
         if not isinstance(calibration, str) or calibration_parts(calibration) in (None, ("none", 0)):
-            raise errors.recipe_bad_field(recipe.name, "calibration", calibration, CALIBRATIONS)
+            raise errors.recipe_bad_field(recipe.name, "calibration", calibration, CALIBRATIONS.removeprefix("none, "))
         beside = tuple(replace(part, calibration=calibration) for part in recipe.beside)
         recipe = replace(recipe, calibration=calibration, beside=beside)
-    if isinstance(texts, (str, bytes)):
-        raise errors.text_not_str([texts], "A text")
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise errors.calibration_texts(texts)
     return calibrated_under(model, recipe, texts, progress=progress or (lambda _: None))
 
 
@@ -105,8 +106,8 @@ def calibrated_under(
         ModelError: If there are too few texts, or they are all alike in a dimension.
     """
     transformer, counted = transformer_of(model), None
-    if recipe.counts_tokens:
-        texts = list(texts)  # read twice: tokens must be counted before a vector is pooled by their frequencies
+    if recipe.counts_tokens and (texts := list(texts)):
+        # Read twice: tokens must be counted before a vector is pooled by their frequencies.
         counted = Frequencies.needed_by(recipe, transformer.pieces, transformer.context, texts)
     transformer = transformer.under(recipe, frequencies=counted)
     calibrations = fit(transformer, texts, progress=progress)
@@ -181,7 +182,7 @@ def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
         if folder.is_dir():
             return Calibration.load(str(folder))
     begun = time.monotonic()
-    texts = sentences()
+    texts = () if kind.startswith("spectrum") else sentences()
     with Progress(lambda: len(texts), what=f"calibrating {transformer.name}") as progress:
         quiet = transformer.under(transformer.recipe, overflow="ignore")
         [calibration] = fit(quiet, texts, progress=progress)
@@ -191,7 +192,8 @@ def fitted_on_sentences(transformer: EchoTransformer) -> Calibration:
         calibration.save(str(unfinished))
         fate = f"kept in {folder}"
     took = f"{time.monotonic() - begun:.1f} s"
-    sys.stderr.write(f"calibrated {transformer.name} ({kind}) on {len(texts)} sentences in {took}; {fate}\n")
+    on = f"on {len(texts)} sentences " if texts else ""
+    sys.stderr.write(f"calibrated {transformer.name} ({kind}) {on}in {took}; {fate}\n")
     return calibration
 
 

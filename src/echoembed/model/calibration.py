@@ -22,7 +22,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from echoembed import errors
-from echoembed.model.moments import Moments, map_of, removes
+from echoembed.model.moments import Moments, dimension_of, map_of, removes
 from echoembed.recipe import CALIBRATIONS, calibration_parts
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Calibration(Module):
 
     def _check(self, kind: str, count: int) -> None:
         width = len(self.shift_D)
+        dimension_of(self.kind, width)
         expected: dict[str, tuple[int, ...]] = {"shift_D": (width,)}
         expected |= {"scale_D": (width,)} if kind.startswith("z-") else {}
         if kind not in ("mean", "z-score"):

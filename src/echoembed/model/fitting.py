@@ -17,7 +17,7 @@ from echoembed.model.assemble import assemble
 from echoembed.model.beside import parts_of
 from echoembed.model.calibration import Calibration, Fitted
 from echoembed.model.encode import encode_prompts
-from echoembed.model.moments import Moments, middle_of_spectrum
+from echoembed.model.moments import Moments, least_different, middle_of_spectrum
 from echoembed.model.pooling import library_pooling
 from echoembed.model.transformer import EchoTransformer
 from echoembed.recipe import calibration_parts
@@ -48,16 +48,20 @@ def fit(
     parts = [_Fit(part, dtype) for part in (transformer.under(transformer.recipe.prompts[0]), *parts_of(transformer))]
     if any(part.reads for part in parts):
         count, total = 0, hashlib.sha256()
+        different: set[bytes] = set()  # hashes of the first different texts, as many as are needed
+        needed = max(part.least for part in parts)
         for chunk in _chunks(texts):
             for part in parts:
                 part.add(chunk)
             for text in chunk:
                 total.update(f"{len(text.encode())} {text}\n".encode())
+                if len(different) < needed:
+                    different.add(hashlib.blake2b(text.encode(), digest_size=16).digest())
             count += len(chunk)
             progress(count)
         fitted = Fitted(texts=count, texts_sha256=total.hexdigest(), dtype=dtype)
-        return [part.calibration(fitted) for part in parts]
-    return [part.calibration(Fitted(dtype=dtype)) for part in parts]
+        return [part.calibration(fitted, len(different)) for part in parts]
+    return [part.calibration(Fitted(dtype=dtype), 0) for part in parts]
 
 
 class _Fit:
@@ -69,12 +73,14 @@ class _Fit:
 
     Attributes:
         reads: Whether the calibration is fitted on texts.
+        least: The fewest different texts for it.
     """
 
     def __init__(self, transformer: EchoTransformer, dtype: str) -> None:
         self.kind, self._transformer, self._dtype = transformer.recipe.calibration, transformer, dtype
         name, self._number = calibration_parts(self.kind) or ("", 0)
         self.reads = name not in ("none", "spectrum")
+        self.least = least_different(self.kind) if self.reads else 0
         self._moments = Moments.needed_by(self.kind) if self.reads else None
         self._asymmetric = transformer.recipe.query_template != transformer.recipe.document_template
         pooling = library_pooling(transformer, transformer.recipe.pooling)
@@ -92,9 +98,11 @@ class _Fit:
         reader.warn_of_cuts(prompts)
         self._moments.add(encode_prompts(self._pooled, prompts))
 
-    def calibration(self, fitted: Fitted) -> Calibration | None:
-        """The calibration of what was read."""
+    def calibration(self, fitted: Fitted, different: int) -> Calibration | None:
+        """The calibration of what was read, if there were enough different texts."""
         if self._moments is not None:
+            if 1 < different < self.least <= self._moments.count:
+                raise errors.calibration_too_few(self.kind, different, self.least, what="different texts")
             return Calibration.of(self.kind, self._moments, fitted=fitted)
         if self.kind == "none":
             return None

@@ -28,11 +28,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
+from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
 from echoembed import errors
 from echoembed.engine import attention as packed
 from echoembed.engine.engine import LOCK
+from echoembed.model.pooling import pad
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe, hindsight_parts
 
@@ -51,6 +53,7 @@ class _Pass:
     """One forward.
 
     Attributes:
+        name: What errors call the model.
         last_B: The place of each prompt's last token.
         slot_B: The place of the token in front of each prompt's text.
         kind: The kind of hindsight.
@@ -60,6 +63,7 @@ class _Pass:
         called: Whether the model has called the attention.
     """
 
+    name: str
     last_B: Tensor
     slot_B: Tensor
     kind: str
@@ -67,6 +71,13 @@ class _Pass:
     gathers: bool
     strongest_BTT: Tensor | None = None
     called: bool = False
+
+    @property
+    def asks(self) -> tuple[str, str]:
+        """The field of the recipe that asks for this forward, and its value."""
+        if self.kind == "none":
+            return "pooling", "attention-mean"
+        return "hindsight", f"{self.kind}-{self.layers.start}-{self.layers.stop - 1}"
 
 
 _ACTIVE: ContextVar[_Pass | None] = ContextVar("active_hindsight", default=None)
@@ -76,8 +87,8 @@ def check(transformer: EchoTransformer) -> None:
     """Refuse a recipe that looks back where the model cannot, or where the packed engine is asked for.
 
     Raises:
-        ModelError: If the model ends before the layers of the hindsight, nothing stands in front of the text, or the
-            packed engine is asked for.
+        ModelError: If the model ends before the layers of the hindsight, nothing stands in front of the text, the
+            packed engine is asked for, or a forward shows that the model's attention cannot be replaced.
     """
     recipe, layers = transformer.recipe, transformer.layers
     if not recipe.looks_back:
@@ -91,6 +102,10 @@ def check(transformer: EchoTransformer) -> None:
         raise errors.ModelError.bad_value("hindsight", recipe.hindsight, "a template with a token in front of the text")
     if transformer.running.engine == "packed" or transformer.running.deterministic:
         raise errors.model_engine_unsupported(transformer.name, REASON)
+    prompts = reader.render(["a"])
+    features = batch_to_device(pad(prompts, transformer.pad_id), transformer.model.device)
+    with torch.inference_mode():
+        run(transformer.model, recipe, prompts, features)
 
 
 def run(
@@ -113,6 +128,7 @@ def run(
     """
     kind, begin, end = hindsight_parts(recipe.hindsight)
     active = _Pass(
+        name=str(model.name_or_path),
         last_B=torch.tensor([len(prompt.ids) - 1 for prompt in prompts], device=model.device),
         slot_B=torch.tensor([prompt.prefix - 1 for prompt in prompts], device=model.device),
         kind=kind,
@@ -159,7 +175,7 @@ def _replaced(model: PreTrainedModel, active: _Pass) -> Iterator[None]:
             for hook in hooks:
                 hook.remove()
     if own and not active.called:
-        raise errors.ModelError.bad_value("recipe", "hindsight", "a model whose attention transformers can replace")
+        raise errors.model_without_hindsight(active.name, *active.asks)
 
 
 def _layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -206,7 +222,7 @@ def _attention(
     # 1. Refuse attention of other kinds.
     layer = getattr(module, "layer_idx", None)
     if attention_mask is None or layer is None or kwargs.get("s_aux") is not None or kwargs.get("position_bias"):
-        raise errors.ModelError.bad_value("recipe", "hindsight", "a model with plain causal attention")
+        raise errors.model_without_hindsight(active.name, *active.asks)
     active.called = True
     # 2. Put the last token's key and value first, where all see them.
     mask_B1TK, extra = attention_mask.float(), 0

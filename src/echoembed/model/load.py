@@ -151,7 +151,8 @@ def load(
         row = chosen or find_recipe(DEFAULT_RECIPE)
         if trained is None:
             adapters = [resolve_adapter(name, local_files_only=local_files_only) for name in row.adapters]
-            _warn_if_not_made_for(row, source)
+            for prompt in row.prompts:
+                _warn_if_not_made_for(prompt, source)
         transformer = EchoTransformer(
             source.folder,
             recipe=row.overridden(layer=layer, budget=budget),

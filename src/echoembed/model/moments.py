@@ -45,6 +45,28 @@ def removes(kind: str) -> bool:
     return kind.startswith(("components", "z-components"))
 
 
+def dimension_of(kind: str, width: int) -> int:
+    """Return the dimension of calibrated vectors.
+
+    Args:
+        kind: The name of a calibration.
+        width: The dimension of the vectors before.
+
+    Raises:
+        ModelError: If the calibration names so many directions that nothing of the vectors would be left.
+    """
+    name, number = calibration_parts(kind) or ("", 0)
+    if number > (most := width - removes(kind)):
+        raise errors.calibration_too_many(kind, width, most)
+    return {"whiten": number, "spectrum": width // max(number, 1)}.get(name, width)
+
+
+def least_different(kind: str) -> int:
+    """Return the fewest different texts for a calibration: N of them differ in N - 1 directions."""
+    _, number = calibration_parts(kind) or ("", 0)
+    return number + 1 + removes(kind)
+
+
 class Moments:
     """Count, mean and scatter of vectors, accumulated chunk by chunk in float64.
 
@@ -142,12 +164,11 @@ def map_of(kind: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
     """
     name, number = calibration_parts(kind) or ("", 0)
     # 1. Refuse too few vectors: their deviations, or K directions of K vectors, tell nothing about other vectors.
-    least = max(LEAST_TEXTS, number + 1)
-    if moments.count < least:
+    if moments.count:
+        dimension_of(kind, len(moments.mean_D))
+    if moments.count < (least := max(LEAST_TEXTS, least_different(kind))):
         raise errors.calibration_too_few(kind, moments.count, least)
     width, shift_D, deviation_D = len(moments.mean_D), moments.mean_D, moments.deviation
-    if number >= width + (name == "whiten"):
-        raise errors.calibration_too_many(kind, number, width)
     # 2. Refuse constant dimensions: they differ by rounding alone, which a division would magnify.
     size_D = np.maximum(np.abs(shift_D), np.sqrt(np.mean(shift_D**2 + deviation_D**2)))
     constant = int((deviation_D <= _ROUNDING * size_D).sum())
@@ -159,9 +180,13 @@ def map_of(kind: str, moments: Moments) -> dict[str, NDArray[np.float64]]:
     if name == "z-score":
         return {"shift_D": shift_D, "scale_D": 1 / deviation_D}
     if name == "z-components":
-        _, directions_DD = moments.directions(scaled=True)
+        along_D, directions_DD = moments.directions(scaled=True)
+        if along_D[number] <= _ROUNDING * along_D[0]:
+            raise errors.calibration_leaves_nothing(kind)
         return {"shift_D": shift_D, "scale_D": 1 / deviation_D, "matrix_DK": directions_DD[:, :number]}
     along_D, directions_DD = moments.directions()
+    if name == "components" and along_D[number] <= _ROUNDING * size_D.min():
+        raise errors.calibration_leaves_nothing(kind)
     if name == "whiten":
         varying = int((along_D[:number] > _ROUNDING * size_D.min()).sum())
         if varying < number:

@@ -71,7 +71,10 @@ class SavedTransformer:
         saved = (self.recipe.layer, self.recipe.depth)
         if self.cut and (recipe.layer, recipe.depth) not in (saved, (layers, None)):
             field, value = ("layer", recipe.layer) if recipe.depth is None else ("depth", recipe.depth)
-            allowed = f"{'layer ' * (field == 'depth')}{layers}, at which {name} was cut when it was saved"
+            allowed = (
+                f"{'layer ' * (field == 'depth')}{layers}, at which {name} was cut when it was saved (for others, load "
+                f"the model that it was made of, {self.name})"
+            )
             raise errors.ModelError.bad_value(field, value, allowed)
 
 

@@ -23,7 +23,7 @@ from echoembed import errors
 from echoembed.engine import Choice, gradients, quantize
 from echoembed.model import backbone, hindsight, live, pooling
 from echoembed.model.adapters import merge_adapters
-from echoembed.model.beside import beside, models_of, vectors_beside
+from echoembed.model.beside import beside, check_prompts, models_of, vectors_beside
 from echoembed.model.forward import features_of, pooled_states
 from echoembed.model.frequencies import Frequencies
 from echoembed.model.groups import PACKS, pool_in_groups
@@ -172,6 +172,7 @@ class EchoTransformer(Transformer):
         other.recipe = recipe
         other.reader = recipe.reader(self.pieces, context=self.context, overflow=overflow or self.reader.overflow)
         other.frequencies = frequencies or self.frequencies or Frequencies.needed_by(recipe, self.pieces, self.context)
+        check_prompts(other)
         same = recipe.beside == self.recipe.beside and not overflow and other.frequencies is self.frequencies
         other.beside = self.beside if same else beside(other)
         hindsight.check(other)

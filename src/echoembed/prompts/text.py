@@ -1,10 +1,13 @@
-"""Checking texts, once, where they enter."""
+"""Checking texts, once, where they enter, and preparing them for a prompt."""
 
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from echoembed import errors
+
+Preparation = Literal["none", "prompteol"]
 
 # Control characters except tab and line breaks; DEL; the C1 controls except NEL; half surrogate pairs.
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff]")
@@ -33,3 +36,17 @@ def check_text(text: object, where: str = "The text") -> str:
 def clean_text(text: str) -> str:
     """Remove the characters that ``check_text`` refuses; the result may be blank."""
     return _NO_TEXT.sub("", text)
+
+
+def prepare(text: str, preparation: Preparation) -> str:
+    """Prepare a text as its recipe says, before it is tokenised.
+
+    ``prompteol`` (Jiang et al. 2023, "Scaling sentence embeddings with large language models") makes single quotes of
+    double quotes, as the prompt puts the text into double quotes, and removes a final full stop or question mark. The
+    template ends the text with a full stop instead, which shares a token with the quote after it and must be there even
+    if the text is cut.
+    """
+    if preparation == "none":
+        return text
+    unended = text[:-1] if text[-1:] in (".", "?") and text[:-1].strip() else text
+    return unended.replace('"', "'")
