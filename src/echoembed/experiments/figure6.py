@@ -161,8 +161,9 @@ def summary(rows: list[Row]) -> Summary:
         "first halves alike: most improved tenth",
         "least improved tenth",
     ]
+    pairs = len(values(rows, recipe=NAMES[0]))
     notes = [
-        f"Mean rank error in % of the pairs (above 0: overestimated); {rows[0]['model']}; "
+        f"Mean rank error in % of the pairs (above 0: overestimated), {pairs:,} pairs; {rows[0]['model']}; "
         f"halves compared by {rows[0]['splitter']} (the paper: bge-base-en-v1.5).",
         "The paper shows its errors in a picture: classical overestimates pairs with similar first halves, echo not.",
         "The sentences for Table 11 are beside the results, in table11/.",

@@ -154,7 +154,7 @@ def interval_line(rows: list[Row]) -> str:
     """Put the mean over all sets into a sentence."""
     row = values(rows, task=ALL)[0]
     middle, low, high = (f"{100 * row[key]:+.2f}" for key in ("difference", "low", "high"))
-    return f"Echo minus classical on STS: {middle} (95 % interval {low} to {high}) over {row['pairs']} pairs."
+    return f"Echo minus classical on STS: {middle} (95 % interval {low} to {high}) over {row['pairs']:,} pairs."
 
 
 EXPERIMENT = Experiment(

@@ -98,6 +98,8 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
     model = _TINY if setting.models[0] == BUNDLED else _OTHER
     tiny = setting.models[0] == BUNDLED
     sizes = "on samples of the data sets that each table names" if setting.quick else "on whole data sets"
+    if setting.quick and setting.whole_sts:
+        sizes += "; interval, figure6 and layers have every pair of the STS sets"
     claims = overview(rows)
     return _HEAD.format(
         of=" of the bundled model" if tiny else "",
