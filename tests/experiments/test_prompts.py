@@ -5,9 +5,11 @@ from typing import get_args
 import pytest
 
 from echoembed.experiments import prompts
+from echoembed.experiments.experiment import Setting
 from echoembed.experiments.figure3 import prompt_recipes
 from echoembed.experiments.figure4 import BUDGETS, ZERO_SHOT, budgeted
 from echoembed.experiments.prompts import Method, listed, sampled
+from echoembed.recipe import recipes
 
 METHODS = get_args(Method)
 
@@ -59,8 +61,8 @@ def test_quick_takes_fewer_prompts_than_full_and_both_poolings():
     assert len({row.name for row in full}) == len(full)
 
 
-def test_a_budget_is_shared_by_the_readings_and_grows():
+def test_a_budget_is_shared_by_the_readings_and_grows(tmp_path):
     for name in ZERO_SHOT:
-        rows = budgeted(name)
+        rows = budgeted(recipes[name], Setting(out=tmp_path, quick=False))
         read = [row.budget * row.template("query").copies for row in rows]
         assert read == list(BUDGETS) == sorted(BUDGETS)

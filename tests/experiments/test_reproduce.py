@@ -15,13 +15,14 @@ from echoembed import errors
 from echoembed.cli import app
 from echoembed.evaluation import peers
 from echoembed.evaluation.store import Score, Store
-from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, reproduce
+from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, reproduce, selection
 from echoembed.experiments.experiment import Bench, Plan, Setting
 from echoembed.experiments.interval import difference
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.report import write_report
 from echoembed.experiments.results import read_rows
 from echoembed.progress import Work, shown_time
+from echoembed.recipe import recipes
 
 NOT_RUN = {"figure5", "figure13"}
 
@@ -155,6 +156,54 @@ def test_scores_of_fine_tuned_models_stand_beside_the_papers(tmp_path):
     ours = [row for row in five.summary.rows if row[1] == "ours"]
     assert ours[0][:3] == ["Echo (ours)", "ours", "50.00"]
     assert ["Banking77Classification", "ours", "50.00", "-", "-", "-", "-"] in eighteen.summary.rows
+
+
+def test_scores_of_several_models_are_rows_of_their_own(tmp_path):
+    def keep(folder, recipe, fingerprint, score):
+        Store(tmp_path / "kept" / folder).save(
+            Score(
+                model="m",
+                recipe=recipe,
+                fingerprint=fingerprint,
+                metric="accuracy",
+                task="trec",
+                kind="Classification",
+                score=score,
+                identity={"fingerprint": fingerprint, "task": "trec"},
+            )
+        )
+
+    keep("mine, mean", "echo", "a" * 16, 0.5)
+    keep("mine, last", "echo", "b" * 16, 0.25)
+    keep("", "classical", "c" * 16, 0.1)
+    keep("", "classical", "d" * 16, 0.2)
+    (result,) = reproduce.reproduce(["table5"], Setting(out=tmp_path / "out", scores=tmp_path / "kept"))
+    ours = {row[0]: row[2] for row in result.summary.rows if row[1] == "ours"}
+    assert ours == {
+        "mine, mean, m": "50.00",
+        "mine, last, m": "25.00",
+        f"classical {'c' * 8}, m": "10.00",
+        f"classical {'d' * 8}, m": "20.00",
+    }
+
+
+def test_figure_5_reads_each_model_under_its_own_recipe_at_every_budget(setting, data, tmp_path, monkeypatch):
+    from echoembed.evaluation.run import evaluate
+
+    monkeypatch.setattr(figure4, "QUICK_BUDGETS", (4, 8))
+    twice = replace(recipes["echo"], query_template="{bos}Say: {text}\nAgain: {text:pool}", document_template="")
+    echoembed.save(echoembed.load("tiny", recipe=replace(twice, name="any")), tmp_path / "models" / "my echo")
+    echoembed.save(echoembed.load("tiny", recipe="classical"), tmp_path / "models" / "my classical")
+    changed = replace(setting, out=tmp_path, checkpoints=tmp_path / "models")
+    (result,) = reproduce.reproduce(["figure5"], changed)
+    assert result.error is None
+    assert [row[0] for row in result.summary.rows] == ["my classical", "my echo"]
+    rows, _ = read_rows(tmp_path / "figure5.parquet")
+    tasks = selection.long_tasks(data, quick=True, seed=setting.seed)
+    model = echoembed.load(tmp_path / "models" / "my echo", budget=4, overflow="ignore")
+    for expected in evaluate(model, tasks):
+        (row,) = [row for row in rows if (row["method"], row["budget"], row["task"]) == ("my echo", 8, expected.task)]
+        assert row["score"] == pytest.approx(expected.score, abs=2e-3)
 
 
 def test_checkpoints_are_scored_in_order_of_steps(setting, data, tmp_path):

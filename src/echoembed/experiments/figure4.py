@@ -1,20 +1,23 @@
 """Figures 4 and 5: what is a given number of tokens best spent on (section 4.7)?
 
 Here a budget counts every token of text that the model reads: echo reads half as much of the text, twice. The tasks
-have long texts, as short texts fit any budget. Figure 5 is the same for fine-tuned models.
+have long texts, as short texts fit any budget. Figure 5 is the same for fine-tuned models, each in a folder of its own,
+under the recipe that was saved with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from echoembed.experiments import scoretable, selection, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Setting, Summary
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
-from echoembed.recipe import Recipe, find_recipe
+from echoembed.model.load import load
+from echoembed.model.transformer import transformer_of
+from echoembed.recipe import Recipe, recipes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,16 +25,21 @@ if TYPE_CHECKING:
 BUDGETS = (16, 32, 64, 128, 256, 512)
 QUICK_BUDGETS = (32, 64, 128, 256)
 ZERO_SHOT = ("echo", "classical", "classical-bidirectional")
-FINE_TUNED = ("echo-finetuned-last", "classical-finetuned", "bidirectional-finetuned")
 
 
-def budgeted(name: str, budgets: Sequence[int] | None = None) -> list[Recipe]:
-    """Return a recipe with every budget, which its copies of the text share."""
-    row = find_recipe(name)
-    copies = row.template("query").copies
+def budgeted(recipe: Recipe, setting: Setting, name: str = "") -> list[Recipe]:
+    """Return a recipe with every budget, which its copies of the text share, under its name or another."""
+    copies = recipe.template("query").copies
     return [
-        replace(row, name=f"{name}@{budget}", budget=budget // copies, checkpoint="", adapters=(), trained=False)
-        for budget in budgets or BUDGETS
+        replace(
+            recipe,
+            name=f"{name or recipe.name}@{budget}",
+            budget=budget // copies,
+            checkpoint="",
+            adapters=(),
+            trained=False,
+        )
+        for budget in (QUICK_BUDGETS if setting.quick else BUDGETS)
     ]
 
 
@@ -39,23 +47,27 @@ def plan(bench: Bench) -> Plan:
     """Plan zero-shot recipes and budgets on tasks with long texts."""
     setting = bench.setting
     tasks = selection.long_tasks(setting.data, quick=setting.quick, seed=setting.seed)
-    budgets = QUICK_BUDGETS if setting.quick else BUDGETS
-    recipes = [recipe for name in ZERO_SHOT for recipe in budgeted(name, budgets)]
-    return Plan(recipes=recipes, tasks=tasks, models=(bench.model_name,), needs="" if tasks else scoretable.NO_DATA)
+    rows = [row for name in ZERO_SHOT for row in budgeted(recipes[name], setting)]
+    return Plan(recipes=rows, tasks=tasks, models=(bench.model_name,), needs="" if tasks else scoretable.NO_DATA)
 
 
 def plan_fine_tuned(bench: Bench) -> Plan:
-    """Plan the same for fine-tuned models in a folder, each in a folder with the name of its recipe."""
-    folder = bench.setting.checkpoints
-    available = [name for name in FINE_TUNED if folder and (folder / name).is_dir()]
+    """Plan the same for the fine-tuned models in a folder."""
+    models = fine_tuned(bench.setting.checkpoints)
     zero_shot = plan(bench)
-    needs = "" if available else f"--checkpoints FOLDER with folders {', '.join(FINE_TUNED)} (fine-tuned models)"
+    needs = "" if models else "--checkpoints FOLDER with a folder for each fine-tuned model, such as echo and classical"
     return replace(
         zero_shot,
-        recipes=[recipe for name in available for recipe in budgeted(name)],
-        models=tuple(str(folder / name) for name in available) if folder else (),
+        recipes=[row for path, recipe in models.items() for row in budgeted(recipe, bench.setting, path.name)],
+        models=tuple(map(str, models)),
         needs=needs or zero_shot.needs,
     )
+
+
+def fine_tuned(folder: Path | None) -> dict[Path, Recipe]:
+    """Return the models in a folder and their recipes: the one saved with a model, else the one its folder names."""
+    paths = sorted(path for path in folder.iterdir() if path.is_dir()) if folder and folder.is_dir() else []
+    return {path: recipes.get(path.name) or transformer_of(load(str(path))).recipe for path in paths}
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -70,18 +82,24 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
 
 def summary(rows: list[Row]) -> Summary:
     """Summarise means by method and budget."""
-    paper = paper_table("table3").find(model="Mistral-7B")
-    numbers = ", ".join(f"{name.replace('_', ' ')} {paper[name]}" for name in paper if name != "model")
     most = rows[0]["max_texts"]
     notes = [
         *([f"Samples of {most} texts a task: differences of a few points are noise."] if most else []),
         f"A budget counts tokens of all readings; mean over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
-        f"The paper shows its curves only in a picture. Its scores of zero-shot Mistral-7B on MTEB-MINI at the "
-        f"standard budget: {numbers}.",
+        "The paper shows its curves only in a picture.",
     ]
     budgets = sorted(distinct(rows, "budget"))
     out = sweep.table(rows, by="method", x="budget", at=budgets)
     return Summary(["method", *map(str, budgets)], out, notes)
+
+
+def zero_shot_summary(rows: list[Row]) -> Summary:
+    """Summarise as ``summary``, with the paper's scores at the standard budget."""
+    summarised = summary(rows)
+    paper = paper_table("table3").find(model="Mistral-7B")
+    numbers = ", ".join(f"{name.replace('_', ' ')} {paper[name]}" for name in paper if name != "model")
+    note = f"The paper's zero-shot Mistral-7B, on MTEB-MINI at the standard budget: {numbers}."
+    return replace(summarised, notes=[*summarised.notes, note])
 
 
 def plot(rows: list[Row]) -> Figure:
@@ -108,7 +126,7 @@ EXPERIMENT = Experiment(
     source="Figure 4, Section 4.7",
     plan=plan,
     run=run,
-    summary=summary,
+    summary=zero_shot_summary,
     plot=plot,
 )
 FINE_TUNED_EXPERIMENT = Experiment(

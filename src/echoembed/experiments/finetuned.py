@@ -1,7 +1,8 @@
 """Tables 5, 6, 7, 13, 14, 17 and 18: fine-tuned models (section 4.5, appendix F).
 
 They need gigabytes of weights and days of benchmarks. Scores from ``echoembed eval`` (``--scores FOLDER``) are shown
-beside the paper's numbers; for the rest, notes say what is missing.
+beside the paper's numbers; for the rest, notes say what is missing. A folder for each of several models of one's own
+(``echoembed eval --out FOLDER/NAME``) gives them names: the table has a row for each.
 """
 
 from __future__ import annotations
@@ -59,22 +60,36 @@ TITLES = {
 _SOURCES = {"table5": "Section 4.5", "table6": "Section 4.5", "table7": "Section 4.5"}
 
 
-def _scores(bench: Bench) -> list[Score]:
+def _scores(bench: Bench) -> dict[str, list[Score]]:
+    """Return the scores by the name of their row: that of their recipe, or that of their folder within the folder."""
     folder = bench.setting.scores
-    return Store(folder).all() if folder else []
+    scores = Store(folder).all() if folder else []
+    models: dict[str, set[str]] = {}
+    for score in scores:
+        models.setdefault(score.recipe, set()).add(score.fingerprint)
+    by_name: dict[str, list[Score]] = {}
+    for score in scores:  # several models under one recipe are told apart
+        name = score.recipe if len(models[score.recipe]) == 1 else f"{score.recipe} {score.fingerprint[:8]}"
+        by_name.setdefault(name, []).append(score)
+    for own in sorted(path for path in folder.iterdir() if path.is_dir()) if folder and folder.is_dir() else []:
+        if own_scores := Store(own).all():
+            by_name[own.name] = own_scores
+    return by_name
 
 
 def plan(bench: Bench) -> Plan:
     """Plan the scores that exist."""
-    scores = sorted(f"{score.fingerprint} {score.task} {score.score}" for score in _scores(bench))
-    return Plan(settings={"scores": scores})
+    scores = [
+        f"{name} {score.fingerprint} {score.task} {score.score}"
+        for name, named in _scores(bench).items()
+        for score in named
+    ]
+    return Plan(settings={"scores": sorted(scores)})
 
 
 def _run(table: str, bench: Bench) -> list[Row]:
     """Return a row for each number of the paper's table; ``ours`` is None without a score."""
-    by_recipe: dict[str, list[Score]] = {}
-    for score in _scores(bench):
-        by_recipe.setdefault(score.recipe, []).append(score)
+    by_recipe = _scores(bench)
     rows: list[Row] = []
     for printed in paper_table(table).rows:
         names = {key: value for key, value in printed.items() if isinstance(value, str)}
