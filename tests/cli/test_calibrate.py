@@ -53,6 +53,38 @@ def test_nothing_is_left_where_something_is_wrong(run, tmp_path):
     assert "exists already" in run("tiny", "-t", "one", "-o", "model", code=1).stderr
 
 
+def test_nothing_but_a_model_is_replaced(run, tmp_path):
+    for target, said in (("texts.jsonl", "is a file"), (".", "is a folder of other things"), ("a" * 300, "too long")):
+        problem = run("tiny", "texts.jsonl", "--column", "body", "-o", target, "--overwrite", code=1).stderr
+        assert said in problem
+        assert len(problem.strip().splitlines()) == 1
+    args = ("--column", "body", "--on-bad-text", "skip", "--overwrite")
+    run("tiny", "texts.jsonl", *args, "-o", "model")
+    run("tiny", "texts.jsonl", *args, "-o", "model", "--calibration", "mean")
+    assert echoembed.load("model")[0].recipe.calibration == "mean"
+    (tmp_path / "texts.jsonl").rename(tmp_path / "model" / "texts.jsonl")
+    assert "would be lost" in run("tiny", "model/texts.jsonl", *args, "-o", "model", code=1).stderr
+    assert (tmp_path / "model" / "texts.jsonl").is_file()
+
+
+def test_each_prompt_gets_the_calibration_that_the_recipe_names(run, monkeypatch):
+    monkeypatch.setattr("echoembed.model.calibrate.sentences", lambda: pytest.fail("fitted on the package's sentences"))
+    args = ("tiny", "texts.jsonl", "--column", "body", "--on-bad-text", "skip", "-r", "echo-tuned")
+    assert "calibrated (z-score, components-8) on 40 texts" in run(*args, "-o", "model").stderr
+    found = echoembed.load("model")
+    assert [prompt.calibration for prompt in found[0].recipe.prompts] == ["z-score", "components-8"]
+    assert [part.fitted.texts for part in (found[2], *found[3].fitted())] == [40, 40]
+    run(*args, "-o", "other", "--calibration", "mean")
+    assert [prompt.calibration for prompt in echoembed.load("other")[0].recipe.prompts] == ["mean", "mean"]
+
+
+def test_a_recipe_whose_calibration_reads_no_texts_needs_none(run, tmp_path):
+    recipe = '[spectral]\nquery_template = "{bos}{text:pool}"\ncalibration = "spectrum-2"\n'
+    (tmp_path / "mine.toml").write_text(recipe, encoding="utf-8")
+    assert "calibrated (spectrum-2) in" in run("tiny", "--recipes-file", "mine.toml", "-o", "model").stderr
+    assert echoembed.load("model").encode("a text").shape == (128,)
+
+
 def test_a_recipes_own_calibration_is_fitted_on_the_texts_alone(run, monkeypatch):
     monkeypatch.setattr("echoembed.model.calibrate.sentences", lambda: pytest.fail("fitted on the package's sentences"))
     args = ("tiny", "texts.jsonl", "--column", "body", "--on-bad-text", "skip", "-r", "echo-deep", "--budget", "9")

@@ -92,6 +92,18 @@ def test_a_killed_run_loses_a_file_at_most(model, tmp_path, monkeypatch):
     assert sorted(path.suffix for path in tmp_path.rglob("*") if path.is_file()) == [".safetensors"] * 4
 
 
+@pytest.mark.parametrize("damage", [b"", b"no tensors", None])
+def test_a_damaged_file_is_read_again(model, tmp_path, damage):
+    prompts = model[0].reader.render(TEXTS)
+    store = LayerStore(tmp_path)
+    before = store.vectors(model, prompts, [1], "mean")
+    [file] = tmp_path.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9] if damage is None else damage)
+    again = LayerStore(tmp_path)
+    assert np.array_equal(again.vectors(model, prompts, [1], "mean"), before)
+    assert again.computed == len(set(TEXTS))
+
+
 def test_weights_do_not_mix(model, tmp_path):
     other = echoembed.load(tiny_models.folder("gemma2"), device="cpu", normalize=False)
     store = LayerStore(tmp_path)

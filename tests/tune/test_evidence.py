@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from echoembed import errors
-from echoembed.tune.evidence import Halves, LabelledPairs, halves_of, merits
+from echoembed.tune.evidence import Halves, LabelledPairs, cut_in_two, halves_of, merits
 
 DRAW = np.random.default_rng(5)
 WORDS = ["river", "stone", "lamp", "glass", "cloud", "bread", "horse", "paper", "night", "green", "wheel", "music"]
@@ -54,6 +54,64 @@ def test_the_two_halves_of_the_evidence_share_no_text():
     assert not read[0] & read[1]
     again = halves_of(evidence, 3)
     assert all(np.array_equal(one, other) for one, other in zip((choose, judge), again, strict=True))
+
+
+def paired(*pairs):
+    return LabelledPairs.of([(f"text {left}", f"text {right}", float(label)) for left, right, label in pairs])
+
+
+@pytest.mark.parametrize("name", ["chain", "all with all", "two hubs"])
+def test_pairs_that_all_hang_together_are_parted(name):
+    pairs = {
+        "chain": [(n, n + 1, n % 5) for n in range(60)],
+        "all with all": [(left, right, left % 3) for right in range(16) for left in range(right)],
+        "two hubs": [(n % 2, n, n % 5) for n in range(2, 60)] + [(0, 1, 3)],
+    }[name]
+    evidence = paired(*pairs)
+    halves = halves_of(evidence, 3)
+    read = [{*evidence.left_N[half], *evidence.right_N[half]} for half in halves]
+    assert not read[0] & read[1]
+    assert min(map(len, halves)) >= len(pairs) / 6
+    assert not any(map(evidence.fault, halves))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "fault"),
+    [
+        ([(0, n, n % 5) for n in range(1, 60)], "the number of comparisons left is 0, and 5 are needed"),
+        ([(2 * n, 2 * n + 1, n == 7) for n in range(40)], "all 20 pairs have the label 0"),
+        ([(0, 1, n % 3) for n in range(40)], "the number of comparisons left is 0, and 5 are needed"),
+    ],
+)
+def test_pairs_by_which_nothing_can_be_chosen_and_judged_are_refused(pairs, fault):
+    with pytest.raises(errors.DataError, match=fault):
+        halves_of(paired(*pairs), 3)
+
+
+def test_texts_that_all_begin_alike_are_refused():
+    with pytest.raises(errors.DataError, match="begin and end in different ways"):
+        halves_of(Halves.of([f"the same words again {n} and {n + 1}" for n in range(50)]), 3)
+
+
+def test_texts_without_blanks_are_cut_between_letters():
+    chinese = "\u4eca\u65e5\u306f\u3068\u3066\u3082\u5929\u6c17\u304c\u3044\u3044\u306e\u3067\u6563\u6b69\u306b\u884c"
+    left, right = cut_in_two(chinese)
+    assert left + right == chinese
+    assert abs(len(left) - len(right)) <= 1
+    assert cut_in_two(chinese[:10]) is None
+    assert cut_in_two("one two three four five six") == ("one two three", "four five six")
+    assert cut_in_two("five words are not enough") is None
+    assert len(Halves.of([chinese + str(n) for n in range(30)])) == 30
+
+
+def test_halves_without_vectors_are_not_compared():
+    evidence = Halves.of([text(8) for _ in range(30)])
+    vectors, few = unit(len(evidence.texts)), np.arange(12)
+    used = np.unique([evidence.left_N[few], evidence.right_N[few]])
+    some = np.zeros_like(vectors)
+    some[used] = vectors[used]
+    alone = Halves(texts=evidence.texts, left_N=evidence.left_N[few], right_N=evidence.right_N[few])
+    assert np.allclose(evidence.values(some)[few], alone.values(vectors))
 
 
 def test_an_interval_holds_its_score_and_is_the_same_again():

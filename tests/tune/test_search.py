@@ -112,6 +112,114 @@ def test_a_cost_that_nothing_is_within_is_refused(given, tmp_path):
         tune(load, CALIBRATED, pairs=given, most_cost=1e-9, store=LayerStore(tmp_path), prompts=["echo"])
 
 
+def rows(*changes):
+    """Lines of judged pairs; each change replaces the fields of a row, by its number from 0."""
+    made = [{"sentence1": f"left {n} is", "sentence2": f"right {n} was", "score": n % 4} for n in range(40)]
+    for number, fields in changes:
+        made[number] = fields
+    return "".join(json.dumps(row) + "\n" for row in made)
+
+
+GOOD = {"sentence1": "left", "sentence2": "right"}
+BAD_PAIRS = [
+    ((3, GOOD), "line 4 of pairs.jsonl has no 'score'; it has sentence1, sentence2"),
+    ((3, {**GOOD, "label": 1}), "line 4 of pairs.jsonl has no 'score'"),
+    ((3, {**GOOD, "sentence1": "", "score": 1}), "line 4 of pairs.jsonl has sentence1 = ''"),
+    ((3, {**GOOD, "sentence2": "a\0b", "score": 1}), "line 4 of pairs.jsonl has sentence2 = "),
+    ((3, {**GOOD, "score": float("nan")}), "has score = nan"),
+    ((3, {**GOOD, "score": 10**400}), "It must be a finite number"),
+]
+BAD_OPTIONS = [
+    (["--dtype", "int8"], "Got dtype = 'int8'"),
+    (["--layer", "2"], "which is what a search finds"),
+    (["--recipes-file", "texts.jsonl"], "--recipes-file"),
+    (["-o", "x" * 300], "File name too long"),
+    (["-o", "texts.jsonl/out"], "Not a directory"),
+    (["-o", "texts.jsonl", "--overwrite"], "is a file"),
+    (["-o", ".", "--overwrite"], "is a folder of other things"),
+    (["-o", "old", "--overwrite", "--pairs", "old/pairs.jsonl"], "is the input"),
+    (["--texts", "none.txt"], "there is no such file"),
+    (["--texts", "two words"], "there is no such file"),
+    (["--column", "body"], "no column 'body'"),
+]
+
+
+@pytest.fixture
+def refuses(tmp_path, monkeypatch):
+    """Run the verb, which must fail in one line before it loads a model, and leave all files as they were."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(echoembed, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in CALIBRATED))
+    (tmp_path / "old").mkdir()
+    for name in ("modules.json", "pairs.jsonl"):
+        (tmp_path / "old" / name).touch()
+
+    def run(*arguments):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        result = CliRunner().invoke(app, ["tune", "tiny", "--texts", "texts.jsonl", "-o", "out", *arguments])
+        assert result.exit_code in (1, 2), result.output
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        return result.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(("change", "said"), BAD_PAIRS)
+def test_a_row_that_is_no_judged_pair_is_named(refuses, tmp_path, change, said):
+    (tmp_path / "pairs.jsonl").write_text(rows(change), encoding="utf-8")
+    assert said in refuses("--pairs", "pairs.jsonl")
+
+
+@pytest.mark.parametrize(("options", "said"), BAD_OPTIONS)
+def test_what_would_fail_after_the_search_fails_before_it(refuses, options, said):
+    assert said in refuses(*options)
+
+
+def test_texts_are_read_as_by_other_verbs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read = []
+
+    def stop(_load, texts, **_):
+        read.extend(texts)
+        raise errors.DataError("enough")
+
+    monkeypatch.setattr("echoembed.tune.search.tune", stop)
+    (tmp_path / "notes.data").write_text("body;n\n" + "".join(f"{text};1\n" for text in CALIBRATED) + " ;2\n")
+    options = ["--format", "csv", "--delimiter", ";", "--column", "body", "--on-bad-text", "skip"]
+    result = CliRunner().invoke(app, ["tune", "tiny", "--texts", "notes.data", "-o", "out", *options])
+    assert "left out 1 of" in result.stderr
+    assert read == CALIBRATED
+
+
+def test_texts_are_counted_as_the_user_counts_them(tmp_path):
+    for texts, said in (
+        (TEXTS[:30], "Got 30 different texts. A search needs at least 40"),
+        ([*TEXTS[:19], *["short"] * 50], "Got 19 different texts of 6 words or more"),
+        (TEXTS[:1] * 100, "Got 1 different texts of 6 words or more"),
+    ):
+        with pytest.raises(errors.DataError, match=said):
+            tune(load, texts, store=LayerStore(tmp_path))
+
+
+def test_prompts_are_tried_on_a_sample_of_all_labels(tmp_path):
+    """A file that is sorted by its labels has one label in its first third."""
+    texts = [f"note {n} on {what}" for n in range(30) for what in ("rain", "bread")]
+    labelled = [
+        (left, right, float(n >= 20)) for n, (left, right) in enumerate(zip(texts[::2], texts[1::2], strict=True))
+    ]
+    said: list[str] = []
+    tune(
+        load,
+        CALIBRATED,
+        pairs=labelled,
+        most_cost=9,
+        store=LayerStore(tmp_path),
+        prompts=["classical"],
+        say=said.append,
+    )
+    assert "classical: 0.0 on a sample" not in said
+
+
 def test_the_verb_saves_a_model_that_every_verb_takes(tmp_path, monkeypatch):
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(TEXTS), encoding="utf-8")

@@ -38,10 +38,10 @@ def calibrate(
         str | None,
         typer.Option(
             help="mean, z-score, components-K, z-components-K, whiten-K, or spectrum-R, which needs no "
-            "texts. Default: the recipe's, else z-score."
+            "texts; for all prompts of the recipe. Default: the recipe's own, else z-score."
         ),
     ] = None,
-    overwrite: opt.Overwrite = False,
+    overwrite: opt.OverwriteModel = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a closing line.")] = False,
     recipe: opt.Recipe = None,
 ) -> None:
@@ -51,32 +51,39 @@ def calibrate(
     will evaluate the result. Pass the folder to --model or to echoembed.load.
     """
     from echoembed import errors, save
-    from echoembed.files import check_free
-    from echoembed.model.calibrate import calibrate as fit
-    from echoembed.model.transformer import transformer_of
-    from echoembed.recipe import find_recipe
+    from echoembed.recipe import CALIBRATIONS, calibration_parts, find_recipe
 
     options = with_model(options, model_name)
     # 1. Report everything that can be wrong before the model reads the first text.
-    if folder.exists() and not overwrite:
-        raise errors.output_exists(folder)
-    if not folder.exists():
-        check_free(folder, overwrite=overwrite)
+    session.check_target(folder, overwrite=overwrite, inputs=[*(texts.inputs or ()), options.recipes_file])
     session.check_names(options, [recipe])
-    reader = texts.reader() if texts.inputs or texts.text or not _needs_none(calibration) else None
+    row = session.recipe_named(recipe, options.recipes_file)
+    named = None if row is None else find_recipe(row)
+    if calibration is not None and calibration_parts(calibration) in (None, ("none", 0)):
+        name = "echo" if named is None else named.name
+        raise errors.recipe_bad_field(name, "calibration", calibration, CALIBRATIONS.removeprefix("none, "))
+    own = [] if named is None else [prompt.calibration for prompt in named.prompts if prompt.calibration != "none"]
+    reads = any(not kind.startswith("spectrum-") for kind in ([calibration] if calibration else own or [""]))
+    reader = texts.reader() if texts.inputs or texts.text or reads else None
     if reader is not None:
         session.check_texts(reader, quiet=quiet)
-    row = session.recipe_named(recipe, options.recipes_file)
-    recipe_calibration = "none" if row is None else find_recipe(row).calibration
     model = session.load(options, recipe, on_overflow=texts.on_overflow, calibrated=False)
+    from echoembed.model.calibrate import calibrate as fit
+    from echoembed.model.calibrate import calibrated_under, with_calibrations_of
+    from echoembed.model.transformer import transformer_of
+
     if transformer_of(model).int8:
         raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
     # 2. Read the texts once.
     cut: list[int] = []
     expected = reader.expected if reader is not None else (lambda: None)
     with Progress(expected, what="calibrating", shown=not quiet) as progress:
-        kind = calibration or (None if recipe_calibration == "none" else recipe_calibration)
-        calibrated = fit(model, _readable(reader, model, cut), kind, progress=progress)
+        given = _readable(reader, model, cut)
+        if named is not None and own and calibration is None:
+            under = with_calibrations_of(transformer_of(model).recipe, named)
+            calibrated = calibrated_under(model, under, given, progress=progress)
+        else:
+            calibrated = fit(model, given, calibration, progress=progress)
     # 3. Save the model with its calibration.
     save(calibrated, folder, overwrite=overwrite)
     if reader is not None:
@@ -84,13 +91,10 @@ def calibrate(
     if cut and texts.on_overflow == "warn":
         out.warn(f"{out.cut(len(cut), sum(cut))} Raise --budget.")
     if not quiet:
-        kind = transformer_of(calibrated).recipe.calibration
+        kinds = ", ".join(prompt.calibration for prompt in transformer_of(calibrated).recipe.prompts)
         read = 0 if reader is None else reader.count - reader.skipped
-        out.note(f"calibrated ({kind}) on {read:,} texts in {progress.seconds:.1f} s → {folder}")
-
-
-def _needs_none(calibration: str | None) -> bool:
-    return (calibration or "").startswith("spectrum-")
+        on = f"on {read:,} texts " if read else ""
+        out.note(f"calibrated ({kinds}) {on}in {progress.seconds:.1f} s → {folder}")
 
 
 def _readable(reader: TextReader | None, model: SentenceTransformer, cut: list[int]) -> Iterator[str]:

@@ -47,7 +47,7 @@ def export(
             help="Template for tools that do not tell queries from documents. Default: query.", show_default=False
         ),
     ] = None,
-    overwrite: opt.Overwrite = False,
+    overwrite: opt.OverwriteModel = False,
     recipe: opt.Recipe = None,
 ) -> None:
     """Save a model with its recipe as a folder for other tools.
@@ -63,6 +63,7 @@ def export(
     if len(chosen) > 1:
         raise typer.BadParameter(f"{' and '.join(chosen)} exclude each other: give one of them.")
     options = with_model(options, model_name)
+    session.check_target(folder, overwrite=overwrite)
     session.check_names(options, [recipe])
     model = session.load(options, recipe)
     if bare is not None:

@@ -171,6 +171,7 @@ OnBadText = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+OverwriteModel = Annotated[bool, typer.Option("--overwrite", help="Replace a folder in which a model was saved.")]
 
 
 def examples(*lines: str) -> str:

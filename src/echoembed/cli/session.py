@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from echoembed.texts import Embedder, Item, RemoteEmbedder, TextReader
 
 FEW = 100
+_OURS = ("modules.json", "vector.json")
+"""Files of which a folder that this package wrote has one: saved models and most exports, and notes for llama.cpp."""
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -102,7 +105,7 @@ def check_names(options: ModelOptions, names: Sequence[str | None]) -> None:
 def load(
     options: ModelOptions, recipe: str | None = None, *, on_overflow: str = "warn", calibrated: bool = True
 ) -> SentenceTransformer:
-    """Load the model that the options name, with a recipe, or with the recipe without its calibration."""
+    """Load the model that the options name, with a recipe, or with the recipe without its calibrations."""
     _silence_imports()
     with startup.without_unused():
         return _load(options, recipe, on_overflow, calibrated)
@@ -117,7 +120,7 @@ def _load(options: ModelOptions, recipe: str | None, on_overflow: str, calibrate
     overflow: Any = "error" if on_overflow == "error" else "ignore"  # cuts are reported once, at the end
     row = recipe_named(recipe, arguments.pop("recipes_file"))
     if row is not None and not calibrated:
-        row = replace(find_recipe(row), calibration="none", tuned_for="")
+        row = replace(find_recipe(row).without_calibrations(), tuned_for="")
     return echoembed.load(recipe=row, overflow=overflow, **arguments)
 
 
@@ -161,6 +164,49 @@ def check_standard_output(reader: TextReader) -> None:
         raise errors.stream_unwritable("it is closed")
     with contextlib.suppress(OSError, ValueError):  # tests replace standard output by an object without a file number
         reader.refuse_as_output(sys.stdout.fileno())
+
+
+def check_target(
+    folder: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> None:
+    """Refuse a folder that cannot be written, or must not be replaced, before long work begins.
+
+    Args:
+        folder: The folder to write a model to.
+        overwrite: Whether a folder that exists is replaced: an empty one, or one that this package wrote.
+        inputs: What the work reads; None and what is no file or folder are passed over.
+
+    Raises:
+        FileError: If the folder must not be replaced, cannot be written, or has an input in it.
+    """
+    from echoembed import errors
+    from echoembed.files import reason_of
+
+    target = Path(folder).expanduser().absolute()
+    try:
+        if target.exists():
+            if not overwrite:
+                raise errors.output_exists(folder)
+            if not target.is_dir():
+                raise errors.output_not_ours(folder, "a file")
+            if any(target.iterdir()) and not any((target / name).is_file() for name in _OURS):
+                raise errors.output_not_ours(folder, "a folder of other things")
+        above = next(parent for parent in target.parents if parent.exists())
+        Path(tempfile.mkdtemp(prefix=".echoembed-", dir=above)).rmdir()
+    except errors.FileError:
+        raise
+    except (OSError, ValueError) as error:
+        raise errors.output_unwritable(folder, reason_of(error)) from error
+    for source in inputs:
+        if source is not None and _is_in(source, target):
+            raise errors.output_is_input(folder, str(source))
+
+
+def _is_in(source: str | os.PathLike[str], target: Path) -> bool:
+    try:
+        return Path(source).exists() and Path(source).resolve().is_relative_to(target.resolve())
+    except (OSError, ValueError):  # a text, which is no path
+        return False
 
 
 def check_texts(reader: TextReader, *, quiet: bool) -> None:
@@ -253,7 +299,7 @@ def shown_recipe(name: str, file: Path | None, model: str | None, text: str) -> 
 
     facts: dict[str, object] = {**row.as_dict(), "fingerprint": row.fingerprint()}
     loaded = echoembed.load(
-        model or BUNDLED, recipe=replace(row, checkpoint="", adapters=(), trained=False, calibration="none")
+        model or BUNDLED, recipe=replace(row.without_calibrations(), checkpoint="", adapters=(), trained=False)
     )
     tokenizer: Any = transformer_of(loaded).tokenizer
     kinds: tuple[Literal["query", "document"], ...] = ("query", "document")

@@ -66,9 +66,9 @@ from echoembed.errors.sources import (
 from echoembed.errors.texts import (
     OverBudgetError, cell_unreadable, column_missing, column_twice, csv_malformed, csv_other_delimiter, delimiter_bad,
     delimiter_unused, file_encoding, file_missing, file_unreadable, format_needs_file, format_untold, id_twice,
-    id_unusable, json_malformed, line_too_long, no_texts, output_exists, output_is_input, output_unknown,
-    output_unwritable, stream_unwritable, text_not_utf8, text_too_long, text_unusable, too_few_texts, too_many_texts,
-    vector_unusable, vectors_misshapen,
+    id_unusable, json_malformed, line_too_long, no_texts, output_exists, output_is_input, output_not_ours,
+    output_unknown, output_unwritable, stream_unwritable, text_not_utf8, text_too_long, text_unusable, too_few_texts,
+    too_many_texts, vector_unusable, vectors_misshapen,
 )
 from echoembed.errors.training import (
     TrainingStoppedError, adapter_end_token_missing, adapter_layers_missing, adapter_targets_unknown,
@@ -81,4 +81,4 @@ from echoembed.errors.training import (
     training_output_unwritable, training_row_bad, training_row_field_missing, training_run_differs,
     training_run_exists, training_stopped,
 )
-from echoembed.errors.tune import tune_layer_given, tune_too_dear, tune_too_few
+from echoembed.errors.tune import tune_halves, tune_layer_given, tune_too_dear, tune_too_few

@@ -176,6 +176,14 @@ def output_exists(path: object) -> FileError:
     )
 
 
+def output_not_ours(path: object, what: str) -> FileError:
+    """A folder to write that would replace something else than a saved model."""
+    return FileError(
+        f"{quoted(str(path), 200)} is {what}. Only a folder in which echoembed saved a model, or an empty one, is "
+        "replaced. Choose another name, or remove it yourself."
+    )
+
+
 def output_is_input(path: object, name: str) -> FileError:
     """An output that is also an input, by whatever name."""
     return FileError(

@@ -16,6 +16,15 @@ def tune_too_few(what: str, count: int, least: int) -> DataError:
     return DataError(f"Got {count} {what}. A search needs at least {least} to choose by. Add more.")
 
 
+def tune_halves(fault: str) -> DataError:
+    """Comparisons that cannot be split into one half to choose by and one to judge by."""
+    return DataError(
+        f"The comparisons cannot be split into two halves that share no text, one to choose by and one to judge by: in "
+        f"one half, {fault}. Add pairs of other texts, or of each label; without pairs, texts that begin and end in "
+        "different ways."
+    )
+
+
 def tune_too_dear(cost: float, least: float) -> DataError:
     """A limit on cost that no candidate meets.
 

@@ -139,12 +139,15 @@ class LayerStore:
     def _index(self, name: str) -> dict[bytes, _Place]:
         """Return the file and the row of each prompt's vectors."""
         if name not in self._indexes:
-            from safetensors import safe_open
+            from safetensors import SafetensorError, safe_open
 
             index: dict[bytes, _Place] = {}
             for path in sorted((self.folder / name).glob("*.safetensors")):
-                with safe_open(path, framework="np") as shard:
-                    keys_N16 = shard.get_tensor("keys")
+                try:
+                    with safe_open(path, framework="np") as shard:
+                        keys_N16 = shard.get_tensor("keys")
+                except (OSError, SafetensorError):
+                    continue  # damaged: its prompts are read again
                 index.update({key.tobytes(): (path, row) for row, key in enumerate(keys_N16)})
             self._indexes[name] = index
         return self._indexes[name]

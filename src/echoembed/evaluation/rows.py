@@ -12,6 +12,7 @@ from typing import Any
 
 from echoembed import errors
 from echoembed.checks import Check, is_number
+from echoembed.prompts.text import clean_text
 from echoembed.texts.lines import decoded_lines
 from echoembed.texts.rows import json_object, opened, unpacked
 
@@ -19,6 +20,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 TEXT = Check(lambda value: isinstance(value, str), "a string")
+GOOD_TEXT = Check(
+    lambda value: isinstance(value, str) and clean_text(value) == value and value.strip() != "",
+    "a string with a visible character, and without control characters",
+)
 NUMBER = Check(is_number, "a finite number")
 LABEL = Check(lambda value: isinstance(value, (str, int)), "a string or a whole number")
 ID = Check(lambda value: isinstance(value, str) and value != "", "a string that is not empty")

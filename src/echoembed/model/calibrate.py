@@ -86,6 +86,13 @@ def calibrate(
     return calibrated_under(model, recipe, texts, progress=progress or (lambda _: None))
 
 
+def with_calibrations_of(recipe: Recipe, other: Recipe) -> Recipe:
+    """Return the recipe, each of its prompts with the calibration that this prompt has in another recipe."""
+    pairs = zip(recipe.beside, other.beside, strict=True)
+    beside = tuple(replace(part, calibration=same.calibration) for part, same in pairs)
+    return replace(recipe, calibration=other.calibration, beside=beside)
+
+
 def calibrated_under(
     model: SentenceTransformer,
     recipe: Recipe,

@@ -9,8 +9,9 @@ Shapes: N comparisons, T texts, D width of their vectors.
 from __future__ import annotations
 
 import random
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -22,9 +23,15 @@ from echoembed import errors
 Numbers = NDArray[np.float64]
 E = TypeVar("E", bound="Evidence")
 LEAST_PAIRS = 20
+LEAST_HALF = 5
+"""The fewest comparisons of each half: one to choose by, one to judge by."""
 LEAST_WORDS = 6
 """The fewest words of a text that is cut in two."""
+LEAST_LETTERS = 16
+"""The same, in letters, of a text that is written without blanks between its words."""
 RESAMPLES = 500
+_WITHOUT_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,11 @@ class Evidence(ABC):
     def spread(self, vectors_TD: NDArray[np.float32]) -> float:
         """Measure how evenly vectors are spread on the sphere, if the choice depends on that; else 0."""
         return 0.0
+
+    def fault(self, sample: NDArray[np.int64]) -> str:
+        """Say why nothing can be chosen by a sample of the comparisons; empty if something can."""
+        few = len(sample) < LEAST_HALF
+        return f"the number of comparisons left is {len(sample)}, and {LEAST_HALF} are needed" if few else ""
 
     def interval(self, values_N: Numbers, sample: NDArray[np.int64], seed: int) -> tuple[float, float]:
         """Return the bootstrap's 95 % interval: of the scores of samples drawn from the sample with replacement."""
@@ -100,6 +112,12 @@ class LabelledPairs(Evidence):
         size = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
         return 100 * float(centred[0] @ centred[1]) / size if size else 0.0
 
+    def fault(self, sample: NDArray[np.int64]) -> str:
+        """Say why nothing can be chosen by a sample: it is too small, or has one label only."""
+        labels = np.unique(self.gold_N[sample])
+        same = f"all {len(sample)} pairs have the label {labels[0]:g}" if len(labels) == 1 else ""
+        return super().fault(sample) or same
+
 
 @dataclass(frozen=True, kw_only=True)
 class Halves(Evidence):
@@ -109,23 +127,22 @@ class Halves(Evidence):
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Halves:
-        """Cut every text of at least ``LEAST_WORDS`` words in two.
+        """Cut every text that is long enough in two.
 
         Raises:
             DataError: If there are too few such texts.
         """
-        split = [text.split() for text in dict.fromkeys(texts)]
-        long = [words for words in split if len(words) >= LEAST_WORDS]
-        if len(long) < LEAST_PAIRS:
-            raise errors.tune_too_few(f"texts of {LEAST_WORDS} words or more", len(long), LEAST_PAIRS)
-        left = [" ".join(words[: len(words) // 2]) for words in long]
-        right = [" ".join(words[len(words) // 2 :]) for words in long]
-        halves, (left_N, right_N) = _numbered([left, right])
+        pairs = [pair for text in dict.fromkeys(texts) if (pair := cut_in_two(text))]
+        if len(pairs) < LEAST_PAIRS:
+            raise errors.tune_too_few(f"different texts of {LEAST_WORDS} words or more", len(pairs), LEAST_PAIRS)
+        halves, (left_N, right_N) = _numbered([[left for left, _ in pairs], [right for _, right in pairs]])
         return cls(texts=halves, left_N=left_N, right_N=right_N)
 
     def values(self, vectors_TD: NDArray[np.float32]) -> Numbers:
-        """Compute the reciprocal rank of the other half, as the mean of both directions."""
-        cosine_NN = vectors_TD[self.left_N] @ vectors_TD[self.right_N].T
+        """Compute the reciprocal rank of the other half, among those with vectors, as the mean of both directions."""
+        left_ND, right_ND = vectors_TD[self.left_N], vectors_TD[self.right_N]
+        cosine_NN = left_ND @ right_ND.T
+        cosine_NN[~left_ND.any(axis=1)] = cosine_NN[:, ~right_ND.any(axis=1)] = -np.inf  # no vectors: not compared
         own_N = np.diagonal(cosine_NN)
         rank_2N = [1 + (cosine_NN > own_N[:, None]).sum(axis=1), 1 + (cosine_NN > own_N[None, :]).sum(axis=0)]
         reciprocal_N: Numbers = np.mean([1 / rank_N for rank_N in rank_2N], axis=0)
@@ -149,31 +166,91 @@ def merits(scores: Sequence[float], spreads: Sequence[float]) -> Numbers:
     return _ranks(np.asarray(scores, dtype=np.float64)) + _ranks(np.asarray(spreads, dtype=np.float64))
 
 
+def cut_in_two(text: str) -> tuple[str, str] | None:
+    """Cut a text in its middle, between words, or between letters if it has no blanks; None if it is too short."""
+    letters = len(_WITHOUT_BLANKS.findall(text))
+    by_letter = letters >= LEAST_LETTERS and 2 * letters > len(text)
+    parts = list(text.strip()) if by_letter else text.split()
+    if len(parts) < LEAST_WORDS:
+        return None
+    blank = "" if by_letter else " "
+    left, right = (blank.join(half).strip() for half in (parts[: len(parts) // 2], parts[len(parts) // 2 :]))
+    return left, right
+
+
 def halves_of(evidence: Evidence, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split the comparisons into two halves with no text in common: one to choose by, one to judge the choice.
 
     Comparisons that share a text, directly or through other comparisons, stay in the same half. The largest such group
-    is placed first.
+    is placed first. If it leaves too few for the other half, its texts are parted, and comparisons of texts of both
+    parts are left out.
+
+    Raises:
+        DataError: If nothing can be chosen by one of the halves.
     """
-    parent = list(range(len(evidence.texts)))
+    pairs = list(zip(evidence.left_N.tolist(), evidence.right_N.tolist(), strict=True))
+    groups = _groups(pairs, range(len(pairs)))
+    halves = _halves(groups, seed)
+    if min(map(len, halves)) < LEAST_HALF:
+        largest = max(groups, key=len)
+        halves = _halves([*(group for group in groups if group is not largest), *_parted(pairs, largest)], seed)
+    for half in halves:
+        if fault := evidence.fault(half):
+            raise errors.tune_halves(fault)
+    return halves
+
+
+def _halves(groups: Sequence[list[int]], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide groups of comparisons into halves, the largest group first."""
+    shuffled = list(groups)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311
+    first: list[int] = []
+    second: list[int] = []
+    for group in sorted(shuffled, key=len, reverse=True):
+        min(first, second, key=len).extend(group)
+    return np.array(sorted(first), dtype=np.int64), np.array(sorted(second), dtype=np.int64)
+
+
+def _groups(pairs: Sequence[tuple[int, int]], places: Iterable[int]) -> list[list[int]]:
+    """Group comparisons, given by their places, so that those of different groups share no text."""
+    parent: dict[int, int] = {}
 
     def root(text: int) -> int:
-        while parent[text] != text:
+        while parent.setdefault(text, text) != text:
             parent[text] = parent[parent[text]]
             text = parent[text]
         return text
 
-    for left, right in zip(evidence.left_N.tolist(), evidence.right_N.tolist(), strict=True):
+    places = list(places)
+    for place in places:
+        left, right = pairs[place]
         parent[root(left)] = root(right)
     groups: dict[int, list[int]] = {}
-    for place, left in enumerate(evidence.left_N.tolist()):
-        groups.setdefault(root(left), []).append(place)
-    shuffled = list(groups.values())
-    random.Random(seed).shuffle(shuffled)  # noqa: S311
-    halves: tuple[list[int], list[int]] = ([], [])
-    for group in sorted(shuffled, key=len, reverse=True):
-        min(halves, key=len).extend(group)
-    return np.array(sorted(halves[0]), dtype=np.int64), np.array(sorted(halves[1]), dtype=np.int64)
+    for place in places:
+        groups.setdefault(root(pairs[place][0]), []).append(place)
+    return list(groups.values())
+
+
+def _parted(pairs: Sequence[tuple[int, int]], group: Sequence[int]) -> list[list[int]]:
+    """Part the texts of a group into two, so that many comparisons are within a part; return these, grouped.
+
+    The first part is the half of the texts that are nearest to one of the texts, in steps from comparison to
+    comparison. A text that is compared with most others is thus in a part with these.
+    """
+    beside: dict[int, list[int]] = {}
+    for place in group:
+        left, right = pairs[place]
+        beside.setdefault(left, []).append(right)
+        beside.setdefault(right, []).append(left)
+    start = min(beside, key=lambda text: len(beside[text]))
+    order = dict.fromkeys([start])
+    for text in (waiting := [start]):
+        new = [other for other in dict.fromkeys(beside[text]) if other not in order]
+        order.update(dict.fromkeys(new))
+        waiting.extend(new)
+    first = set(waiting[: len(waiting) // 2])
+    kept = [place for place in group if (pairs[place][0] in first) == (pairs[place][1] in first)]
+    return _groups(pairs, kept)
 
 
 def _numbered(columns: Sequence[Sequence[str]]) -> tuple[list[str], list[NDArray[np.int64]]]:

@@ -26,7 +26,7 @@ from echoembed.model.moments import LEAST_TEXTS
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Recipe
 from echoembed.tune import cost, space
-from echoembed.tune.evidence import Evidence, Halves, LabelledPairs, halves_of, merits
+from echoembed.tune.evidence import LEAST_PAIRS, Evidence, Halves, LabelledPairs, cut_in_two, halves_of, merits
 from echoembed.tune.scores import Scored, Scorer, Trial
 from echoembed.tune.space import Candidate
 
@@ -99,14 +99,19 @@ def tune(
     choose, judge = halves_of(evidence, seed)
     rows = [row.overridden(budget=budget) for row in space.prompts(prompts)]
     model = load(rows[0])
+    if transformer_of(model).int8:
+        raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
     costs = cost.measured(model, distinct[: cost.TEXTS], rows[0])
     scorer = Scorer(model, store, costs, evidence, to_fit)
     # 1. Score all prompts that can be within the cost on a small sample.
     rows = [row for row in rows if _fits(row, model)]
+    sample = np.sort(np.random.default_rng(seed).permutation(choose)[: len(choose) // 3 + 1])
+    if evidence.fault(sample):
+        sample = choose
     affordable = [row for row in rows if costs.of(model, row, 1) <= most_cost]
     tried: list[Trial] = []
     for row in affordable:
-        scored = scorer.scores(row, choose[: len(choose) // 3 + 1], SMALL, _FIRST_ROUND)
+        scored = scorer.scores(row, sample, SMALL, _FIRST_ROUND)
         tried += [trial for trial in scored if scorer.cost(trial.candidate) <= most_cost]
         say(f"{row.name}: {max((trial.score for trial in scored), default=0.0):.1f} on a sample")
     best: dict[str, float] = {}
@@ -165,8 +170,12 @@ def _evidence(texts: Sequence[str], pairs: Sequence[tuple[str, str, float]] | No
         judged = set(evidence.texts)
         to_fit = [text for text in texts if text not in judged]
     else:
-        count = min(JUDGED, len(texts) // 2)
-        evidence, to_fit = Halves.of(texts[:count]), list(texts[count:])
+        long = [text for text in texts if cut_in_two(text)]
+        if len(long) >= LEAST_PAIRS and len(texts) < 2 * LEAST_PAIRS:
+            raise errors.tune_too_few("different texts", len(texts), 2 * LEAST_PAIRS)
+        evidence = Halves.of(long[: min(JUDGED, max(len(texts) // 2, LEAST_PAIRS))])
+        cut = set(long[: len(evidence)])
+        to_fit = [text for text in texts if text not in cut]
     if len(to_fit) < LEAST_TEXTS:
         raise errors.tune_too_few("texts that are not among the pairs", len(to_fit), LEAST_TEXTS)
     return to_fit[:LARGE], evidence
