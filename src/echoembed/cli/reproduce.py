@@ -169,7 +169,7 @@ def reproduce(
     with out.kept(f"finished work is kept in {output}, and the same command continues from there"):
         results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)
     if report is not None:
-        write_report(report, results, setting, _command(names, model or [], llm2vec or []))
+        write_report(report, results, setting, _command(names, setting))
         out.note(f"wrote {report}")
     if json:
         out.print_json([_as_dict(result) for result in results])
@@ -222,12 +222,16 @@ def _print_dry_run(facts: dict[str, Any]) -> None:
     )
 
 
-def _command(names: list[str], models: list[str], llm2vec: list[Path]) -> str:
+def _command(names: list[str], setting: Setting) -> str:
     """Return the command for a page, without paths of this machine."""
     options = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick", "--whole-sts")]
-    model_options = [part for name in models for part in ("-m", Path(name).name if name.endswith(".gguf") else name)]
-    llm2vec_options = [part for path in llm2vec for part in ("--llm2vec", "/".join(path.parts[-3:]))]
-    return shlex.join(["echoembed", "reproduce", *names, *options, *model_options, *llm2vec_options])
+    for name in filter(None, setting.models):
+        options += ["-m", Path(name).name if name.endswith(".gguf") else name]
+    for path in setting.llm2vec:
+        options += ["--llm2vec", "/".join(path.parts[-3:])]
+    for option, folder in (("--checkpoints", setting.checkpoints), ("--scores", setting.scores)):
+        options += [option, folder.name] if folder else []
+    return shlex.join(["echoembed", "reproduce", *names, *options])
 
 
 def _print(result: Result) -> None:

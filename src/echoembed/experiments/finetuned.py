@@ -105,7 +105,15 @@ def _run(table: str, bench: Bench) -> list[Row]:
                 scores = [score for score in scores if score.task == system]
             ours = _mean(scores, key if key in FIELDS.values() else None) if scores else None
             rows.append(
-                {"table": table, "system": system, "column": key, "paper": float(value), "ours": ours, "recipe": recipe}
+                {
+                    "table": table,
+                    "paper": float(value),
+                    "recipe": recipe,
+                    "data": "",
+                    "system": system,
+                    "column": key,
+                    "ours": ours,
+                }
             )
     return [*rows, *_further(table, rows, by_recipe)]
 
@@ -125,11 +133,19 @@ def _further(table: str, rows: list[Row], by_recipe: Mapping[str, list[Score]]) 
             fields = dict.fromkeys(row["column"] for row in rows)
             means = [(field, _mean(scores, field if field in FIELDS.values() else None)) for field in fields]
             cells = [(name, field, mean) for field, mean in means if mean is not None]
-        further += [
-            {"table": table, "system": system, "column": column, "paper": None, "ours": ours, "recipe": recipe}
-            for system, column, ours in cells
-        ]
+        row = {"table": table, "paper": None, "recipe": recipe, "data": _data(scores)}
+        further += [{**row, "system": system, "column": column, "ours": ours} for system, column, ours in cells]
     return further
+
+
+def _data(scores: list[Score]) -> str:
+    """Say on how many data sets a model was scored, and on how many texts of each."""
+    counts = {score.identity.get("max_texts") for score in scores}
+    limits = [count for count in counts if count]
+    sizes = f"at most {max(limits):,} texts of each" if limits else "whole"
+    if limits and None in counts:
+        sizes = "some of them samples"
+    return f"{len({score.task for score in scores})} data sets, {sizes}"
 
 
 def _mean(scores: list[Score], field: str | None) -> float | None:
@@ -151,6 +167,8 @@ def summary(rows: list[Row]) -> Summary:
             if any(value is not None for value in values):
                 out.append([system, whose, *("-" if value is None else f"{value:.2f}" for value in values)])
     notes = [f"The paper's rows: {table.model}, on {table.data}."]
+    further = dict.fromkeys(row["data"] for row in rows if row["data"])
+    notes += [f"Further rows: {data}; compare their order with the paper's, not the scores." for data in further]
     if all(row["ours"] is None for row in rows):
         needed = sorted({_needed(row["recipe"]) for row in rows})
         notes.append(
