@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,15 @@ def test_a_calibration_that_is_missing_from_a_saved_model_is_noticed(tmp_path):
     for load in (echoembed.load, lambda path, **_: SentenceTransformer(str(path), trust_remote_code=True)):
         with pytest.raises(ModelError, match="how = 'sum'"):
             load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("facts", [{"how": "mean"}, {"width": 5}, {"widths": [32, 5]}, {"widths": [32, -1]}])
+def test_a_join_of_other_vectors_than_the_recipes_is_refused(tmp_path, facts):
+    folder = echoembed.save(fitted(), tmp_path / "model")
+    [config] = folder.glob("*_Join/config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), **facts}))
+    with pytest.raises(ModelError, match="has an unreadable join"):
+        echoembed.load(folder, device="cpu")
 
 
 def test_without_texts_each_prompt_has_the_calibration_of_the_packages_sentences(capsys):

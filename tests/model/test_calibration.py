@@ -413,6 +413,8 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     fault("numbers", other_numbers)
     fault("kind", other_facts(kind="mean"))
     fault("no kind", other_facts(kind="max"))
+    for number, facts in enumerate(({"texts": "many"}, {"dtype": 5}, {"stable": "yes"}, {"texts_sha256": [1]})):
+        fault(f"facts {number}", other_facts(**facts))
     fault("cut", lambda where: (where / "model.safetensors").write_bytes(b"\x00" * 20))
     fault("gone", lambda where: (where / "model.safetensors").unlink())
     fault("no facts", lambda where: (where / "config.json").write_text("[]"))

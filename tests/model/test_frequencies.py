@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 import echoembed
@@ -80,6 +81,10 @@ def test_counts_are_saved_with_the_model_and_part_of_its_fingerprint(tmp_path):
     kept.write_bytes(kept.read_bytes()[:40])
     with pytest.raises(ModelError, match=FILE):
         echoembed.load(tmp_path / "saved")
+    kept.unlink()
+    for load in (echoembed.load, lambda path: SentenceTransformer(str(path), trust_remote_code=True)):
+        with pytest.raises(ModelError, match=FILE):
+            load(tmp_path / "saved")
 
 
 def test_a_deterministic_vector_has_the_same_bits_in_any_company():
@@ -101,5 +106,8 @@ def test_counts_that_say_nothing_are_refused():
     for counts in (torch.tensor([1]), torch.tensor([0, 1]), torch.tensor([1.0, 2.0])):
         with pytest.raises(ModelError, match="frequencies"):
             Frequencies(ids_W=ids, counts_W=counts)
+    for wrong in (torch.tensor([2, 1]), torch.tensor([1, 1]), torch.tensor([-1, 1])):
+        with pytest.raises(ModelError, match="ids in order, each once"):
+            Frequencies(ids_W=wrong, counts_W=ids)
     with pytest.raises(ModelError, match="fitted on 0 texts"):
         echoembed.calibrate(tiny(SIF), [], "mean")

@@ -135,7 +135,7 @@ def calibrated_modules(
         calibrations: Those of each prompt, where they were fitted already.
 
     Raises:
-        ModelError: If a calibration is of vectors of another width.
+        ModelError: If a calibration or a join is of vectors of another width.
     """
     width = transformer.get_embedding_dimension()
     pooling: list[nn.Module] = [module for module in later if isinstance(module, LibraryPooling)]
@@ -144,12 +144,16 @@ def calibrated_modules(
     rest = [module for module in later if not isinstance(module, (LibraryPooling, Calibration, Join))]
     pooling = pooling or [library_pooling(transformer, transformer.recipe.pooling)]
     main, *others = calibrations or [*(fitted or [_default(transformer)]), *_defaults_beside(transformer, join)]
+    after = width if main is None else main.get_embedding_dimension()
     if transformer.recipe.beside and not join:
-        after = width if main is None else main.get_embedding_dimension()
         join = [Join(transformer.recipe.join, others, width=after, widths=[width] * len(others))]
     for calibration in (main, *(fitted_calibration for module in join for fitted_calibration in module.fitted())):
         if calibration is not None and calibration.width != width:
             raise errors.calibration_other_width(calibration.width, width)
+    for module in join:
+        if (module.width, *module.widths) != (after, *([width] * len(transformer.recipe.beside))):
+            reason = f"join (of vectors with {[module.width, *module.widths]} dimensions, but the first has {after})"
+            raise errors.model_saved_unreadable(transformer.name, reason)
     return [transformer, *pooling, *([] if main is None else [main]), *join, *rest]
 
 

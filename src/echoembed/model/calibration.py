@@ -221,6 +221,10 @@ class Calibration(Module):
             if path is None:
                 raise FileNotFoundError(f"no {_WEIGHTS}")
             fitted = Fitted(**{entry.name: facts[entry.name] for entry in fields(Fitted)})
+            if wrong := [
+                name for name, value in asdict(fitted).items() if type(value) is not type(getattr(Fitted, name))
+            ]:
+                raise ValueError(f"{wrong[0]} = {facts[wrong[0]]!r}")
             tensors: dict[str, Any] = {**load_file(path)}
             module = cls(str(facts["kind"]), **tensors, fitted=fitted)
             if module.digest() != facts["sha256"]:

@@ -44,7 +44,7 @@ class Frequencies:
     """The number of times that each token occurs in some texts.
 
     Attributes:
-        ids_W: The ids of the tokens that occur, in order, int64.
+        ids_W: The ids of the tokens that occur, each once, in order, int64.
         counts_W: How often each occurs, int64.
     """
 
@@ -54,8 +54,9 @@ class Frequencies:
     def __post_init__(self) -> None:
         shape = self.ids_W.shape
         whole = self.ids_W.dtype == self.counts_W.dtype == torch.int64 and len(shape) == 1
-        if not whole or self.counts_W.shape != shape or not len(self.ids_W) or int(self.counts_W.min()) < 1:
-            allowed = "two int64 tensors of equal length, of ids and of their counts, each above 0"
+        good = whole and self.counts_W.shape == shape and len(self.ids_W) and int(self.counts_W.min()) >= 1
+        if not good or int(self.ids_W[0]) < 0 or bool((self.ids_W.diff() <= 0).any()):
+            allowed = "two int64 tensors of equal length: ids in order, each once, and their counts, each above 0"
             raise errors.ModelError.bad_value("frequencies", tuple(shape), allowed)
 
     @classmethod
@@ -88,7 +89,7 @@ class Frequencies:
 
     @cached_property
     def _weights(self) -> dict[int, float]:
-        share_W = self.counts_W.double() / self.counts_W.sum()
+        share_W = self.counts_W.double() / self.counts_W.double().sum()
         return dict(zip(self.ids_W.tolist(), (RARE / (RARE + share_W)).tolist(), strict=True))
 
     def weights(self, prompts: Sequence[Rendered]) -> list[Tensor]:
@@ -110,13 +111,18 @@ class Frequencies:
         save_file({"ids": self.ids_W, "counts": self.counts_W}, folder / FILE)
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> Frequencies | None:
+    def read(cls, folder: Path, name: str, *, needed: bool) -> Frequencies | None:
         """Read the counts from a model's folder; None if it has none.
 
+        Args:
+            folder: The folder of the model's first module.
+            name: What errors call the model.
+            needed: Whether the model was saved with counts.
+
         Raises:
-            ModelError: If the file is damaged.
+            ModelError: If the file is damaged, or is needed and missing.
         """
-        if not (folder / FILE).is_file():
+        if not (folder / FILE).is_file() and not needed:
             return None
         try:
             tensors = load_file(folder / FILE)

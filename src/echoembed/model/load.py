@@ -267,6 +267,8 @@ def _saved_modules(
         recipe_kinds = ", ".join(map(repr, [saved_recipe.calibration, *named]))
         reason = f"modules.json (its calibrations are {saved_kinds}, and its recipe's is {recipe_kinds})"
         raise errors.model_saved_unreadable(source.name, reason)
+    if [module.how for module in later if isinstance(module, Join)] != [saved_recipe.join] * bool(named):
+        raise errors.model_saved_unreadable(source.name, f"join (its recipe's join is {saved_recipe.join!r})")
     # A saved calibration fits only the same weights under the same recipe; the budget alone may differ.
     if adapters or not saved_recipe.differs_in_budget_alone(transformer.recipe):
         later = [module for module in later if not isinstance(module, (Calibration, Join))]

@@ -377,7 +377,7 @@ class EchoTransformer(Transformer):
             adapters=[merged.folder for merged in adapters],
             base=base,
             adapter=adapter,
-            frequencies=Frequencies.read(source.folder / subfolder, source.name),
+            frequencies=Frequencies.read(source.folder / subfolder, source.name, needed=saved.recipe.counts_tokens),
         )
         saved.check(module.recipe, module.layers, module.pieces, source.name)
         if saved.max_seq_length is not None:
