@@ -53,7 +53,8 @@ def leaves():
 
 def distilling(**changes):
     """A configuration that has what distillation alone may have."""
-    return run(**{"objective": "distil", "teacher": TeacherConfig(model="teacher"), **changes})
+    data = [DataConfig(path="rows.jsonl"), DataConfig(path="texts.jsonl")]
+    return run(**{"objective": "distil", "teacher": TeacherConfig(model="teacher"), "data": data, **changes})
 
 
 def of_distillation(table, name):
@@ -65,7 +66,7 @@ def changed(table, name, value):
     if table == "teacher":
         return distilling(teacher=TeacherConfig(**{**({} if name == "vectors" else {"model": "teacher"}), name: value}))
     if name in ("pairs", "neighbours"):
-        return distilling(data=[DataConfig(**{"path": "rows.jsonl", name: value})])
+        return distilling(data=[DataConfig(**{"path": "rows.jsonl", name: value}), DataConfig(path="texts.jsonl")])
     if table == "data":
         return run(data=[DataConfig(**{"path": "rows.jsonl", name: value})])
     return run(**{table: TABLES[table](**{name: value})} if table else {name: value})
@@ -169,6 +170,10 @@ def test_numbers_that_no_library_holds_are_refused(table, name, value):
         ({"data": [{"path": "a.jsonl", "negatives": 10**9}]}, "data.negatives"),
         ({"pooling": "frequency-mean"}, "pooling"),
         ({"score": {"tasks": []}}, "score.tasks"),
+        (
+            {"objective": "distil", "teacher": {"model": "a"}, "data": [{"path": "a", "pairs": True}]},
+            "data.pairs",
+        ),
         ({"optimiser": {"steps": 10, "warmup_steps": 11}}, "optimiser.warmup_steps"),
         ({"optimiser": {"steps": 1, "warmup_steps": 0, "compute_matched": True}}, "optimiser.steps"),
         ({"optimiser": {"batch_size": 1}}, "optimiser.batch_size"),

@@ -165,6 +165,24 @@ def test_a_sentence_transformer_in_a_folder_teaches(tmp_path):
         Teacher(TeacherConfig(model=str(tmp_path / "nothing")))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("numpy", "installed package of that name carries no SentenceTransformer"),
+        ("./nowhere", "does not exist"),
+        ("no-such-owner/no-such-model", "hub"),
+        ("x" * 300, "not a model's name"),
+        ("a language model", r"has no modules\.json"),
+    ],
+)
+def test_what_is_no_sentence_transformer_is_refused_at_once(name, said, monkeypatch):
+    """A plain language model too: the library would pool it by a rule that nobody trained."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    place = str(tiny_models.folder("llama")) if name == "a language model" else name
+    with pytest.raises(errors.TrainingError, match=rf"teacher .* cannot be used: .*{said}"):
+        Teacher(TeacherConfig(model=place))
+
+
 @pytest.mark.parametrize("damage", ["no database", "no folder"])
 def test_a_store_that_cannot_be_used_is_an_error_of_ours(tmp_path, monkeypatch, damage):
     monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder())

@@ -134,7 +134,7 @@ def test_lines_of_text_are_no_rows_of_queries(tmp_path):
         ({**ROW, "positive": None}, TrainingError, "line 2 of .* has no 'positive'"),
         ({**ROW, "query": " \t"}, TrainingError, "line 2 of .*: its query"),
         ({**ROW, "positive": ""}, TrainingError, "line 2 of .*: its positive"),
-        ({**ROW, "positive": []}, TrainingError, "line 2 of .*: its positive"),
+        ({**ROW, "positive": []}, TrainingError, "line 2 of .* has no 'positive'; it has 'query', 'negative'. Add it"),
         ({**ROW, "query": 7}, TrainingError, "line 2 of .*: its query"),
         ({**ROW, "negative": "bad \x00 byte"}, TrainingError, r"line 2 of .*: its negative 1 .*U\+0000"),
         ({"query": "a", "positive": "b"}, TrainingError, "line 2 of .*: it has 0 hard negatives, and 1 are configured"),
@@ -161,6 +161,34 @@ def test_a_row_of_parquet_is_named_too(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([ROW, {**ROW, "query": ""}]), tmp_path / "a.parquet")
     with pytest.raises(TrainingError, match=r"row 2 of .*a.parquet: its query"):
         read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"a": ["x"], "querry": ["y"]}, r"has no 'query'; it has 'a', 'querry'.*Did you mean 'querry'"),
+        ({"query": ["x"], "negative": ["y"]}, r"has no 'positive'; it has 'query', 'negative'"),
+    ],
+)
+def test_a_parquet_file_without_a_column_says_which_it_has(tmp_path, columns, message):
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(TrainingError, match=message):
+        read(tmp_path / "a.parquet", bad_rows="skip")
+
+
+def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, names=["query", "positive", "query"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(FileError, match="two columns named 'query'"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("row", [{"texts": []}, {"text": None}, {"texts": [], "negatives": []}, {}])
+def test_a_row_without_any_text_is_bad(tmp_path, row):
+    path = lines(tmp_path / "a.jsonl", {"text": "a"}, row)
+    with pytest.raises(TrainingError, match=r"line 2 of .* has no 'text'; it has nothing"):
+        rows.read(DataConfig(path=str(path)), "simcse")
+    assert len(rows.read(DataConfig(path=str(path), bad_rows="skip"), "simcse")) == 1
 
 
 def test_bytes_that_are_no_text_are_refused_with_file_and_line(tmp_path):

@@ -77,7 +77,8 @@ from echoembed.errors.training import (
     training_batch_indivisible, training_checkpoint_not_saved, training_checkpoint_unreadable,
     training_config_unreadable, training_data_changed, training_data_missing, training_data_too_small,
     training_field_missing, training_field_unknown, training_folder_busy, training_folder_taken,
-    training_groups_missing, training_instruction_missing, training_instruction_unused, training_not_finite,
+    training_groups_missing, training_instruction_missing, training_instruction_unused,
+    training_negatives_missing, training_not_finite,
     training_output_unwritable, training_row_bad, training_row_field_missing, training_run_differs,
     training_run_exists, training_stopped,
 )

@@ -78,10 +78,18 @@ def training_row_bad(where: str, reason: str) -> TrainingError:
     )
 
 
-def training_data_too_small(dataset: str, rows: int, batch_size: int) -> TrainingError:
+def training_negatives_missing(where: str, count: int, needed: int) -> TrainingError:
+    """A row with fewer hard negatives than are configured."""
+    return TrainingError(
+        f"{where}: it has {count} hard negatives, and {needed} are configured. Lower negatives in its [[data]], add "
+        "what is missing, or leave such rows out with bad_rows = 'skip'."
+    )
+
+
+def training_data_too_small(dataset: str, rows: int, batch_size: int, noun: str = "rows") -> TrainingError:
     """A data set with fewer rows than a batch."""
     return TrainingError(
-        f"The data set {quoted(dataset)} has {rows:,} rows, and a batch, which comes from one data set, takes "
+        f"The data set {quoted(dataset)} has {rows:,} {noun}, and a batch, which comes from one data set, takes "
         f"{batch_size:,}. Lower optimiser.batch_size, add rows, or leave the data set out."
     )
 

@@ -106,8 +106,7 @@ def load(
     trained = None if adapter is None else find_adapter(adapter, local_files_only=local_files_only)
     # 2. Find the weights: a folder with an exact revision, and the adapters to merge into them.
     if trained is not None:
-        if trained.recipe.trained:
-            _warn_if_trained_with_another(trained.source.name, trained.recipe, chosen)
+        _warn_if_trained_with_another(trained.source.name, trained.recipe, chosen)
         chosen = chosen or trained.recipe
         normalize = trained.normalize if normalize is None else normalize
         source, adapters = _base_of(trained, model, revision=revision, local_files_only=local_files_only)
@@ -293,8 +292,17 @@ def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:
 
 
 def _warn_if_trained_with_another(name: str, recipe: Recipe, chosen: Recipe | None) -> None:
-    """Warn if weights that were trained with one recipe are used with another."""
+    """Warn if weights that were trained with one recipe, or for one attention, are used with another."""
     if chosen is None or chosen.fingerprint() == recipe.fingerprint():
+        return
+    if not recipe.trained:  # as after masked prediction, which teaches attention and no template
+        if chosen.attention != recipe.attention:
+            warnings.warn(
+                f"{name} was trained for {recipe.attention} attention and is read with {chosen.attention} attention, "
+                f"as the recipe {chosen.name!r} says: its vectors mean something else now.",
+                RecipeWarning,
+                stacklevel=4,
+            )
         return
     warnings.warn(
         f"{name} was saved with the recipe {recipe.name!r} and is read with {chosen.name!r}: its vectors mean "

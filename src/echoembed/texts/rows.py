@@ -284,6 +284,9 @@ def _parquet(
         names = file.schema_arrow.names
         check(names, name)
         columns = [column for column in names if column in wanted]
+        for column in columns:
+            if names.count(column) > 1:  # as Arrow cannot say which of the two is meant
+                raise errors.column_twice(name, column)
         number = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
             for row in range(batch.num_rows):

@@ -130,6 +130,9 @@ class TrainConfig(Table):
         if named and not distils:
             allowed = f"left out under the objective {self.objective}: a teacher is for distil alone"
             raise errors.TrainingError.bad_value("teacher." + named[0], getattr(self.teacher, named[0]), allowed)
+        if distils and all(entry.pairs for entry in self.data):
+            allowed = "false for one data set at least under the objective distil: its teacher is for plain texts"
+            raise errors.TrainingError.bad_value("data.pairs", True, allowed)
         for entry in self.data:
             for name, usual in (("pairs", False), ("neighbours", 1)):
                 if getattr(entry, name) != usual and not distils:

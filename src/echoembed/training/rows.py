@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ CHUNK = 10_000
 EXAMPLES = 3
 _COLUMNS = ("text", "texts", "query", "positive", "negative", "negatives")
 _TEXT_ENDINGS = (".txt", ".txt.gz")
+_NOTHING: tuple[Any, ...] = (None, [])
+"""The values of a field that is not there."""
 
 Record = tuple[str, Mapping[str, Any]]
 """A row: its place, for messages, and its keys and values."""
@@ -86,7 +89,8 @@ def read_all(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None
     data_sets = [read(entry, config.objective_of(entry), progress=progress) for entry in config.data]
     for entry, rows in zip(config.data, data_sets, strict=True):
         if len(rows) < config.optimiser.batch_size:
-            raise errors.training_data_too_small(entry.name, len(rows), config.optimiser.batch_size)
+            noun = "rows" if config.objective_of(entry) == "contrastive" else "different texts"
+            raise errors.training_data_too_small(entry.name, len(rows), config.optimiser.batch_size, noun)
     # Each part needs an object of its own, as the trainer writes the part's name into it.
     return DatasetDict({part.name: _dataset(data_sets[part.source].data.table) for part in config.parts})
 
@@ -110,7 +114,7 @@ def read(data: DataConfig, objective: Objective, *, progress: Callable[[ReadRows
     if not batches and not counts.skipped:
         if data.neighbours > 1 and any(True for _ in _records(data, objective)):
             raise errors.training_groups_missing(data.path, data.neighbours)
-        raise errors.training_data_missing(data.path, ENDINGS)
+        raise errors.training_data_missing(data.path, _endings(objective))
     return _dataset(pyarrow.Table.from_batches(batches, schema))
 
 
@@ -128,13 +132,17 @@ def files(data: DataConfig, objective: Objective) -> list[Path]:
         TrainingError: If there is no file that the objective can read.
     """
     path = Path(data.path).expanduser()
-    endings = tuple(ending for ending in ENDINGS if objective != "contrastive" or ending not in _TEXT_ENDINGS)
+    endings = _endings(objective)
     candidates = sorted(path.iterdir()) if path.is_dir() else [path]
     readable = [file for file in candidates if file.is_file() and file.name.lower().endswith(endings)]
     readable = [file for file in readable if not (path.is_dir() and file.name.startswith("."))]
     if not readable:
         raise errors.training_data_missing(data.path, endings)
     return readable
+
+
+def _endings(objective: Objective) -> tuple[str, ...]:
+    return tuple(ending for ending in ENDINGS if objective != "contrastive" or ending not in _TEXT_ENDINGS)
 
 
 def digests(config: TrainConfig) -> dict[str, dict[str, str]]:
@@ -175,10 +183,10 @@ def _triplet(record: Record, negatives: int) -> Texts:
     where, row = record
     query = _text(where, "query", _field(record, "query"))
     positives = _field(record, "positive")
-    positive = _text(where, "positive", positives[0] if isinstance(positives, list) and positives else positives)
+    positive = _text(where, "positive", positives[0] if isinstance(positives, list) else positives)
     hard = [*_listed(row.get("negative")), *_listed(row.get("negatives"))][:negatives]
     if len(hard) < negatives:
-        raise errors.training_row_bad(where, f"it has {len(hard)} hard negatives, and {negatives} are configured")
+        raise errors.training_negatives_missing(where, len(hard), negatives)
     for number, negative in enumerate(hard, start=1):
         _text(where, f"negative {number}", negative)
         for name, other in (("positive", positive), ("query", query)):
@@ -196,8 +204,8 @@ def _text(where: str, name: str, value: object) -> str:
 
 def _field(record: Record, name: str) -> Any:
     where, row = record
-    if row.get(name) is None:
-        raise errors.training_row_field_missing(where, name, row)
+    if row.get(name) in _NOTHING:
+        raise errors.training_row_field_missing(where, name, [key for key in row if key != name])
     return row[name]
 
 
@@ -226,11 +234,11 @@ def _texts_of(record: Record) -> Iterator[tuple[str, Any]]:
     if row.get("text") is not None:
         yield "text", row["text"]
         return
-    names = [
-        name for name in ("texts", "query", "positive", "negative", "negatives") if row.get(name) not in (None, [])
-    ]
+    columns = ("texts", "query", "positive", "negative", "negatives")
+    names = [name for name in columns if row.get(name) not in _NOTHING]
     if not names:
-        raise errors.training_row_field_missing(where, "text", row)
+        known = [key for key in row if row[key] not in _NOTHING]
+        raise errors.training_row_field_missing(where, "text", known)
     for name in names:
         yield from ((name, text) for text in _listed(row[name]))
 
@@ -257,11 +265,22 @@ def _records(data: DataConfig, objective: Objective) -> Iterator[Record]:
     """Yield the rows of a data set that are not blank, each with its place."""
     for file in files(data, objective):
         kind = format_of(file.name) or "jsonl"
+        needed = ("query", "positive") if objective == "contrastive" else ()
+        check = partial(_check_columns, needed) if kind == "parquet" else lambda known, where: None
         with opened(file) as handle:
-            for where, record in records(kind, handle, str(file), _COLUMNS):
+            for where, record in records(kind, handle, str(file), _COLUMNS, check):
                 for value in (record, *(record.values() if isinstance(record, Mapping) else ())):
                     if isinstance(value, errors.TextError):
                         raise value
                 blank = kind == "txt" and isinstance(record, Mapping) and not str(record["text"]).strip()
                 if isinstance(record, Mapping) and not blank:
                     yield where, record
+
+
+def _check_columns(needed: Sequence[str], known: Sequence[str], where: str) -> None:
+    """Refuse a Parquet file that lacks a column which every row needs; of others, only the known columns are read."""
+    if not set(known) & set(_COLUMNS):
+        raise errors.training_row_field_missing(where, needed[0] if needed else "text", known)
+    for name in needed:
+        if name not in known:
+            raise errors.training_row_field_missing(where, name, known)

@@ -24,7 +24,9 @@ from torch import Tensor
 
 from echoembed import errors
 from echoembed.model.load import load
-from echoembed.sources.adapters import is_adapter
+from echoembed.sources.adapters import folder_of, is_adapter
+from echoembed.sources.files import MODULES
+from echoembed.sources.resolve import resolve
 from echoembed.texts.rows import format_of, opened, records
 from echoembed.training.run_folder import STORE
 from echoembed.training.tables import TeacherConfig
@@ -168,30 +170,43 @@ def _load(name: str) -> Any:
     """
     from sentence_transformers import SentenceTransformer
 
-    place: str | Path = name
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        if is_adapter(name) or _is_ours(Path(name)):
+        if is_adapter(name):
             return load(name, device=device, overflow="ignore").eval()
-        if not Path(name).is_dir():
-            try:
-                files = distribution(name).files or []
-                folders = (Path(str(file.locate())).parent for file in files if file.name == "modules.json")
-                place = next(folders, Path(name))
-            except (PackageNotFoundError, ValueError):  # a name on the hub
-                place = name
+        folder = _packaged(name) or resolve(name).folder
+        if _is_ours(folder):
+            return load(folder, device=device, overflow="ignore").eval()
+        if not (folder / MODULES).is_file():
+            raise errors.teacher_unusable(name, f"it has no {MODULES}, so that it is no SentenceTransformer")
         model = SentenceTransformer(
-            str(place), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            str(folder), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
         )
-    except Exception as error:  # the library, transformers and the hub raise errors of many kinds
+    except errors.TrainingError:
+        raise
+    except Exception as error:  # the library and transformers raise errors of many kinds
         kind = "" if isinstance(error, errors.EchoembedError) else f"{type(error).__name__}: "
         raise errors.teacher_unusable(name, f"{kind}{error}") from error
     return model.eval()
 
 
+def _packaged(name: str) -> Path | None:
+    """Return the folder of the SentenceTransformer that an installed package carries; None if there is no package."""
+    if folder_of(name) is not None:
+        return None
+    try:
+        files = distribution(name).files or []
+    except (PackageNotFoundError, ValueError):
+        return None
+    folders = (Path(str(file.locate())).parent for file in files if file.name == MODULES)
+    if (folder := next(folders, None)) is None:
+        raise errors.teacher_unusable(name, "the installed package of that name carries no SentenceTransformer")
+    return folder
+
+
 def _is_ours(folder: Path) -> bool:
     """Return whether a folder holds a model that echoembed saved."""
-    path = folder / "modules.json"
+    path = folder / MODULES
     return path.is_file() and any("echoembed" in str(part.get("type")) for part in json.loads(path.read_bytes()))
 
 
