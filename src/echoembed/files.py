@@ -259,6 +259,31 @@ def _check_name(path: Path) -> None:
         raise errors.output_unwritable(path, reason_of(error)) from error
 
 
+def folder_of(name: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of this name; None if there is none, or no folder can have the name."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError):  # too long a name, or the home of an unknown user
+        return None
+
+
+def lookup(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` expanded.
+
+    Raises:
+        FileError: If the system cannot look it up: it is too long, or names the home of an unknown user.
+    """
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise errors.file_unreadable(
+            os.fspath(path), str(getattr(error, "strerror", None) or error).rstrip(".")
+        ) from error
+    return found
+
+
 def reason_of(error: OSError | ValueError) -> str:
     """Return the operating system's reason, for messages."""
     return getattr(error, "strerror", None) or str(error)

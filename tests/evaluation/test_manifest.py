@@ -2,7 +2,10 @@
 
 import gzip
 import hashlib
+import itertools
 import json
+import os
+from http.client import BadStatusLine, IncompleteRead
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
@@ -14,6 +17,7 @@ from echoembed.cli import app
 from echoembed.evaluation import manifest
 from echoembed.evaluation.local import DATA_KINDS
 from echoembed.evaluation.originals import READERS, written
+from echoembed.evaluation.rows import content
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "data.md"
@@ -59,6 +63,10 @@ def test_a_file_is_built_from_its_original_and_then_is_there(tmp_path):
         (URLError("no route"), "no network"),
         (TimeoutError(), "no network"),
         (HTTPError("address", 404, "gone", None, None), "refused (404)"),
+        (IncompleteRead(b"text"), "no network"),
+        (BadStatusLine("-"), "no network"),
+        (ValueError("too large"), "not what it was"),
+        (b'"' + b"x" * 200_000 + b'",1\n', "not what it was"),
     ],
 )
 def test_what_cannot_be_built_is_said_and_nothing_is_written(tmp_path, original, said):
@@ -71,6 +79,65 @@ def test_what_cannot_be_built_is_said_and_nothing_is_written(tmp_path, original,
 
     assert said in manifest.build(tmp_path, bank, file, fetch)
     assert list(tmp_path.rglob("*.gz")) == []
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{}", b'{"data": null, "test": 1}', b"[" * 200_000, b"\0", b""])
+@pytest.mark.parametrize("form", READERS)
+def test_an_original_of_any_other_form_is_not_what_it_was(tmp_path, form, content):
+    """As where a portal answers with a page of its own."""
+    bank, file = data_set(form=form, options={"split": "test", "labels": ["a"]})
+    assert manifest.build(tmp_path, bank, file, lambda *_: content).startswith("its original")
+    assert list(tmp_path.rglob("*.gz")) == []
+
+
+@pytest.mark.parametrize("kind", ["no gzip", "cut off", "folder", "dangling link", "pipe"])
+def test_a_file_that_cannot_be_read_is_told_and_the_others_are_checked(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(manifest, "fetched", lambda *_: pytest.fail("fetched"))
+    path = tmp_path / "sts/sts13/test.jsonl.gz"
+    path.parent.mkdir(parents=True)
+    make = {
+        "no gzip": lambda: path.write_bytes(b"no gzip"),
+        "cut off": lambda: path.write_bytes(gzip.compress(MADE)[:-6]),
+        "folder": path.mkdir,
+        "dangling link": lambda: path.symlink_to(tmp_path / "nowhere"),
+        "pipe": lambda: os.mkfifo(path),
+    }
+    make[kind]()
+    run = CliRunner().invoke(app, ["data", str(tmp_path), "sts13", "msrp", "--check"], env={"COLUMNS": "200"})
+    assert run.exit_code == 1
+    assert "cannot be read: test.jsonl.gz" in run.stdout
+    assert "pair/msrp" in run.stdout
+    assert os.path.lexists(path)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "~nobody-has-this-name/x", "file"])
+def test_a_folder_that_cannot_be_is_an_error_line(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    run = CliRunner().invoke(app, ["data", folder, "sts13"])
+    assert run.exit_code == 1
+    assert run.stderr.startswith("error: ")
+    assert "fault" not in run.stderr
+
+
+def test_the_page_says_of_each_set_what_the_manifest_says():
+    page = DOCS.read_text()
+    sets = manifest.manifest()
+    assert f"{len(sets)} data sets" in page
+    assert f"for {sum(one.built for one in sets.values())} of the {len(sets)} sets" in page
+    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert lines.keys() == sets.keys()
+    for name, one in sets.items():
+        cells = [cell.strip() for cell in lines[name].strip("|").split("|")]
+        rows = ", ".join(f"{file.path.split('.')[0]} {file.rows:,}" for file in one.files)
+        assert cells[3] == rows
+        assert f"[{one.origin}](https://github.com/{one.origin})@{one.revision[:10]}" == cells[4]
+        assert cells[5] == one.licence
+        assert cells[6] == (", ".join(f"`{other}`" for other in one.overlaps) or "-")
+        assert cells[7] == ("yes" if one.built else "no")
+        for other in one.overlaps:
+            assert name in sets[other].overlaps
 
 
 def test_a_file_that_is_there_and_another_is_told_and_left_alone(tmp_path, monkeypatch):
@@ -129,6 +196,27 @@ def test_the_manifest_is_whole():
 def test_the_data_beside_this_repository_are_the_manifests():
     for one in manifest.manifest().values():
         assert {manifest.state(SHARED, one, file) for file in one.files} == {"there"}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the data are not beside this repository")
+def test_sets_that_share_texts_are_named():
+    """Counted over all files, so that nobody trains on what is scored without knowing it."""
+    texts = {name: set(_texts(one)) for name, one in manifest.manifest().items()}
+    for name, other in itertools.combinations(texts, 2):
+        if len(texts[name] & texts[other]) >= 5:
+            assert other in manifest.manifest()[name].overlaps
+
+
+def _texts(one):
+    """The texts of a data set of more than 20 letters, without what is a label, a title or an id."""
+    for file in one.files:
+        if not file.path.endswith(".tsv"):
+            for line in content(SHARED / one.name / file.path).decode().strip().split("\n"):
+                row = {key: value for key, value in json.loads(line).items() if key not in ("_id", "title", "label")}
+                for value in row.values():
+                    for text in value if isinstance(value, list) else [value]:
+                        if isinstance(text, str) and len(text) > 20:
+                            yield " ".join(text.lower().split())
 
 
 @pytest.mark.parametrize(

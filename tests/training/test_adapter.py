@@ -91,6 +91,16 @@ def test_every_linear_layer_has_lora(family):
     assert {name.split(".lora_")[0] for name in trained} == {name.removesuffix(".weight") for name in matrices}
 
 
+@pytest.mark.parametrize("family", ["mixtral", "gpt-oss"])
+def test_in_a_mixture_of_experts_the_linear_layers_have_lora(family):
+    """The experts' matrices are parameters of three dimensions, and the router's is no linear layer."""
+    model = load(family, MEAN)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    trained = add_adapter(model, AdapterConfig(rank=3))
+    assert linear
+    assert {name.split(".lora_")[0] for name in trained} == set(linear)
+
+
 def test_lora_begins_as_nothing_and_scales_by_alpha_over_rank():
     """An adapted layer equals W x + alpha / rank B A x, computed by hand; at the beginning B is 0."""
     model = load()

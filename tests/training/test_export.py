@@ -78,6 +78,7 @@ def test_the_finished_model_gives_the_vectors_of_the_trained_one(save, tied, tmp
     assert len(rows) == 1  # the end token's, which is pooled
     folder = finish(model, config(tmp_path, save=save), tmp_path)
     assert folder == tmp_path / "model"
+    assert bool(list(folder.rglob("*adapter*.safetensors"))) == (save == "adapter")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RecipeWarning)
         again = echoembed.load(folder)

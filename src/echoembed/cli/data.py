@@ -20,6 +20,9 @@ EPILOG = opt.examples(
 )
 
 
+_FAULTS = {"differs": "differs from the manifest", "unreadable": "cannot be read"}
+
+
 def data(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the data sets.")],
     names: Annotated[
@@ -36,8 +39,13 @@ def data(
     one in the manifest. Existing files are never changed. Mind each data set's licence: some forbid commercial use.
     The exit code is 1 if a requested file is missing or wrong.
     """
+    from echoembed import errors
     from echoembed.evaluation import manifest
+    from echoembed.files import folder_of, lookup
 
+    folder = lookup(folder)
+    if folder.exists() and folder_of(folder) is None:
+        raise errors.data_folder_missing(folder)
     sets = manifest.chosen(names or [])
     reports: list[tuple[DataSet, dict[str, str], str]] = []
     offline = False
@@ -81,9 +89,9 @@ def _print(reports: list[tuple[DataSet, dict[str, str], str]], *, check: bool) -
         seen = list(states.values())
         if all(state == "there" for state in seen):
             text = "there"
-        elif "differs" in seen:
-            changed = ", ".join(path for path, state in states.items() if state == "differs")
-            text = f"differs from the manifest: {changed}"
+        elif any(state in _FAULTS for state in seen):
+            faults = {state: ", ".join(path for path, found in states.items() if found == state) for state in _FAULTS}
+            text = "; ".join(f"{_FAULTS[state]}: {paths}" for state, paths in faults.items() if paths)
         else:
             lacking = seen.count("missing")
             missing = "missing" if lacking == len(seen) else f"{lacking} of {len(seen)} files missing"

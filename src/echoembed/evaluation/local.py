@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from echoembed import errors
 from echoembed.evaluation import rows
 from echoembed.evaluation.task import Task
+from echoembed.files import folder_of
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask
@@ -74,9 +75,9 @@ def data_sets(folder: str | Path) -> dict[str, tuple[str, Path]]:
     Raises:
         DataError: If there is no such folder, or no data set in it.
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise errors.data_folder_missing(root)
+    root = folder_of(folder)
+    if root is None:
+        raise errors.data_folder_missing(folder)
     sets = [
         (kind, path)
         for kind in DATA_KINDS

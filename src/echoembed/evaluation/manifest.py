@@ -7,12 +7,15 @@ conversions; for them only the origin is named.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
+import os
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 from urllib.error import HTTPError
@@ -23,12 +26,13 @@ from echoembed.evaluation.originals import READERS, Original, written
 from echoembed.evaluation.rows import content
 from echoembed.files import whole_file
 
-State = Literal["there", "differs", "missing"]
+State = Literal["there", "differs", "missing", "unreadable"]
 Fetch = Callable[[str, str, str], bytes]
-"""Repository, revision and path → the file's content; raises OSError if it cannot be fetched."""
+"""Repository, revision and path → the file's content; raises as ``fetched`` does."""
 _ADDRESS = "https://raw.githubusercontent.com/{repository}/{revision}/{path}"
 _SECONDS = 20
 NOT_REACHED = "its original was not reached: no network?"
+_CHANGED = "its original is not what it was"
 _MOST_BYTES = 64 * 2**20
 
 
@@ -103,7 +107,7 @@ def chosen(names: Iterable[str]) -> list[DataSet]:
     sets = manifest()
     names = list(names)
     selected: dict[str, DataSet] = {}
-    for name in names:
+    for name in (name.rstrip("/") for name in names):
         matches = {key: value for key, value in sets.items() if name in (key, *key.split("/")[:2])}
         if not matches:
             raise errors.data_set_unknown(name, sets)
@@ -112,15 +116,14 @@ def chosen(names: Iterable[str]) -> list[DataSet]:
 
 
 def state(folder: Path, data_set: DataSet, file: DataFile) -> State:
-    """Compare a file with the manifest.
-
-    Raises:
-        FileError: If the file exists and cannot be read.
-    """
+    """Compare a file with the manifest; ``unreadable`` stands for a damaged one, and for what is no file."""
     path = folder / data_set.name / file.path
     if not path.is_file():
-        return "missing"
-    return "there" if hashlib.sha256(content(path)).hexdigest() == file.sha256 else "differs"
+        return "unreadable" if os.path.lexists(path) else "missing"
+    try:
+        return "there" if hashlib.sha256(content(path)).hexdigest() == file.sha256 else "differs"
+    except errors.FileError:
+        return "unreadable"
 
 
 def build(folder: Path, data_set: DataSet, file: DataFile, fetch: Fetch) -> str:
@@ -142,12 +145,14 @@ def build(folder: Path, data_set: DataSet, file: DataFile, fetch: Fetch) -> str:
         originals: list[Original] = [(path, fetch(data_set.origin, data_set.revision, path)) for path in file.originals]
     except HTTPError as error:
         return f"its original was refused ({error.code})"
-    except OSError:
+    except (OSError, HTTPException):
         return NOT_REACHED
+    except ValueError:
+        return _CHANGED
     try:
         built = written(file.path, READERS[file.form](originals, file.options))
-    except (ValueError, KeyError, IndexError):
-        return "its original is not what it was"
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error):  # of whatever it is now
+        return _CHANGED
     if hashlib.sha256(built).hexdigest() != file.sha256:
         return "its original gave other rows than the manifest's"
     target = folder / data_set.name / file.path
@@ -160,11 +165,12 @@ def fetched(repository: str, revision: str, path: str) -> bytes:
     """Fetch a file of a public repository at one revision.
 
     Raises:
-        OSError: If it cannot be reached, or is larger than all of our files.
+        OSError: If it cannot be reached; or ``HTTPException`` if the answer breaks off.
+        ValueError: If it is larger than all of our files.
     """
     address = _ADDRESS.format(repository=repository, revision=revision, path=path)
     with urlopen(address, timeout=_SECONDS) as answer:  # noqa: S310 (the address begins with https)
         body: bytes = answer.read(_MOST_BYTES + 1)
     if len(body) > _MOST_BYTES:
-        raise OSError("too large")
+        raise ValueError("too large")
     return body

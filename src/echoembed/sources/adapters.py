@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from echoembed import errors
+from echoembed.files import folder_of
 from echoembed.recipe import Recipe
 from echoembed.sources.packaged import BUNDLED as BUNDLED_MODEL
 from echoembed.sources.resolve import Origin, Source, resolve_adapter
@@ -84,15 +85,6 @@ def is_adapter(name: object) -> bool:
     return (
         isinstance(name, (str, os.PathLike)) and (folder := folder_of(name)) is not None and (folder / FILE).is_file()
     )
-
-
-def folder_of(name: str | os.PathLike[str]) -> Path | None:
-    """Return the folder of this name; None if there is none, or no folder can have the name."""
-    try:
-        path = Path(name).expanduser()
-        return path if path.is_dir() else None
-    except (OSError, RuntimeError):  # too long a name, or the home of an unknown user
-        return None
 
 
 def names_one(name: object) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from echoembed import errors
+from echoembed.files import folder_of
 from echoembed.sources import adapters
 from echoembed.sources.files import CONFIG, MODULES, checked_files
 from echoembed.sources.packaged import DEFAULT, PACKAGED, RESERVED, packaged_file
@@ -32,7 +33,7 @@ def check_model(name: str | None, *, revision: str | None = None) -> None:
         packaged_file(text.lower())
     if text.lower() in RESERVED or adapters.names_one(text):
         return
-    folder = adapters.folder_of(text)
+    folder = folder_of(text)
     try:
         if existing_gguf(text) is not None:
             return
@@ -53,7 +54,7 @@ def check_adapter(name: str | None) -> None:
     if name is None:
         return
     try:
-        if adapters.folder_of(name) is not None or name.count("/") != 1 or name.startswith((".", "~", "/")):
+        if folder_of(name) is not None or name.count("/") != 1 or name.startswith((".", "~", "/")):
             adapters.find(name)
     except errors.ModelError as error:
         hint = "" if "Did you mean" in str(error) else _near(name, adapters.bundled())

@@ -92,13 +92,15 @@ def add_lora(
         raise errors.adapter_layers_missing(type(model).__name__)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        # A saved adapter records the targets, so that peft's own word "all-linear" is kept.
+        # A saved adapter records the targets, so that peft's own word "all-linear" is kept. In mixtures of experts it
+        # would also stand for the experts' matrices, which are parameters of three dimensions and no linear layers.
+        in_a_word = config.targets == "all-linear" and all(weight.ndim < 3 for weight in model.parameters())
         model.add_adapter(
             LoraConfig(
                 r=config.rank,
                 lora_alpha=cast(int, config.alpha),  # peft's annotation says int, but it takes any number
                 lora_dropout=config.dropout,
-                target_modules="all-linear" if config.targets == "all-linear" else layers,
+                target_modules="all-linear" if in_a_word else layers,
                 trainable_token_indices=tokens,
                 task_type=TaskType.FEATURE_EXTRACTION,
             )

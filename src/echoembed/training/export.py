@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 
 from echoembed import errors
+from echoembed.model import live
 from echoembed.model.backbone import quiet
 from echoembed.model.save import CARD, whole_folder
 from echoembed.model.transformer import EchoTransformer, transformer_of
@@ -96,6 +97,8 @@ def save_model(
             _write_adapter(model, recipe, unfinished)
         else:
             under(model, recipe).save_pretrained(str(unfinished), create_model_card=False)
+            for path in unfinished.rglob(live.FILE):  # from which training would go on: this model is finished
+                path.unlink()
         for picture in pictures or []:
             shutil.copyfile(picture, unfinished / picture.name)
         names = [picture.name for picture in pictures or []]

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from echoembed import errors
+from echoembed.files import folder_of
 from echoembed.model.load import load
-from echoembed.sources.adapters import folder_of, is_adapter
+from echoembed.sources.adapters import is_adapter
 from echoembed.sources.files import MODULES
 from echoembed.sources.resolve import resolve
 from echoembed.texts.rows import format_of, opened, records
