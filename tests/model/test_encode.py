@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 import echoembed
+from echoembed import recipes
 from echoembed.errors import ModelError, TextError
 from echoembed.model.encode import encode_prompts
+from echoembed.model.layers import layer_states
 from loaded import tiny
 
 MANY = [f"{'rain fell over the old town ' * (number % 7)}and number {number} waited" for number in range(240)]
@@ -248,6 +252,20 @@ def test_prompts_give_what_their_texts_give(recipe, engine):
     library = of_the_library(model).encode(MANY[:50])
     assert np.abs(encode_prompts(model, prompts, batch_size=7) - library).max() < 5e-6
     assert np.abs(model.encode(MANY[:50], batch_size=7) - library).max() < 5e-6
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_cut_at_a_layer_can_be_pickled_as_several_processes_need(family):
+    """transformers reads hidden states, with which a cut is proved, by hooks that cannot be pickled."""
+    bag = replace(recipes["bag-of-words"], calibration="none")
+    for recipe in (bag, replace(recipes["echo"], depth=0.6), replace(recipes["echo"], beside=(bag,))):
+        model = tiny(recipe, family)
+        again = pickle.loads(pickle.dumps(model))
+        assert np.array_equal(again.encode(MANY[:5]), model.encode(MANY[:5]))
+    model = tiny("classical", family, engine="padded")
+    states, _ = layer_states(model, model[0].reader.render(MANY[:3]))
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(layer_states(again, model[0].reader.render(MANY[:3]))[0], states)
 
 
 def test_a_pickled_model_goes_on_as_it_was(exact, tmp_path):

@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
 import echoembed
+import tiny_models
 from echoembed import errors
 from echoembed.cli import app
 from echoembed.evaluation.layers import LayerStore
@@ -189,6 +190,21 @@ def test_texts_are_read_as_by_other_verbs(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["tune", "tiny", "--texts", "notes.data", "-o", "out", *options])
     assert "left out 1 of" in result.stderr
     assert read == CALIBRATED
+
+
+def test_prompts_that_a_short_context_has_no_room_for_are_left_out(tmp_path):
+    short = tiny_models.folder("llama", max_position_embeddings=12)
+    said: list[str] = []
+
+    def load(recipe):
+        return echoembed.load(short, recipe=recipe, device="cpu", overflow="ignore")
+
+    found = tune(load, TEXTS, most_cost=9, store=LayerStore(tmp_path), say=said.append)
+    assert [line.split(":")[0] for line in said if line.endswith("on a sample")] == ["classical"]
+    assert found.winner.candidate.prompt.name == "classical"
+    short = tiny_models.folder("llama", max_position_embeddings=5)
+    with pytest.raises(errors.DataError, match="none of the prompts of the table, as its context has 5 tokens"):
+        tune(load, TEXTS, most_cost=9, store=LayerStore(tmp_path))
 
 
 def test_texts_are_counted_as_the_user_counts_them(tmp_path):

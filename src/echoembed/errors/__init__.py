@@ -82,4 +82,4 @@ from echoembed.errors.training import (
     training_output_unwritable, training_row_bad, training_row_field_missing, training_run_differs,
     training_run_exists, training_stopped,
 )
-from echoembed.errors.tune import tune_halves, tune_layer_given, tune_too_dear, tune_too_few
+from echoembed.errors.tune import tune_halves, tune_layer_given, tune_no_prompt, tune_too_dear, tune_too_few

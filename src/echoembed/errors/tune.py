@@ -25,6 +25,14 @@ def tune_halves(fault: str) -> DataError:
     )
 
 
+def tune_no_prompt(name: str, context: int | None) -> DataError:
+    """A model that can read none of the prompts."""
+    return DataError(
+        f"{name} can read none of the prompts of the table, as its context has {context} tokens, or its tokenizer "
+        "lacks theirs. Allowed: a model with a longer context. Choose another model."
+    )
+
+
 def tune_too_dear(cost: float, least: float) -> DataError:
     """A limit on cost that no candidate meets.
 

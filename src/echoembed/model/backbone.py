@@ -200,11 +200,31 @@ def cut_at_layer(model: PreTrainedModel, name: str, layer: int) -> int:
     if kept == count:
         return count
     ids_BT = _probe(model)[:1]
-    expected_BTD = _forward(model, ids_BT, output_hidden_states=True).hidden_states[kept]
+    with hooks_taken_back(model):
+        expected_BTD = _forward(model, ids_BT, output_hidden_states=True).hidden_states[kept]
     drop_layers(model, name, kept)
     if relative_difference(_states(model, ids_BT), expected_BTD) > TOLERANCE[model.dtype]:
         raise errors.model_layer_unsupported(name)
     return kept
+
+
+@contextmanager
+def hooks_taken_back(model: PreTrainedModel) -> Iterator[None]:
+    """Take back the hooks by which transformers reads hidden states: a model that has them cannot be pickled.
+
+    Pickling is what encoding by several processes needs.
+    """
+    modules = list(model.modules())
+    before = [(set(module._forward_hooks), set(vars(module))) for module in modules]
+    try:
+        yield
+    finally:
+        for module, (hooks, names) in zip(modules, before, strict=True):
+            for key in module._forward_hooks.keys() - hooks:
+                del module._forward_hooks[key]
+            for name in vars(module).keys() - names:
+                if "hooks_installed" in name:
+                    delattr(module, name)
 
 
 def drop_layers(model: PreTrainedModel, name: str, kept: int) -> None:

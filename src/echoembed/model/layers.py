@@ -13,6 +13,7 @@ from sentence_transformers.util import batch_to_device
 from torch import Tensor
 
 from echoembed.model import hindsight
+from echoembed.model.backbone import hooks_taken_back
 from echoembed.model.pooling import check_states, gather_spans, pad
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.template import Rendered
@@ -42,7 +43,10 @@ def layer_states(model: SentenceTransformer, prompts: Sequence[Rendered]) -> tup
         states_LBSD, mask_BS = engine.states(transformer.model, prompts, layers=True)
     else:
         features = batch_to_device(pad(prompts, transformer.pad_id), model.device)
-        output, _ = hindsight.run(transformer.model, transformer.recipe, prompts, features, output_hidden_states=True)
+        with hooks_taken_back(transformer.model):
+            output, _ = hindsight.run(
+                transformer.model, transformer.recipe, prompts, features, output_hidden_states=True
+            )
         pooled = [gather_spans(states_BTD, features["span_mask"]) for states_BTD in output.hidden_states]
         states_LBSD, mask_BS = torch.stack([states_BSD for states_BSD, _ in pooled]), pooled[0][1]
     check_states(states_LBSD[-1], transformer.name)

@@ -24,7 +24,7 @@ from echoembed.recipe import Recipe
 TEXTS = 64
 """The number of texts that are timed."""
 _TIMES = 2
-_BARE = Recipe(name="bare", query_template="{bos}{text:pool}")
+BARE = Recipe(name="bare", query_template="{bos}{text:pool}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def measured(model: SentenceTransformer, texts: Sequence[str], recipe: Recipe) -
     """
     transformer = transformer_of(model)
     model.eval()
-    bare = sorted(_prompts(model, _BARE, texts), key=lambda prompt: -len(prompt.ids))
+    bare = sorted(_prompts(model, BARE, texts), key=lambda prompt: -len(prompt.ids))
     prompts = _prompts(model, recipe, texts)
 
     def stock() -> None:

@@ -98,13 +98,13 @@ def tune(
     to_fit, evidence = _evidence(distinct, pairs)
     choose, judge = halves_of(evidence, seed)
     rows = [row.overridden(budget=budget) for row in space.prompts(prompts)]
-    model = load(rows[0])
+    model = load(cost.BARE)
     if transformer_of(model).int8:
         raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
-    costs = cost.measured(model, distinct[: cost.TEXTS], rows[0])
+    rows = [row for row in rows if _fits(row, model)]
+    costs = cost.measured(model, distinct[: cost.TEXTS], rows[0] if rows else cost.BARE)
     scorer = Scorer(model, store, costs, evidence, to_fit)
     # 1. Score all prompts that can be within the cost on a small sample.
-    rows = [row for row in rows if _fits(row, model)]
     sample = np.sort(np.random.default_rng(seed).permutation(choose)[: len(choose) // 3 + 1])
     if evidence.fault(sample):
         sample = choose
@@ -118,6 +118,8 @@ def tune(
     for trial, merit in zip(tried, _merits(tried), strict=True):
         name = trial.candidate.prompt.name
         best[name] = max(merit, best.get(name, -np.inf))
+    if not rows:
+        raise errors.tune_no_prompt(transformer_of(model).name, transformer_of(model).context)
     if not best:
         raise errors.tune_too_dear(most_cost, min(costs.of(model, row, 1) for row in rows))
     # 2. Score all candidates of the best prompts, and of the references, on all texts.
@@ -155,10 +157,10 @@ def tune(
 
 
 def _fits(row: Recipe, model: SentenceTransformer) -> bool:
-    """Return whether the model's tokenizer has the tokens that a template needs, such as those of a chat."""
+    """Return whether the model's tokenizer has a template's tokens, such as those of a chat, and its context room."""
     try:
-        transformer_of(model).under(row)
-    except errors.TemplateError:
+        transformer_of(model).under(row).reader.room()
+    except (errors.TemplateError, errors.TextError):
         return False
     return True
 
