@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echoembed import errors, versions
-from echoembed.files import reason_of
+from echoembed import versions
+from echoembed.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,16 +119,14 @@ def named_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None
 
 
 def save(drawn: Figure, stem: Path) -> list[Path]:
-    """Write ``stem.png`` and ``stem.svg``.
+    """Write ``stem.png`` and ``stem.svg``, each whole or not at all.
 
     Raises:
         FileError: If they cannot be written.
     """
     paths = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(paths[0], dpi=110, metadata={"Software": None})
-        drawn.savefig(paths[1], metadata={"Date": None, "Creator": None})
-    except OSError as error:
-        raise errors.output_unwritable(stem, reason_of(error)) from error
+    with whole_file(paths[0], overwrite=True) as handle:
+        drawn.savefig(handle, format="png", dpi=110, metadata={"Software": None})
+    with whole_file(paths[1], overwrite=True) as handle:
+        drawn.savefig(handle, format="svg", metadata={"Date": None, "Creator": None})
     return paths

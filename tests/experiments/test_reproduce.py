@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 import echoembed
-from echoembed import errors
+from echoembed import errors, plots
 from echoembed.cli import app
 from echoembed.evaluation import peers
 from echoembed.evaluation.store import Score, Store
-from echoembed.experiments import copies, cost, figure2, figure3, figure4, interval, reproduce, selection
+from echoembed.experiments import copies, cost, figure2, figure3, figure4, figure13, interval, reproduce, selection
 from echoembed.experiments.experiment import Bench, Plan, Setting
 from echoembed.experiments.interval import difference
 from echoembed.experiments.paper import paper_table
@@ -303,3 +303,75 @@ def test_models_of_a_plan_are_part_of_the_key(setting):
     bench = Bench(setting)
     experiment = copies.EXPERIMENT
     assert bench.key(experiment, Plan())["key"] != bench.key(experiment, Plan(models=("tiny",)))["key"]
+
+
+def _score(folder, score=0.5, task="STS12", fingerprint="a" * 16, max_texts=None):
+    identity = {"task": task, "fingerprint": fingerprint, "max_texts": max_texts}
+    names = {"model": "m", "recipe": "mine", "fingerprint": fingerprint, "task": task, "kind": "STS", "metric": "s"}
+    return Store(folder).save(Score(**names, score=score, identity=identity))
+
+
+def test_a_task_scored_whole_and_on_a_sample_counts_once(tmp_path):
+    _score(tmp_path / "scores", 0.9)
+    _score(tmp_path / "scores", 0.1, max_texts=100)
+    _score(tmp_path / "scores", 0.2, task="STS13", max_texts=50)
+    _score(tmp_path / "scores", 0.7, task="STS13", max_texts=100)
+    (result,) = reproduce.reproduce(["table5"], Setting(out=tmp_path, scores=tmp_path / "scores"))
+    assert result.summary is not None
+    (line,) = [row for row in result.summary.rows if row[1] == "ours"]
+    assert line[-1] == "80.00"
+
+
+@pytest.mark.parametrize("change", [{"score": "high"}, {"score": None}, {"kind": 5}, {"identity": 1}, {"task": ["a"]}])
+def test_a_file_that_is_no_score_is_ignored(tmp_path, change):
+    path = _score(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert Store(tmp_path).all() == []
+
+
+@pytest.mark.parametrize("option", ["--checkpoints", "--scores", "--llm2vec", "--data", "--out"])
+def test_a_folder_that_is_none_is_refused_before_anything_is_computed(tmp_path, option, monkeypatch):
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: pytest.fail("begun"))
+    (tmp_path / "file").write_text("")
+    run = CliRunner().invoke(app, ["reproduce", "figure2", "-m", "tiny", option, str(tmp_path / "file")])
+    assert run.exit_code == 1
+    assert run.stderr.startswith("error: ")
+    assert str(tmp_path / "file") in run.stderr
+
+
+def test_two_checkpoints_of_the_same_step_are_refused(tmp_path):
+    for name in ("step-2", "step-10", "other-2"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(errors.ExperimentError, match="'other-2' and 'step-2'"):
+        figure13.checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize("scores", [[1.0] * 8, [2.0]])
+def test_pairs_with_one_score_say_nothing(tmp_path, scores):
+    """A correlation of 0, with an interval of no width, would look like a result."""
+    path = tmp_path / "sts/mine/test.jsonl"
+    path.parent.mkdir(parents=True)
+    rows = [{"sentence1": f"a {n}", "sentence2": f"b {n}", "score": score} for n, score in enumerate(scores)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(errors.DataError, match=r"Nothing can be scored on .*mine"):
+        selection.sts_pairs(tmp_path, quick=False, seed=1)
+
+
+def test_a_picture_is_whole_or_the_one_before(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn, _ = plots.figure("A picture of $x$_{")
+    paths = plots.save(drawn, tmp_path / "a")
+    before = [path.read_bytes() for path in paths]
+    assert before[0][:4] == b"\x89PNG"
+    assert b"<svg" in before[1]
+
+    def fail(_self, target, **_):
+        target.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(errors.FileError, match="No space left"):
+        plots.save(drawn, tmp_path / "a")
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(tmp_path.iterdir()) == sorted(paths)

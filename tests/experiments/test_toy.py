@@ -98,3 +98,10 @@ def test_the_tokens_of_a_first_part_are_those_it_shares_with_the_text():
     assert figure2.shared_tokens([5, 6, 7, 8], [5, 6]) == 2
     assert figure2.shared_tokens([5, 6, 7, 8], [5, 9]) == 1
     assert figure2.shared_tokens([5, 6], [9]) == 1
+
+
+def test_a_blank_sentence_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "toy.jsonl"
+    path.write_text('{"structure": "late_discriminatory", "query": " ", "positive": "b", "negative": "c"}\n')
+    with pytest.raises(errors.DataError, match=r"line 1 of .*query = ' '.*not blank"):
+        read_triples(path)

@@ -13,7 +13,7 @@ import typer
 from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
-from echoembed.files import check_free
+from echoembed.files import check_free, folder_of, lookup
 
 if TYPE_CHECKING:
     from echoembed.experiments.experiment import Setting
@@ -137,6 +137,7 @@ def reproduce(
         check_model(name)
     if report is not None:
         check_free(report, overwrite=True)
+    _check_folders(output, data, [("--checkpoints", checkpoints), ("--scores", scores)], llm2vec or [])
     session.silence()
     from echoembed.experiments.experiment import Setting
     from echoembed.experiments.report import write_report
@@ -181,6 +182,21 @@ def reproduce(
         out.fail(f"{result.experiment.name}: {result.error}")
     if failed:
         raise typer.Exit(1)
+
+
+def _check_folders(
+    output: Path, data: Path | None, folders: list[tuple[str, Path | None]], llm2vec: list[Path]
+) -> None:
+    """Refuse a folder that does not exist, and a folder of results that cannot be made, before anything is computed."""
+    from echoembed import errors
+
+    if lookup(output).exists() and folder_of(output) is None:
+        raise errors.output_unwritable(output, "it is a file, and the results need a folder")
+    if data is not None and folder_of(data) is None:
+        raise errors.data_folder_missing(data)
+    for option, folder in [*folders, *(("--llm2vec", folder) for folder in llm2vec)]:
+        if folder is not None and folder_of(folder) is None:
+            raise errors.ExperimentError.bad_value(option, str(folder), "a folder that exists")
 
 
 def _on_mteb(names: list[str], setting: Setting, *, dry_run: bool, as_json: bool, quiet: bool) -> Setting:

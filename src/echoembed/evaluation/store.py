@@ -9,6 +9,7 @@ sample, and the version of the metrics.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -67,8 +68,7 @@ class Store:
     def find(self, model: str, recipe: str, identity: Mapping[str, Any]) -> Score | None:
         """Return the score with exactly this identity, if there is one."""
         try:
-            saved = json.loads(self.path(model, recipe, identity).read_text(encoding="utf-8"))
-            score = Score(**{**saved, "reused": True})
+            score = _read(self.path(model, recipe, identity))
         except (OSError, ValueError, TypeError):
             return None  # missing or damaged: the score is computed again
         return score if dict(score.identity) == json.loads(json.dumps(dict(identity))) else None
@@ -88,10 +88,25 @@ class Store:
         scores = []
         for path in sorted(self.folder.glob("*/*/*.json")):
             try:
-                scores.append(Score(**{**json.loads(path.read_text(encoding="utf-8")), "reused": True}))
+                scores.append(_read(path))
             except (OSError, ValueError, TypeError):
                 continue
         return scores
+
+
+def _read(path: Path) -> Score:
+    """Read a score.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no JSON; or ``TypeError`` if it holds no score.
+    """
+    score = Score(**{**json.loads(path.read_text(encoding="utf-8")), "reused": True})
+    names = (score.model, score.recipe, score.fingerprint, score.task, score.kind, score.metric)
+    number = type(score.score) in (int, float) and math.isfinite(score.score)
+    if not number or not all(isinstance(name, str) for name in names) or not isinstance(score.identity, dict):
+        raise TypeError("its fields are not those of a score")
+    return score
 
 
 def _plain(name: str) -> str:

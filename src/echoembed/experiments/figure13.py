@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from echoembed import errors
 from echoembed.evaluation.run import evaluate
 from echoembed.experiments import scoretable, sweep
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
 
 
 def checkpoints(folder: Path | None) -> dict[int, Path]:
-    """Return steps → folder, in the order of steps."""
+    """Return steps → folder, in the order of steps.
+
+    Raises:
+        ExperimentError: If two folders have the same number of steps.
+    """
     if folder is None or not folder.is_dir():
         return {}
-    folders = {
-        int(match[1]): path for path in folder.iterdir() if path.is_dir() and (match := re.search(r"(\d+)$", path.name))
-    }
+    folders: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and (match := re.search(r"(\d+)$", path.name)):
+            other = folders.setdefault(int(match[1]), path)
+            if other != path:
+                allowed = f"a folder with one model for each number of steps; {other.name!r} and {path.name!r} have one"
+                raise errors.ExperimentError.bad_value("--checkpoints", str(folder), allowed)
     return dict(sorted(folders.items()))
 
 

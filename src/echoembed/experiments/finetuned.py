@@ -7,6 +7,7 @@ beside the paper's numbers; for the rest, notes say what is missing. A folder fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -74,7 +75,15 @@ def _scores(bench: Bench) -> dict[str, list[Score]]:
     for own in sorted(path for path in folder.iterdir() if path.is_dir()) if folder and folder.is_dir() else []:
         if own_scores := Store(own).all():
             by_name[own.name] = own_scores
-    return by_name
+    return {name: _largest_samples(named) for name, named in by_name.items()}
+
+
+def _largest_samples(scores: list[Score]) -> list[Score]:
+    """Return the scores without those on a smaller sample of a task, which would count the task twice."""
+    largest: dict[tuple[str, str], Score] = {}
+    for score in sorted(scores, key=lambda score: score.identity.get("max_texts") or math.inf):
+        largest[score.fingerprint, score.task] = score
+    return [score for score in scores if largest[score.fingerprint, score.task] is score]
 
 
 def plan(bench: Bench) -> Plan:

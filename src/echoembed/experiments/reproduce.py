@@ -149,7 +149,7 @@ def _finish(experiment: Experiment, plan: Plan, bench: Bench) -> Result:
 
 def _pictures(experiment: Experiment, rows: list[Row], stem: Path, *, fresh: bool) -> Sequence[Path]:
     files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    if experiment.plot is None or (not fresh and all(path.is_file() for path in files)):
+    if experiment.plot is None or (not fresh and all(path.is_file() and path.stat().st_size for path in files)):
         return files if experiment.plot else ()
     return plots.save(experiment.plot(rows), stem)
 

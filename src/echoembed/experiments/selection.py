@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from echoembed import errors
 from echoembed.evaluation import rows, sampling
 from echoembed.evaluation.local import DATA_KINDS, data_sets, local_tasks
 from echoembed.evaluation.task import Task
@@ -148,6 +149,8 @@ def sts_pairs(folder: Path | None, *, quick: bool, seed: int) -> list[Pairs]:
         count = QUICK["sts"].max_texts // 2 if quick else None
         pairs = sampling.sample(rows.read_rows(file, fields), count, seed)
         pairs = [pair for pair in pairs if pair["sentence1"].strip() and pair["sentence2"].strip()]
+        if len({float(pair["score"]) for pair in pairs}) < 2:  # no correlation: a 0 would look like one
+            raise errors.data_says_nothing(file, f"{len(pairs)} pairs have fewer than two different scores")
         sets.append(
             Pairs(
                 name,

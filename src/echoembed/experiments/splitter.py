@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed.evaluation.peers import MINILM, packaged_folder
+from echoembed.sources.resolve import resolve
 
 Vectors = NDArray[np.float32]
 BAG = "hashed bag of words"
@@ -34,15 +35,17 @@ def splitter_name(wanted: str | None) -> str:
 
 
 def load_splitter(wanted: str | None) -> Splitter:
-    """Load the wanted encoder, the packaged one, or the bag of words."""
-    name = splitter_name(wanted)
-    if name == BAG:
+    """Load the wanted encoder, the packaged one, or the bag of words.
+
+    Raises:
+        ModelError: If the wanted encoder cannot be found, or its files are not safe.
+    """
+    if splitter_name(wanted) == BAG:
         return bag_of_words
-    if wanted is None:
-        name = str(packaged_folder())
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(name)
+    folder = packaged_folder() if wanted is None else resolve(wanted).folder
+    model = SentenceTransformer(str(folder), trust_remote_code=False)
 
     def encode(texts: Sequence[str]) -> Vectors:
         vectors: Vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from echoembed.checks import Check
 from echoembed.evaluation import rows
+from echoembed.prompts.text import clean_text
 
 STRUCTURES = ("early_discriminatory", "late_discriminatory", "late_discriminatory_shared_prefix")
 
@@ -154,7 +155,8 @@ def read_triples(path: str | Path) -> list[Triple]:
         DataError: If a line lacks a field, or names no known structure.
     """
     structure = Check(lambda value: value in STRUCTURES, f"one of {', '.join(STRUCTURES)}")
-    fields = {"structure": structure, "query": rows.TEXT, "positive": rows.TEXT, "negative": rows.TEXT}
+    text = Check(lambda value: isinstance(value, str) and bool(clean_text(value).strip()), "a string that is not blank")
+    fields = {"structure": structure, "query": text, "positive": text, "negative": text}
     triples = []
     for row in rows.read_rows(path, fields):
         texts = (row["query"], row["positive"], row["negative"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from echoembed import errors, plots
-from echoembed.files import reason_of
+from echoembed import plots
+from echoembed.files import whole_file
 from echoembed.training.run_folder import LOG, SCORES, read_lines
 
 if TYPE_CHECKING:
@@ -37,10 +37,8 @@ def draw(folder: Path) -> list[Path]:
     if scores:
         figures["scores.png"] = scores_figure(scores)
     for name, figure in figures.items():
-        try:
-            figure.savefig(folder / name, dpi=110, metadata={"Software": None})
-        except OSError as error:
-            raise errors.training_output_unwritable(folder / name, reason_of(error)) from error
+        with whole_file(folder / name, overwrite=True) as handle:
+            figure.savefig(handle, format="png", dpi=110, metadata={"Software": None})
     return [folder / name for name in figures]
 
 
