@@ -149,12 +149,16 @@ class Recipe:
         """Whether ids in padded tensors are not enough to make a vector."""
         return bool(self.beside) or self.looks_back or self.pooling == "frequency-mean"
 
-    @property
-    def pools_text(self) -> bool:
-        """Whether what is pooled contains tokens of the text, for queries and for documents."""
+    def sees_text(self, layer: int) -> bool:
+        """Whether vectors of a layer, counted from 0, depend on the text, for queries and for documents."""
         ends = {"first": slice(0, 1), "last": slice(-1, None)}.get(self.pooling, slice(None))
-        pooled = [[part.slot for part in self.template(kind).parts if part.pooled][ends] for kind in get_args(Kind)]
-        return all("text" in slots for slots in pooled)
+        blind = layer == 0 or (self.attention == "causal" and self.hindsight == "none")
+        for parts in (self.template(kind).parts for kind in get_args(Kind)):
+            pooled = [place for place, part in enumerate(parts) if part.pooled][ends]
+            seen = range(pooled[0] if layer == 0 else 0, pooled[-1] + 1)
+            if blind and not any(parts[place].slot == "text" for place in seen):
+                return False
+        return True
 
     @property
     def counts_tokens(self) -> bool:

@@ -232,13 +232,24 @@ def test_a_trained_recipe_beside_another_warns_as_it_does_alone():
 
 def test_what_is_the_same_for_all_texts_makes_no_vector():
     marked = replace(recipes["prompteol"], layer=0)
-    ended = replace(recipes["classical"], query_template="{bos:pool}{text:pool}", document_template="", layer=0)
-    for recipe in (marked, replace(ended, pooling="first"), replace(recipes["classical"], beside=(marked,))):
-        with pytest.raises(ModelError, match="pools no token of the text at layer 0"):
+    ended = replace(recipes["classical"], query_template="{bos:pool}{text:pool}", document_template="")
+    before = replace(ended, query_template="{bos:pool}{text}", document_template="")
+    asked = replace(ended, document_template="Title{bos:pool}: {text}")
+    for recipe in (
+        marked,
+        replace(ended, pooling="first"),
+        before,
+        asked,
+        replace(recipes["classical"], beside=(before,)),
+    ):
+        with pytest.raises(ModelError, match=r"pools no token that has seen the text at layer [03], so that all texts"):
             tiny(recipe)
-    assert not np.allclose(*tiny(ended).encode(TEXTS[:2]))
-    with pytest.raises(ModelError, match="pools no token of the text at layer 0"):
-        under(tiny(ended), marked)
+    flat = tiny(replace(ended, layer=0))
+    for recipe in (flat[0].recipe, ended, replace(marked, layer=1), replace(before, hindsight="keys-2-2")):
+        one, other = tiny(recipe).encode(["A cat.", "The rain fell."])
+        assert np.abs(one - other).max() > 1e-3
+    with pytest.raises(ModelError, match="pools no token that has seen the text at layer 0"):
+        under(flat, marked)
 
 
 def test_training_is_refused():

@@ -175,6 +175,8 @@ def test_recipes_and_models_that_cannot_look_back_are_refused(tmp_path):
                 tiny(recipe(**fields), **asked)
     with pytest.raises(ModelError, match="ends at layer 2 at most"):
         tiny(recipe(hindsight="keys-1-3", layer=2))
+    with pytest.raises(ModelError, match="another at layer 0, which has no attention"):
+        tiny(Recipe(name="flat", query_template="{bos}{text:pool}", pooling="attention-mean", layer=0))
     for family in ("bloom", "gptj", "falcon", "gpt-oss"):
         for field, value in (("hindsight", "keys-1-2"), ("pooling", "attention-mean")):
             with pytest.raises(ModelError, match=f"attention in a way of its own, which {field} = '{value}'"):
@@ -184,7 +186,7 @@ def test_recipes_and_models_that_cannot_look_back_are_refused(tmp_path):
     model = tiny(recipe(hindsight="slot-1-2", pooling="last"))
     with pytest.raises(ModelError, match="changes which tokens see each other"):
         export_stock(model, tmp_path / "stock")
-    with pytest.raises(TrainingError, match="without hindsight"):
+    with pytest.raises(TrainingError, match="Got pooling = 'attention-mean'"):
         TrainConfig(output="out", pooling="attention-mean", data=(DataConfig(path="none.jsonl"),))
     model.train()
     with pytest.raises(ModelError, match="a single prompt for training, without hindsight"):

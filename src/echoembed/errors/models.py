@@ -162,11 +162,11 @@ def vector_zero(dimensions: int) -> ModelError:
     )
 
 
-def model_states_same(recipe: str) -> ModelError:
+def model_states_same(recipe: str, layer: int) -> ModelError:
     """A recipe that pools what is the same for every text."""
     return ModelError(
-        f"The recipe {recipe!r} pools no token of the text at layer 0, where states are the token embeddings, so that "
-        "all texts would have the same vector. Allowed: layer 1 or above, or a template that pools the text. Change it."
+        f"The recipe {recipe!r} pools no token that has seen the text at layer {layer}, so that all texts would have "
+        "the same vector. Allowed: to pool the text, or above layer 0 what comes after it. Change template or layer."
     )
 
 

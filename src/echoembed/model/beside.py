@@ -71,8 +71,8 @@ def check_prompts(whole: EchoTransformer) -> None:
         if layer > whole.layers:
             allowed = f"up to {whole.layers}, where the recipe ends: the prompt that reads deepest comes first"
             raise errors.ModelError.bad_value(f"layer of {recipe.name!r}", layer, allowed)
-        if layer == 0 and not recipe.pools_text:
-            raise errors.model_states_same(recipe.name)
+        if not recipe.sees_text(layer):
+            raise errors.model_states_same(recipe.name, layer)
     _check_join(whole.recipe.join, [dimension_of(recipe.calibration, width) for recipe in prompts])
 
 

@@ -97,6 +97,8 @@ def check(transformer: EchoTransformer) -> None:
     if last > layers:
         allowed = f"one that ends at layer {layers} at most, as far as {transformer.name} runs"
         raise errors.ModelError.bad_value("hindsight", recipe.hindsight, allowed)
+    if recipe.pooling == "attention-mean" and not layers:
+        raise errors.ModelError.bad_value("pooling", "attention-mean", "another at layer 0, which has no attention")
     reader = replace(transformer.reader, overflow="ignore", beside=())
     if kind == "slot" and not all(reader.render(["a"], task=task)[0].prefix for task in get_args(Kind)):
         raise errors.ModelError.bad_value("hindsight", recipe.hindsight, "a template with a token in front of the text")
