@@ -479,3 +479,13 @@ def test_a_card_names_no_folder_of_this_machine(tmp_path):
     teacher = TeacherConfig(vectors=str(tmp_path / "vectors.jsonl"))
     changed = config(tmp_path, objective="distil", teacher=teacher)
     assert str(tmp_path) not in (finish(trained(), changed, tmp_path) / "README.md").read_text()
+
+
+def test_weights_that_learned_another_attention_are_warned_of(tmp_path):
+    """After masked prediction any template fits, but not the other attention."""
+    folder = finish(trained(), config(tmp_path, objective="mntp", attention="bidirectional"), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RecipeWarning)
+        echoembed.load(adapter=folder, recipe="classical")
+    with pytest.warns(RecipeWarning, match="trained for causal attention and is read with bidirectional attention"):
+        echoembed.load(adapter=folder, recipe="classical-bidirectional")
