@@ -139,6 +139,8 @@ BAD_OPTIONS = [
     (["-o", "texts.jsonl", "--overwrite"], "is a file"),
     (["-o", ".", "--overwrite"], "is a folder of other things"),
     (["-o", "old", "--overwrite", "--pairs", "old/pairs.jsonl"], "is the input"),
+    (["--store", "out"], "is the input 'out'"),
+    (["--store", "out/store"], "is the input"),
     (["--texts", "none.txt"], "there is no such file"),
     (["--texts", "two words"], "there is no such file"),
     (["--column", "body"], "no column 'body'"),

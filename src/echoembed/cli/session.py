@@ -174,7 +174,7 @@ def check_target(
     Args:
         folder: The folder to write a model to.
         overwrite: Whether a folder that exists is replaced: an empty one, or one that this package wrote.
-        inputs: What the work reads; None and what is no file or folder are passed over.
+        inputs: What the work reads or keeps; None is passed over.
 
     Raises:
         FileError: If the folder must not be replaced, cannot be written, or has an input in it.
@@ -204,7 +204,9 @@ def check_target(
 
 def _is_in(source: str | os.PathLike[str], target: Path) -> bool:
     try:
-        return Path(source).exists() and Path(source).resolve().is_relative_to(target.resolve())
+        if not isinstance(source, Path) and not Path(source).exists():  # a name of something else
+            return False
+        return Path(source).resolve().is_relative_to(target.resolve())
     except (OSError, ValueError):  # a text, which is no path
         return False
 
