@@ -121,7 +121,7 @@ def training_not_finite(what: str, step: int, dataset: str, checkpoint: str) -> 
     """A loss, or a gradient, that is not finite; it has not changed the weights."""
     return TrainingError(
         f"The {what} of step {step:,} is not finite, in a batch of {quoted(dataset)}. {_last(checkpoint)} Lower "
-        "optimiser.learning_rate, raise optimiser.temperature or use precision = 'float32', in a new output folder."
+        "optimiser.learning_rate, raise the temperature or use precision = 'float32', in a new output folder."
     )
 
 
