@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 import training_runs as runs
 from echoembed import errors
-from echoembed.training import checkpoint, curves, resume, rows, run
+from echoembed.training import checkpoint, curves, plan, resume, rows, run
 from echoembed.training.config import CheckpointConfig, ScoreConfig
 from echoembed.training.tables import TeacherConfig
 
@@ -352,3 +352,14 @@ def test_a_refused_start_leaves_no_folder_that_looks_like_a_run(folder, tmp_path
 
 def plain(config):
     return tuple(replace(entry, instruction="", symmetric=False) for entry in config.data)
+
+
+@pytest.mark.parametrize("inside", ["", "run"])
+def test_an_output_that_is_a_file_is_refused_before_a_model_is_loaded(folder, tmp_path, monkeypatch, inside):
+    monkeypatch.setattr(run, "load", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "file").write_text("mine")
+    config = runs.small(folder, output=str(tmp_path / "file" / inside))
+    for start in (run.train, plan.make):
+        with pytest.raises(errors.FileError, match=r"Nothing can be written to .*file is a file"):
+            start(config)
+    assert (tmp_path / "file").read_text() == "mine"

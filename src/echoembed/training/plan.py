@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from echoembed.training.adapter import trains_end_token
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.footprint import MemoryUse, Skeleton
 from echoembed.training.rows import ReadRows
+from echoembed.training.run_folder import check_place
 from echoembed.training.sampler import shares
 
 if TYPE_CHECKING:
@@ -157,6 +159,7 @@ def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = N
 
 def _check(config: TrainConfig, recipe: Recipe, skeleton: Skeleton, data_sets: Mapping[str, Dataset]) -> None:
     """Refuse what the run itself would refuse before its first step."""
+    check_place(Path(config.output))
     if trains_end_token(recipe, config.adapter) and skeleton.pieces.eos is None:
         raise errors.adapter_end_token_missing(skeleton.name)
     if config.score.data:

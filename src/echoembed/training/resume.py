@@ -14,7 +14,7 @@ from echoembed import errors
 from echoembed.files import lock, reason_of, write_text
 from echoembed.training import checkpoint, rows
 from echoembed.training.config import TrainConfig, differences, from_dict
-from echoembed.training.run_folder import CONFIG, LOG, SCORES, WRITTEN, read_lines, step_of
+from echoembed.training.run_folder import CONFIG, LOG, SCORES, WRITTEN, check_place, read_lines, step_of
 
 _LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
 
@@ -45,8 +45,10 @@ def checkpoint_of(config: TrainConfig, *, resume: bool) -> Path | None:
     Raises:
         TrainingError: If the folder holds a run and ``resume`` is false, or the run was started with another
             configuration or other data.
+        FileError: If the folder cannot be written.
     """
     folder = Path(config.output)
+    check_place(folder)
     newest = checkpoint.newest(folder)
     # 1. The record of the newest whole checkpoint, or the folder's if there is none, says what a run started with. In a
     #    folder without a record, what has the name of a file of ours is somebody else's, and would be overwritten.

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,19 @@ _NUMBERS = {
     SCORES: ("step", "score"),
 }
 _STRINGS = {LOG: ("data_set",), SCORES: ("task", "kind")}
+
+
+def check_place(folder: Path) -> None:
+    """Refuse an output folder that cannot be made or written.
+
+    Raises:
+        FileError: If it is a file or lies in one, or the system lets us write nothing there.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise errors.training_output_unwritable(folder, f"{place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise errors.training_output_unwritable(folder, "Permission denied")
 
 
 def step_folder(folder: Path, step: int) -> Path:
