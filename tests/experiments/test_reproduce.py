@@ -16,7 +16,7 @@ from echoembed.cli import app
 from echoembed.evaluation import peers
 from echoembed.evaluation.store import Score, Store
 from echoembed.experiments import copies, cost, figure2, figure3, figure4, figure13, interval, reproduce, selection
-from echoembed.experiments.experiment import Bench, Plan, Setting
+from echoembed.experiments.experiment import Bench, Plan, Setting, planned_work
 from echoembed.experiments.interval import difference
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.report import write_report
@@ -66,6 +66,18 @@ def test_every_experiment_keeps_rows_and_draws(results, setting, name):
     assert "<svg" in (setting.out / f"{name}.svg").read_text()
     assert all(len(row) == len(result.summary.columns) for row in result.summary.rows)
     assert result.summary.notes
+
+
+@pytest.mark.parametrize("name", ["interval", "figure6", "layers"])
+def test_an_experiment_on_sts_alone_does_all_the_work_that_it_announced(setting, tmp_path, name):
+    bench = Bench(replace(setting, out=tmp_path, models=("tiny", "tiny")))
+    done = []
+    bench.progress.done = lambda work, _: done.append(work)
+    experiment = reproduce.EXPERIMENTS[name]
+    plan = experiment.plan(bench)
+    experiment.run(bench, plan)
+    assert sum(done) == pytest.approx(planned_work(plan))
+    assert len(done) > 1
 
 
 @pytest.mark.parametrize("name", sorted(NOT_RUN))

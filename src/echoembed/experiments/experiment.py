@@ -293,6 +293,11 @@ def planned_work(plan: Plan) -> float:
     return sum(work(recipe, task) for recipe in plan.recipes for task in plan.tasks) * max(len(plan.models), 1)
 
 
+def work_of_set(plan: Plan, name: str) -> float:
+    """Estimate the cost of one data set of a plan, under all its recipes, in characters read."""
+    return sum(work(recipe, task) for recipe in plan.recipes for task in plan.tasks if task.name == name)
+
+
 def renamed(recipe: str | Recipe, name: str, **changes: Any) -> Recipe:
     """Return a recipe of the table with changes, under another name."""
     return replace(find_recipe(recipe), name=name, **changes)

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from echoembed import plots
 from echoembed.experiments import scoretable, selection
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name, work_of_set
 from echoembed.experiments.interval import cosines
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.splitter import Splitter, load_splitter, splitter_name
@@ -73,7 +73,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                 }
                 for place, error in enumerate(errors_N)
             ]
-        bench.progress.done(0, f"halves of {pairs.name}")
+        bench.progress.done(work_of_set(plan, pairs.name), f"halves of {pairs.name}")
         _keep_extremes(bench, pairs, np.abs(errors["classical"]) - np.abs(errors["echo"]))
     return rows
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from echoembed import plots
 from echoembed.evaluation.items import Array, correlation
 from echoembed.experiments import scoretable
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name, work_of_set
 from echoembed.experiments.results import Row, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
@@ -47,7 +47,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
         drawn.append(differences)
         observed = difference(echo, classical, gold)
         rows.append(_row(name, pairs.name, len(gold), observed, differences))
-        bench.progress.done(0, f"bootstrap of {pairs.name}")
+        bench.progress.done(work_of_set(plan, pairs.name), f"bootstrap of {pairs.name}")
     means = np.mean(drawn, axis=0)
     rows.append(
         _row(name, ALL, sum(row["pairs"] for row in rows), float(np.mean([r["difference"] for r in rows])), means)

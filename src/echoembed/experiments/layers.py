@@ -17,7 +17,7 @@ from echoembed import plots
 from echoembed.evaluation.cache import Vectors
 from echoembed.evaluation.items import correlation
 from echoembed.experiments import scoretable, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name, work_of_set
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Pooling, recipes
@@ -53,6 +53,12 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                 vectors_ND: Vectors = bench.layers.vectors(loaded, prompts, [layer], pooling)[:, 0]
                 return vectors_ND
 
+            for pairs in sets:  # one forward for all layers
+                if pairs in model_sets:
+                    bench.layers.fill(loaded, transformer.reader.render([*pairs.first, *pairs.second], task="query"))
+                share = work_of_set(plan, pairs.name) / len(plan.recipes)
+                bench.progress.done(share, f"{pairs.name}, {recipe.name}, {display_name(transformer.name)}")
+
             for layer in range(count + 1):
                 forms: dict[str, Callable[[Vectors], Vectors]] = {RAW: _same}
                 if bench.calibration_texts:
@@ -73,7 +79,6 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                                 "score": score,
                             }
                         )
-            bench.progress.done(0, f"layers of {recipe.name}, {display_name(transformer.name)}")
     return rows
 
 
