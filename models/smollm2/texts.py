@@ -8,8 +8,9 @@
 - ``science.jsonl.gz``: a title or summary and the abstract's first sentence (arXiv, SciTLDR)
 - ``pairs.jsonl.gz``: the questions with their answers, as rows of queries and positives
 
-Only sets whose licence lets what is trained on them be shipped; README.md names them. Texts are cut to what is read of
-them in training, so that the teacher reads no more than the student.
+What is scored in one of the data sets is left out, with the whole group that it stands in. Only sets whose licence lets
+what is trained on them be shipped are used; README.md names them. Texts are cut to what is read of them in training, so
+that the teacher reads no more than the student.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
+
+from echoembed.experiments.selection import judged_texts, plain
 
 LEFT_OUT = {"masc"}
 """Sources of the corpus whose terms are not clear enough to ship what is trained on them."""
@@ -74,42 +77,48 @@ def rows(folder: Path, name: str) -> Iterator[dict[str, str]]:
         yield from map(json.loads, lines)
 
 
-def write(path: Path, found: Iterable[dict[str, object]]) -> None:
-    """Rows as gzipped JSON lines, the same bytes for the same rows."""
-    count = 0
+def write(path: Path, found: Iterable[dict[str, object]], judged: set[str]) -> None:
+    """Rows as gzipped JSON lines, the same bytes for the same rows, without those that have a scored text."""
+    count, left_out = 0, 0
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
         for row in found:
+            texts = [text for value in row.values() for text in (value if isinstance(value, list) else [value])]
+            if any(plain(str(text)) in judged for text in texts):
+                left_out += 1
+                continue
             count += 1
             file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-    console.print(f"{path.name}: {count:,} rows")
+    console.print(f"{path.name}: {count:,} rows; {left_out:,} left out, as they have a text that is scored")
 
 
 def main() -> None:
     """Write the five files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder with train-*.jsonl.xz")
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and what is scored")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shards", type=int, default=1, help="shards of the corpus to read")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    write(options.out / "corpus.jsonl.gz", ({"texts": group} for group in corpus(options.corpus, options.shards)))
+    judged = judged_texts(options.data)
+    groups = ({"texts": group} for group in corpus(options.corpus, options.shards))
+    write(options.out / "corpus.jsonl.gz", groups, judged)
     captions = rows(options.data, "snli_devtest")
     triples = ([row["query"], row["positive"], row["negative"]] for row in captions)
-    write(options.out / "captions.jsonl.gz", ({"texts": list(map(short, triple))} for triple in triples))
+    write(options.out / "captions.jsonl.gz", ({"texts": list(map(short, triple))} for triple in triples), judged)
     asked = [
         [short(row["query"]), short(row["positive"])]
         for name in ("squad_question_sentence", "medquad")
         for row in rows(options.data, name)
     ]
-    write(options.out / "questions.jsonl.gz", ({"texts": pair} for pair in asked))
+    write(options.out / "questions.jsonl.gz", ({"texts": pair} for pair in asked), judged)
     science = (
         {"texts": [short(row["query"]), short(row["positive"])]}
         for name in ("arxiv_title_abstract", "scitldr")
         for row in rows(options.data, name)
     )
-    write(options.out / "science.jsonl.gz", science)
-    write(options.out / "pairs.jsonl.gz", ({"query": query, "positive": answer} for query, answer in asked))
+    write(options.out / "science.jsonl.gz", science, judged)
+    write(options.out / "pairs.jsonl.gz", ({"query": query, "positive": answer} for query, answer in asked), judged)
 
 
 if __name__ == "__main__":

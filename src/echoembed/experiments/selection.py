@@ -95,19 +95,19 @@ def calibration_texts(folder: Path | None, *, seed: int, count: int = CALIBRATIO
     files = sorted((folder / "train").glob("*/train.jsonl*")) if folder else []
     if folder is None or not files:
         return []
-    judged = _judged(folder)
+    judged = judged_texts(folder)
     sample: list[str] = []
     for file in files:
         pairs = rows.read_rows(file, {"query": rows.TEXT, "positive": rows.TEXT})
         texts = [clean_text(text) for row in pairs for text in (row["query"], row["positive"])]
         usable = [text for text in dict.fromkeys(texts) if text.strip() and len(text) <= _CALIBRATION_LENGTH]
-        usable = [text for text in usable if _plain(text) not in judged]
+        usable = [text for text in usable if plain(text) not in judged]
         sample += sampling.sample(usable, -(-count // len(files)), seed)
     return list(dict.fromkeys(sample))
 
 
-def _judged(folder: Path) -> set[str]:
-    """Return every text of all scored files, in the form of ``_plain``."""
+def judged_texts(folder: Path) -> set[str]:
+    """Return every text of all scored files, in the form of ``plain``."""
     texts: set[str] = set()
     for kind, path in data_sets(folder).values():
         for file in DATA_KINDS[kind].files(path):
@@ -115,12 +115,12 @@ def _judged(folder: Path) -> set[str]:
                 continue
             for _, line in rows.lines(file):
                 values = json.loads(line).values()
-                texts |= {_plain(value) for value in values if isinstance(value, str)}
-                texts |= {_plain(text) for value in values if isinstance(value, list) for text in value}
+                texts |= {plain(value) for value in values if isinstance(value, str)}
+                texts |= {plain(text) for value in values if isinstance(value, list) for text in value}
     return texts
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Reduce a text to letters and digits, as the same text in two files may differ in blanks, marks and capitals."""
     return re.sub(r"\W+", "", text.lower())
 
