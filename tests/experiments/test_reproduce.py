@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -207,7 +208,9 @@ def test_figure_5_reads_each_model_under_its_own_recipe_at_every_budget(setting,
     echoembed.save(echoembed.load("tiny", recipe=replace(twice, name="any")), tmp_path / "models" / "my echo")
     echoembed.save(echoembed.load("tiny", recipe="classical"), tmp_path / "models" / "my classical")
     changed = replace(setting, out=tmp_path, checkpoints=tmp_path / "models")
-    (result,) = reproduce.reproduce(["figure5"], changed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", echoembed.RecipeWarning)  # as it would be under another recipe
+        (result,) = reproduce.reproduce(["figure5"], changed)
     assert result.error is None
     assert [row[0] for row in result.summary.rows] == ["my classical", "my echo"]
     rows, _ = read_rows(tmp_path / "figure5.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from echoembed.model.assemble import assemble
 from echoembed.model.beside import Join
 from echoembed.model.calibrate import calibrated_modules, carry_settings, sentences
 from echoembed.model.calibration import Calibration
-from echoembed.model.load import load
+from echoembed.model.load import RecipeWarning, load
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe, find_recipe
@@ -71,7 +72,9 @@ class Models:
     def identity(self, name: str | None) -> str:
         """Name a model with its exact weights, dtype and context."""
         if name not in self._identities:
-            transformer = transformer_of(self.get(name, "classical"))
+            with warnings.catch_warnings():  # the recipe is any: no vector is made
+                warnings.simplefilter("ignore", RecipeWarning)
+                transformer = transformer_of(self.get(name, "classical"))
             dtype = "int8" if transformer.int8 else transformer.model.dtype
             self._identities[name] = f"{transformer.name} {transformer.revision} {dtype} {transformer.context}"
         return self._identities[name]
