@@ -204,8 +204,9 @@ def test_figure_5_reads_each_model_under_its_own_recipe_at_every_budget(setting,
     from echoembed.evaluation.run import evaluate
 
     monkeypatch.setattr(figure4, "QUICK_BUDGETS", (4, 8))
-    twice = replace(recipes["echo"], query_template="{bos}Say: {text}\nAgain: {text:pool}", document_template="")
-    echoembed.save(echoembed.load("tiny", recipe=replace(twice, name="any", trained=True)), tmp_path / "models" / "my echo")
+    template = "{bos}Say: {text}\nAgain: {text:pool}"
+    twice = replace(recipes["echo"], name="any", query_template=template, document_template="", trained=True)
+    echoembed.save(echoembed.load("tiny", recipe=twice), tmp_path / "models" / "my echo")
     echoembed.save(echoembed.load("tiny", recipe="classical"), tmp_path / "models" / "my classical")
     changed = replace(setting, out=tmp_path, checkpoints=tmp_path / "models")
     with warnings.catch_warnings():
