@@ -206,19 +206,19 @@ def test_figure_5_reads_each_model_under_its_own_recipe_at_every_budget(setting,
     monkeypatch.setattr(figure4, "QUICK_BUDGETS", (4, 8))
     template = "{bos}Say: {text}\nAgain: {text:pool}"
     twice = replace(recipes["echo"], name="any", query_template=template, document_template="", trained=True)
-    echoembed.save(echoembed.load("tiny", recipe=twice), tmp_path / "models" / "my echo")
+    echoembed.save(echoembed.load("tiny", recipe=twice), tmp_path / "models" / "echo")
     echoembed.save(echoembed.load("tiny", recipe="classical"), tmp_path / "models" / "my classical")
     changed = replace(setting, out=tmp_path, checkpoints=tmp_path / "models")
     with warnings.catch_warnings():
         warnings.simplefilter("error", echoembed.RecipeWarning)  # as it would be under another recipe
         (result,) = reproduce.reproduce(["figure5"], changed)
     assert result.error is None
-    assert [row[0] for row in result.summary.rows] == ["my classical", "my echo"]
+    assert [row[0] for row in result.summary.rows] == ["echo", "my classical"]  # a folder's name is no recipe
     rows, _ = read_rows(tmp_path / "figure5.parquet")
     tasks = selection.long_tasks(data, quick=True, seed=setting.seed)
-    model = echoembed.load(tmp_path / "models" / "my echo", budget=4, overflow="ignore")
+    model = echoembed.load(tmp_path / "models" / "echo", budget=4, overflow="ignore")
     for expected in evaluate(model, tasks):
-        (row,) = [row for row in rows if (row["method"], row["budget"], row["task"]) == ("my echo", 8, expected.task)]
+        (row,) = [row for row in rows if (row["method"], row["budget"], row["task"]) == ("echo", 8, expected.task)]
         assert row["score"] == pytest.approx(expected.score, abs=2e-3)
 
 

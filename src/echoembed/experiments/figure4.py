@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from echoembed.experiments import scoretable, selection, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Setting, Summary
+from echoembed.experiments.experiment import MAIN, Bench, Experiment, Plan, Setting, Summary
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.load import load
+from echoembed.model.saved import OURS, read_modules
 from echoembed.model.transformer import transformer_of
-from echoembed.recipe import Recipe, recipes
+from echoembed.recipe import Recipe, find_recipe, recipes
+from echoembed.sources import adapters
+from echoembed.sources.resolve import resolve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,19 +58,26 @@ def plan_fine_tuned(bench: Bench) -> Plan:
     """Plan the same for the fine-tuned models in a folder."""
     models = fine_tuned(bench.setting.checkpoints)
     zero_shot = plan(bench)
+    rows = [row for path, recipe in models.items() for row in budgeted(recipe, bench.setting, path.name)]
     needs = "" if models else "--checkpoints FOLDER with a folder for each fine-tuned model, such as echo and classical"
-    return replace(
-        zero_shot,
-        recipes=[row for path, recipe in models.items() for row in budgeted(recipe, bench.setting, path.name)],
-        models=tuple(map(str, models)),
-        needs=needs or zero_shot.needs,
-    )
+    decides = {path.name: bench.models.identity(str(path)) for path in models}
+    decides |= {row.name: row.fingerprint() for row in rows}
+    # No ``models``, under all of which all recipes would run: each of these runs under its own.
+    return replace(zero_shot, recipes=rows, models=(), settings=decides, needs=needs or zero_shot.needs)
 
 
 def fine_tuned(folder: Path | None) -> dict[Path, Recipe]:
     """Return the models in a folder and their recipes: the one saved with a model, else the one its folder names."""
     paths = sorted(path for path in folder.iterdir() if path.is_dir()) if folder and folder.is_dir() else []
-    return {path: recipes.get(path.name) or transformer_of(load(str(path))).recipe for path in paths}
+    return {path: _saved_recipe(path) or find_recipe(path.name) for path in paths}
+
+
+def _saved_recipe(folder: Path) -> Recipe | None:
+    name = str(folder)
+    if adapters.is_adapter(name):
+        return adapters.find(name).recipe
+    ours = any(module["type"] == OURS for module in read_modules(resolve(name)))
+    return transformer_of(load(name)).recipe if ours else None
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -75,8 +85,8 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     rows: list[Row] = []
     for recipe in plan.recipes:
         name, _, budget = recipe.name.partition("@")
-        tuned = next((model for model in plan.models if model and model.endswith(f"/{name}")), bench.model_name)
-        rows += bench.scores([recipe], plan.tasks, model=tuned, method=name, budget=int(budget))
+        own = str(bench.setting.checkpoints / name) if not plan.models and bench.setting.checkpoints else MAIN
+        rows += bench.scores([recipe], plan.tasks, model=own, method=name, budget=int(budget))
     return rows
 
 
