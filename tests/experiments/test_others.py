@@ -13,7 +13,7 @@ from echoembed.evaluation.items import correlation
 from echoembed.evaluation.layers import LayerStore
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
-from echoembed.experiments import layers, mteb, others, overview, reproduce, selection, table1
+from echoembed.experiments import interval, layers, mteb, others, overview, reproduce, selection, table1
 from echoembed.experiments.experiment import Setting
 from echoembed.experiments.results import read_rows, values
 from echoembed.recipe import recipes
@@ -129,6 +129,22 @@ def test_the_verdict_follows_the_interval():
         shown = overview.overview({"table1": [row(low, high)]}).rows
         assert [cells[-1] for cells in shown if "on STS" in cells[0]] == [verdict]
         assert said in table1.order([row(low, high)])[0]
+
+
+def test_the_first_page_has_the_lead_over_every_pair_and_llm2vecs_lead():
+    def row(recipe, score):
+        return {"recipe": recipe, "task": "one", "kind": "STS", "score": score, "max_texts": 4, "low": None}
+
+    table = [row("echo", 0.5), row("llm2vec, mntp", 0.1), row("llm2vec, simcse", 0.6)]
+    lead = {"task": interval.ALL, "pairs": 1234, "difference": 0.125, "low": 0.1, "high": 0.15}
+    shown = {cells[0]: cells[2:] for cells in overview.overview({"table1": table, "interval": [lead]}).rows}
+    assert shown["Echo beats classical on STS, all 1,234 pairs (interval)"] == [
+        "+12.5 (+10.0 to +15.0)",
+        overview.HOLDS,
+    ]
+    assert ["+10.0", overview.HOLDS] in shown.values()
+    sampled_alike = overview.overview({"table1": table, "interval": [{**lead, "pairs": 2}]}).rows
+    assert not any("pairs (interval)" in cells[0] for cells in sampled_alike)
 
 
 def test_models_that_llm2vecs_stages_made_are_rows_of_their_own(setting, data, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
-from echoembed.experiments import layers, scoretable, table1
+from echoembed.experiments import interval, layers, scoretable, table1
 from echoembed.experiments.experiment import Summary
 from echoembed.experiments.figure2 import accuracy
 from echoembed.experiments.figure6 import mean_error
@@ -24,7 +24,10 @@ Results = Mapping[str, list[Row]]
 
 def overview(results: Results) -> Summary:
     """Return a row for each claim that was tested."""
-    claims = (_leads, _matched, _other_models, _mask, _pooling, _prompts, _toy, _halves, _layers, _simple)
+    claims = (
+        *(_leads, _every_pair, _matched, _other_models, _mask, _llm2vec, _pooling, _prompts, _toy, _halves, _layers),
+        _simple,
+    )
     rows = [row for claim in claims for row in claim(results)]
     return Summary(["claim", "paper", "here", "does it hold here?"], rows)
 
@@ -56,6 +59,17 @@ def _leads(results: Results) -> list[list[str]]:
             name = "PromptEOL" if rival == "prompteol" else rival
             out.append([f"Echo beats {name} {where} (Table 1)", f"{paper:+.1f}", lead, _verdict(row)])
     return out
+
+
+def _every_pair(results: Results) -> list[list[str]]:
+    """Compare echo with classical on all STS pairs, if Table 1 has a sample of them."""
+    means = values(results.get("interval", []), task=interval.ALL)
+    sampled = values(results.get("table1", []), recipe="echo", kind="STS")
+    if not means or not sampled or sum((row["max_texts"] or 0) // 2 for row in sampled) in (0, means[0]["pairs"]):
+        return []
+    lead = means[0]
+    shown = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * lead[key] for key in ("difference", "low", "high")))
+    return [[f"Echo beats classical on STS, all {lead['pairs']:,} pairs (interval)", "-", shown, _verdict(lead)]]
 
 
 def _averages(rows: Sequence[Row]) -> dict[str, float]:
@@ -98,6 +112,19 @@ def _mask(results: Results) -> list[list[str]]:
     gap = means["classical-bidirectional"] - means["echo"]
     claim = "Without training, removing the causal mask does not replace echo (Table 3)"
     return [[claim, "-14.0, -13.8, -1.5", f"{gap:+.1f}", HOLDS if gap < 0 else NOT]]
+
+
+def _llm2vec(results: Results) -> list[list[str]]:
+    """Compare LLM2Vec, which is trained without labels, with echo (Table 1)."""
+    means = _averages(results.get("table1", []))
+    ours = [name for name in means if name.startswith("llm2vec, ")]
+    if not ours or "echo" not in means:
+        return []
+    gap = means[ours[-1]] - means["echo"]
+    claim = "Trained without labels, LLM2Vec is ahead of echo without training (Table 1)"
+    table = paper_table("table1")
+    paper = table.find(system="LLM2Vec (requires fine tuning)")["average"] - table.find(system="Echo (Ours)")["average"]
+    return [[claim, f"{paper:+.1f}", f"{gap:+.1f}", HOLDS if gap > 0 else NOT]]
 
 
 def _pooling(results: Results) -> list[list[str]]:
