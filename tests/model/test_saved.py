@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import tiny_models
 from echoembed import RecipeWarning, TruncationWarning
 from echoembed.errors import FileError, ModelError, OverBudgetError
 from echoembed.model.transformer import EchoTransformer
+from echoembed.recipe import Recipe
 from loaded import TEXTS, TWO, prompts_read, tiny
 
 
@@ -272,3 +274,16 @@ def test_a_replacement_that_fails_leaves_the_old_model(step, tmp_path, monkeypat
     monkeypatch.undo()
     assert echoembed.load(folder, device="cpu")[0].recipe.name == "echo"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_trained_weights_under_another_budget_are_as_they_were_trained(tmp_path):
+    template = "{bos}Say: {text} Again: {text:pool}"
+    trained = Recipe(name="mine", query_template=template, pooling="mean", trained=True, budget=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecipeWarning)  # tiny was not trained with it
+        echoembed.save(echoembed.load("tiny", recipe=trained), tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RecipeWarning)
+        echoembed.load(tmp_path / "model", recipe=replace(trained, name="other", budget=8))
+    with pytest.warns(RecipeWarning, match="was saved with the recipe 'mine' and is read with 'echo'"):
+        echoembed.load(tmp_path / "model", recipe="echo")

@@ -112,11 +112,16 @@ def zero_shot_summary(rows: list[Row]) -> Summary:
     return replace(summarised, notes=[*summarised.notes, note])
 
 
-def plot(rows: list[Row]) -> Figure:
+def fine_tuned_plot(rows: list[Row]) -> Figure:
+    """Draw as ``plot``, and say that the models are fine-tuned."""
+    return plot(rows, "Fine-tuned, with the same number of tokens")
+
+
+def plot(rows: list[Row], title: str = "With the same number of tokens") -> Figure:
     """Draw score against budget: the mean, and each task."""
     figure, axes = sweep.panels(
         {"mean": rows, **{task: values(rows, task=task) for task in distinct(rows, "task")}},
-        title=f"With the same number of tokens: read twice, or read more? Texts cut to the budget ({rows[0]['model']})",
+        title=f"{title}: read twice, or read more? Texts cut to the budget ({rows[0]['model']})",
         by="method",
         x="budget",
         xlabel="tokens of text read, all readings",
@@ -146,5 +151,5 @@ FINE_TUNED_EXPERIMENT = Experiment(
     plan=plan_fine_tuned,
     run=run,
     summary=summary,
-    plot=plot,
+    plot=fine_tuned_plot,
 )

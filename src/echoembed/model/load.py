@@ -293,7 +293,7 @@ def _warn_if_not_made_for(recipe: Recipe, source: Source) -> None:
 
 def _warn_if_trained_with_another(name: str, recipe: Recipe, chosen: Recipe | None) -> None:
     """Warn if weights that were trained with one recipe, or for one attention, are used with another."""
-    if chosen is None or chosen.fingerprint() == recipe.fingerprint():
+    if chosen is None or recipe.differs_in_budget_alone(chosen):
         return
     if not recipe.trained:  # as after masked prediction, which teaches attention and no template
         if chosen.attention != recipe.attention:
