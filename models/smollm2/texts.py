@@ -26,6 +26,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from echoembed.errors import DataError
 from echoembed.experiments.selection import judged_texts, plain
 
 LEFT_OUT = {"masc"}
@@ -100,7 +101,11 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=1, help="shards of the corpus to read")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    judged = judged_texts(options.data)
+    try:
+        judged = judged_texts(options.data)
+    except DataError:  # a folder with train/ alone
+        judged = set()
+        console.print(f"{options.data} has no data set that is scored: nothing is left out")
     groups = ({"texts": group} for group in corpus(options.corpus, options.shards))
     write(options.out / "corpus.jsonl.gz", groups, judged)
     captions = rows(options.data, "snli_devtest")
