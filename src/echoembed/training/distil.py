@@ -89,9 +89,7 @@ class DistilLoss(nn.Module):
             return loss
         [features] = columns
         vectors = self._vectors(features)
-        if (
-            self.gather
-        ):  # every process computes the loss of the whole batch, and averages its gradients with the others
+        if self.gather:  # every process computes the whole batch's loss; gradients are averaged over processes
             vectors, labels = all_gather_with_grad(vectors), all_gather(labels)
         return cosine_divergence(
             vectors,
