@@ -9,7 +9,6 @@ Shapes: N texts, D width of the teacher.
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch import Tensor
 from echoembed import errors
 from echoembed.files import folder_of
 from echoembed.model.load import load
+from echoembed.model.saved import OURS, read_modules
 from echoembed.sources.adapters import is_adapter
 from echoembed.sources.files import MODULES
 from echoembed.sources.resolve import resolve
@@ -175,8 +175,9 @@ def _load(name: str) -> Any:
     try:
         if is_adapter(name):
             return load(name, device=device, overflow="ignore").eval()
-        folder = _packaged(name) or resolve(name).folder
-        if _is_ours(folder):
+        source = resolve(str(_packaged(name) or name))
+        folder = source.folder
+        if any(module["type"] == OURS for module in read_modules(source)):
             return load(folder, device=device, overflow="ignore").eval()
         if not (folder / MODULES).is_file():
             raise errors.teacher_unusable(name, f"it has no {MODULES}, so that it is no SentenceTransformer")
@@ -203,12 +204,6 @@ def _packaged(name: str) -> Path | None:
     if (folder := next(folders, None)) is None:
         raise errors.teacher_unusable(name, "the installed package of that name carries no SentenceTransformer")
     return folder
-
-
-def _is_ours(folder: Path) -> bool:
-    """Return whether a folder holds a model that echoembed saved."""
-    path = folder / MODULES
-    return path.is_file() and any("echoembed" in str(part.get("type")) for part in json.loads(path.read_bytes()))
 
 
 def _identity(model: Any) -> bytes:
