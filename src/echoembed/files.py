@@ -25,6 +25,7 @@ try:
 except ImportError:  # Windows: nothing is locked there, so nothing that others left is removed
     fcntl = None  # type: ignore[assignment]
 
+_MODEL = ("modules.json", "adapter_config.json", "vector.json")  # a saved model, an adapter, notes for llama.cpp
 _NAME_LENGTH = 100
 _PATIENCE = 1000
 
@@ -243,6 +244,22 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise errors.output_exists(path)
     if not path.resolve().parent.is_dir():
         raise errors.output_unwritable(path, "its folder does not exist")
+
+
+def check_replaceable(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse to replace what is not a model's folder: nobody who names their home by mistake must lose it.
+
+    Raises:
+        FileError: If the folder exists and must not be replaced.
+        OSError: If it cannot be looked into.
+    """
+    target = Path(folder).expanduser()
+    if target.exists() and not overwrite:
+        raise errors.output_exists(folder)
+    if target.exists() and not target.is_dir():
+        raise errors.output_not_ours(folder, "a file")
+    if target.exists() and any(target.iterdir()) and not any((target / name).is_file() for name in _MODEL):
+        raise errors.output_not_ours(folder, "a folder of other things")
 
 
 def _check_name(path: Path) -> None:

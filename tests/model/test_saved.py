@@ -21,6 +21,7 @@ import echoembed
 import tiny_models
 from echoembed import RecipeWarning, TruncationWarning
 from echoembed.errors import FileError, ModelError, OverBudgetError
+from echoembed.integrations.export import export_self_contained
 from echoembed.model.transformer import EchoTransformer
 from echoembed.recipe import Recipe
 from loaded import TEXTS, TWO, prompts_read, tiny
@@ -250,6 +251,20 @@ def test_a_folder_that_exists_is_kept_unless_told_otherwise(tmp_path):
     echoembed.save(other, folder, overwrite=True)
     assert echoembed.load(folder, device="cpu")[0].recipe.name == "classical"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("write", [echoembed.save, export_self_contained])
+def test_only_a_models_folder_is_replaced(write, tmp_path):
+    """``overwrite=True`` with the name of one's home must not cost the home."""
+    letters, file = tmp_path / "home" / "letters.txt", tmp_path / "file"
+    letters.parent.mkdir()
+    for path in (letters, file):
+        path.write_text("dear")
+        with pytest.raises(FileError, match="Only a folder in which echoembed saved a model"):
+            write(tiny("classical"), path if path == file else path.parent, overwrite=True)
+        assert path.read_text() == "dear"
+    (tmp_path / "empty").mkdir()
+    assert echoembed.load(echoembed.save(tiny(), tmp_path / "empty", overwrite=True), device="cpu")
 
 
 @pytest.mark.parametrize("step", ["save_pretrained", "rename"])

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from echoembed.texts import Embedder, Item, RemoteEmbedder, TextReader
 
 FEW = 100
-_OURS = ("modules.json", "vector.json")
-"""Files of which a folder that this package wrote has one: saved models and most exports, and notes for llama.cpp."""
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -180,17 +178,11 @@ def check_target(
         FileError: If the folder must not be replaced, cannot be written, or has an input in it.
     """
     from echoembed import errors
-    from echoembed.files import reason_of
+    from echoembed.files import check_replaceable, reason_of
 
     target = Path(folder).expanduser().absolute()
     try:
-        if target.exists():
-            if not overwrite:
-                raise errors.output_exists(folder)
-            if not target.is_dir():
-                raise errors.output_not_ours(folder, "a file")
-            if any(target.iterdir()) and not any((target / name).is_file() for name in _OURS):
-                raise errors.output_not_ours(folder, "a folder of other things")
+        check_replaceable(folder, overwrite=overwrite)
         above = next(parent for parent in target.parents if parent.exists())
         Path(tempfile.mkdtemp(prefix=".echoembed-", dir=above)).rmdir()
     except errors.FileError:

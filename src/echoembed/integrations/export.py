@@ -69,7 +69,7 @@ def export_self_contained(
     Args:
         model: The model, from ``load``.
         folder: The folder to write; must not exist unless ``overwrite``.
-        overwrite: Whether an existing folder is replaced.
+        overwrite: Whether a folder that exists is replaced: an empty one, or one with a saved model.
 
     Returns:
         The folder. The saved model's vectors equal those of ``model``, bit for bit if the engine is the same.

@@ -69,7 +69,7 @@ def write_notes(model: SentenceTransformer, folder: str | os.PathLike[str], *, o
     Args:
         model: From ``load``.
         folder: Where to; must not exist unless ``overwrite``.
-        overwrite: Whether an existing folder is replaced.
+        overwrite: Whether a folder that exists is replaced: an empty one, or one with a saved model.
 
     Returns:
         The folder.

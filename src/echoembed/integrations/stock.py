@@ -70,7 +70,7 @@ def export_stock(model: SentenceTransformer, folder: str | os.PathLike[str], *, 
     Args:
         model: From ``load``; its recipe must pool the last token of the prompt, causally, at the last layer.
         folder: Where to; must not exist unless ``overwrite``.
-        overwrite: Whether an existing folder is replaced.
+        overwrite: Whether a folder that exists is replaced: an empty one, or one with a saved model.
 
     Returns:
         The folder. It has been loaded by the library alone, and its vectors of probe texts are those of ``model``.

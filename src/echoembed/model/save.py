@@ -26,7 +26,7 @@ def save(model: SentenceTransformer, folder: str | os.PathLike[str], *, overwrit
     Args:
         model: From ``load``, trained further or not.
         folder: The folder to write; it must not exist unless ``overwrite``.
-        overwrite: Whether an existing folder is replaced.
+        overwrite: Whether a folder that exists is replaced: an empty one, or one with a saved model or adapter.
 
     Returns:
         The folder.
@@ -49,15 +49,16 @@ def whole_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
     Args:
         folder: The finished folder; it must not exist unless ``overwrite``.
-        overwrite: Whether an existing folder is replaced.
+        overwrite: Whether a folder that exists is replaced: an empty one, or one with a saved model or adapter.
 
     Yields:
         The folder to fill.
 
     Raises:
-        FileError: If the folder exists, or cannot be written.
+        FileError: If the folder exists and must not be replaced, or cannot be written.
     """
     try:
+        files.check_replaceable(folder, overwrite=overwrite)
         with files.whole_folder(folder, overwrite=overwrite) as unfinished:
             yield unfinished
     except errors.EchoembedError:
