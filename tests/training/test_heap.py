@@ -36,13 +36,15 @@ pinned = []
 pages = [(step(), pinned.append(torch.ones(2**12)))[0] for _ in range(3)]
 callback.on_step_end(None, SimpleNamespace(global_step=heap.EVERY - 1), None)
 full = resident()
-callback.on_step_end(None, SimpleNamespace(global_step=heap.EVERY), None)
+{limit}
+callback.on_step_end(None, SimpleNamespace(global_step=heap.EVERY{step}), None)
 print(json.dumps([pages, full - empty, resident() - empty]))
 """
 
 
-def run() -> tuple[list[int], int, int]:
-    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+def run(limit: str = "", step: str = "") -> tuple[list[int], int, int]:
+    code = STEPS.replace("{limit}", limit).replace("{step}", step)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     pages, full, returned = json.loads(done.stdout)
     return pages, full, returned
 
@@ -56,4 +58,10 @@ def test_a_step_reuses_the_pages_of_the_step_before():
 
 def test_all_of_it_goes_back_after_so_many_steps():
     _, full, returned = run()
+    assert returned < full / 10
+
+
+@pytest.mark.parametrize("limit", ["heap.MOST = 2**27", "heap._available = lambda: 2**27"])
+def test_too_much_of_it_goes_back_at_once(limit):
+    _, full, returned = run(limit, step=" - 1")
     assert returned < full / 10

@@ -3,22 +3,28 @@
 A step allocates gigabytes of states and frees them again. By default, glibc gives blocks of many megabytes back to the
 system at once, so that the next step's blocks are new pages, which the system has to fill with zeros: on a virtual
 machine, half of a step's processor time. If all is kept, holes remain between blocks of other sizes, because the states
-differ in size from step to step: a run of SmolLM2 grew to 8.5 GB. So freed memory is kept for ``EVERY`` steps, and then
-all pages of it go back to the system. Nothing happens on a system without glibc.
+differ in size from step to step: a run of SmolLM2 grew to 11 GB. So freed memory is kept for ``EVERY`` steps, or until
+it is more than ``MOST`` or than half of the memory that the system has left; then all pages of it go back to it.
+Nothing happens on a system without glibc.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import re
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 EVERY = 16
 """After this many steps, freed memory goes back to the system."""
+MOST = 6 * 2**30
+"""The most bytes of freed memory that are kept."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers of its settings
 _NEVER = -1
 _LARGEST = 2**25  # bytes: the largest threshold that glibc takes; larger blocks always go back at once
@@ -45,17 +51,36 @@ def return_freed_memory() -> None:
         trim(0)
 
 
+def _resident() -> int:
+    """Return the bytes of memory that this process takes."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _available() -> int:
+    """Return the bytes of memory that the system could still give to processes."""
+    found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    return int(found[1]) * 1024 if found else 2 * MOST
+
+
 class FreedMemory(TrainerCallback):
-    """Keeps freed memory during training, and returns it every ``EVERY`` steps and at the end."""
+    """Keeps freed memory during training; returns it at intervals, where there is too much of it, and at the end."""
+
+    def __init__(self) -> None:
+        self._needed = 0  # bytes of the process when no freed memory was kept
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Begin to keep freed memory."""
-        keep_freed_memory()
+        if _glibc("malloc_trim"):
+            keep_freed_memory()
+            self._needed = _resident()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Return freed memory after every ``EVERY`` steps."""
-        if state.global_step % EVERY == 0:
+        """Return freed memory after every ``EVERY`` steps, or if it is too much."""
+        if not _glibc("malloc_trim"):
+            return
+        if state.global_step % EVERY == 0 or _resident() - self._needed > min(MOST, _available() // 2):
             return_freed_memory()
+            self._needed = _resident()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Return freed memory, as what follows may need less."""
