@@ -108,6 +108,14 @@ def test_two_side_by_side_have_the_score_of_their_model(found, given):
     assert all(abs(one[0].score - both.score) > 0.5 for one in alone)
 
 
+def test_without_labels_the_winner_is_of_the_space_that_was_compared_with_true_scores(tmp_path):
+    texts = [f"{text} and then went home again" for text in TEXTS]
+    result = tune(load, texts, most_cost=5, store=LayerStore(tmp_path))
+    parts = [part for scored in [result.winner, *result.frontier] for part in scored.candidate.parts]
+    assert {part.prompt.name for part in parts} <= set(space.UNLABELLED)
+    assert not any(part.pooling == "weighted-mean" for part in parts)
+
+
 def test_a_cost_that_nothing_is_within_is_refused(given, tmp_path):
     with pytest.raises(errors.DataError, match="raise the cost"):
         tune(load, CALIBRATED, pairs=given, most_cost=1e-9, store=LayerStore(tmp_path), prompts=["echo"])

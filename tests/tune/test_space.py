@@ -40,3 +40,15 @@ def test_two_side_by_side_are_a_recipe_with_two_prompts_the_deeper_one_first():
     ]
     assert [part.recipe.fingerprint() for part in both.parts] == [deep.recipe.fingerprint(), flat.recipe.fingerprint()]
     assert list(space.side_by_side([flat, alike])) == [], "one layer of one prompt holds nothing twice"
+
+
+def test_without_labels_only_what_was_compared_with_true_scores_is_searched():
+    prompts = space.prompts(space.UNLABELLED)
+    assert {row.name for row in prompts} == {"prompteol", "echo", "echo-deep", "classical"}
+    found = [each for row in prompts for each in space.candidates(row, layers=3, labelled=False)]
+    assert {(each.prompt.name, each.pooling) for each in found} == {
+        (row.name, "last" if row.name == "prompteol" else "mean") for row in prompts
+    }
+    joined = list(space.side_by_side(found, labelled=False))
+    assert {(each.beside.prompt.name, each.beside.layer) for each in joined} == {("classical", 1)}
+    assert {each.prompt.name for each in joined} == set(space.UNLABELLED)

@@ -59,9 +59,9 @@ def tune(
     """Search prompts, layers, poolings and calibrations for the best embedder of your own texts, without training.
 
     The model reads each prompt once, for all layers, and the search tries everything else on the kept vectors. With
-    judged pairs, the best recipe is the one that ranks the pairs as people did. Without them, it is the one under which
-    the two halves of a text find each other and vectors lie evenly. It is chosen on one half of the pairs or texts
-    within the allowed cost, and scored on the other half.
+    judged pairs, the best recipe is the one that ranks the pairs as people did. Without them, fewer prompts and
+    poolings are tried, and the best is the one under which the two halves of a text find each other and vectors lie
+    evenly. The recipe is chosen on one half of the pairs or texts, within the allowed cost, and scored on the other.
 
     The best model is saved with its calibration; pass its folder to 'echoembed embed -m FOLDER' or any other verb. The
     folder also has a table (tune.json) and a picture (frontier.png). A stopped search continues where it was.

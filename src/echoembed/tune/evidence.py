@@ -13,7 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,10 @@ class Evidence(ABC):
         left_N: The first text of each comparison, as an index into ``texts``.
         right_N: The second text of each comparison.
         name: The name of the score, for reports.
+        labelled: Whether people have judged the comparisons.
     """
+
+    labelled: ClassVar[bool]
 
     texts: Sequence[str] = field(repr=False)
     left_N: NDArray[np.int64] = field(repr=False)
@@ -82,6 +85,7 @@ class Evidence(ABC):
 class LabelledPairs(Evidence):
     """Pairs of texts that people have judged; the score is Spearman's correlation of cosines with their judgement."""
 
+    labelled = True
     gold_N: Numbers = field(repr=False)
     name: str = "Spearman × 100, given pairs"
 
@@ -123,6 +127,7 @@ class LabelledPairs(Evidence):
 class Halves(Evidence):
     """Texts cut in two: each half must find its other half among those of all texts. Needs no labels."""
 
+    labelled = False
     name: str = "halves that find each other, × 100"
 
     @classmethod

@@ -76,7 +76,7 @@ class Scorer:
         self, prompt: Recipe, sample: NDArray[np.int64], fit_on: int, calibrations: Sequence[str]
     ) -> list[Trial]:
         """Score all candidates of a prompt on a sample of the evidence."""
-        candidates = list(space.candidates(prompt, self.layers, calibrations))
+        candidates = list(space.candidates(prompt, self.layers, calibrations, labelled=self.evidence.labelled))
         used = self._used(sample)
         return [
             self._trial(candidate, vectors_TD, sample)
@@ -84,7 +84,7 @@ class Scorer:
         ]
 
     def side_by_side(self, candidates: Sequence[Candidate], sample: NDArray[np.int64]) -> list[Trial]:
-        """Score every pair of candidates, by their vectors put side by side."""
+        """Score pairs of candidates, by their vectors put side by side."""
         used = self._used(sample)
         unit = {
             str(candidate): vectors_TD
@@ -93,7 +93,7 @@ class Scorer:
         }
         return [
             self._trial(both, np.hstack([unit[str(part)] for part in both.parts]) / np.float32(np.sqrt(2)), sample)
-            for both in space.side_by_side(candidates)
+            for both in space.side_by_side(candidates, labelled=self.evidence.labelled)
         ]
 
     def _used(self, sample: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -41,7 +41,7 @@ SMALL, LARGE = 192, 512
 JUDGED = 400
 """The most texts that are cut in two if there are no labels."""
 _FIRST_ROUND = ("none", "mean", "z-score")
-_PROMPTS = 2  # the prompts of the second round
+_PROMPTS = 2  # the prompts of the second round, with labels
 _SIDES = 12
 """Candidates that are tried side by side; as many again of those that cost next to nothing."""
 _CHEAP = 0.1
@@ -82,7 +82,8 @@ def tune(
         pairs: Pairs of texts with a judgement of how similar they are; None to judge by ``texts`` alone.
         most_cost: The most that embedding may cost, in units of a stock classical embedding on this machine.
         store: Keeps the vectors that are read.
-        prompts: Rows of the table whose prompts are tried; None for all zero-shot rows.
+        prompts: Rows of the table whose prompts are tried; None for all zero-shot rows, and without labels for
+            ``space.UNLABELLED``.
         budget: The most tokens of text in each copy; None for each row's own budget.
         seed: The seed of samples and of the bootstrap.
         say: Called with a line of progress now and then.
@@ -97,7 +98,8 @@ def tune(
     random.Random(seed).shuffle(distinct)  # noqa: S311
     to_fit, evidence = _evidence(distinct, pairs)
     choose, judge = halves_of(evidence, seed)
-    rows = [row.overridden(budget=budget) for row in space.prompts(prompts)]
+    names = prompts or (None if evidence.labelled else space.UNLABELLED)
+    rows = [row.overridden(budget=budget) for row in space.prompts(names)]
     model = load(cost.BARE)
     if transformer_of(model).int8:
         raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
@@ -123,7 +125,8 @@ def tune(
     if not best:
         raise errors.tune_too_dear(most_cost, min(costs.of(model, row, 1) for row in rows))
     # 2. Score all candidates of the best prompts, and of the references, on all texts.
-    second_round = sorted(best, key=lambda name: -best[name])[:_PROMPTS]
+    count = _PROMPTS if evidence.labelled else len(space.UNLABELLED)
+    second_round = sorted(best, key=lambda name: -best[name])[:count]
     trials: list[Trial] = []
     for row in rows:
         if row.name in second_round or row.name in REFERENCES:
@@ -150,7 +153,7 @@ def tune(
         frontier=[judged[str(trial.candidate)] for trial in frontier],
         references=references,
         evidence=evidence.name,
-        labelled=pairs is not None,
+        labelled=evidence.labelled,
         candidates=len(trials),
         model=_calibrated(load, winner.candidate, distinct),
     )

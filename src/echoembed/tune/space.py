@@ -9,6 +9,11 @@ from itertools import combinations
 from echoembed.recipe import Pooling, Recipe, recipes
 
 CALIBRATIONS = ("none", "mean", "z-score", "components-1", "components-8", "z-components-8", "whiten-128")
+UNLABELLED = ("prompteol", "echo", "echo-deep", "classical")
+"""The rows whose prompts are searched without labels. The choice without labels was compared with true scores on these,
+their mean or last token, and a bag of words beside them; among more, it picks what suits its score and nothing else."""
+BAG = ("classical", 1)
+"""The prompt and the layer of a bag of words."""
 NAME = "tuned"
 """The name of the recipe that a search returns."""
 
@@ -57,11 +62,17 @@ class Candidate:
         return " beside ".join(parts)
 
 
-def side_by_side(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
-    """Yield all pairs of candidates with different layers or prompts, the deeper candidate first."""
+def side_by_side(candidates: Sequence[Candidate], *, labelled: bool = True) -> Iterator[Candidate]:
+    """Yield pairs of candidates with different layers or prompts, the deeper candidate first.
+
+    Args:
+        candidates: The candidates.
+        labelled: Whether the choice is made by labels; if not, the second one is a bag of words.
+    """
     for left, right in combinations(candidates, 2):
         deep, flat = (left, right) if left.layer >= right.layer else (right, left)
-        if (deep.prompt, deep.layer) != (flat.prompt, flat.layer):
+        different = (deep.prompt, deep.layer) != (flat.prompt, flat.layer)
+        if different and (labelled or (flat.prompt.name, flat.layer) == BAG):
             yield replace(deep, beside=flat)
 
 
@@ -85,16 +96,20 @@ def _is_zero_shot(row: Recipe) -> bool:
     return row.attention == "causal" and not (row.trained or row.checkpoint or row.beside)
 
 
-def poolings(prompt: Recipe) -> tuple[Pooling, ...]:
+def poolings(prompt: Recipe, *, labelled: bool = True) -> tuple[Pooling, ...]:
     """Return the poolings to try for a prompt; if it pools no text, only its last token has read the whole text."""
     pooled = {part.slot for part in prompt.template("query").parts if part.pooled}
-    return ("mean", "weighted-mean", "last") if "text" in pooled else ("last",)
+    if "text" not in pooled:
+        return ("last",)
+    return ("mean", "weighted-mean", "last") if labelled else ("mean",)
 
 
-def candidates(prompt: Recipe, layers: int, calibrations: Sequence[str] = CALIBRATIONS) -> Iterator[Candidate]:
+def candidates(
+    prompt: Recipe, layers: int, calibrations: Sequence[str] = CALIBRATIONS, *, labelled: bool = True
+) -> Iterator[Candidate]:
     """Yield all candidates of a prompt, those with the same layer and pooling together."""
     for layer in range(layers + 1):
-        for pooling in poolings(prompt):
+        for pooling in poolings(prompt, labelled=labelled):
             if layer == 0 and pooling == "last":
                 continue  # a token embedding, which is the same for all texts
             for calibration in calibrations:
