@@ -463,7 +463,7 @@ def test_a_full_disk_leaves_nothing_behind_and_what_was_there_as_it_was(overwrit
     monkeypatch.setattr(SentenceTransformer, "save_pretrained", full)
     if overwrite:
         (tmp_path / "model").mkdir()
-        (tmp_path / "model" / "kept").touch()
+        (tmp_path / "model" / "modules.json").touch()
     before = sorted(tmp_path.rglob("*"))
     call = lambda: echoembed.save(model(), tmp_path / "model", overwrite=overwrite)  # noqa: E731
     refused(call, FileError, "No space left on device", "No partial file was left")

@@ -36,7 +36,7 @@ def test_it_is_small_and_its_weights_are_finite():
 
 def test_its_card_says_data_licences_and_how_it_was_made():
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for words in ("CC BY-SA", "MedQuAD", "all-MiniLM-L6-v2", "perplexity", "objective", "left out"):
+    for words in ("CC BY-SA", "MedQuAD", "all-mpnet-base-v2", "perplexity", "objective", "left out"):
         assert words in card, words
 
 

