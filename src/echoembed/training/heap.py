@@ -4,7 +4,7 @@ A step allocates gigabytes of states and frees them again. By default, glibc giv
 system at once, so that the next step's blocks are new pages, which the system has to fill with zeros: on a virtual
 machine, half of a step's processor time. If all is kept, holes remain between blocks of other sizes, because the states
 differ in size from step to step: a run of SmolLM2 grew to 11 GB. So freed memory is kept for ``EVERY`` steps, or until
-it is more than ``MOST`` or than half of the memory that the system has left; then all pages of it go back to it.
+it is more than ``MOST`` or than half of the memory that the system has left; then all of it goes back.
 Nothing happens on a system without glibc.
 """
 
