@@ -123,7 +123,7 @@ def _kernel(device: str) -> dict[str, Any]:
     cosine = float((model.encode(sample) * padded.encode(sample)).sum(axis=1).min())
     found: dict[str, Any] = {"engine": echoembed.describe(model)["engine"], "least cosine to padded": cosine}
     if importlib.util.find_spec("pytest") and TESTS.is_file():
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(TESTS)]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", str(TESTS)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS.parents[2])
         found["tests"] = (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1]
         if done.returncode:

@@ -5,26 +5,28 @@
 #
 # May be stopped and called again: it goes on from its checkpoint. PYTHON and ECHOEMBED name other commands, CONFIG another
 # configuration, RUN its folder, TEXTS the folder of its texts, TEACHER that of its teacher, SHARDS how much of the corpus
-# is read, MINUTES how long training may take before it is stopped, ADAPTER the folder to write.
+# is read, GROUPS_OF_DOCUMENT how many groups of sentences a document gives, MINUTES how long training may take before it
+# is stopped, ADAPTER the folder to write.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
 config=${CONFIG:-models/smollm2/gpu.toml}
 run=${RUN:-runs/smollm2-echo-gpu}
-texts=${TEXTS:-runs/smollm2-echo-data}
+texts=${TEXTS:-runs/smollm2-near-data}
 teacher=${TEACHER:-runs/all-mpnet-base-v2}
 adapter=${ADAPTER:-src/echoembed/tiny/adapters/smollm2-echo}
 
 # 1. The teacher; texts and pairs, cut to what is read of them.
 [ -d "$teacher" ] || "$python" models/smollm2/teacher.py "$teacher"
 [ -f "$texts/pairs.jsonl.gz" ] || "$python" models/smollm2/texts.py --corpus "$CORPUS" --data "$DATA" --out "$texts" \
-    --shards "${SHARDS:-4}"
+    --shards "${SHARDS:-4}" --groups "${GROUPS_OF_DOCUMENT:-3}"
 
-# 2. What it would cost; nothing is started where the data or the settings cannot be used.
-"${ECHOEMBED:-echoembed}" train "$config" --dry-run --quiet
+# 2. Each text beside those that are closest to it for the teacher, whose vectors training then finds in the run's folder.
+[ -f "$texts/near.jsonl.gz" ] || ! grep -q near.jsonl.gz "$config" ||
+    "$python" models/smollm2/near.py "$config" --out "$texts/near.jsonl.gz"
 
 # 3. Training. Ctrl-C, and the time limit, leave a checkpoint.
-timeout --foreground -s INT "${MINUTES:-8}m" "${ECHOEMBED:-echoembed}" train "$config" --resume --quiet || [ $? = 124 ]
+timeout --foreground -s INT "${MINUTES:-6}m" "${ECHOEMBED:-echoembed}" train "$config" --resume --quiet || [ $? = 124 ]
 
 # 4. The best step, in half precision, with its card.
 "$python" models/smollm2/ship.py "$run" --out "$adapter" ${SCORED-${DATA:+--data "$DATA"}} ${CORPUS:+--corpus "$CORPUS"}

@@ -3,6 +3,7 @@
     python models/smollm2/texts.py --corpus CORPUS --data DATA --out runs/smollm2-echo-data
 
 - ``corpus.jsonl.gz``: four neighbouring sentences of a paragraph, from the text corpus
+- ``passages.jsonl.gz``: a passage of several sentences from each document of the corpus
 - ``captions.jsonl.gz``: a sentence, what follows from it and what contradicts it (SNLI)
 - ``questions.jsonl.gz``: a question and the sentence that answers it (SQuAD, MedQuAD)
 - ``science.jsonl.gz``: a title or summary and the abstract's first sentence (arXiv, SciTLDR)
@@ -35,6 +36,8 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
 console = Console()
 FEWEST, MOST = 4, 28
 """Words of a sentence that is used."""
+LONGEST = 70
+"""The most words of a passage."""
 
 
 def sentences(paragraph: str) -> list[str]:
@@ -52,24 +55,47 @@ def short(text: str) -> str:
     return " ".join(sentences(text)[0].split()[:MOST])
 
 
-def corpus(folder: Path, shards: int) -> Iterator[list[str]]:
-    """Four neighbouring sentences of every document, from a paragraph drawn at random."""
-    draw = random.Random(0)  # noqa: S311
+def documents(folder: Path, shards: int) -> Iterator[list[str]]:
+    """The paragraphs of every document of the corpus."""
     for path in sorted(folder.glob("train-*.jsonl.xz"))[:shards]:
         with lzma.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 document = json.loads(line)
-                if document["source"] in LEFT_OUT:
-                    continue
-                paragraphs = re.split(r"\n\n+", document["text"])
-                draw.shuffle(paragraphs)
-                for paragraph in paragraphs[:20]:
-                    parts = [part for line in paragraph.split("\n") for part in sentences(line)]
-                    starts = [n for n in range(len(parts) - 3) if all(map(fits, parts[n : n + 4]))]
-                    if starts:
-                        start = draw.choice(starts)
-                        yield parts[start : start + 4]
-                        break
+                if document["source"] not in LEFT_OUT:
+                    yield re.split(r"\n\n+", document["text"])
+
+
+def corpus(folder: Path, shards: int, groups: int) -> Iterator[list[str]]:
+    """Four neighbouring sentences of every document, from a paragraph drawn at random; or several such groups."""
+    draw = random.Random(0)  # noqa: S311
+    for paragraphs in documents(folder, shards):
+        draw.shuffle(paragraphs)
+        found = 0
+        for paragraph in paragraphs[:20]:
+            parts = [part for line in paragraph.split("\n") for part in sentences(line)]
+            starts = [n for n in range(len(parts) - 3) if all(map(fits, parts[n : n + 4]))]
+            if starts:
+                start = draw.choice(starts)
+                yield parts[start : start + 4]
+                found += 1
+                if found == groups:
+                    break
+
+
+def passages(folder: Path, shards: int) -> Iterator[str]:
+    """The first sentences of a paragraph of every document, as many as fit into ``LONGEST`` words."""
+    draw = random.Random(1)  # noqa: S311
+    for paragraphs in documents(folder, shards):
+        draw.shuffle(paragraphs)
+        for paragraph in paragraphs[:20]:
+            passage: list[str] = []
+            for sentence in sentences(" ".join(paragraph.split())):
+                if len(" ".join([*passage, sentence]).split()) > LONGEST:
+                    break
+                passage.append(sentence)
+            if len(passage) > 1 and len(" ".join(passage).split()) > MOST:
+                yield " ".join(passage)
+                break
 
 
 def rows(folder: Path, name: str) -> Iterator[dict[str, str]]:
@@ -84,7 +110,7 @@ def write(path: Path, found: Iterable[dict[str, object]], judged: set[str]) -> N
     with path.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
         for row in found:
             texts = [text for value in row.values() for text in (value if isinstance(value, list) else [value])]
-            if any(plain(str(text)) in judged for text in texts):
+            if any(plain(part) in judged for text in map(str, texts) for part in (text, *sentences(text))):
                 left_out += 1
                 continue
             count += 1
@@ -93,12 +119,13 @@ def write(path: Path, found: Iterable[dict[str, object]], judged: set[str]) -> N
 
 
 def main() -> None:
-    """Write the five files."""
+    """Write the six files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder with train-*.jsonl.xz")
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and what is scored")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shards", type=int, default=1, help="shards of the corpus to read")
+    parser.add_argument("--groups", type=int, default=1, help="groups of sentences from each document")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -106,8 +133,11 @@ def main() -> None:
     except DataError:  # a folder with train/ alone
         judged = set()
         console.print(f"{options.data} has no data set that is scored: nothing is left out")
-    groups = ({"texts": group} for group in corpus(options.corpus, options.shards))
+    groups = ({"texts": group} for group in corpus(options.corpus, options.shards, options.groups))
     write(options.out / "corpus.jsonl.gz", groups, judged)
+    write(
+        options.out / "passages.jsonl.gz", ({"text": text} for text in passages(options.corpus, options.shards)), judged
+    )
     captions = rows(options.data, "snli_devtest")
     triples = ([row["query"], row["positive"], row["negative"]] for row in captions)
     write(options.out / "captions.jsonl.gz", ({"texts": list(map(short, triple))} for triple in triples), judged)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from echoembed.engine.pack import Layout
 
-_SHORT = 256  # up to this length, scores are stored for the backward pass rather than computed again
+_SHORT = 256  # on a CPU, up to this length, scores are stored for the backward pass rather than computed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,8 @@ class PaddedBatch:
         if not plain and (number, pooled) not in self.masks:
             self.masks[number, pooled] = self.allowed(rule, causal, pooled)
         mask_C1QL = None if plain else self.masks[number, pooled]
-        # 2. One call for all prompts. For short prompts the scores are small, and the written-out formula is faster.
-        if softcap is not None or longest <= _SHORT:
+        # 2. One call for all prompts. For short prompts on a CPU, the written-out formula is faster.
+        if softcap is not None or (longest <= _SHORT and self.device.type == "cpu"):
             if plain:
                 mask_C1QL = torch.ones(1, 1, longest, longest, dtype=torch.bool, device=self.device).tril()
             assert mask_C1QL is not None

@@ -22,7 +22,9 @@ from echoembed.engine.pack import Layout
 
 LEAST_CAPABILITY = (8, 0)
 WIDEST_HEAD = 256
-_ARGUMENTS = {"scale", "window_size", "enable_gqa"}  # PyTorch 2.11 has no ``enable_gqa`` yet
+_ARGUMENTS = {"scale", "window_size"}
+_SHARED_HEADS = "enable_gqa"
+"""The argument that lets query heads share keys and values; PyTorch 2.11 does not have it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,16 @@ def attend(
     """Compute attention inside each prompt, ``_QHE``. Keys and values may have fewer heads than queries."""
     flash_attention = kernel()
     assert flash_attention is not None  # ``supported`` has checked
+    groups = query_HQE.shape[0] // key_HTE.shape[0]
     key_KHE, value_KHE = (
         states.transpose(0, 1) if bounds.keys is None else states.index_select(1, bounds.keys).transpose(0, 1)
         for states in (key_HTE, value_HTE)
     )
+    sharing: dict[str, bool] = {}
+    if _shares_heads(flash_attention):
+        sharing = {_SHARED_HEADS: groups > 1}
+    elif groups > 1:
+        key_KHE, value_KHE = (states.repeat_interleave(groups, dim=1) for states in (key_KHE, value_KHE))
     out_QHE: Tensor = flash_attention(
         query_HQE.transpose(0, 1).contiguous(),
         key_KHE.contiguous(),
@@ -132,6 +140,11 @@ def attend(
         bounds.most_keys,
         scale=scale,
         window_size=(-1, 0) if causal else (-1, -1),
-        enable_gqa=query_HQE.shape[0] != key_HTE.shape[0],
+        **sharing,
     )
     return out_QHE
+
+
+@cache
+def _shares_heads(kernel: Callable[..., Any]) -> bool:
+    return _SHARED_HEADS in inspect.signature(kernel).parameters

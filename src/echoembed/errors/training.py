@@ -230,6 +230,14 @@ def adapter_end_token_missing(name: str) -> TrainingError:
     )
 
 
+def adapter_start_unusable(name: str, reason: str) -> TrainingError:
+    """A trained adapter that a run cannot begin with."""
+    return TrainingError(
+        f"Training cannot begin with the adapter {quoted(name)}: {reason}. Name an adapter of the same model, layers, "
+        "rank and alpha as adapter.start, or leave it empty."
+    )
+
+
 def _last(checkpoint: str) -> str:
     return f"The last good checkpoint is {checkpoint}." if checkpoint else "There is no checkpoint before it."
 

@@ -62,6 +62,7 @@ def card(
         objective=_OBJECTIVES[config.objective],
         recipe=recipe,
         config=config,
+        start=Path(config.adapter.start).name,
         log=log,
         last=log[-max(1, round(_LAST * len(log))) :],
         time=timedelta(seconds=round(sum(line["seconds"] for line in log))),
@@ -126,8 +127,8 @@ def _scores(scores: list[dict[str, Any]]) -> tuple[int, int, list[list[str]]]:
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """Return the configuration without folders of this machine."""
     settings = config.as_dict()
-    for table in (settings, *settings["data"], settings["score"], settings["teacher"]):
-        for key in ("output", "path", "model", "data", "vectors"):
+    for table in (settings, *settings["data"], settings["score"], settings["teacher"], settings["adapter"]):
+        for key in ("output", "path", "model", "data", "vectors", "start"):
             if isinstance(value := table.get(key), str) and Path(value).is_absolute():
                 table[key] = Path(value).name
     return settings

@@ -95,6 +95,9 @@ class TrainConfig(Table):
             allowed = "a whole number of at least 2, here or in the recipe, where compute_matched halves it"
             raise errors.TrainingError.bad_value("budget", self.budget, allowed)
         self._check_recipe()
+        if self.adapter.rank == 0 and self.adapter.start:
+            allowed = "empty where adapter.rank is 0: there is no adapter to begin with"
+            raise errors.TrainingError.bad_value("adapter.start", self.adapter.start, allowed)
         if self.adapter.rank == 0 and self.save == "adapter":
             raise errors.TrainingError.bad_value(
                 "save", self.save, "merged where adapter.rank is 0: there is no adapter"
@@ -279,6 +282,7 @@ def resolved(config: TrainConfig, base: Path) -> TrainConfig:
         model=_resolved_model("model", config.model, base),
         data=tuple(replace(entry, path=absolute("data.path", entry.path, base)) for entry in config.data),
         score=replace(config.score, data=absolute("score.data", config.score.data, base)),
+        adapter=replace(config.adapter, start=_resolved_model("adapter.start", config.adapter.start, base)),
         teacher=replace(
             teacher,
             model=_resolved_model("teacher.model", teacher.model, base),

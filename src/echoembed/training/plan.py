@@ -125,6 +125,7 @@ def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = N
         if progress is not None:
             progress(read)
 
+    rows.digests(config)  # refuses an adapter to begin with, or files, that cannot be used
     data_sets = rows.read_all(config, progress=keep)
     skeleton = footprint.build(config, recipe)
     _check(config, recipe, skeleton, data_sets)

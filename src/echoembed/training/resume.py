@@ -14,7 +14,7 @@ from echoembed import errors
 from echoembed.files import lock, reason_of, write_text
 from echoembed.training import checkpoint, rows
 from echoembed.training.config import TrainConfig, differences, from_dict
-from echoembed.training.run_folder import CONFIG, LOG, SCORES, WRITTEN, check_place, read_lines, step_of
+from echoembed.training.run_folder import CONFIG, LOG, SCORES, STORE, WRITTEN, check_place, read_lines, step_of
 
 _LIBRARIES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate")
 
@@ -58,7 +58,8 @@ def checkpoint_of(config: TrainConfig, *, resume: bool) -> Path | None:
         try:
             record = checkpoint.read_record(folder / CONFIG)
         except errors.TrainingError:
-            if taken := [name for name in WRITTEN if (folder / name).exists()]:
+            # A teacher's vectors may be there before a run: their store says itself which teacher's they are.
+            if taken := [name for name in WRITTEN if name != STORE and (folder / name).exists()]:
                 raise errors.training_folder_taken(folder, taken) from None
             return None
     if not resume:

@@ -23,7 +23,7 @@ from echoembed.engine import gradients
 from echoembed.engine.gradients import TrainingEngine
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
-from echoembed.training import export, mntp, rows, simcse
+from echoembed.training import export, mntp, rows, simcse, start
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.distil import DistilLoss
@@ -156,6 +156,8 @@ def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
         overflow="ignore",  # in training, the budget is meant to cut long texts
     )
     add_adapter(model, config.adapter, seed=config.seed)
+    if config.adapter.start:
+        start.begin(model, config.adapter)
     if config.objective == "simcse":
         simcse.prepare(model, config.dropout)
     gradients.use(transformer_of(model).model, _engine(model, config))

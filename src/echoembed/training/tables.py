@@ -140,6 +140,11 @@ class AdapterConfig(Table):
     targets: str | tuple[str, ...] = setting(
         "all-linear", "Which layers get LoRA: ``all-linear`` (all but the vocabulary's), or names of modules.", _TARGETS
     )
+    start: str = setting(
+        "",
+        "A trained adapter whose weights training begins with, of the same model, layers, rank and alpha: its folder, "
+        "or the name of one that comes with the package.",
+    )
     end_token: bool | None = setting(
         None,
         "Whether the end token's embedding is trained too; left out for yes if a template has ``{eos:pool}``.",

@@ -34,6 +34,8 @@ from echoembed.training.tables import TeacherConfig
 
 _ASKED = 500
 """The most texts that are looked up at once."""
+_BATCH = {"cpu": 32, "cuda": 512}
+"""The texts that a teacher reads at once."""
 _LENGTHS = (1e-6, 1e6)
 """The lengths of vectors that are left as they are: the cosines of others would be rounded, or overflow."""
 
@@ -54,6 +56,7 @@ class Teacher:
         self.computed = 0
         self._folder = folder
         self._model: Any = None
+        self._batch = _BATCH[_device()]
         self._file: dict[bytes, NDArray[np.float32]] = {}
         self._connection: sqlite3.Connection | None = None
         if config.vectors:
@@ -93,7 +96,7 @@ class Teacher:
             if new:
                 computed_ND = self._computed(list(new.values()))
                 pairs = [(key, vector.tobytes()) for key, vector in zip(new, computed_ND, strict=True)]
-                self._opened().executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", pairs)
+                self._store(pairs)
                 vectors |= dict(zip(new, computed_ND, strict=True))
                 self.computed += len(new)
         return torch.from_numpy(np.stack([vectors[key] for key in keys]))
@@ -108,6 +111,17 @@ class Teacher:
             marks = ", ".join("?" * len(asked))
             rows = self._opened().execute(f"SELECT text, vector FROM vectors WHERE text IN ({marks})", asked)  # noqa: S608
             yield from ((key, np.frombuffer(vector, np.float32)) for key, vector in rows)
+
+    def _store(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        """Store vectors in one transaction: each takes a millisecond if it is one by itself."""
+        store = self._opened()
+        store.execute("BEGIN IMMEDIATE")
+        try:
+            store.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", pairs)
+            store.execute("COMMIT")
+        except BaseException:
+            store.execute("ROLLBACK")
+            raise
 
     def _computed(self, texts: list[str]) -> NDArray[np.float32]:
         vectors_ND = np.asarray(self._model.encode(texts, convert_to_numpy=True, show_progress_bar=False), np.float32)
@@ -171,7 +185,7 @@ def _load(name: str) -> Any:
     """
     from sentence_transformers import SentenceTransformer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device()
     try:
         if is_adapter(name):
             return load(name, device=device, overflow="ignore").eval()
@@ -190,6 +204,10 @@ def _load(name: str) -> Any:
         kind = "" if isinstance(error, errors.EchoembedError) else f"{type(error).__name__}: "
         raise errors.teacher_unusable(name, f"{kind}{error}") from error
     return model.eval()
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _packaged(name: str) -> Path | None:

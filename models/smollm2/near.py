@@ -1,0 +1,93 @@
+"""Group texts with their nearest neighbours, as their teacher sees them: what ``echo.toml`` trains on besides them.
+
+    python models/smollm2/near.py models/smollm2/gpu.toml --out runs/smollm2-echo-data/near.jsonl.gz
+
+The student learns about a text only from the other texts of its batch, and sentences that stand beside each other are
+rarely close in meaning. So each text is put into a group with texts that are closest to it in all the data, whatever
+they come from. The teacher's vectors are kept where the run of the configuration looks for them.
+
+1. Read the plain texts of the configuration's data sets, and let the teacher embed them.
+2. Find each text's nearest texts, leaving out those that say the same to the teacher.
+3. Go through the texts in random order: a text that is in no group yet takes the nearest that are in none either.
+
+Shapes: N texts, K neighbours, D width of the teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from echoembed.training import config as configuration
+from echoembed.training.rows import read
+from echoembed.training.teacher import Teacher
+
+console = Console()
+SAME = 0.97
+"""A cosine from which on two texts say the same to the teacher."""
+CHUNK = 8192
+
+
+def nearest(vectors_ND: torch.Tensor, count: int) -> NDArray[np.int64]:
+    """Each text's nearest other texts that do not say the same, nearest first, ``_NK``; -1 where there are fewer."""
+    rows = []
+    for start in track(range(0, len(vectors_ND), CHUNK), "Comparing", console=console):
+        cosine_CN = vectors_ND[start : start + CHUNK] @ vectors_ND.T
+        cosine_CN = cosine_CN.masked_fill_(cosine_CN >= SAME, -1)
+        value_CK, index_CK = cosine_CN.topk(min(count, len(vectors_ND)), dim=1)
+        rows.append(index_CK.masked_fill_(value_CK <= 0, -1).cpu().numpy())
+    return np.concatenate(rows)
+
+
+def groups(nearest_NK: NDArray[np.int64], size: int, seed: int = 0) -> list[list[int]]:
+    """Disjoint groups of texts."""
+    free = np.ones(len(nearest_NK), bool)
+    found = []
+    for text in np.random.default_rng(seed).permutation(len(nearest_NK)):
+        if not free[text]:
+            continue
+        others = [other for other in nearest_NK[text] if other >= 0 and free[other]][: size - 1]
+        if len(others) == size - 1:
+            found.append([int(text), *map(int, others)])
+            free[[text, *others]] = False
+    return found
+
+
+def main() -> None:
+    """Write the groups."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=4, help="texts of a group")
+    parser.add_argument("--limit", type=int, help="texts to use, the shortest; left out for all")
+    parser.add_argument("--words", type=int, help="leave out groups with a text of more words")
+    parser.add_argument("--nearest", type=int, default=32, help="neighbours that a group is made from")
+    options = parser.parse_args()
+    config = configuration.read(options.config)
+    plain = [data for data in config.data if not data.pairs and Path(data.path).name != options.out.name]
+    texts = sorted({text for data in plain for text in read(data, "distil")["text"]}, key=len)[: options.limit]
+    teacher = Teacher(config.teacher, Path(config.output))
+    starts = range(0, len(texts), CHUNK)
+    vectors = [teacher.vectors(texts[start : start + CHUNK]) for start in track(starts, "Teacher", console=console)]
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    vectors_ND = torch.nn.functional.normalize(torch.cat(vectors), dim=-1).to(device, dtype)
+    found = groups(nearest(vectors_ND, options.nearest), options.size)
+    rows = [[texts[place] for place in group] for group in found]
+    if options.words:
+        rows = [row for row in rows if max(len(text.split()) for text in row) <= options.words]
+    with options.out.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as file:
+        for row in rows:
+            file.write((json.dumps({"texts": row}, ensure_ascii=False) + "\n").encode())
+    console.print(f"{options.out.name}: {len(rows):,} groups of {options.size} from {len(texts):,} texts")
+
+
+if __name__ == "__main__":
+    main()

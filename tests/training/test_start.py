@@ -1,0 +1,143 @@
+"""A run that goes on from a trained adapter begins with its vectors, and refuses an adapter that does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import echoembed
+import tiny_models
+import training_runs as runs
+from echoembed import errors
+from echoembed.training import config as configuration
+from echoembed.training import curves, plan, run, start
+from echoembed.training.adapter import add_adapter
+from echoembed.training.config import AdapterConfig, OptimiserConfig
+
+pytest.importorskip("peft")
+TEXTS = ["the river carried a boat", "boats"]
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw", lambda _folder: [])
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run whose end token is trained too, and its adapter's folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = runs.small(folder)
+    return config, run.train(config)
+
+
+def begun(config, folder, **changes):
+    """A model as training begins with it."""
+    adapter = replace(config.adapter, start=str(folder), **changes)
+    model = echoembed.load(config.model, recipe=configuration.recipe_of(config), dtype="float32")
+    add_adapter(model, adapter, seed=7)
+    start.begin(model, adapter)
+    return model.eval()
+
+
+def test_training_begins_with_the_adapters_vectors(trained):
+    config, folder = trained
+    expected = echoembed.load(adapter=folder, dtype="float32").encode(TEXTS)
+    untrained = echoembed.load(config.model, recipe=configuration.recipe_of(config), dtype="float32").encode(TEXTS)
+    assert np.abs(expected - untrained).max() > 1e-2
+    assert np.abs(begun(config, folder).encode(TEXTS) - expected).max() < 1e-5
+
+
+def test_a_run_goes_on_from_it_and_its_adapter_belongs_to_the_same_base(trained, tmp_path):
+    config, folder = trained
+    barely = OptimiserConfig(steps=1, batch_size=4, chunk_size=3, learning_rate=1e-7, warmup_steps=0)
+    further = replace(
+        config, output=str(tmp_path / "run"), adapter=replace(config.adapter, start=str(folder)), optimiser=barely
+    )
+    finished = run.train(further)
+    card = (finished / "README.md").read_text()
+    assert f"| begun with the adapter | {folder.name} |" in card
+    assert str(folder) not in card
+    model = echoembed.load(adapter=finished, dtype="float32")
+    assert np.abs(model.encode(TEXTS) - echoembed.load(adapter=folder, dtype="float32").encode(TEXTS)).max() < 1e-4
+
+
+def test_a_run_is_not_resumed_with_another_beginning(trained, tmp_path):
+    config, folder = trained
+    copy = tmp_path / "adapter"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    further = replace(config, output=str(tmp_path / "run"), adapter=replace(config.adapter, start=str(copy)))
+    run.train(further)
+    weights = load_file(copy / WEIGHTS)
+    save_file({name: 2 * weight for name, weight in weights.items()}, copy / WEIGHTS)
+    with pytest.raises(errors.TrainingError, match=r"adapter\.start"):
+        run.train(further, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rank": 2, "alpha": 8.0}, "it has another rank"),
+        ({"alpha": 4.0}, "its alpha / rank is 4, not 1"),
+        ({"targets": ("q_proj",)}, "it is on other layers"),
+        ({"end_token": False}, "it is on other layers"),
+    ],
+)
+def test_another_kind_of_adapter_is_refused(trained, change, said):
+    config, folder = trained
+    with pytest.raises(errors.TrainingError, match=said) as raised:
+        begun(config, folder, **change)
+    assert str(raised.value).endswith(
+        "Name an adapter of the same model, layers, rank and alpha as adapter.start, or leave it empty."
+    )
+
+
+def test_an_adapter_of_another_model_is_refused(trained):
+    config, folder = trained
+    other = replace(config, model=str(tiny_models.folder("llama", num_hidden_layers=2)))
+    with pytest.raises(errors.TrainingError, match="it was trained on other weights"):
+        begun(other, folder)
+
+
+def test_weights_that_are_not_finite_are_refused(trained, tmp_path):
+    config, folder = trained
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(tmp_path / WEIGHTS)
+    weights[min(weights)][0] = torch.nan
+    save_file(weights, tmp_path / WEIGHTS)
+    with pytest.raises(errors.TrainingError, match="not all finite"):
+        begun(config, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["no-such-adapter", "/no/such/folder"])
+def test_an_adapter_that_is_not_there_is_refused_before_anything_is_written(name, tmp_path):
+    config = runs.small(tmp_path)
+    with pytest.raises(errors.TrainingError, match="Training cannot begin with the adapter"):
+        run.train(replace(config, adapter=replace(config.adapter, start=name)))
+    with pytest.raises(errors.TrainingError, match="Training cannot begin with the adapter"):
+        plan.make(replace(config, adapter=replace(config.adapter, start=name)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_whole_model_has_no_adapter_to_begin_with(tmp_path):
+    with pytest.raises(errors.TrainingError, match=r"adapter\.start"):
+        runs.small(tmp_path, adapter=AdapterConfig(rank=0, start="tiny-echo"), save="merged")
+
+
+def test_its_folder_is_relative_to_the_configuration(tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second.toml").write_text('output = "run"\n[adapter]\nstart = "first"\n[[data]]\npath = "rows.jsonl"\n')
+    assert configuration.read(tmp_path / "second.toml").adapter.start == str(tmp_path / "first")
+    fields = json.dumps(configuration.read(tmp_path / "second.toml").as_dict())
+    assert str(tmp_path / "first") in fields
