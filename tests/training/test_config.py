@@ -370,6 +370,7 @@ OTHER = {
     ("data", "bad_rows"): "skip",
     ("adapter", "targets"): ["q_proj"],
     ("adapter", "end_token"): True,
+    ("adapter", "start"): "tiny-echo",
     ("optimiser", "precision"): "bfloat16",
     ("masking", "scheme"): "all",
     ("masking", "token"): "#",

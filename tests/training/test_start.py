@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -73,15 +74,26 @@ def test_a_run_goes_on_from_it_and_its_adapter_belongs_to_the_same_base(trained,
 def test_a_run_is_not_resumed_with_another_beginning(trained, tmp_path):
     config, folder = trained
     copy = tmp_path / "adapter"
-    copy.mkdir()
-    for path in folder.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, copy)
     further = replace(config, output=str(tmp_path / "run"), adapter=replace(config.adapter, start=str(copy)))
     run.train(further)
     weights = load_file(copy / WEIGHTS)
     save_file({name: 2 * weight for name, weight in weights.items()}, copy / WEIGHTS)
-    with pytest.raises(errors.TrainingError, match=r"adapter\.start"):
+    with pytest.raises(errors.TrainingError, match=r"the file of adapter\.start holds something else"):
         run.train(further, resume=True)
+
+
+def test_a_run_is_resumed_after_its_beginning_was_moved(trained, tmp_path):
+    config, folder = trained
+    copy = tmp_path / "adapter"
+    shutil.copytree(folder, copy)
+    further = replace(config, output=str(tmp_path / "run"), adapter=replace(config.adapter, start=str(copy)))
+    finished = run.train(further)
+    copy.rename(tmp_path / "moved")
+    assert (
+        run.train(replace(further, adapter=replace(config.adapter, start=str(tmp_path / "moved"))), resume=True)
+        == finished
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,8 +123,7 @@ def test_an_adapter_of_another_model_is_refused(trained):
 
 def test_weights_that_are_not_finite_are_refused(trained, tmp_path):
     config, folder = trained
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     weights = load_file(tmp_path / WEIGHTS)
     weights[min(weights)][0] = torch.nan
     save_file(weights, tmp_path / WEIGHTS)

@@ -100,7 +100,13 @@ def _differences(record: Mapping[str, Any], config: TrainConfig) -> list[str]:
     ]
     before, after = record["data"], rows.digests(config)
     changed = [name for name in after if name in before and _contents(before[name]) != _contents(after[name])]
-    return changes + [f"the files of the data set {errors.quoted(name)} hold something else" for name in changed]
+    fields = ("adapter.start", "teacher.vectors")
+    return changes + [
+        f"the file of {name} holds something else"
+        if name in fields
+        else f"the files of the data set {errors.quoted(name)} hold something else"
+        for name in changed
+    ]
 
 
 def _is_place(field: str, old: object, new: object) -> bool:
@@ -111,7 +117,7 @@ def _is_place(field: str, old: object, new: object) -> bool:
     if field.startswith("data.") and field.endswith(".path"):
         return True
     paths = all(isinstance(value, str) and Path(value).is_absolute() for value in (old, new))
-    return paths and field in ("model", "teacher.model", "teacher.vectors")
+    return paths and field in ("model", "adapter.start", "teacher.model", "teacher.vectors")
 
 
 def _contents(digests: Mapping[str, str]) -> list[str]:
