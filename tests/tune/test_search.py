@@ -110,7 +110,10 @@ def test_two_side_by_side_have_the_score_of_their_model(found, given):
 
 def test_without_labels_the_winner_is_of_the_space_that_was_compared_with_true_scores(tmp_path):
     texts = [f"{text} and then went home again" for text in TEXTS]
-    result = tune(load, texts, most_cost=5, store=LayerStore(tmp_path))
+    said = []
+    result = tune(load, texts, most_cost=5, store=LayerStore(tmp_path), say=said.append)
+    read = {line.partition(":")[0] for line in said if ":" in line}
+    assert read == set(space.UNLABELLED)
     parts = [part for scored in [result.winner, *result.frontier] for part in scored.candidate.parts]
     assert {part.prompt.name for part in parts} <= set(space.UNLABELLED)
     assert not any(part.pooling == "weighted-mean" for part in parts)
