@@ -1,6 +1,6 @@
-"""Group texts with their nearest neighbours, as their teacher sees them: what ``echo.toml`` trains on besides them.
+"""Group texts with their nearest neighbours, as their teacher sees them: what ``near.toml`` and ``gpu.toml`` train on.
 
-    python models/smollm2/near.py models/smollm2/gpu.toml --out runs/smollm2-echo-data/near.jsonl.gz
+    python models/smollm2/near.py models/smollm2/gpu.toml --out runs/smollm2-near-data/near.jsonl.gz
 
 The student learns about a text only from the other texts of its batch, and sentences that stand beside each other are
 rarely close in meaning. So each text is put into a group with texts that are closest to it in all the data, whatever

@@ -1,4 +1,4 @@
-"""Make what ``echo.toml`` trains on: groups of texts that belong together, and pairs, from open data.
+"""Make what ``echo.toml``, ``near.toml`` and ``gpu.toml`` train on: groups of texts that belong together, and pairs.
 
     python models/smollm2/texts.py --corpus CORPUS --data DATA --out runs/smollm2-echo-data
 
