@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains smollm2-echo where there is a GPU, in about eight minutes, and writes the adapter for the package.
+# Trains smollm2-echo where there is a GPU, planned for eight minutes (README.md), and writes the adapter for the package.
 #
 #   CORPUS=../shared/corpus DATA=../shared/data models/smollm2/gpu.sh
 #

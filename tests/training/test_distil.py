@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -139,6 +140,33 @@ def test_a_teachers_vectors_are_computed_once_and_kept(tmp_path, monkeypatch):
     assert torch.equal(first[1], second[0])
     with sqlite3.connect(tmp_path / STORE) as store:
         assert store.execute("SELECT COUNT(*) FROM vectors").fetchone() == (4,)  # and whose they are
+
+
+def test_the_vectors_of_a_call_are_stored_together_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder())
+    Teacher(TeacherConfig(model="any"), tmp_path).vectors(["the town"])
+    with sqlite3.connect(tmp_path / STORE) as store:
+        key = hashlib.sha256(b"a mat").hexdigest()
+        full = f"CREATE TRIGGER full BEFORE INSERT ON vectors WHEN NEW.text = x'{key}'"
+        store.execute(f"{full} BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    teacher = Teacher(TeacherConfig(model="any"), tmp_path)
+    with pytest.raises(errors.FileError, match="disk is full"):
+        teacher.vectors(["a river", "a mat", "a hill"])
+    with sqlite3.connect(tmp_path / STORE) as store:
+        assert store.execute("SELECT COUNT(*) FROM vectors").fetchone() == (2,)  # the town, and whose they are
+    assert len(teacher.vectors(["a river"])) == 1
+
+
+def test_a_run_takes_a_teachers_vectors_that_were_there_before_it(tmp_path, monkeypatch):
+    encoder = Encoder()
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: encoder)
+    config = runs.distilling(tmp_path, teacher=TeacherConfig(model="any"))
+    texts = rows.read_all(config)["groups"]["text"][:]
+    Teacher(config.teacher, tmp_path / "run").vectors(texts)
+    count = len(encoder.asked)
+    run.train(config)
+    assert count == len(texts)
+    assert len(encoder.asked) == count
 
 
 def test_another_teachers_vectors_are_refused(tmp_path, monkeypatch):

@@ -131,6 +131,14 @@ def test_weights_that_are_not_finite_are_refused(trained, tmp_path):
         begun(config, tmp_path)
 
 
+def test_a_damaged_file_is_refused(trained, tmp_path):
+    config, folder = trained
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:1000])
+    with pytest.raises(errors.TrainingError, match="Training cannot begin with the adapter"):
+        begun(config, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["no-such-adapter", "/no/such/folder"])
 def test_an_adapter_that_is_not_there_is_refused_before_anything_is_written(name, tmp_path):
     config = runs.small(tmp_path)

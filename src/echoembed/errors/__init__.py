@@ -72,8 +72,8 @@ from echoembed.errors.texts import (
 )
 from echoembed.errors.training import (
     TrainingStoppedError, adapter_end_token_missing, adapter_layers_missing, adapter_start_unusable,
-    adapter_targets_unknown,
-    dropout_without_effect, head_missing, mntp_mask_token, mntp_model_unfit, mntp_nothing_to_predict,
+    adapter_targets_unknown, dropout_without_effect, head_missing, mntp_mask_token, mntp_model_unfit,
+    mntp_nothing_to_predict,
     teacher_store_unusable, teacher_unusable, teacher_vector_missing, trained_weights_not_finite,
     training_batch_indivisible, training_checkpoint_not_saved, training_checkpoint_unreadable,
     training_config_unreadable, training_data_changed, training_data_missing, training_data_too_small,

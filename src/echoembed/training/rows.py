@@ -25,7 +25,7 @@ from echoembed.files import reason_of
 from echoembed.prompts.text import check_text
 from echoembed.texts.rows import format_of, opened, records
 from echoembed.training.config import Objective, TrainConfig
-from echoembed.training.start import digest as start_digest
+from echoembed.training.start import weights_of
 from echoembed.training.tables import ENDINGS, DataConfig
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def digests(config: TrainConfig) -> dict[str, dict[str, str]]:
     if config.teacher.vectors:
         hashes["teacher.vectors"] = {Path(config.teacher.vectors).name: _digest(Path(config.teacher.vectors))}
     if config.adapter.start:
-        hashes["adapter.start"] = start_digest(config.adapter)
+        hashes["adapter.start"] = {Path(config.adapter.start).name: _digest(weights_of(config.adapter))}
     return hashes
 
 

@@ -6,7 +6,6 @@ optimiser and the learning rate begin anew, so that the new run may have other d
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from echoembed import errors
+from echoembed.model.adapters import WEIGHTS
 from echoembed.model.transformer import transformer_of
 from echoembed.sources import adapters
 from echoembed.sources.files import ADAPTER_CONFIG
@@ -25,22 +25,17 @@ from echoembed.training.tables import AdapterConfig
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 """What peft puts before the name of a model's module."""
 
 
-def digest(config: AdapterConfig) -> dict[str, str]:
-    """Return the SHA-256 of the weights that training begins with, by the adapter's name; empty if there are none.
+def weights_of(config: AdapterConfig) -> Path:
+    """Return the file of the weights that training begins with.
 
     Raises:
         TrainingError: If the adapter cannot be used.
     """
-    if not config.start:
-        return {}
-    weights = _found(config.start).source.folder / WEIGHTS
-    with weights.open("rb") as handle:
-        return {Path(config.start).name: hashlib.file_digest(handle, "sha256").hexdigest()}
+    return _found(config.start).source.folder / WEIGHTS
 
 
 def begin(model: SentenceTransformer, config: AdapterConfig) -> None:
@@ -67,7 +62,10 @@ def begin(model: SentenceTransformer, config: AdapterConfig) -> None:
             config.start, f"its alpha / rank is {scale:g}, not {config.alpha / config.rank:g}"
         )
     # 2. Each matrix must have its weights, and each weight its matrix.
-    weights = load_file(trained.source.folder / WEIGHTS)
+    try:
+        weights = load_file(trained.source.folder / WEIGHTS)
+    except Exception as error:  # a damaged file; safetensors has no common base
+        raise errors.adapter_start_unusable(config.start, f"its weights cannot be read ({error})") from error
     places = {
         f"{_PREFIX}{name.replace('.default', '')}": parameter
         for name, parameter in transformer.model.named_parameters()

@@ -56,7 +56,6 @@ class Teacher:
         self.computed = 0
         self._folder = folder
         self._model: Any = None
-        self._batch = _BATCH[_device()]
         self._file: dict[bytes, NDArray[np.float32]] = {}
         self._connection: sqlite3.Connection | None = None
         if config.vectors:
@@ -124,7 +123,10 @@ class Teacher:
             raise
 
     def _computed(self, texts: list[str]) -> NDArray[np.float32]:
-        vectors_ND = np.asarray(self._model.encode(texts, convert_to_numpy=True, show_progress_bar=False), np.float32)
+        encoded = self._model.encode(
+            texts, batch_size=_BATCH[_device()], convert_to_numpy=True, show_progress_bar=False
+        )
+        vectors_ND = np.asarray(encoded, np.float32)
         for text, vector in zip(texts, vectors_ND, strict=True):
             if fault := _fault(vector):
                 raise errors.teacher_unusable(self.config.model, f"its vector of {errors.quoted(text)} {fault}")
