@@ -4,7 +4,8 @@
 
 The student learns about a text only from the other texts of its batch, and sentences that stand beside each other are
 rarely close in meaning. So each text is put into a group with texts that are closest to it in all the data, whatever
-they come from. The teacher's vectors are kept where the run of the configuration looks for them.
+they come from. The teacher's vectors are kept where the run of the configuration looks for them. Without a GPU, let a
+smaller model find the neighbours (``--by``): the run then asks the teacher only for the texts that it uses.
 
 1. Read the plain texts of the configuration's data sets, and let the teacher embed them.
 2. Find each text's nearest texts, leaving out those that say the same to the teacher.
@@ -28,6 +29,7 @@ from rich.progress import track
 
 from echoembed.training import config as configuration
 from echoembed.training.rows import read
+from echoembed.training.tables import TeacherConfig
 from echoembed.training.teacher import Teacher
 
 console = Console()
@@ -67,16 +69,23 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=4, help="texts of a group")
-    parser.add_argument("--limit", type=int, help="texts to use, the shortest; left out for all")
+    parser.add_argument("--limit", type=int, help="texts to use, drawn at random; left out for all")
     parser.add_argument("--words", type=int, help="leave out groups with a text of more words")
+    parser.add_argument("--by", help="a SentenceTransformer that finds the neighbours instead of the teacher")
+    parser.add_argument("--of", nargs="+", metavar="NAME", help="data sets of the configuration; left out for all")
     parser.add_argument("--nearest", type=int, default=32, help="neighbours that a group is made from")
     options = parser.parse_args()
     config = configuration.read(options.config)
     plain = [data for data in config.data if not data.pairs and Path(data.path).name != options.out.name]
-    texts = sorted({text for data in plain for text in read(data, "distil")["text"]}, key=len)[: options.limit]
-    teacher = Teacher(config.teacher, Path(config.output))
+    if options.of:
+        plain = [data for data in plain if data.name in options.of]
+    texts = sorted({text for data in plain for text in read(data, "distil")["text"]}, key=len)
+    if options.limit and options.limit < len(texts):
+        drawn = np.sort(np.random.default_rng(0).choice(len(texts), options.limit, replace=False))
+        texts = [texts[place] for place in drawn]
+    teacher = Teacher(TeacherConfig(model=options.by)) if options.by else Teacher(config.teacher, Path(config.output))
     starts = range(0, len(texts), CHUNK)
-    vectors = [teacher.vectors(texts[start : start + CHUNK]) for start in track(starts, "Teacher", console=console)]
+    vectors = [teacher.vectors(texts[start : start + CHUNK]) for start in track(starts, "Embedding", console=console)]
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     vectors_ND = torch.nn.functional.normalize(torch.cat(vectors), dim=-1).to(device, dtype)
     found = groups(nearest(vectors_ND, options.nearest), options.size)

@@ -127,7 +127,7 @@ def test_the_verdict_follows_the_interval():
         (-0.1, 0.1, overview.UNSURE, "level with"),
     ):
         shown = overview.overview({"table1": [row(low, high)]}).rows
-        assert [cells[-1] for cells in shown if "on STS" in cells[0]] == [verdict]
+        assert [cells[-1] for cells in shown] == [verdict]
         assert said in table1.order([row(low, high)])[0]
 
 
@@ -135,16 +135,24 @@ def test_the_first_page_has_the_lead_over_every_pair_and_llm2vecs_lead():
     def row(recipe, score):
         return {"recipe": recipe, "task": "one", "kind": "STS", "score": score, "max_texts": 4, "low": None}
 
-    table = [row("echo", 0.5), row("llm2vec, mntp", 0.1), row("llm2vec, simcse", 0.6)]
-    lead = {"task": interval.ALL, "pairs": 1234, "difference": 0.125, "low": 0.1, "high": 0.15}
-    shown = {cells[0]: cells[2:] for cells in overview.overview({"table1": table, "interval": [lead]}).rows}
-    assert shown["Echo beats classical on STS, all 1,234 pairs (interval)"] == [
-        "+12.5 (+10.0 to +15.0)",
-        overview.HOLDS,
+    def lead(rival, kind, score):
+        known = {"recipe": f"echo minus {rival}", "task": None, "kind": kind, "score": score}
+        return {**known, "low": score - 0.01, "high": score + 0.01}
+
+    table = [
+        *(row("echo", 0.5), row("llm2vec, mntp", 0.1), row("llm2vec, simcse", 0.6)),
+        *(lead("classical", table1.AVERAGE, 0.05), lead("classical", "STS", 0.2)),
+        *(lead("prompteol", table1.AVERAGE, 0.05), lead("prompteol", "STS", -0.2)),
     ]
-    assert ["+10.0", overview.HOLDS] in shown.values()
-    sampled_alike = overview.overview({"table1": table, "interval": [{**lead, "pairs": 2}]}).rows
-    assert not any("pairs (interval)" in cells[0] for cells in sampled_alike)
+    every = {"task": interval.ALL, "pairs": 1234, "difference": 0.125, "low": 0.1, "high": 0.15}
+    shown = {cells[0]: cells[1:] for cells in overview.overview({"table1": table, "interval": [every]}).rows}
+    sampled, whole = "+20.0 (+19.0 to +21.0)", "+12.5 (+10.0 to +15.0)"
+    where = "Table 1: echo beats classical on average and on STS"
+    assert shown[f"{where} (1,234 pairs)"] == ["+6.3, +16.7", f"+5.0 (+4.0 to +6.0), {whole}", overview.HOLDS]
+    assert shown["Table 1: echo beats PromptEOL on average and on STS"][-1] == f"{overview.HOLDS}, {overview.NOT}"
+    assert "+10.0" in shown["Table 1: LLM2Vec, trained without labels, is ahead of echo on average"]
+    without = {cells[0]: cells[2] for cells in overview.overview({"table1": table}).rows}
+    assert without[where].endswith(sampled)
 
 
 def test_models_that_llm2vecs_stages_made_are_rows_of_their_own(setting, data, tmp_path):

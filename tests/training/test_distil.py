@@ -8,6 +8,7 @@ import math
 import shutil
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +176,46 @@ def test_another_teachers_vectors_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder(2.0))
     with pytest.raises(errors.TrainingError, match="teacher's weights"):
         Teacher(TeacherConfig(model="any"), tmp_path)
+
+
+def test_several_teachers_cosines_are_averaged_and_each_ones_vectors_are_kept(tmp_path, monkeypatch):
+    class Turned(Encoder):
+        """Another teacher: other cosines, another width and length."""
+
+        def encode(self, texts, **_):
+            vectors = super().encode(texts)
+            return 3 * np.concatenate([vectors[:, :1], vectors[:, 1:] ** 2], axis=1)[:, :-1]
+
+    encoders = {"one": Encoder(), "other": Turned(2.0)}
+    monkeypatch.setattr("echoembed.training.teacher._load", encoders.__getitem__)
+    texts = ["a river", "the town", "a mat", "a hill"]
+
+    def cosines(vectors):
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit @ unit.T
+
+    mean = np.mean([cosines(encoder.encode(texts)) for encoder in encoders.values()], axis=0)
+    config = TeacherConfig(model=("one", "other"))
+    teacher = Teacher(config, tmp_path)
+    assert np.allclose(cosines(teacher.vectors(texts).numpy()), mean, atol=1e-6)
+    assert teacher.computed == 2 * len(texts)
+    again = Teacher(config, tmp_path)
+    assert np.allclose(cosines(again.vectors(texts).numpy()), mean, atol=1e-6)
+    assert again.computed == 0
+    with pytest.raises(errors.TrainingError, match="teacher's weights"):
+        Teacher(TeacherConfig(model=("other", "one")), tmp_path)
+
+
+def test_a_run_with_two_teachers_resumes_where_its_folders_lie_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder())
+    config = runs.distilling(tmp_path, teacher=TeacherConfig(model=("/here/one", "package")))
+    run.train(config)
+    moved = replace(config, teacher=TeacherConfig(model=("/there/one", "package")))
+    run.train(moved, resume=True)
+    assert "/here" not in (Path(config.output) / "model" / "README.md").read_text()
+    for other in (("/there/one", "another"), ("/there/one",), "/there/one"):
+        with pytest.raises(errors.TrainingError, match=r"teacher\.model was"):
+            run.train(replace(config, teacher=TeacherConfig(model=other)), resume=True)
 
 
 def test_a_sentence_transformer_in_a_folder_teaches(tmp_path):

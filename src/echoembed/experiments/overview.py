@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, pstdev
 
 from echoembed.experiments import interval, layers, scoretable, table1
 from echoembed.experiments.experiment import Summary
 from echoembed.experiments.figure2 import accuracy
-from echoembed.experiments.figure6 import mean_error
 from echoembed.experiments.others import BAG
 from echoembed.experiments.paper import paper_table
 from echoembed.experiments.results import Row, distinct, values
@@ -23,53 +23,79 @@ Results = Mapping[str, list[Row]]
 
 
 def overview(results: Results) -> Summary:
-    """Return a row for each claim that was tested."""
-    claims = (
-        *(_leads, _every_pair, _matched, _other_models, _mask, _llm2vec, _pooling, _prompts, _toy, _halves, _layers),
-        _simple,
-    )
+    """Return a row for each claim that was tested: ten at most, a page that can be taken in."""
+    claims = (_classical, _prompteol, _other_models, _mask, _llm2vec, _pooling, _prompts, _toy, _layers, _simple)
     rows = [row for claim in claims for row in claim(results)]
     return Summary(["claim", "paper", "here", "does it hold here?"], rows)
 
 
-def _lead(results: Results, rival: str, kind: str) -> Row | None:
-    leads = values(results.get("table1", []), recipe=table1.DIFFERENCE.format(rival), kind=kind, task=None)
-    return leads[0] if leads else None
+@dataclass(frozen=True)
+class _Lead:
+    """Echo's lead over another system, with its interval."""
+
+    where: str
+    paper: str
+    here: str
+    verdict: str
+
+
+def _lead(results: Results, rival: str, kind: str, system: str | None = None) -> _Lead | None:
+    """Return the lead in Table 1; None if it was not measured. ``system`` is the rival's name in the paper."""
+    rows = results.get("table1", [])
+    name = table1.DIFFERENCE.format(rival)
+    found = values(rows, recipe=name, kind=kind, task=None)
+    if not found:
+        return None
+    paper = "-"
+    if system is not None:
+        table = paper_table("table1")
+        field = "average" if kind == table1.AVERAGE else kind.lower()
+        paper = f"{table.find(system='Echo (Ours)')[field] - table.find(system=system)[field]:+.1f}"
+    where = "on average" if kind == table1.AVERAGE else f"on {kind}"
+    return _Lead(where, paper, table1.lead(rows, name, kind), _verdict(found[0]))
+
+
+def _leads(claim: str, leads: Sequence[_Lead | None]) -> list[list[str]]:
+    """Return one row for several leads over the same system; one verdict if all have the same."""
+    found = [lead for lead in leads if lead is not None]
+    if not found:
+        return []
+    where = " and ".join(lead.where for lead in found)
+    papers = [lead.paper for lead in found if lead.paper != "-"]
+    verdicts = [lead.verdict for lead in found]
+    return [
+        [
+            f"{claim} {where}",
+            ", ".join(papers) or "-",
+            ", ".join(lead.here for lead in found),
+            ", ".join(verdicts if len(set(verdicts)) > 1 else verdicts[:1]),
+        ]
+    ]
 
 
 def _verdict(row: Row) -> str:
     return HOLDS if row["low"] > 0 else NOT if row["high"] < 0 else UNSURE
 
 
-def _leads(results: Results) -> list[list[str]]:
-    """Compare echo with classical and PromptEOL."""
-    table = paper_table("table1")
-    echo = table.find(system="Echo (Ours)")
-    out = []
-    for rival, system, kind, field, where in (
-        ("classical", "Classical", table1.AVERAGE, "average", "on average"),
-        ("classical", "Classical", "STS", "sts", "on STS"),
-        ("prompteol", "PromptEOL", table1.AVERAGE, "average", "on average"),
-        ("prompteol", "PromptEOL", "STS", "sts", "on STS"),
-    ):
-        row = _lead(results, rival, kind)
-        if row is not None:
-            paper = echo[field] - table.find(system=system)[field]
-            lead = table1.lead(results["table1"], row["recipe"], kind)
-            name = "PromptEOL" if rival == "prompteol" else rival
-            out.append([f"Echo beats {name} {where} (Table 1)", f"{paper:+.1f}", lead, _verdict(row)])
-    return out
+def _classical(results: Results) -> list[list[str]]:
+    """Compare echo with classical (Table 1); on STS over every pair, where ``interval`` had them all."""
+    average, sts = (_lead(results, "classical", kind, "Classical") for kind in (table1.AVERAGE, "STS"))
+    every = values(results.get("interval", []), task=interval.ALL)
+    if every and sts is not None:
+        shown = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * every[0][key] for key in ("difference", "low", "high")))
+        sts = _Lead(f"on STS ({every[0]['pairs']:,} pairs)", sts.paper, shown, _verdict(every[0]))
+    return _leads("Table 1: echo beats classical", [average, sts])
 
 
-def _every_pair(results: Results) -> list[list[str]]:
-    """Compare echo with classical on all STS pairs, if Table 1 has a sample of them."""
-    means = values(results.get("interval", []), task=interval.ALL)
-    sampled = values(results.get("table1", []), recipe="echo", kind="STS")
-    if not means or not sampled or sum((row["max_texts"] or 0) // 2 for row in sampled) in (0, means[0]["pairs"]):
-        return []
-    lead = means[0]
-    shown = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * lead[key] for key in ("difference", "low", "high")))
-    return [[f"Echo beats classical on STS, all {lead['pairs']:,} pairs (interval)", "-", shown, _verdict(lead)]]
+def _prompteol(results: Results) -> list[list[str]]:
+    """Compare echo with PromptEOL (Table 1)."""
+    leads = [_lead(results, "prompteol", kind, "PromptEOL") for kind in (table1.AVERAGE, "STS")]
+    return _leads("Table 1: echo beats PromptEOL", leads)
+
+
+def _simple(results: Results) -> list[list[str]]:
+    """Compare echo with a bag of words (beyond the paper)."""
+    return _leads("Beyond: echo beats a bag of words", [_lead(results, BAG, kind) for kind in (table1.AVERAGE, "STS")])
 
 
 def _averages(rows: Sequence[Row]) -> dict[str, float]:
@@ -77,38 +103,18 @@ def _averages(rows: Sequence[Row]) -> dict[str, float]:
     return {name: scoretable.by_kind(values(scored, recipe=name))["average"] for name in distinct(scored, "recipe")}
 
 
-def _matched(results: Results) -> list[list[str]]:
-    """Compare echo on half the text, at the cost of classical, with classical."""
-    means = _averages(results.get("table1", []))
-    if not {"echo-compute-matched", "classical"} <= means.keys():
-        return []
-    gap = means["echo-compute-matched"] - means["classical"]
-    return [
-        [
-            "Echo on half the text budget beats classical (Table 1; few texts are that long)",
-            "+6.6",
-            f"{gap:+.1f}",
-            HOLDS if gap > 0 else NOT,
-        ]
-    ]
-
-
 def _other_models(results: Results) -> list[list[str]]:
     """Compare echo with classical for every further model (Table 2)."""
     rows = results.get("table2", [])
-    out = []
+    gaps = {}
     for model in language_models(rows)[1:]:
         means = _averages(values(rows, model=model))
-        gap = means["echo"] - means["classical"]
-        out.append(
-            [
-                f"Echo beats classical on average with {model} too (Table 2)",
-                "+6.1, +5.6",
-                f"{gap:+.1f}",
-                HOLDS if gap > 0 else NOT,
-            ]
-        )
-    return out
+        gaps[model] = means["echo"] - means["classical"]
+    if not gaps:
+        return []
+    claim = f"Table 2: echo beats classical on average with {', '.join(gaps)} too"
+    holds = HOLDS if min(gaps.values()) > 0 else NOT
+    return [[claim, "+6.1, +5.6", ", ".join(f"{gap:+.1f}" for gap in gaps.values()), holds]]
 
 
 def _mask(results: Results) -> list[list[str]]:
@@ -117,7 +123,7 @@ def _mask(results: Results) -> list[list[str]]:
     if "classical-bidirectional" not in means:
         return []
     gap = means["classical-bidirectional"] - means["echo"]
-    claim = "Without training, removing the causal mask does not replace echo (Table 3)"
+    claim = "Table 3: without training, removing the causal mask does not replace echo"
     return [[claim, "-14.0, -13.8, -1.5", f"{gap:+.1f}", HOLDS if gap < 0 else NOT]]
 
 
@@ -128,7 +134,7 @@ def _llm2vec(results: Results) -> list[list[str]]:
     if not ours or "echo" not in means:
         return []
     gap = means[ours[-1]] - means["echo"]
-    claim = "Trained without labels, LLM2Vec is ahead of echo without training (Table 1)"
+    claim = "Table 1: LLM2Vec, trained without labels, is ahead of echo on average"
     table = paper_table("table1")
     paper = table.find(system="LLM2Vec (requires fine tuning)")["average"] - table.find(system="Echo (Ours)")["average"]
     return [[claim, f"{paper:+.1f}", f"{gap:+.1f}", HOLDS if gap > 0 else NOT]]
@@ -142,7 +148,7 @@ def _pooling(results: Results) -> list[list[str]]:
     gap = means["echo"] - means["echo-last"]
     return [
         [
-            "Without training, pooling the mean beats the last state (Table 4)",
+            "Table 4: without training, pooling the mean beats pooling the last state",
             "+17.1",
             f"{gap:+.1f}",
             HOLDS if gap > 0 else NOT,
@@ -165,7 +171,7 @@ def _prompts(results: Results) -> list[list[str]]:
     echo, classical = spread["echo mean"], spread["classical mean"]
     spreads = f"{fmean(echo):.1f} ± {pstdev(echo):.1f} against {fmean(classical):.1f} ± {pstdev(classical):.1f}"
     ahead = fmean(echo) - pstdev(echo) > fmean(classical) + pstdev(classical)
-    claim = "Echo is ahead whatever the prompt's wording (Figure 3)"
+    claim = "Figure 3: echo is ahead whatever the prompt's wording"
     return [[claim, "in a picture", spreads, HOLDS if ahead else UNSURE]]
 
 
@@ -175,21 +181,10 @@ def _toy(results: Results) -> list[list[str]]:
     if not rows:
         return []
     late = [accuracy(values(rows, method=m, structure=STRUCTURES[1])) * 100 for m in ("echo mean", "classical mean")]
-    claim = "The mean over one reading misses differences that come late (Figure 2)"
+    claim = "Figure 2: the mean over one reading misses differences that come late"
     return [
         [claim, "in a picture", f"echo {late[0]:.0f} %, classical {late[1]:.0f} %", HOLDS if late[0] > late[1] else NOT]
     ]
-
-
-def _halves(results: Results) -> list[list[str]]:
-    """Compare the overestimation of pairs that begin alike (Figure 6)."""
-    rows = results.get("figure6", [])
-    if not rows:
-        return []
-    gaps = [mean_error(rows, name, "first") - mean_error(rows, name, "second") for name in ("classical", "echo")]
-    claim = "Classical overestimates pairs that begin alike, echo does not (Figure 6)"
-    gaps_text = f"classical {gaps[0]:+.1f} % of the ranks, echo {gaps[1]:+.1f} %"
-    return [[claim, "in a picture", gaps_text, HOLDS if gaps[0] > max(gaps[1], 0) else NOT]]
 
 
 def _layers(results: Results) -> list[list[str]]:
@@ -203,20 +198,9 @@ def _layers(results: Results) -> list[list[str]]:
     final = 100 * fmean(row["score"] for row in values(echo_rows, layer=last))
     return [
         [
-            "Beyond the paper: a layer before the last is better on STS",
+            "Beyond: a layer before the last is better on STS",
             "-",
             f"layer {layer} of {last}: {score - final:+.1f}",
             HOLDS if layer < last else NOT,
         ]
     ]
-
-
-def _simple(results: Results) -> list[list[str]]:
-    """Compare echo with a bag of words (beyond the paper)."""
-    out = []
-    for kind, where in ((table1.AVERAGE, "on average"), ("STS", "on STS")):
-        row = _lead(results, BAG, kind)
-        if row is not None:
-            lead = table1.lead(results["table1"], row["recipe"], kind)
-            out.append([f"Beyond the paper: echo beats a bag of words {where}", "-", lead, _verdict(row)])
-    return out

@@ -129,9 +129,15 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     settings = config.as_dict()
     for table in (settings, *settings["data"], settings["score"], settings["teacher"], settings["adapter"]):
         for key in ("output", "path", "model", "data", "vectors", "start"):
-            if isinstance(value := table.get(key), str) and Path(value).is_absolute():
-                table[key] = Path(value).name
+            if isinstance(value := table.get(key), str):
+                table[key] = _shown(value)
+            elif key == "model" and value is not None:  # several teachers
+                table[key] = [_shown(part) for part in value]
     return settings
+
+
+def _shown(value: str) -> str:
+    return Path(value).name if Path(value).is_absolute() else value
 
 
 def _versions() -> dict[str, str]:

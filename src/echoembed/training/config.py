@@ -126,6 +126,8 @@ class TrainConfig(Table):
     def _check_teacher(self) -> None:
         distils = self.objective == "distil"
         named = [name for name in ("model", "vectors") if getattr(self.teacher, name)]
+        if "" in self.teacher.models:
+            raise errors.TrainingError.bad_value("teacher.model", self.teacher.model, "a model, or a list of models")
         if distils and len(named) != 1:
             raise errors.TrainingError.bad_value(
                 "teacher", named, "one of model and vectors, under the objective distil"
@@ -285,7 +287,7 @@ def resolved(config: TrainConfig, base: Path) -> TrainConfig:
         adapter=replace(config.adapter, start=_resolved_model("adapter.start", config.adapter.start, base)),
         teacher=replace(
             teacher,
-            model=_resolved_model("teacher.model", teacher.model, base),
+            model=_resolved_models("teacher.model", teacher.model, base),
             vectors=absolute("teacher.vectors", teacher.vectors, base),
         ),
     )
@@ -322,6 +324,13 @@ def _resolved_model(field: str, name: str, base: Path) -> str:
         return absolute(field, name, base) if (base / name).exists() else name
     except (OSError, ValueError):  # no path can have this name
         return name
+
+
+def _resolved_models(field: str, names: str | tuple[str, ...], base: Path) -> str | tuple[str, ...]:
+    """Return one model or several, as ``_resolved_model`` does."""
+    if isinstance(names, str):
+        return _resolved_model(field, names, base)
+    return tuple(_resolved_model(field, name, base) for name in names)
 
 
 def from_dict(tables: Mapping[str, Any]) -> TrainConfig:

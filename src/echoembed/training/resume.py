@@ -116,8 +116,13 @@ def _is_place(field: str, old: object, new: object) -> bool:
     """
     if field.startswith("data.") and field.endswith(".path"):
         return True
-    paths = all(isinstance(value, str) and Path(value).is_absolute() for value in (old, new))
-    return paths and field in ("model", "adapter.start", "teacher.model", "teacher.vectors")
+    if field not in ("model", "adapter.start", "teacher.model", "teacher.vectors"):
+        return False
+    names = [value if isinstance(value, list | tuple) else [str(value)] for value in (old, new)]
+    return len(names[0]) == len(names[1]) and all(
+        one == other or (Path(one).is_absolute() and Path(other).is_absolute())
+        for one, other in zip(*names, strict=True)
+    )
 
 
 def _contents(digests: Mapping[str, str]) -> list[str]:

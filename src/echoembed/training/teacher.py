@@ -1,7 +1,8 @@
-"""A teacher's vectors of texts, from any SentenceTransformer or from a file; each is computed once and stored.
+"""A teacher's vectors of texts, from SentenceTransformers or from a file; each is computed once and stored.
 
 A run draws few of a corpus's texts, so that a vector is computed when a batch first needs it. Vectors are stored in
-``teacher.sqlite`` in the run's folder, under the SHA-256 of their text, where a resumed run finds them.
+``teacher.sqlite`` in the run's folder, under the SHA-256 of their text, where a resumed run finds them; a second
+teacher's in ``teacher-2.sqlite``.
 
 Shapes: N texts, D width of the teacher.
 """
@@ -12,6 +13,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -41,28 +43,74 @@ _LENGTHS = (1e-6, 1e6)
 
 
 class Teacher:
-    """Returns a teacher's vectors of texts.
+    """Returns the teachers' vectors of texts.
+
+    Args:
+        config: The teacher, or several.
+        folder: The run's folder, in which vectors are stored when the first are computed; None to store them in memory.
+
+    Raises:
+        TrainingError: If a teacher cannot be loaded or read, or the run's folder has another teacher's vectors.
+    """
+
+    def __init__(self, config: TeacherConfig, folder: Path | None = None) -> None:
+        names = config.models or ("",)
+        stores = (STORE, *(f"{Path(STORE).stem}-{number}{Path(STORE).suffix}" for number in range(2, len(names) + 1)))
+        self._parts = [
+            _One(replace(config, model=name), folder, store) for name, store in zip(names, stores, strict=True)
+        ]
+
+    @property
+    def computed(self) -> int:
+        """How many vectors were computed and not found."""
+        return sum(part.computed for part in self._parts)
+
+    def check(self, texts: Iterable[str]) -> None:
+        """Check, before training starts, that the teacher has a vector of every text; a model computes them later.
+
+        Raises:
+            TrainingError: If the file of vectors lacks a text.
+        """
+        self._parts[0].check(texts)
+
+    def vectors(self, texts: Sequence[str]) -> Tensor:
+        """Return the vectors of N texts, ``_ND`` in float32, whose cosines are the mean of all teachers' cosines.
+
+        Raises:
+            TrainingError: If the file of vectors lacks a text, or a vector is not finite or 0.
+            FileError: If the vectors cannot be stored.
+        """
+        vectors = [part.vectors(texts) for part in self._parts]
+        if len(vectors) == 1:
+            return vectors[0]
+        return torch.cat([torch.nn.functional.normalize(part_ND, dim=-1) for part_ND in vectors], dim=-1)
+
+
+class _One:
+    """Returns one teacher's vectors of texts.
 
     Args:
         config: The teacher.
         folder: The run's folder, in which vectors are stored when the first are computed; None to store them in memory.
+        store: The name of the file in it.
 
     Raises:
         TrainingError: If the teacher cannot be loaded or read, or the run's folder has another teacher's vectors.
     """
 
-    def __init__(self, config: TeacherConfig, folder: Path | None = None) -> None:
+    def __init__(self, config: TeacherConfig, folder: Path | None, store: str) -> None:
         self.config = config
         self.computed = 0
         self._folder = folder
+        self._store_name = store
         self._model: Any = None
         self._file: dict[bytes, NDArray[np.float32]] = {}
         self._connection: sqlite3.Connection | None = None
         if config.vectors:
             self._file = _read(Path(config.vectors))
             return
-        self._model = _load(config.model)
-        if folder is not None and (folder / STORE).exists():
+        self._model = _load(config.models[0])
+        if folder is not None and (folder / store).exists():
             with _usable(self._place):
                 self._opened()
 
@@ -102,7 +150,7 @@ class Teacher:
 
     @property
     def _place(self) -> str:
-        return str(self._folder / STORE) if self._folder else ":memory:"
+        return str(self._folder / self._store_name) if self._folder else ":memory:"
 
     def _stored(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
         for start in range(0, len(keys), _ASKED):
@@ -129,7 +177,7 @@ class Teacher:
         vectors_ND = np.asarray(encoded, np.float32)
         for text, vector in zip(texts, vectors_ND, strict=True):
             if fault := _fault(vector):
-                raise errors.teacher_unusable(self.config.model, f"its vector of {errors.quoted(text)} {fault}")
+                raise errors.teacher_unusable(self.config.models[0], f"its vector of {errors.quoted(text)} {fault}")
         return np.stack([_scaled(vector) for vector in vectors_ND])
 
     def _opened(self) -> sqlite3.Connection:
