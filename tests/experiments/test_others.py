@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 
 import echoembed
 import tiny_models
+from echoembed import errors
 from echoembed.evaluation import peers
 from echoembed.evaluation.cache import VectorCache
 from echoembed.evaluation.items import correlation
@@ -210,7 +212,51 @@ def test_a_dry_run_counts_what_mteb_has_and_fetches_nothing(tmp_path, monkeypatc
     echo, classical, _ = facts["jobs"]
     assert echo["tokens"] == pytest.approx(2 * classical["tokens"])
     assert echo["seconds"] == pytest.approx(echo["tokens"] / 1000, rel=0.01)
+    assert echo["fetched"] == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_estimates_models_that_would_be_fetched_by_their_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(mteb, "speed", lambda _: 1000.0)
+
+    def missing(_):
+        raise errors.ModelError("The package is not installed.")
+
+    monkeypatch.setattr("echoembed.sources.resolve.packaged_file", missing)
+    own = tiny_models.folder("llama")
+    models = ("an-owner/Model-0.6B", "an-owner/model", str(own))
+    facts = mteb.dry_run(["table7"], Setting(out=tmp_path, models=models))
+    size = facts["parameters"]
+    assert facts["measured_with"] == "tiny"
+    assert size == pytest.approx(6.9e6, rel=0.01)  # the model's card
+    sized, unknown, here = (facts["jobs"][place] for place in (0, 3, 6))
+    assert (sized["parameters"], sized["fetched"]) == (600_000_000, 1_200_000_000)
+    assert sized["seconds"] == pytest.approx(sized["tokens"] / 1000 * 600e6 / size, rel=1e-6)
+    assert [unknown[key] for key in ("parameters", "fetched", "seconds")] == [None, None, None]
+    assert here["fetched"] == 0
+    assert here["parameters"] == sum(
+        weight.numel() for weight in AutoModelForCausalLM.from_pretrained(own).parameters()
+    )
+    with pytest.raises(errors.ModelError, match="does not exist"):
+        mteb.dry_run(["table7"], Setting(out=tmp_path, models=("./nowhere",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("mistralai/Mistral-7B-Instruct-v0.2", 7000),
+        ("izhx/udever-bloom-7b1", 7000),
+        ("princeton-nlp/Sheared-LLaMA-1.3B", 1300),
+        ("google/gemma-3-270m", 270),
+        ("Qwen/Qwen2.5-14B-Instruct-1M", 14000),
+        ("BAAI/bge-large-en-v1.5", 335),
+        ("mistralai/Mixtral-8x7B-v0.1", None),
+        ("microsoft/phi-2", None),
+    ],
+)
+def test_a_models_name_says_its_size_or_nothing(name, millions):
+    found = mteb._in_name(name)
+    assert found == (None if millions is None else millions * 10**6)
 
 
 def test_without_a_model_the_papers_own_are_run():

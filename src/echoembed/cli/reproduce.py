@@ -133,7 +133,7 @@ def reproduce(
     from echoembed.sources.names import check_model
 
     check_names(names)
-    for name in model or []:
+    for name in [] if dry_run else model or []:  # which would be fetched from the hub
         check_model(name)
     if report is not None:
         check_free(report, overwrite=True)
@@ -227,14 +227,21 @@ def _print_dry_run(facts: dict[str, Any]) -> None:
     ]
     out.print_table(["data set", "kind", "characters", "fetched from the hub"], data_rows, right=["characters"])
     jobs = [
-        [row["weights"], row["recipe"], f"{row['tokens']:,}", shown_time(row["seconds_at_that_speed"])]
+        [
+            row["weights"],
+            row["recipe"],
+            "nothing" if row["fetched"] == 0 else f"{row['fetched'] / 1e9:.1f} GB" if row["fetched"] else "?",
+            f"{row['tokens']:,}",
+            shown_time(row["seconds"]) if row["seconds"] else "?",
+        ]
         for row in facts["jobs"]
     ]
-    title = f"at {facts['tokens_a_second']:,.0f} tokens a second"
-    out.print_table(["weights", "recipe", "tokens, about", title], jobs, right=["tokens, about", title])
+    titles = ["weights", "recipe", "to fetch", "tokens, about", "time, about"]
+    out.print_table(titles, jobs, right=titles[2:])
     out.print_line(
-        f"{facts['tasks']} data sets, {facts['characters']:,} characters. The speed is that of "
-        f"{facts['measured_with']} on this machine; a model takes longer by as much as it is larger."
+        f"{facts['tasks']} data sets, {facts['characters']:,} characters. The times are for this machine, on which "
+        f"{facts['measured_with']} reads {facts['tokens_a_second']:,.0f} tokens a second; a model takes longer by as "
+        f"much as it is larger than that model's {facts['parameters'] / 1e6:,.0f} M parameters."
     )
 
 

@@ -6,10 +6,15 @@ measured speed of this machine.
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
 
 from echoembed import errors
 from echoembed.evaluation.benchmarks import MTEB, benchmark_tasks
@@ -22,6 +27,9 @@ from echoembed.experiments.paper import paper_table
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Recipe, find_recipe, recipes
+from echoembed.sources.files import checked_files
+from echoembed.sources.packaged import BUNDLED, DEFAULT
+from echoembed.sources.resolve import Source, on_hub, resolve
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -33,6 +41,14 @@ ZERO_SHOT = ("echo", "classical", "prompteol")
 """The recipes under which a given model is scored."""
 CHARACTERS_A_TOKEN = 4.2
 """Characters of a token of English, roughly, in the vocabularies of today's language models."""
+_IN_NAME = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)(b|m)(?:\d(?!\d))?(?![a-z0-9])", re.IGNORECASE)
+"""How many weights a model has by its name: 7B, 0.6b, 270m, 7b1."""
+_SIZES = {
+    "WhereIsAI/UAE-Large-V1": 335_000_000,
+    "intfloat/multilingual-e5-large": 560_000_000,
+    "BAAI/bge-large-en-v1.5": 335_000_000,
+}
+"""How many weights the paper's other models have."""
 _SAMPLE = tuple(
     f"Room {number} of the museum opens at nine, and most visitors come before noon because it is quiet then."
     for number in range(48)
@@ -85,37 +101,77 @@ def dry_run(tables: Sequence[str], setting: Setting) -> dict[str, Any]:
 
     Args:
         tables: Names among ``TABLES``.
-        setting: The setting; the speed is measured with its first model.
+        setting: The setting. The speed is measured with its first model, or with the default model if that one would
+            have to be fetched.
 
     Returns:
-        ``tasks``, ``characters``, ``tokens_a_second`` and ``measured_with``; ``jobs`` with ``weights``, ``recipe`` and
-        ``tokens`` each, and ``seconds`` for models that are measured; ``data`` with ``name``, ``kind``,
-        ``characters`` and ``source``.
+        ``tasks``, ``characters``, ``tokens_a_second``, ``measured_with`` and its ``parameters``; ``data`` with
+        ``name``, ``kind``, ``characters`` and ``source``; and ``jobs`` with ``weights``, ``recipe``, ``tokens``,
+        ``parameters`` (None if the model is not here and its name does not say), ``fetched`` (bytes, if all weights
+        have two) and ``seconds``, which grow with the parameters.
+
+    Raises:
+        ModelError: If a model that is no name on the hub is not here.
     """
     tasks = benchmark_tasks(MTEB)
-    wanted = jobs(tables, setting.models)
-    measured = load(setting.models[0], recipe="echo", device=setting.device, dtype=setting.dtype)
-    rate = speed(measured)
+    first = setting.models[0]
+    chosen = first if _here(first) else DEFAULT if _here(DEFAULT) else BUNDLED
+    measured = load(chosen, recipe="echo", device=setting.device, dtype=setting.dtype)
+    rate, size = speed(measured), _in_files(resolve(chosen).folder)
     return {
         "tasks": len(tasks),
         "characters": sum(task.characters for task in tasks),
         "tokens_a_second": round(rate, 1),
         "measured_with": transformer_of(measured).name,
-        "jobs": [
-            {
-                "weights": job.weights,
-                "recipe": job.recipe.name,
-                "tokens": job.tokens(tasks),
-                "seconds": round(job.tokens(tasks) / rate) if job.model == setting.models[0] else None,
-                "seconds_at_that_speed": round(job.tokens(tasks) / rate),
-            }
-            for job in wanted
-        ],
+        "parameters": size,
+        "jobs": [_estimate(job, job.tokens(tasks), rate * size) for job in jobs(tables, setting.models)],
         "data": [
             {"name": task.name, "kind": task.kind, "characters": task.characters, "source": task.data.split(":")[0]}
             for task in tasks
         ],
     }
+
+
+def _here(name: str | None) -> Source | None:
+    """Return a model's files; None if they would have to be fetched from the hub."""
+    try:
+        return resolve(name, local_files_only=True)
+    except errors.ModelError:
+        if name is None or name == DEFAULT or on_hub(name):
+            return None
+        raise
+
+
+def _estimate(job: MtebRun, tokens: int, products_a_second: float) -> dict[str, Any]:
+    source = _here(job.model or job.recipe.checkpoint)
+    parameters = _in_name(job.weights) if source is None else _in_files(source.folder)
+    return {
+        "weights": job.weights,
+        "recipe": job.recipe.name,
+        "tokens": tokens,
+        "parameters": parameters,
+        "fetched": 0 if source else parameters and 2 * parameters,
+        "seconds": parameters and round(tokens * parameters / products_a_second),
+    }
+
+
+def _in_files(folder: Path) -> int:
+    """Count the weights in a model's files."""
+    count = 0
+    for path in checked_files(folder):
+        if path.endswith(".safetensors"):
+            with safe_open(folder / path, "pt") as file:
+                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return count
+
+
+def _in_name(weights: str) -> int | None:
+    """Return how many weights a model on the hub has by its name; None if it does not say."""
+    first = weights.split(", ")[0]
+    found = _IN_NAME.search(first.split("/")[-1])
+    if found is None:
+        return _SIZES.get(first)
+    return round(float(found[1]) * {"b": 1e9, "m": 1e6}[found[2].lower()])
 
 
 def run(tables: Sequence[str], setting: Setting, *, say: Callable[[str], None] = lambda _: None) -> Store:

@@ -96,10 +96,14 @@ def resolve(
         return _from_folder(text, folder, revision, "folder")
     if text.lower().endswith(_SUFFIX):
         raise errors.gguf_missing(text)
-    looks_like_path = text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1
-    if looks_like_path or isinstance(name, os.PathLike):
+    if not on_hub(text) or isinstance(name, os.PathLike):
         raise errors.model_folder_missing(text)
     return _from_hub(text, revision, local_files_only)
+
+
+def on_hub(name: str) -> bool:
+    """Return whether a name that is no file or folder here can be the name of a model on the hub, and is no path."""
+    return not (name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1)
 
 
 def resolve_adapter(name: str, *, revision: str | None = None, local_files_only: bool = False) -> Source:
