@@ -4,7 +4,9 @@ r"""Put the best adapter of a run into the package: chosen on development data, 
         --out src/echoembed/tiny/adapters/smollm2-echo
 
 1. Each ``models/step-N`` of the run, the newest few, is scored on development data that is in no training set.
-2. The best is written in float16, which halves it; what that rounds off is below what a score shows.
+2. The best is written in float16, which halves it; what that rounds off is below what a score shows. With
+   ``--mean-with``, its weights are averaged with those of the adapter that the run began with: both are adapters of the
+   same base, close to each other, and each is off by its own noise.
 3. The base's perplexity with and without it is measured on text that neither has seen, and its logits without it are
    compared with those of a model that never had it.
 """
@@ -46,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of evaluation data; left out, the newest is taken unscored")
     parser.add_argument("--corpus", type=Path, help="folder with valid.jsonl.xz, for the perplexity")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mean-with", type=Path, help="an adapter, whose weights are averaged with those of the best")
     parser.add_argument("--tasks", nargs="+", default=["stsb"], help="development data that the choice is made on")
     parser.add_argument("--last", type=int, default=3, help="how many of the newest steps are compared")
     parser.add_argument("--pairs", type=int, default=500)
@@ -67,14 +70,15 @@ def choose(options: argparse.Namespace) -> tuple[Path, dict[str, float]]:
     return options.run / "models" / best, scores
 
 
-def write(chosen: Path, target: Path) -> int:
-    """The adapter in float16, and how many bytes its weights take."""
+def write(chosen: Path, target: Path, other: Path | None = None) -> int:
+    """The adapter in float16, or its mean with another one, and how many bytes its weights take."""
     target.mkdir(parents=True, exist_ok=True)
     for path in chosen.iterdir():
         if path.name != WEIGHTS:
             shutil.copyfile(path, target / path.name)
-    weights = {name: weight.to(torch.float16).contiguous() for name, weight in load_file(chosen / WEIGHTS).items()}
-    save_file(weights, target / WEIGHTS)
+    adapters = [load_file(folder / WEIGHTS) for folder in (chosen, other) if folder is not None]
+    weights = {name: sum(one[name].float() for one in adapters) / len(adapters) for name in adapters[0]}
+    save_file({name: weight.to(torch.float16).contiguous() for name, weight in weights.items()}, target / WEIGHTS)
     (target / WEIGHTS).chmod(0o644)
     size = (target / WEIGHTS).stat().st_size
     if size > MOST_BYTES:
@@ -121,9 +125,11 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     chosen, scores = choose(options)
-    size = write(chosen, options.out)
+    size = write(chosen, options.out, options.mean_with)
     lines = ["", "## What it is", ""]
-    lines.append(f"The weights of step {chosen.name.removeprefix('step-')} of the run, {size / 1e6:.1f} MB in float16.")
+    step = f"step {chosen.name.removeprefix('step-')} of the run"
+    what = f"The mean of {step} and the adapter that it began with" if options.mean_with else f"The weights of {step}"
+    lines.append(f"{what}, {size / 1e6:.1f} MB in float16.")
     if scores:
         listed = ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
         lines.append(f"It was chosen on {', '.join(options.tasks)} (development split, × 100): {listed}.")
