@@ -224,12 +224,13 @@ def test_a_dry_run_estimates_models_that_would_be_fetched_by_their_size(tmp_path
 
     monkeypatch.setattr("echoembed.sources.resolve.packaged_file", missing)
     own = tiny_models.folder("llama")
-    models = ("an-owner/Model-0.6B", "an-owner/model", str(own))
+    models = ("an-owner/Model-0.6B", "an-owner/model", str(own), "tiny-echo")
     facts = mteb.dry_run(["table7"], Setting(out=tmp_path, models=models))
     size = facts["parameters"]
     assert facts["measured_with"] == "tiny"
     assert size == pytest.approx(6.9e6, rel=0.01)  # the model's card
-    sized, unknown, here = (facts["jobs"][place] for place in (0, 3, 6))
+    sized, unknown, here, adapter = (facts["jobs"][place] for place in (0, 3, 6, 9))
+    assert (adapter["parameters"], adapter["fetched"]) == (size, 0)
     assert (sized["parameters"], sized["fetched"]) == (600_000_000, 1_200_000_000)
     assert sized["seconds"] == pytest.approx(sized["tokens"] / 1000 * 600e6 / size, rel=1e-6)
     assert [unknown[key] for key in ("parameters", "fetched", "seconds")] == [None, None, None]

@@ -27,6 +27,7 @@ from echoembed.experiments.paper import paper_table
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Recipe, find_recipe, recipes
+from echoembed.sources import adapters
 from echoembed.sources.files import checked_files
 from echoembed.sources.packaged import BUNDLED, DEFAULT
 from echoembed.sources.resolve import Source, on_hub, resolve
@@ -115,9 +116,9 @@ def dry_run(tables: Sequence[str], setting: Setting) -> dict[str, Any]:
     """
     tasks = benchmark_tasks(MTEB)
     first = setting.models[0]
-    chosen = first if _here(first) else DEFAULT if _here(DEFAULT) else BUNDLED
+    chosen, here = next((name, found) for name in (first, DEFAULT, BUNDLED) if (found := _here(name)))
     measured = load(chosen, recipe="echo", device=setting.device, dtype=setting.dtype)
-    rate, size = speed(measured), _in_files(resolve(chosen).folder)
+    rate, size = speed(measured), _in_files(here.folder)
     return {
         "tasks": len(tasks),
         "characters": sum(task.characters for task in tasks),
@@ -133,7 +134,9 @@ def dry_run(tables: Sequence[str], setting: Setting) -> dict[str, Any]:
 
 
 def _here(name: str | None) -> Source | None:
-    """Return a model's files; None if they would have to be fetched from the hub."""
+    """Return a model's files, those of its base for an adapter; None if they would have to be fetched from the hub."""
+    if adapters.names_one(name):
+        name = adapters.find(str(name), local_files_only=True).base.name
     try:
         return resolve(name, local_files_only=True)
     except errors.ModelError:
