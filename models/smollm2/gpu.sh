@@ -5,8 +5,8 @@
 #
 # May be stopped and called again: it goes on from its checkpoint. PYTHON and ECHOEMBED name other commands, CONFIG another
 # configuration, RUN its folder, TEXTS the folder of its texts, TEACHER that of its teacher, SHARDS how much of the corpus
-# is read, GROUPS_OF_DOCUMENT how many groups of sentences a document gives, MINUTES how long training may take before it
-# is stopped, ADAPTER the folder to write.
+# is read, GROUPS_OF_DOCUMENT how many groups of sentences a document gives, LOOKED_AT how many texts are put beside their
+# nearest, MINUTES how long training may take before it is stopped, ADAPTER the folder to write.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
@@ -23,7 +23,7 @@ adapter=${ADAPTER:-src/echoembed/tiny/adapters/smollm2-echo}
 
 # 2. Each text beside those that are closest to it for the teacher, whose vectors training then finds in the run's folder.
 [ -f "$texts/near.jsonl.gz" ] || ! grep -q near.jsonl.gz "$config" ||
-    "$python" models/smollm2/near.py "$config" --out "$texts/near.jsonl.gz"
+    "$python" models/smollm2/near.py "$config" --limit "${LOOKED_AT:-120000}" --out "$texts/near.jsonl.gz"
 
 # 3. Training. Ctrl-C, and the time limit, leave a checkpoint.
 timeout --foreground -s INT "${MINUTES:-6}m" "${ECHOEMBED:-echoembed}" train "$config" --resume --quiet || [ $? = 124 ]
