@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--each", type=int, default=2, help="Passages of one document, at most.")
-    parser.add_argument("--count", type=int, default=60_000, help="Passages in all, at most.")
+    parser.add_argument("--count", type=int, default=160_000, help="Passages in all, at most.")
     parser.add_argument("--longest", type=int, default=LONGEST, help="Characters of a passage, at most.")
     chosen = parser.parse_args()
     draw = random.Random(0)  # noqa: S311

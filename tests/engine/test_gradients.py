@@ -20,6 +20,7 @@ from echoembed.model.transformer import transformer_of
 from echoembed.training.adapter import add_adapter
 from echoembed.training.config import AdapterConfig
 from echoembed.training.loss import contrastive_loss
+from echoembed.training.simcse import prepare
 
 pytest.importorskip("peft")
 
@@ -192,3 +193,75 @@ def test_dropout_draws_for_every_prompt():
     model.eval()
     vectors = by_engine(model, ["the cat sat on a mat"] * 3, engine)
     assert torch.allclose(vectors[0], vectors[1], rtol=1e-5)
+
+
+def lora_layer(dropout):
+    """peft's linear layer with LoRA, with its frozen weights, and some states."""
+    model = trained("llama")
+    layer = transformer_of(model).model.layers[1].mlp.down_proj.train()
+    layer.lora_dropout["default"] = torch.nn.Dropout(dropout)
+    states = torch.randn(300, layer.in_features, generator=torch.Generator().manual_seed(3))
+    return layer, states.requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_under_dropout_is_its_formula(dtype):
+    """Against torch's differentiation of W x + scale * B A (kept x / (1 - rate)), with the same draws."""
+    layer, states = lora_layer(0.3)
+    forward = frozen_linear.lora(layer, frozen_linear.Dtypes(torch.float32, dtype))
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    weight = torch.randn(300, layer.out_features, generator=torch.Generator().manual_seed(4))
+    torch.manual_seed(5)
+    found = forward(states)
+    torch.manual_seed(5)
+    kept = torch.rand(states.shape) >= 0.3
+    assert 0.65 < kept.float().mean() < 0.75
+    inner = (states * kept / 0.7) @ a.T
+    expected = layer.base_layer(states) + (inner @ b.T) * layer.scaling["default"]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    pairs = zip(*(torch.autograd.grad((out * weight).sum(), [states, a, b]) for out in (found, expected)), strict=True)
+    for one, two in pairs:
+        if dtype == torch.float32:
+            assert (one - two).norm() <= 1e-5 * two.norm()
+        else:
+            assert torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0) > 0.999
+
+
+def test_the_mean_over_draws_of_dropout_is_the_layer_without():
+    layer, states = lora_layer(0.3)
+    forward = frozen_linear.lora(layer, frozen_linear.Dtypes(torch.float32, torch.float32))
+    torch.manual_seed(6)
+    with torch.no_grad():
+        draws = torch.stack([forward(states[:20]) for _ in range(400)])
+        error = draws.std(dim=0) / len(draws) ** 0.5
+        layer.eval()
+        without = forward(states[:20])
+    assert ((draws.mean(dim=0) - without).abs() <= 5 * error).all()
+    assert (error > 0).all()
+
+
+def test_the_mean_over_draws_of_attention_is_the_one_without():
+    draw = torch.Generator().manual_seed(7)
+    query, key, value = (torch.randn(2, heads, 9, 8, generator=draw) for heads in (4, 2, 2))
+    mask = torch.ones(1, 1, 9, 9, dtype=torch.bool).tril()
+    torch.manual_seed(8)
+    draws = torch.stack([padded_batch._written_out(query, key, value, mask, 0.3, None, 0.4) for _ in range(500)])
+    error = draws.std(dim=0) / len(draws) ** 0.5
+    without = padded_batch._written_out(query, key, value, mask, 0.3, None, 0.0)
+    assert ((draws.mean(dim=0) - without).abs() <= 5 * error).all()
+    assert (error > 0).all()
+
+
+@pytest.mark.parametrize("objective", ["adapter", "simcse"])
+def test_dropout_does_not_keep_a_model_from_the_packed_forward(objective):
+    """The proof compares without dropout, whatever mode peft's modules are in; they stay in their mode."""
+    model = echoembed.load(tiny_models.folder("llama"), recipe="classical-bidirectional", engine="padded", device="cpu")
+    add_adapter(model, AdapterConfig(rank=4, dropout=0.3 if objective == "adapter" else 0.0))
+    if objective == "simcse":
+        prepare(model, 0.3)
+    bare = transformer_of(model).model
+    modes = {name: module.training for name, module in bare.named_modules()}
+    assert any(modes.values()), "peft adds its modules in training mode"
+    choice = gradients.choose(bare, causal=False, dtype=torch.float32, random=True)
+    assert choice.engine is not None, choice.reason
+    assert {name: module.training for name, module in bare.named_modules()} == modes

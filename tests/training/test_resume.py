@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import TrainerCallback
 
 import training_runs as runs
 from echoembed import errors
+from echoembed.engine import padded_batch
 from echoembed.training import checkpoint, curves, plan, resume, rows, run
 from echoembed.training.config import CheckpointConfig, ScoreConfig
 from echoembed.training.tables import TeacherConfig
@@ -92,6 +95,23 @@ def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not_been(folder, tmp_path, n
     said = ("step", "loss", "learning_rate", "gradient_norm", "data_set", "tokens")
     logs = [[[line[key] for key in said] for line in runs.log(path)] for path in (whole, resumed)]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_run_through_the_padded_forward_says_why(tmp_path, monkeypatch, broken):
+    """A slower run must not look like any other; one whose settings ask for the padded forward has nothing to say."""
+    if broken:
+        forward = padded_batch._Pad.backward
+        half = lambda ctx, gradient: (forward(ctx, gradient)[0] / 2, None, None, None)  # noqa: E731
+        monkeypatch.setattr(padded_batch._Pad, "backward", half)
+    for chosen in ("packed", "padded"):
+        console = Console(file=io.StringIO(), width=60)
+        config = runs.small(tmp_path, output=str(tmp_path / chosen))
+        optimiser = replace(config.optimiser, forward=chosen, steps=1, warmup_steps=0)
+        run.train(replace(config, optimiser=optimiser), console=console)
+        said = console.file.getvalue()
+        reason = "the model's own padded forward, which is slower: the packed one fails, its states or gradients differ"
+        assert (reason in said) == (broken and chosen == "packed"), said
 
 
 def test_dropout_and_the_order_of_rows_are_really_at_work(folder, tmp_path):

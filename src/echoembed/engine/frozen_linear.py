@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from echoembed.engine import onednn
+from echoembed.engine.dropout import draw_kept
 
 Forward = Callable[..., Any]
 _BLOCK = 192  # inputs that are added up one after another in a float32 product
@@ -109,12 +110,14 @@ def lora(module: Any, dtypes: Dtypes) -> Forward:
 
     def forward(states: Tensor, *_: Any, **__: Any) -> Tensor:
         states = states.to(dtypes.forward)
-        if module.training and getattr(dropout, "p", 0):  # dropout makes LoRA's input differ from the layer's
-            frozen: Tensor = _Frozen.apply(states, *weights)  # type: ignore[no-untyped-call]
-            inner = nn.functional.linear(dropout(states), a_RI.to(states.dtype))
-            return frozen + nn.functional.linear(inner, b_OR.to(states.dtype)) * scale
-        kept_TI = dtypes.kept(states) if torch.is_grad_enabled() else states
-        result: Tensor = _Lora.apply(states, kept_TI, *weights, a_RI, b_OR, scale)  # type: ignore[no-untyped-call]
+        if module.training and (rate := getattr(dropout, "p", 0.0)):  # LoRA's input differs from the layer's
+            drawn_TI = draw_kept(states.reshape(-1, states.shape[-1]), rate)
+            kept_TI, own_scale = None, scale / (1 - rate)
+        else:
+            kept_TI, drawn_TI, own_scale = dtypes.kept(states) if torch.is_grad_enabled() else states, None, scale
+        result: Tensor = _Lora.apply(  # type: ignore[no-untyped-call]
+            states, kept_TI, drawn_TI, *weights, a_RI, b_OR, own_scale
+        )
         return result
 
     return forward
@@ -139,13 +142,17 @@ class _Frozen(torch.autograd.Function):
 
 
 class _Lora(torch.autograd.Function):
-    """A frozen linear layer with LoRA beside it."""
+    """A frozen linear layer with LoRA beside it.
+
+    Under dropout, LoRA reads the states that ``drawn_TI`` keeps; the factor that makes up for the rest is in ``scale``.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         states: Tensor,
-        kept_TI: Tensor,
+        kept_TI: Tensor | None,
+        drawn_TI: Tensor | None,
         weight_OI: Tensor,
         back_OI: Tensor,
         bias: Tensor | None,
@@ -156,22 +163,28 @@ class _Lora(torch.autograd.Function):
     ) -> Tensor:
         states_TI = states.reshape(-1, states.shape[-1])
         small_RI, small_OR = a_RI.to(states.dtype), (b_OR * scale).to(states.dtype)
-        inner_TR = nn.functional.linear(states_TI, small_RI)
+        read_TI = states_TI if drawn_TI is None else states_TI * drawn_TI
+        inner_TR = nn.functional.linear(read_TI, small_RI)
         out_TO = product(states_TI, weight_OI, bias, block=block).addmm_(inner_TR, small_OR.t())
         small = (part.to(back_OI.dtype) for part in (small_RI, small_OR, inner_TR))
-        ctx.save_for_backward(kept_TI, back_OI, *small)
+        kept_TI = read_TI.to(back_OI.dtype) if kept_TI is None else kept_TI
+        ctx.save_for_backward(kept_TI, drawn_TI, back_OI, *small)
         ctx.dtype, ctx.scale = states.dtype, scale
         return out_TO.view(*states.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        kept_TI, back_OI, small_RI, small_OR, inner_TR = ctx.saved_tensors
+        kept_TI, drawn_TI, back_OI, small_RI, small_OR, inner_TR = ctx.saved_tensors
         gradient_TO = gradient.reshape(-1, gradient.shape[-1]).to(back_OI.dtype)
         inner_gradient_TR = gradient_TO @ small_OR
         a_RI = (inner_gradient_TR.t() @ kept_TI).float()
         b_OR = (gradient_TO.t() @ inner_TR).float().mul_(ctx.scale)
         states_gradient = None
         if ctx.needs_input_grad[0]:
-            states_gradient = product(gradient_TO, back_OI.t()).addmm_(inner_gradient_TR, small_RI)
+            states_gradient = product(gradient_TO, back_OI.t())
+            if drawn_TI is None:
+                states_gradient.addmm_(inner_gradient_TR, small_RI)
+            else:
+                states_gradient += (inner_gradient_TR @ small_RI).mul_(drawn_TI)
             states_gradient = states_gradient.view(*gradient.shape[:-1], -1).to(ctx.dtype)
-        return states_gradient, None, None, None, None, None, a_RI, b_OR, None
+        return states_gradient, None, None, None, None, None, None, a_RI, b_OR, None

@@ -140,7 +140,7 @@ class TrainingChoice:
 
     Attributes:
         engine: The packed engine, or None for the model's own padded forward.
-        reason: The result of the proof.
+        reason: The result of the proof; empty if nothing was to be proven.
     """
 
     engine: TrainingEngine | None
@@ -150,16 +150,28 @@ class TrainingChoice:
 def choose(model: PreTrainedModel, *, causal: bool, dtype: torch.dtype, random: bool = False) -> TrainingChoice:
     """Choose the packed forward, if its states and gradients are those of the model's own padded forward.
 
-    A few prompts go through both. If they differ, the packed forward is tried again without the trimmed last layer.
+    A few prompts go through both, without dropout. If they differ, the packed forward is tried again without the
+    trimmed last layer.
 
     Args:
-        model: The language model as it will be trained, in evaluation mode.
+        model: The language model as it will be trained.
         causal: Whether attention is causal; if not, it is bidirectional.
         dtype: The dtype of products with frozen weights.
         random: Whether dropout will act.
     """
     if int(model.config.num_hidden_layers) == 0:
-        return TrainingChoice(None, "token embeddings need no forward")
+        return TrainingChoice(None, "")  # token embeddings need no forward
+    modes = {module: module.training for module in model.modules()}  # peft adds its modules in training mode
+    model.train(False)
+    try:
+        return _proven(model, causal=causal, dtype=dtype, random=random)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _proven(model: PreTrainedModel, *, causal: bool, dtype: torch.dtype, random: bool) -> TrainingChoice:
+    """Make the packed forward of a model in evaluation mode, and prove it."""
     prompts = probes(int(model.config.vocab_size))
     reason = ""
     try:

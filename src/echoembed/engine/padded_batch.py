@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from echoembed.engine.dropout import draw_kept
 from echoembed.engine.pack import Layout
 
 _SHORT = 256  # on a CPU, up to this length, scores are stored for the backward pass rather than computed again
@@ -177,8 +178,9 @@ def _written_out(
     score_CHQL = score_CGQL.view(texts, heads, queries, -1)
     hidden_C1QL = torch.zeros(mask_C1QL.shape, dtype=score_CHQL.dtype, device=mask_C1QL.device)
     weight_CHQL = (score_CHQL + hidden_C1QL.masked_fill_(~mask_C1QL, -torch.inf)).softmax(dim=-1)
-    if dropout:
-        weight_CHQL = nn.functional.dropout(weight_CHQL, dropout)
+    if dropout:  # the factor 1 / (1 - dropout) is applied to the values, which are fewer
+        weight_CHQL = weight_CHQL * draw_kept(weight_CHQL, dropout)
+        value_CGLE = value_CGLE / (1 - dropout)
     out_CGQE = weight_CHQL.view(score_CGQL.shape) @ value_CGLE
     return out_CGQE.view(texts, heads, queries, -1)
 

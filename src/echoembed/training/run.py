@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from echoembed import errors, versions
 from echoembed.engine import gradients
-from echoembed.engine.gradients import TrainingEngine
+from echoembed.engine.gradients import TrainingChoice
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
 from echoembed.training import export, mntp, rows, simcse, start
@@ -94,18 +94,19 @@ def _train(
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
     newest = _on_first(processes, partial(checkpoint_of, config, resume=resume))
     digests = _on_first(processes, partial(rows.digests, config))
-    with reading_rows(console if processes.is_main_process else None) as reading:
+    own_console = console if processes.is_main_process else None
+    with reading_rows(own_console) as reading:
         data = rows.read_all(config, progress=reading)
     if changed := [name for name, hashes in rows.digests(config).items() if hashes != digests[name]]:
         raise errors.training_data_changed(changed)
     # 2. Load the model with the weights to train, and make all that can be refused. Then write the run's record: what a
     #    resumed run must agree with.
-    model = _load(config, processes)
+    model = _load(config, processes, own_console)
     scores = Scores(model, config.score, Path(config.output)) if config.score.data else None
     collator, loss = _collator(model, config, data), _loss(model, config, processes)
     record = record_of(config, digests, transformer_of(model).revision)
     _on_first(processes, partial(begin_run, config, record, newest, held))
-    our_callbacks = _callbacks(model, config, scores, console if processes.is_main_process else None)
+    our_callbacks = _callbacks(model, config, scores, own_console)
     # 3. Train, from the newest checkpoint if there is one.
     trainer = EchoTrainer(
         run=Path(config.output),
@@ -145,8 +146,8 @@ def _on_first(processes: PartialState, work: Callable[[], T]) -> T:
     return result
 
 
-def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
-    """Load the model under its recipe, and add the weights to train."""
+def _load(config: TrainConfig, processes: PartialState, console: Console | None) -> SentenceTransformer:
+    """Load the model under its recipe, add the weights to train, and choose its forward."""
     model = load(
         config.model or None,
         recipe=recipe_of(config),
@@ -160,22 +161,26 @@ def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
         start.begin(model, config.adapter)
     if config.objective == "simcse":
         simcse.prepare(model, config.dropout)
-    gradients.use(transformer_of(model).model, _engine(model, config))
+    choice = _forward(model, config)
+    gradients.use(transformer_of(model).model, choice.engine)
+    if choice.engine is None and choice.reason and console is not None:
+        words = f"training runs the model's own padded forward, which is slower: the packed one fails, {choice.reason}"
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     return model
 
 
-def _engine(model: SentenceTransformer, config: TrainConfig) -> TrainingEngine | None:
-    """Return the packed forward for training; None if the configuration or the model does not allow it."""
+def _forward(model: SentenceTransformer, config: TrainConfig) -> TrainingChoice:
+    """Choose the packed forward for training, if the configuration and the model allow it."""
     optimiser = config.optimiser
     if optimiser.forward == "padded" or optimiser.gradient_checkpointing:  # which runs layers again outside the pack
-        return None
+        return TrainingChoice(None, "")
     transformer = transformer_of(model)
     return gradients.choose(
         transformer.model,
         causal=transformer.recipe.attention == "causal",
         dtype=torch.bfloat16 if optimiser.precision == "bfloat16" and config.adapter.rank else torch.float32,
         random=config.objective == "simcse" or config.adapter.dropout > 0 or _drops(transformer.model),
-    ).engine
+    )
 
 
 def _drops(model: nn.Module) -> bool:
