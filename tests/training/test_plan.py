@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import echoembed
+import fake_hub
 import tiny_models
 from echoembed.errors import ModelError, TrainingError
 from echoembed.model.transformer import transformer_of
@@ -218,3 +219,24 @@ def test_the_plan_is_plain_values_and_starts_nothing(rows, tmp_path):
     config = run(rows, output=str(tmp_path / "out"), score=ScoreConfig())
     assert json.loads(json.dumps(plan.make(config).as_dict()))["steps"] == 10
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_leaves_weights_on_the_hub_and_says_how_large_they_are(rows, tmp_path, monkeypatch):
+    folder = tiny_models.folder("llama")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with fake_hub.FakeHub() as server:
+        server.use(monkeypatch, tmp_path / "cache")
+        server.commit("someone/model", files)
+        found = plan.make(run(rows, model="someone/model"))
+        assert found.download == len(files["model.safetensors"])
+        assert not list((tmp_path / "cache").rglob("*.safetensors"))
+        assert "model.safetensors" not in server.downloads()
+        local = plan.make(run(rows))
+        assert local.download == 0
+        assert (found.tokens, found.parameters, found.memory) == (local.tokens, local.parameters, local.memory)
+        echoembed.load("someone/model")
+        assert plan.make(run(rows, model="someone/model")).download == 0
+        pickled = {"pytorch_model.bin" if name == "model.safetensors" else name: data for name, data in files.items()}
+        server.commit("someone/pickled", pickled)
+        with pytest.raises(ModelError, match="safetensors"):
+            plan.make(run(rows, model="someone/pickled"))

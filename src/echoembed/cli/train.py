@@ -162,6 +162,7 @@ def _print_plan(plan: RunPlan, *, as_json: bool) -> None:
             "trained": f"{trained:,} of {plan.parameters:,} parameters ({', '.join(kinds) or 'the whole model'})",
             "memory": f"about {_size(memory.total)} a process: "
             + ", ".join(f"{name} {'unknown' if size is None else _size(size)}" for name, size in pieces.items()),
+            **({"download": f"{_size(plan.download)} of weights, when the run starts"} if plan.download else {}),
         }
     )
     cells = [

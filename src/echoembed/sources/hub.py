@@ -41,11 +41,12 @@ class _Snapshot:
         if not self.offline:
             self._download(files)
             # The hub's client keeps any file of the right name, so a damaged file would stay for ever.
-            self._download(self._short(files), force=True)
-        if short := self._short(files):
+            self._download(self.short(files), force=True)
+        if short := self.short(files):
             raise errors.hub_cache_incomplete(self.shown, self.sha, ", ".join(short))
 
-    def _short(self, files: Collection[str]) -> list[str]:
+    def short(self, files: Collection[str]) -> list[str]:
+        """Return the files that are missing, or not as long as the hub says."""
         paths = {file: self.folder / file for file in files}
         return sorted(f for f, p in paths.items() if not p.is_file() or p.stat().st_size != self.sizes[f])
 
@@ -63,7 +64,9 @@ class _Snapshot:
             )
 
 
-def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = False) -> tuple[Path, str]:
+def fetch(
+    name: str, revision: str | None, *, offline: bool, adapter: bool = False, weights: bool = True
+) -> tuple[Path, str, int]:
     """Download a model or an adapter into the hub's cache. The revision becomes a commit once, for all files.
 
     Args:
@@ -71,9 +74,10 @@ def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = Fal
         revision: Branch, tag or commit; None for the main branch.
         offline: Use only the cache.
         adapter: Whether an adapter is asked for, not a model.
+        weights: Whether to download the weights; if not, they are only looked up. Offline, they must be in the cache.
 
     Returns:
-        The folder, and the commit as 40 hexadecimal digits.
+        The folder; the commit as 40 hexadecimal digits; and how many bytes of weights are still to be downloaded.
 
     Raises:
         ModelError: The hub refuses the model or does not have it, or the model is incomplete or unsafe.
@@ -104,9 +108,12 @@ def fetch(name: str, revision: str | None, *, offline: bool, adapter: bool = Fal
         if not adapter:
             require(shown, sizes, modules)
         snapshot.take(setting_files(sizes, modules))
-        snapshot.take(weight_files(shown, sizes, folder, modules, adapter=adapter))
+        files = weight_files(shown, sizes, folder, modules, adapter=adapter)
+        if not weights and not offline:
+            return folder, sha, sum(sizes[file] for file in snapshot.short(files))
+        snapshot.take(files)
         checked_files(folder, adapter=adapter)
-    return folder, sha
+    return folder, sha, 0
 
 
 def _check_unlisted(folder: Path, shown: str, sha: str, *, adapter: bool) -> None:

@@ -43,6 +43,7 @@ class Source:
         revision: 40 hex digits: the commit on the hub, or the hash of a folder's files or of a GGUF file.
         origin: Where the files came from.
         file: The GGUF file from which the folder was converted; None for other models.
+        missing: Bytes of weights that are still on the hub; above 0 only if ``resolve`` was told to leave them there.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Source:
     revision: str
     origin: Origin
     file: Path | None = None
+    missing: int = 0
 
     def __post_init__(self) -> None:
         if not _EXACT.fullmatch(self.revision):
@@ -63,6 +65,7 @@ def resolve(
     *,
     revision: str | None = None,
     local_files_only: bool = False,
+    weights: bool = True,
 ) -> Source:
     """Find a model, and make sure that all its files are on this machine, complete and safe.
 
@@ -73,6 +76,7 @@ def resolve(
             name on the hub.
         revision: Branch, tag or commit on the hub; None for its main branch. Other models have no revisions to choose.
         local_files_only: Use only the files in the hub's cache, and no network. ``HF_HUB_OFFLINE=1`` does the same.
+        weights: Whether to download weights that are on the hub alone; if not, ``missing`` counts their bytes.
 
     Returns:
         The folder with its exact revision.
@@ -98,7 +102,7 @@ def resolve(
         raise errors.gguf_missing(text)
     if not on_hub(text) or isinstance(name, os.PathLike):
         raise errors.model_folder_missing(text)
-    return _from_hub(text, revision, local_files_only)
+    return _from_hub(text, revision, local_files_only, weights=weights)
 
 
 def on_hub(name: str) -> bool:
@@ -131,11 +135,11 @@ def joint_revision(source: Source, adapters: Sequence[Source]) -> str:
     return hashlib.sha1("\n".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _from_hub(name: str, revision: str | None, offline: bool, *, adapter: bool = False) -> Source:
+def _from_hub(name: str, revision: str | None, offline: bool, *, adapter: bool = False, weights: bool = True) -> Source:
     from echoembed.sources.hub import fetch
 
-    folder, commit = fetch(name, revision, offline=offline, adapter=adapter)
-    return Source(name=name, folder=folder, revision=commit, origin="hub")
+    folder, commit, missing = fetch(name, revision, offline=offline, adapter=adapter, weights=weights)
+    return Source(name=name, folder=folder, revision=commit, origin="hub", missing=missing)
 
 
 def _from_folder(

@@ -45,6 +45,7 @@ class Skeleton:
         cut: The layer at which the recipe cuts the model; None if it keeps all layers.
         lora: The number of weights that LoRA trains; 0 if the whole model is trained.
         end_token: The number of weights of the end token's embedding, if it is trained beside LoRA.
+        missing: Bytes of weights that are still on the hub.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Skeleton:
     cut: int | None
     lora: int
     end_token: int
+    missing: int
 
     @property
     def trained(self) -> int:
@@ -86,7 +88,7 @@ class MemoryUse:
 
 
 def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
-    """Build the model of a run without its weights; its files are fetched from the hub if needed, as in the run.
+    """Build the model of a run without its weights. A model on the hub is fetched, but for its weights.
 
     Raises:
         ModelError: If the model cannot be found or read.
@@ -99,7 +101,7 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
     if is_adapter(name):
         assert name is not None
         name, revision = find_adapter(name).base.model, None
-    source = resolve(name, revision=revision)
+    source = resolve(name, revision=revision, weights=False)
     folder = source.folder / _inner(source.folder)
     settings = backbone.read_config(folder, source.name, recipe.attention)
     try:
@@ -126,6 +128,7 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
         cut=kept if kept < count else None,
         lora=sum(weight.numel() for weight in model.parameters() if weight.requires_grad) if config.adapter.rank else 0,
         end_token=_width(model) if config.adapter.rank and trains_end_token(recipe, config.adapter) else 0,
+        missing=source.missing,
     )
 
 

@@ -83,6 +83,7 @@ class RunPlan:
         lora: The number of weights that LoRA trains; 0 if the whole model is trained.
         end_token: The number of weights of the end token's embedding, if it is trained beside LoRA.
         memory: The memory that a process needs.
+        download: Bytes of weights that the run will download from the hub first.
         data: The plans of the data sets.
         warnings: Settings and data that look wrong.
     """
@@ -98,6 +99,7 @@ class RunPlan:
     lora: int
     end_token: int
     memory: MemoryUse
+    download: int
     data: tuple[DataPlan, ...]
     warnings: tuple[str, ...]
 
@@ -153,6 +155,7 @@ def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = N
         lora=skeleton.lora,
         end_token=skeleton.end_token,
         memory=footprint.memory(skeleton, config, longest, columns=columns),
+        download=skeleton.missing,
         data=data,
         warnings=tuple(_warnings(data)),
     )
