@@ -68,3 +68,12 @@ def test_published_adapters_are_fetched_and_merged_in_order(hub):
     ]
     assert torch.stack(change).max() > 1e-3
     assert merged[0].revision != base[0].revision
+
+
+def test_a_recipe_whose_adapters_are_of_another_model_says_so(hub):
+    with pytest.raises(echoembed.errors.ModelError) as caught:
+        echoembed.load("tiny", recipe="llm2vec-supervised")
+    row = echoembed.recipes["llm2vec-supervised"]
+    said = str(caught.value)
+    assert f"merges adapters that were published for {row.checkpoint} into 'tiny'" in said
+    assert said.endswith("Choose another recipe, or train an adapter for 'tiny': echoembed train.")

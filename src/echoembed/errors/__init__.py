@@ -60,8 +60,8 @@ from echoembed.errors.sources import (
     adapter_other_base, adapter_unknown, hub_cache_full, hub_cache_incomplete, hub_cache_not_writable,
     hub_download_interrupted, hub_model_gated, hub_model_unknown, hub_not_cached, hub_refused, hub_revision_unknown,
     hub_unreachable, model_adapter_alone, model_config_missing, model_folder_is_file, model_folder_missing,
-    model_json_broken, model_name_invalid, model_settings_too_large, model_tokenizer_missing, revision_not_exact,
-    revision_unused, weights_damaged, weights_missing, weights_pickled, weights_shard_missing,
+    model_json_broken, model_name_invalid, model_settings_too_large, model_tokenizer_missing, recipe_adapters_missing,
+    revision_not_exact, revision_unused, weights_damaged, weights_missing, weights_pickled, weights_shard_missing,
 )
 from echoembed.errors.texts import (
     OverBudgetError, cell_unreadable, column_missing, column_twice, csv_malformed, csv_other_delimiter, delimiter_bad,

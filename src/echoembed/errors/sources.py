@@ -250,6 +250,14 @@ def adapter_base_missing(adapter: str, base: str, reason: str) -> ModelError:
     )
 
 
+def recipe_adapters_missing(recipe: str, checkpoint: str, model: str, reason: str) -> ModelError:
+    """A recipe that merges published adapters, which cannot be had, on another model than its checkpoint."""
+    return ModelError(
+        f"The recipe {recipe!r} merges adapters that were published for {checkpoint} into {model!r}, and one cannot be "
+        f"loaded: {quoted(reason, 160)}. Choose another recipe, or train an adapter for {model!r}: echoembed train."
+    )
+
+
 def adapter_other_base(adapter: str, wanted: str, wanted_revision: str, got: str, revision: str) -> ModelError:
     """An adapter on other weights than its own."""
     return ModelError(

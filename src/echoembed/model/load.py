@@ -149,7 +149,7 @@ def load(
             raise errors.model_is_sentence_transformer(source.name)
         row = chosen or find_recipe(DEFAULT_RECIPE)
         if trained is None:
-            adapters = [resolve_adapter(name, local_files_only=local_files_only) for name in row.adapters]
+            adapters = _published(row, source, local_files_only=local_files_only)
             for prompt in row.prompts:
                 _warn_if_not_made_for(prompt, source)
         transformer = EchoTransformer(
@@ -193,6 +193,20 @@ def _named(
             raise errors.ModelError.bad_value("revision", revision, f"None for the adapter {model}, which has a base")
         name = recipe.checkpoint or None
     return resolve(name, revision=revision, local_files_only=local_files_only), recipe
+
+
+def _published(recipe: Recipe, source: Source, *, local_files_only: bool) -> list[Source]:
+    """Return the published adapters that a recipe merges into its checkpoint, or into a copy of it.
+
+    Raises:
+        ModelError: If they cannot be found.
+    """
+    try:
+        return [resolve_adapter(name, local_files_only=local_files_only) for name in recipe.adapters]
+    except errors.ModelError as error:
+        if source.name == recipe.checkpoint:
+            raise
+        raise errors.recipe_adapters_missing(recipe.name, recipe.checkpoint, source.name, str(error)) from error
 
 
 def _base_of(
