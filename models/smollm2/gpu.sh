@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains smollm2-echo where there is a GPU, planned for eight minutes (README.md), and writes the adapter for the package.
 #
-#   CORPUS=../shared/corpus DATA=../shared/data models/smollm2/gpu.sh
+#   CORPUS=corpus DATA=data models/smollm2/gpu.sh
 #
 # May be stopped and called again: it goes on from its checkpoint. PYTHON and ECHOEMBED name other commands, CONFIG another
 # configuration, RUN its folder, TEXTS the folder of its texts, TEACHER that of its teacher, SHARDS how much of the corpus

@@ -250,6 +250,12 @@ def test_an_adapter_of_the_package_is_found_by_its_name(tmp_path, monkeypatch):
     assert echoembed.describe(again)["model"] == "tiny"
     with pytest.raises(errors.ModelError, match=r"one of the package's own \(tiny-echo\). Did you mean 'tiny-echo'\?"):
         echoembed.load(adapter="tiny-ecko")
+    # A folder of the same name does not take its place; its path does.
+    monkeypatch.chdir(tmp_path)
+    echoembed.save(echoembed.load("tiny", recipe="classical"), "tiny-echo")
+    for named in (echoembed.load("tiny-echo"), echoembed.load(adapter="tiny-echo")):
+        assert echoembed.describe(named)["adapter"] == "tiny-echo"
+    assert echoembed.describe(echoembed.load("./tiny-echo"))["recipe"] == "classical"
 
 
 @pytest.mark.parametrize("name", ["nothing-of-that-name", "", "./nowhere", "a/b/c", 5])

@@ -15,7 +15,7 @@ from echoembed.cli.groups import ModelOptions, with_model
 EPILOG = opt.examples(
     "echoembed export Qwen/Qwen3-0.6B qwen-echo --recipe echo --self-contained",
     "echoembed export Qwen/Qwen3-0.6B qwen-eol --recipe prompteol --stock",
-    "echoembed export smollm2-135m smollm2-echo --gguf",
+    "echoembed export smollm2-135m smollm2-notes --gguf",
 )
 
 

@@ -248,6 +248,7 @@ def _print_dry_run(facts: dict[str, Any]) -> None:
 def _command(names: list[str], setting: Setting) -> str:
     """Return the command for a page, without paths of this machine."""
     options = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick", "--whole-sts")]
+    options += ["--data", "DATA"] if setting.data else []
     for name in filter(None, setting.models):
         options += ["-m", Path(name).name if name.endswith(".gguf") else name]
     for path in setting.llm2vec:

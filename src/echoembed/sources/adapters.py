@@ -89,11 +89,11 @@ def is_adapter(name: object) -> bool:
 
 def names_one(name: object) -> bool:
     """Return whether a model's name is an adapter's: an adapter's folder, or an adapter that comes with the package."""
-    return is_adapter(name) or (isinstance(name, str) and name in bundled() and not Path(name).is_dir())
+    return is_adapter(name) or (isinstance(name, str) and name in bundled())
 
 
 def bundled() -> list[str]:
-    """Return the names of the adapters that come with the package."""
+    """Return the names of the adapters that come with the package; a folder of such a name is written ``./NAME``."""
     return sorted(path.name for path in BUNDLED.glob("*") if is_adapter(path))
 
 
@@ -106,10 +106,10 @@ def find(name: str | os.PathLike[str], *, local_files_only: bool = False) -> Ada
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else ""
     if not isinstance(text, str) or not text.strip():
         raise errors.adapter_unknown(name, bundled())
+    if isinstance(name, str) and text in bundled():
+        return read(resolve_adapter(str(BUNDLED / text)), name=text)
     if folder_of(text) is not None:
         return read(resolve_adapter(text))
-    if text in bundled():
-        return read(resolve_adapter(str(BUNDLED / text)), name=text)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise errors.adapter_unknown(text, bundled())
     return read(resolve_adapter(text, local_files_only=local_files_only))

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.recipe import Recipe
+from echoembed.sources.packaged import PACKAGED
 from echoembed.training.config import TrainConfig
 from echoembed.training.run_folder import CONFIG, LOG, SCORES, read_lines
 
@@ -94,7 +95,7 @@ def _header(transformer: EchoTransformer, config: TrainConfig) -> ModelCardData:
         tags=["sentence-transformers", "feature-extraction", "echoembed", config.objective, *["lora"] * adapter],
         base_model=transformer.base.model if transformer.base and on_hub else None,
         base_model_relation=("adapter" if adapter else "finetune") if on_hub else None,
-        license=_licence(transformer.weights_folder),
+        license=_licence(transformer),
     )
 
 
@@ -148,8 +149,13 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _licence(folder: Path) -> str | None:
-    """Return the licence in the base's own card, if the card lies beside the weights."""
+def _licence(transformer: EchoTransformer) -> str | None:
+    """Return the licence of the base: of a model in a package, or in its card, if the card lies beside the weights."""
+    base = transformer.base
+    if base is not None and base.origin in ("bundled", "package"):
+        known = PACKAGED.get(str(base.model))
+        return known.licence.lower() if known else "apache-2.0"
+    folder = transformer.weights_folder
     for path in (folder / "README.md", folder.parent / "README.md"):
         if path.is_file():
             try:

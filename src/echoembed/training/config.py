@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from echoembed import errors
 from echoembed.checks import COUNT_OR_NONE, NOT_BLANK, PROBABILITY, REQUIRED, Check, setting
 from echoembed.recipe import Attention, Recipe, find_recipe
+from echoembed.sources.adapters import bundled
 from echoembed.sources.packaged import RESERVED
 from echoembed.training.tables import (
     AdapterConfig,
@@ -318,7 +319,7 @@ def _resolved_model(field: str, name: str, base: Path) -> str:
     """Return the absolute path of a model that is a path; other names stay as they are."""
     if name.startswith((".", "~", "/")):
         return absolute(field, name, base)
-    if name.lower() in {"", *RESERVED}:
+    if name.lower() in {"", *RESERVED} or name in bundled():
         return name
     try:
         return absolute(field, name, base) if (base / name).exists() else name

@@ -20,7 +20,7 @@ from echoembed.model import backbone
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.recipe import Recipe
 from echoembed.sources.adapters import find as find_adapter
-from echoembed.sources.adapters import is_adapter
+from echoembed.sources.adapters import names_one
 from echoembed.sources.resolve import resolve
 from echoembed.training.adapter import add_lora, trains_end_token
 from echoembed.training.config import TrainConfig
@@ -98,7 +98,7 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
 
     name: str | None = config.model or None
     revision = config.revision or None
-    if is_adapter(name):
+    if names_one(name):
         assert name is not None
         name, revision = find_adapter(name).base.model, None
     source = resolve(name, revision=revision, weights=False)

@@ -27,7 +27,7 @@ from echoembed import errors
 from echoembed.files import folder_of
 from echoembed.model.load import load
 from echoembed.model.saved import OURS, read_modules
-from echoembed.sources.adapters import is_adapter
+from echoembed.sources.adapters import names_one
 from echoembed.sources.files import MODULES
 from echoembed.sources.resolve import resolve
 from echoembed.texts.rows import format_of, opened, records
@@ -237,7 +237,7 @@ def _load(name: str) -> Any:
 
     device = _device()
     try:
-        if is_adapter(name):
+        if names_one(name):
             return load(name, device=device, overflow="ignore").eval()
         source = resolve(str(_packaged(name) or name))
         folder = source.folder
