@@ -77,6 +77,9 @@ def main() -> None:
     options = parser.parse_args()
     config = configuration.read(options.config)
     plain = [data for data in config.data if not data.pairs and Path(data.path).name != options.out.name]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if odd := set(options.of or ()) - {data.name for data in plain}:
+        parser.error(f"--of: the configuration has no plain texts named {', '.join(sorted(odd))}")
     if options.of:
         plain = [data for data in plain if data.name in options.of]
     texts = sorted({text for data in plain for text in read(data, "distil")["text"]}, key=len)

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=160_000, help="Passages in all, at most.")
     parser.add_argument("--longest", type=int, default=LONGEST, help="Characters of a passage, at most.")
     chosen = parser.parse_args()
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
     draw = random.Random(0)  # noqa: S311
     found: list[str] = []
     for file in sorted(chosen.corpus.glob("train-*.jsonl.xz")):

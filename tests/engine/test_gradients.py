@@ -184,6 +184,14 @@ def test_a_model_whose_gradients_differ_is_trained_through_its_own_forward(monke
     assert "differ" in choice.reason
 
 
+def test_gradients_that_are_no_numbers_do_not_pass(monkeypatch):
+    bare = transformer_of(trained("llama")).model
+    forward = padded_batch._Pad.backward
+    spoilt = lambda ctx, gradient: (forward(ctx, gradient)[0] * torch.nan, None, None, None)  # noqa: E731
+    monkeypatch.setattr(padded_batch._Pad, "backward", spoilt)
+    assert gradients.choose(bare, causal=True, dtype=torch.float32).engine is None
+
+
 def test_dropout_draws_for_every_prompt():
     """Equal prompts under dropout differ; the tokens they share are not computed once for all."""
     model = trained("llama", attention_dropout=0.5).train()

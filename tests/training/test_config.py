@@ -163,6 +163,15 @@ def test_numbers_that_no_library_holds_are_refused(table, name, value):
     ("changes", "field"),
     [
         ({"objective": "simcse", "dropout": 0}, "dropout"),
+        ({"objective": "simcse", "adapter": {"dropout": 0.1}}, "adapter.dropout"),
+        ({"objective": "simcse", "data": [{"path": "a.jsonl", "negatives": 2}]}, "data.negatives"),
+        ({"objective": "simcse", "data": [{"path": "a.jsonl", "symmetric": True}]}, "data.symmetric"),
+        (
+            {"objective": "mntp", "recipe": "classical-bidirectional", "optimiser": {"temperature": 0.1}},
+            "optimiser.temperature",
+        ),
+        ({"save": "merged", "adapter": {"rank": 0, "targets": ["q_proj"]}}, "adapter.targets"),
+        ({"save": "merged", "adapter": {"rank": 0, "alpha": 3.0}}, "adapter.alpha"),
         ({"data": [{"path": "a.jsonl", "name": "a\nb"}]}, "data.name"),
         ({"data": [{"path": "a.jsonl", "name": " "}]}, "data.name"),
         ({"data": [{"path": "a#1.jsonl"}]}, "data.name"),

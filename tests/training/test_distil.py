@@ -128,6 +128,9 @@ class Encoder:
     def state_dict(self):
         return {"scale": torch.tensor([self.scale])}
 
+    def children(self):
+        return iter(())
+
 
 def test_a_teachers_vectors_are_computed_once_and_kept(tmp_path, monkeypatch):
     encoder = Encoder()
@@ -174,8 +177,23 @@ def test_another_teachers_vectors_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder())
     Teacher(TeacherConfig(model="any"), tmp_path).vectors(["a"])
     monkeypatch.setattr("echoembed.training.teacher._load", lambda _name: Encoder(2.0))
-    with pytest.raises(errors.TrainingError, match="teacher's weights"):
+    with pytest.raises(errors.TrainingError, match="the teacher is another"):
         Teacher(TeacherConfig(model="any"), tmp_path)
+
+
+def test_the_same_weights_under_another_recipe_are_another_teacher(tmp_path):
+    """Else the store of a resumed run would mix the vectors of both."""
+    for recipe in ("echo", "classical"):
+        echoembed.save(echoembed.load(tiny_models.folder("llama"), recipe=recipe), tmp_path / recipe)
+    Teacher(TeacherConfig(model=str(tmp_path / "echo")), tmp_path).vectors(["a"])
+    with pytest.raises(errors.TrainingError, match="the teacher is another"):
+        Teacher(TeacherConfig(model=str(tmp_path / "classical")), tmp_path)
+
+
+def test_an_adapter_of_the_package_teaches_by_its_name():
+    found = Teacher(TeacherConfig(model="tiny-echo")).vectors(["a boat", "the river"])
+    expected = torch.from_numpy(echoembed.load(adapter="tiny-echo").encode(["a boat", "the river"]))
+    torch.testing.assert_close(found, expected)
 
 
 def test_several_teachers_cosines_are_averaged_and_each_ones_vectors_are_kept(tmp_path, monkeypatch):
@@ -202,7 +220,7 @@ def test_several_teachers_cosines_are_averaged_and_each_ones_vectors_are_kept(tm
     again = Teacher(config, tmp_path)
     assert np.allclose(cosines(again.vectors(texts).numpy()), mean, atol=1e-6)
     assert again.computed == 0
-    with pytest.raises(errors.TrainingError, match="teacher's weights"):
+    with pytest.raises(errors.TrainingError, match="the teacher is another"):
         Teacher(TeacherConfig(model=("other", "one")), tmp_path)
 
 
@@ -279,9 +297,9 @@ def test_more_texts_than_a_query_takes_are_looked_up(tmp_path, monkeypatch):
     assert encoder.asked == texts
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e200])
 def test_the_length_of_a_teachers_vectors_does_not_matter(tmp_path, scale):
-    """Squares of such numbers are 0 or infinite in float32."""
+    """Squares of such numbers are 0 or infinite, in float32 or even in float64."""
     texts = ["a", "a b", "c d e", "f"]
     losses = []
     for factor in (1.0, scale):
@@ -398,6 +416,23 @@ def test_groups_are_whole_and_hold_no_text_twice(tmp_path):
     path.write_text("".join(json.dumps({"texts": texts}) + "\n" for texts in lines))
     found = rows.read(DataConfig(path=str(path), neighbours=2), "distil")
     assert list(found["text"]) == ["a", "b", "c", "d", "h", "i"]
+
+
+def test_texts_that_no_group_holds_are_counted_and_named(tmp_path):
+    config = runs.distilling(tmp_path)
+    path = tmp_path / "g.jsonl"
+    groups = [[f"{word} {number}" for word in ("a boat", "the river", "rain")] for number in range(20)]
+    path.write_text("".join(json.dumps({"texts": texts}) + "\n" for texts in groups))
+    texts = [text for group in groups for text in group]
+    lines = [{"text": text, "vector": list(vector)} for text, vector in zip(texts, runs.vectors_of(texts), strict=True)]
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    part = replace(config.data[0], path=str(path), neighbours=2)
+    teacher = TeacherConfig(vectors=str(tmp_path / "v.jsonl"))
+    config = replace(config, data=(part,), output=str(tmp_path / "run"), teacher=teacher)
+    said = "20 of 60 texts of 'groups' are not used"
+    assert any(said in warning for warning in plan.make(config).warnings)
+    with pytest.warns(run.TrainingWarning, match=said):
+        run.train(config)
 
 
 def test_a_configuration_comes_back_from_its_record(tmp_path):

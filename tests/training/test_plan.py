@@ -221,6 +221,20 @@ def test_the_plan_is_plain_values_and_starts_nothing(rows, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_is_there_already_is_spoken_of(rows, tmp_path):
+    config = run(rows, output=str(tmp_path / "out"))
+    assert not any("holds a run" in warning for warning in plan.make(config).warnings)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/config.json").write_text("{}")
+    assert any("holds a run: --resume continues it" in warning for warning in plan.make(config).warnings)
+
+
+def test_the_model_may_be_an_adapter_of_the_package_which_has_no_revision_to_choose(rows):
+    assert plan.make(run(rows, model="tiny-echo")).parameters == plan.make(run(rows, model="tiny")).parameters
+    with pytest.raises(TrainingError, match="left out for the adapter tiny-echo"):
+        plan.make(run(rows, model="tiny-echo", revision="main"))
+
+
 def test_a_dry_run_leaves_weights_on_the_hub_and_says_how_large_they_are(rows, tmp_path, monkeypatch):
     folder = tiny_models.folder("llama")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}

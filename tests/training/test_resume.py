@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from transformers import TrainerCallback
 
 import training_runs as runs
@@ -68,8 +67,8 @@ def begun(folder, tmp_path, name="late"):
     return runs.small(folder, output=str(tmp_path / "run"))
 
 
-def steps(path):
-    return sorted(entry.name for entry in (path / "checkpoints").iterdir())
+def steps(path, kind="checkpoints"):
+    return sorted(entry.name for entry in (path / kind).iterdir())
 
 
 @pytest.mark.parametrize("name", KILLS)
@@ -97,21 +96,60 @@ def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not_been(folder, tmp_path, n
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("broken", [True, False])
-def test_a_run_through_the_padded_forward_says_why(tmp_path, monkeypatch, broken):
-    """A slower run must not look like any other; one whose settings ask for the padded forward has nothing to say."""
-    if broken:
-        forward = padded_batch._Pad.backward
-        half = lambda ctx, gradient: (forward(ctx, gradient)[0] / 2, None, None, None)  # noqa: E731
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("fails", "its states or gradients differ"),
+        ("checkpointing", "gradient_checkpointing needs it"),
+        ("padded", ""),
+        ("packed", ""),
+    ],
+)
+def test_a_run_through_the_padded_forward_says_why(tmp_path, monkeypatch, case, reason):
+    """A slower run must not look like any other; one whose settings name the padded forward has nothing to say."""
+    config = runs.small(tmp_path)
+    forward = "padded" if case == "padded" else "packed"
+    settings = {"forward": forward, "gradient_checkpointing": case == "checkpointing"}
+    optimiser = replace(config.optimiser, steps=1, warmup_steps=0, **settings)
+    if case == "fails":
+        backward = padded_batch._Pad.backward
+        half = lambda ctx, gradient: (backward(ctx, gradient)[0] / 2, None, None, None)  # noqa: E731
         monkeypatch.setattr(padded_batch._Pad, "backward", half)
-    for chosen in ("packed", "padded"):
-        console = Console(file=io.StringIO(), width=60)
-        config = runs.small(tmp_path, output=str(tmp_path / chosen))
-        optimiser = replace(config.optimiser, forward=chosen, steps=1, warmup_steps=0)
-        run.train(replace(config, optimiser=optimiser), console=console)
-        said = console.file.getvalue()
-        reason = "the model's own padded forward, which is slower: the packed one fails, its states or gradients differ"
-        assert (reason in said) == (broken and chosen == "packed"), said
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.train(replace(config, optimiser=optimiser))
+    said = [str(one.message) for one in caught if issubclass(one.category, run.TrainingWarning)]
+    assert bool(said) == bool(reason), said
+    assert not reason or f"Training runs the model's own padded forward, which is slower: {reason}" in said[0]
+
+
+def test_the_environment_does_not_decide_the_precision(tmp_path, monkeypatch):
+    """accelerate's launcher sets this variable by its own configuration."""
+    losses = []
+    for precision in ("no", "bf16"):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+        for forward in ("packed", "padded"):
+            config = runs.small(tmp_path, output=str(tmp_path / f"{precision}-{forward}"))
+            run.train(replace(config, optimiser=replace(config.optimiser, steps=1, warmup_steps=0, forward=forward)))
+            losses.append(json.loads((Path(config.output) / "log.jsonl").read_text().splitlines()[0])["loss"])
+    assert losses[:2] == losses[2:]
+
+
+def test_a_model_that_a_kill_kept_from_being_saved_is_saved_by_the_resumed_run(folder, tmp_path):
+    config = replace(begun(folder, tmp_path), checkpoint=CheckpointConfig(every=2, keep=2, models=True))
+    assert not (tmp_path / "run/models").exists()
+    run.train(config, resume=True)
+    assert steps(tmp_path / "run", "models") == ["step-4", "step-6"]
+
+
+def test_another_number_of_processes_is_named(folder, tmp_path):
+    config = begun(folder, tmp_path)
+    left = tmp_path / "run/checkpoints/step-4"
+    for number in range(2):
+        shutil.copy(left / "rng_state.pth", left / f"rng_state_{number}.pth")
+    with pytest.warns(resume.ResumeWarning, match="started with 2 processes and goes on with 1"):
+        resume.warn_of_processes(left, 1)
+    assert config.seed == 3
 
 
 def test_dropout_and_the_order_of_rows_are_really_at_work(folder, tmp_path):

@@ -114,6 +114,37 @@ def test_another_kind_of_adapter_is_refused(trained, change, said):
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"use_rslora": True}, "it has use_rslora"),
+        ({"alpha_pattern": {"q_proj": 2}}, "it has alpha_pattern"),
+        ({"use_dora": True}, "it has use_dora"),
+        ({"peft_type": "ADALORA"}, "its kind is 'ADALORA', not 'LORA'"),
+        ({"lora_alpha": "x"}, "its r and lora_alpha are no numbers"),
+        ({"lora_alpha": None}, "its r and lora_alpha are no numbers"),
+        ({"lora_alpha": 10**400}, "its r and lora_alpha are no numbers"),
+        ({"r": 0}, "its r and lora_alpha are no numbers"),
+        ({"r": [4]}, "its r and lora_alpha are no numbers"),
+    ],
+)
+def test_an_adapter_that_lora_here_would_not_repeat_is_refused(trained, tmp_path, change, said):
+    config, folder = trained
+    shutil.copytree(folder, tmp_path / "changed")
+    path = tmp_path / "changed/adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(errors.TrainingError, match=said):
+        begun(config, tmp_path / "changed")
+
+
+def test_a_dry_run_refuses_what_does_not_fit_and_takes_what_does(trained, tmp_path):
+    config, folder = trained
+    further = replace(config, output=str(tmp_path / "run"), adapter=replace(config.adapter, start=str(folder)))
+    plan.make(further)
+    with pytest.raises(errors.TrainingError, match="it has another rank"):
+        plan.make(replace(further, adapter=replace(further.adapter, rank=2, alpha=config.adapter.alpha / 2)))
+
+
 def test_an_adapter_of_another_model_is_refused(trained):
     config, folder = trained
     other = replace(config, model=str(tiny_models.folder("llama", num_hidden_layers=2)))

@@ -13,6 +13,7 @@ Shapes: B prompts, S tokens of the longest span, P pooled tokens of the pack, D 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -187,7 +188,8 @@ def _proven(model: PreTrainedModel, *, causal: bool, dtype: torch.dtype, random:
             reason = str(error) if isinstance(error, attention.UnsupportedError) else f"{type(error).__name__}: {error}"
             continue
         pairs = zip(packed, expected, strict=True)
-        difference = max(float((row - padded).norm() / padded.norm()) for row, padded in pairs)
+        differences = [float((row - padded).norm() / padded.norm()) for row, padded in pairs]
+        difference = math.nan if any(map(math.isnan, differences)) else max(differences)  # max alone may lose a NaN
         if difference <= _AGREES[dtype]:
             return TrainingChoice(engine, f"checked, with gradients{', trimmed last layer' * trim}")
         reason = f"its states or gradients differ from the padded ones by {difference:.1e}"

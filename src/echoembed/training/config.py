@@ -20,6 +20,7 @@ from echoembed.checks import COUNT_OR_NONE, NOT_BLANK, PROBABILITY, REQUIRED, Ch
 from echoembed.recipe import Attention, Recipe, find_recipe
 from echoembed.sources.adapters import bundled
 from echoembed.sources.packaged import RESERVED
+from echoembed.training import unused
 from echoembed.training.tables import (
     AdapterConfig,
     CheckpointConfig,
@@ -112,6 +113,7 @@ class TrainConfig(Table):
         if self.objective == "simcse" and not self.dropout:
             allowed = "above 0, below 1 under the objective simcse: a text's two readings differ by dropout alone"
             raise errors.TrainingError.bad_value("dropout", self.dropout, allowed)
+        unused.check(self)
 
     def _check_mixture(self) -> None:
         for name, count in Counter(entry.name for entry in self.data).items():

@@ -19,8 +19,9 @@ from echoembed import errors
 from echoembed.model import backbone
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.recipe import Recipe
+from echoembed.sources.adapters import Base, names_one
 from echoembed.sources.adapters import find as find_adapter
-from echoembed.sources.adapters import names_one
+from echoembed.sources.packaged import BUNDLED
 from echoembed.sources.resolve import resolve
 from echoembed.training.adapter import add_lora, trains_end_token
 from echoembed.training.config import TrainConfig
@@ -46,6 +47,7 @@ class Skeleton:
         lora: The number of weights that LoRA trains; 0 if the whole model is trained.
         end_token: The number of weights of the end token's embedding, if it is trained beside LoRA.
         missing: Bytes of weights that are still on the hub.
+        base: What the weights are; None if an adapter is merged into them first.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Skeleton:
     lora: int
     end_token: int
     missing: int
+    base: Base | None
 
     @property
     def trained(self) -> int:
@@ -98,9 +101,12 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
 
     name: str | None = config.model or None
     revision = config.revision or None
-    if names_one(name):
+    if merged := names_one(name):
         assert name is not None
-        name, revision = find_adapter(name).base.model, None
+        if revision is not None:
+            allowed = f"left out for the adapter {name}, which names its base"
+            raise errors.TrainingError.bad_value("revision", revision, allowed)
+        name = find_adapter(name).base.model or BUNDLED
     source = resolve(name, revision=revision, weights=False)
     folder = source.folder / _inner(source.folder)
     settings = backbone.read_config(folder, source.name, recipe.attention)
@@ -129,6 +135,7 @@ def build(config: TrainConfig, recipe: Recipe) -> Skeleton:
         lora=sum(weight.numel() for weight in model.parameters() if weight.requires_grad) if config.adapter.rank else 0,
         end_token=_width(model) if config.adapter.rank and trains_end_token(recipe, config.adapter) else 0,
         missing=source.missing,
+        base=None if merged else Base.of(source, []),
     )
 
 

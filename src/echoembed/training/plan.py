@@ -13,12 +13,12 @@ from echoembed import errors
 from echoembed.evaluation.local import local_tasks
 from echoembed.prompts.reader import Reader
 from echoembed.recipe import Kind, Recipe
-from echoembed.training import footprint, rows
+from echoembed.training import footprint, rows, start
 from echoembed.training.adapter import trains_end_token
 from echoembed.training.config import TrainConfig, recipe_of
 from echoembed.training.footprint import MemoryUse, Skeleton
 from echoembed.training.rows import ReadRows
-from echoembed.training.run_folder import check_place
+from echoembed.training.run_folder import CONFIG, check_place
 from echoembed.training.sampler import shares
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def make(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = N
         memory=footprint.memory(skeleton, config, longest, columns=columns),
         download=skeleton.missing,
         data=data,
-        warnings=tuple(_warnings(data)),
+        warnings=(*_begun(Path(config.output)), *_warnings(data, counts)),
     )
 
 
@@ -166,6 +166,8 @@ def _check(config: TrainConfig, recipe: Recipe, skeleton: Skeleton, data_sets: M
     check_place(Path(config.output))
     if trains_end_token(recipe, config.adapter) and skeleton.pieces.eos is None:
         raise errors.adapter_end_token_missing(skeleton.name)
+    if config.adapter.start and skeleton.base is not None:
+        start.fitting(skeleton.model, skeleton.base, config.adapter, tokens=not skeleton.end_token)
     if config.score.data:
         local_tasks(config.score.data, list(config.score.tasks), max_texts=config.score.sample)
     if config.objective == "mntp":
@@ -237,7 +239,12 @@ def _lengths(texts: list[str], reader: Reader, kind: Kind, instructions: tuple[s
     return Lengths(mean=sum(tokens) / len(tokens), longest=max(tokens), cut=cut)
 
 
-def _warnings(data: tuple[DataPlan, ...]) -> Iterator[str]:
+def _begun(folder: Path) -> Iterator[str]:
+    if (folder / CONFIG).is_file():
+        yield f"{folder} holds a run: --resume continues it, and --output names another folder"
+
+
+def _warnings(data: tuple[DataPlan, ...], counts: Mapping[str, ReadRows]) -> Iterator[str]:
     for plan in data:
         if plan.rounds > MANY_ROUNDS:
             yield (
@@ -248,6 +255,8 @@ def _warnings(data: tuple[DataPlan, ...]) -> Iterator[str]:
             yield f"{plan.name!r} may never be drawn: {plan.batches:.2f} batches of it are to be expected"
         if plan.skipped:
             yield f"{plan.skipped:,} rows of {plan.name!r} are left out"
+        if unused := rows.unused_words(counts[plan.name]):
+            yield unused
         for column, lengths in plan.columns.items():
             if lengths.cut > MANY_CUT:
                 yield f"{lengths.cut:.0%} of the texts in {column!r} of {plan.name!r} are over the budget: they are cut"

@@ -80,6 +80,18 @@ def checkpoint_of(config: TrainConfig, *, resume: bool) -> Path | None:
     return newest
 
 
+def warn_of_processes(newest: Path, now: int) -> None:
+    """Warn if a checkpoint was written by another number of processes, each of which has a random state of its own."""
+    before = max(1, len(list(newest.glob("rng_state_*.pth"))))
+    if before != now:
+        warnings.warn(
+            f"The run was started with {before} processes and goes on with {now}. Random states are not restored, so "
+            "that its result differs from that of a run with the same number throughout.",
+            ResumeWarning,
+            stacklevel=3,
+        )
+
+
 def _changed_libraries(record: Mapping[str, Any]) -> list[str]:
     before, now = record.get("libraries"), libraries()
     if not isinstance(before, dict):  # of an earlier version of echoembed

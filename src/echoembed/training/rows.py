@@ -52,12 +52,14 @@ class ReadRows:
         name: The data set's name.
         rows: Rows that can be trained on; for objectives that read plain texts, texts.
         skipped: Rows left out, as ``bad_rows = "skip"`` allows.
+        unused: Plain texts left out, as they were there before, or their group is not as large as ``neighbours``.
         examples: What was wrong with the first rows left out.
     """
 
     name: str
     rows: int = 0
     skipped: int = 0
+    unused: int = 0
     examples: list[str] = field(default_factory=list)
 
     def leave_out(self, error: errors.EchoembedError) -> None:
@@ -65,6 +67,16 @@ class ReadRows:
         self.skipped += 1
         if len(self.examples) < EXAMPLES:
             self.examples.append(str(error))
+
+
+def unused_words(read: ReadRows) -> str:
+    """Say how many plain texts of a data set are not used, if it is more than one in a hundred; else nothing."""
+    if 100 * read.unused <= read.rows:
+        return ""
+    return (
+        f"{read.unused:,} of {read.rows + read.unused:,} texts of {read.name!r} are not used: they were there before, "
+        "or their group is not as large as neighbours"
+    )
 
 
 def read_all(config: TrainConfig, *, progress: Callable[[ReadRows], None] | None = None) -> DatasetDict:
@@ -104,7 +116,7 @@ def read(data: DataConfig, objective: Objective, *, progress: Callable[[ReadRows
     names = ["query", "positive", *(f"negative_{number + 1}" for number in range(data.negatives))]
     schema = pyarrow.schema([(name, pyarrow.large_string()) for name in (names if contrastive else ["text"])])
     counts = ReadRows(data.name)
-    rows = _triplets(data, counts) if contrastive else _once(_plain_texts(data, counts), data.neighbours)
+    rows = _triplets(data, counts) if contrastive else _once(_plain_texts(data, counts), data.neighbours, counts)
     batches = []
     while chunk := list(islice(rows, CHUNK)):
         columns = [pyarrow.array(column, pyarrow.large_string()) for column in zip(*chunk, strict=True)]
@@ -246,10 +258,11 @@ def _texts_of(record: Record) -> Iterator[tuple[str, Any]]:
         yield from ((name, text) for text in _listed(row[name]))
 
 
-def _once(groups: Iterator[Texts], neighbours: int) -> Iterator[Texts]:
+def _once(groups: Iterator[Texts], neighbours: int, counts: ReadRows) -> Iterator[Texts]:
     """Yield each text only once, as a text that is twice in a batch would be its own negative.
 
-    Neighbours come as whole groups: a group that is too small, or has a text that was there before, is left out.
+    Neighbours come as whole groups: a group that is too small, or has a text that was there before, is left out, and
+    its texts are counted.
     """
     seen: set[int] = set()
     for texts in groups:
@@ -259,6 +272,8 @@ def _once(groups: Iterator[Texts], neighbours: int) -> Iterator[Texts]:
             if len(keys) == neighbours and not keys & seen:
                 seen |= keys
                 yield from ([text] for text in group)
+            else:
+                counts.unused += len(group)
 
 
 # Files.

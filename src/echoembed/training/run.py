@@ -5,6 +5,7 @@ Under ``accelerate launch`` or ``torchrun`` each process takes its share of ever
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -30,7 +31,7 @@ from echoembed.training.distil import DistilLoss
 from echoembed.training.heap import FreedMemory
 from echoembed.training.loss import contrastive_loss
 from echoembed.training.progress import TrainingProgress, reading_rows
-from echoembed.training.resume import begin_run, checkpoint_of, record_of
+from echoembed.training.resume import begin_run, checkpoint_of, record_of, warn_of_processes
 from echoembed.training.run_folder import MODELS, TENSORBOARD, step_folder
 from echoembed.training.sampler import RatioSampler
 from echoembed.training.score import Scores
@@ -42,6 +43,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
+
+
+class TrainingWarning(UserWarning):
+    """A run is slower, or trains on less, than its configuration lets one expect."""
+
+
 TEMPERATURE: dict[str, float] = {"contrastive": 0.02, "simcse": 0.05, "distil": 0.05}
 """The default τ of each objective: the paper's, SimCSE's, and for ``distil`` that of its pairs."""
 
@@ -93,15 +100,26 @@ def _train(
     if config.optimiser.batch_size % processes.num_processes:
         raise errors.training_batch_indivisible(config.optimiser.batch_size, processes.num_processes)
     newest = _on_first(processes, partial(checkpoint_of, config, resume=resume))
+    if newest is not None and processes.is_main_process:
+        warn_of_processes(newest, processes.num_processes)
     digests = _on_first(processes, partial(rows.digests, config))
     own_console = console if processes.is_main_process else None
+    read: dict[str, rows.ReadRows] = {}
     with reading_rows(own_console) as reading:
-        data = rows.read_all(config, progress=reading)
+
+        def keep(counts: rows.ReadRows) -> None:
+            read[counts.name] = counts
+            reading(counts)
+
+        data = rows.read_all(config, progress=keep)
+    for said in filter(None, map(rows.unused_words, read.values())):
+        if processes.is_main_process:
+            warnings.warn(f"{said[0].upper()}{said[1:]}.", TrainingWarning, stacklevel=3)
     if changed := [name for name, hashes in rows.digests(config).items() if hashes != digests[name]]:
         raise errors.training_data_changed(changed)
     # 2. Load the model with the weights to train, and make all that can be refused. Then write the run's record: what a
     #    resumed run must agree with.
-    model = _load(config, processes, own_console)
+    model = _load(config, processes)
     scores = Scores(model, config.score, Path(config.output)) if config.score.data else None
     collator, loss = _collator(model, config, data), _loss(model, config, processes)
     record = record_of(config, digests, transformer_of(model).revision)
@@ -146,7 +164,7 @@ def _on_first(processes: PartialState, work: Callable[[], T]) -> T:
     return result
 
 
-def _load(config: TrainConfig, processes: PartialState, console: Console | None) -> SentenceTransformer:
+def _load(config: TrainConfig, processes: PartialState) -> SentenceTransformer:
     """Load the model under its recipe, add the weights to train, and choose its forward."""
     model = load(
         config.model or None,
@@ -163,17 +181,19 @@ def _load(config: TrainConfig, processes: PartialState, console: Console | None)
         simcse.prepare(model, config.dropout)
     choice = _forward(model, config)
     gradients.use(transformer_of(model).model, choice.engine)
-    if choice.engine is None and choice.reason and console is not None:
-        words = f"training runs the model's own padded forward, which is slower: the packed one fails, {choice.reason}"
-        console.print(words, markup=False, highlight=False, soft_wrap=True)
+    if choice.engine is None and choice.reason and processes.is_main_process:
+        said = f"Training runs the model's own padded forward, which is slower: {choice.reason}."
+        warnings.warn(said, TrainingWarning, stacklevel=2)
     return model
 
 
 def _forward(model: SentenceTransformer, config: TrainConfig) -> TrainingChoice:
     """Choose the packed forward for training, if the configuration and the model allow it."""
     optimiser = config.optimiser
-    if optimiser.forward == "padded" or optimiser.gradient_checkpointing:  # which runs layers again outside the pack
+    if optimiser.forward == "padded":
         return TrainingChoice(None, "")
+    if optimiser.gradient_checkpointing:  # it runs layers again, outside the pack
+        return TrainingChoice(None, "gradient_checkpointing needs it")
     transformer = transformer_of(model)
     return gradients.choose(
         transformer.model,
@@ -184,9 +204,10 @@ def _forward(model: SentenceTransformer, config: TrainConfig) -> TrainingChoice:
 
 
 def _drops(model: nn.Module) -> bool:
-    """Return whether the model has dropout of its own."""
+    """Return whether the model has dropout of its own, in a module or as a number in its configuration."""
     settings = vars(getattr(model, "config", None) or object).items()
-    return any(value for name, value in settings if name.endswith(("dropout", "pdrop")) and isinstance(value, float))
+    named = any(value for name, value in settings if "drop" in name and isinstance(value, float))
+    return named or any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def _collator(model: SentenceTransformer, config: TrainConfig, data: DatasetDict) -> Collator:
@@ -262,6 +283,8 @@ def _arguments(
         use_cpu=processes.device.type == "cpu",
         **recomputing,
     )
+    # The configuration decides, not ACCELERATE_MIXED_PRECISION, which the library reads and `accelerate launch` sets.
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "no"
     # One device per process: with several, the library would copy the model to all of them at every step.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
@@ -293,8 +316,15 @@ class _Models(TrainerCallback):
         self.model = model
         self.config = config
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save the model of the step that a run resumes from, if it was killed before that was done."""
+        if state.global_step and not self._folder(state).exists():
+            self.on_save(args, state, control)
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save the model of the current step, whose checkpoint was just written."""
         if state.is_world_process_zero:
-            target = step_folder(Path(self.config.output) / MODELS, state.global_step)
-            export.save_model(self.model, self.config, target)
+            export.save_model(self.model, self.config, self._folder(state))
+
+    def _folder(self, state: TrainerState) -> Path:
+        return step_folder(Path(self.config.output) / MODELS, state.global_step)

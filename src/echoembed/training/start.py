@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from echoembed import errors
 from echoembed.model.adapters import WEIGHTS
@@ -19,7 +20,7 @@ from echoembed.model.transformer import transformer_of
 from echoembed.sources import adapters
 from echoembed.sources.files import ADAPTER_CONFIG
 from echoembed.sources.settings import read_json
-from echoembed.training.adapter import LORA
+from echoembed.training.adapter import LORA, TOKENS
 from echoembed.training.tables import AdapterConfig
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _PREFIX = "base_model.model."
 """What peft puts before the name of a model's module."""
+_TOKENS = TOKENS.rstrip(".")
+_OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+"""Settings under which LoRA's product or scale is another."""
 
 
 def weights_of(config: AdapterConfig) -> Path:
@@ -49,14 +53,33 @@ def begin(model: SentenceTransformer, config: AdapterConfig) -> None:
         TrainingError: If the trained adapter was trained on other weights, other layers, another rank or scale, or if
             its weights are not finite.
     """
-    trained = _found(config.start)
     transformer = transformer_of(model)
+    places, weights = fitting(transformer.model, transformer.base, config)
+    with torch.no_grad():
+        for name, parameter in places.items():
+            parameter.copy_(weights[name])
+
+
+def fitting(
+    model: nn.Module, base: adapters.Base | None, config: AdapterConfig, *, tokens: bool = True
+) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
+    """Return the parameters to train and a trained adapter's weights for them, by the names that peft saves.
+
+    Args:
+        model: The language model with new LoRA; only names and shapes of its parameters are read.
+        base: The weights that the model has.
+        config: The adapter to train, whose ``start`` names the trained one.
+        tokens: Whether the model has the embeddings of tokens that are trained; if not, those of the trained adapter
+            are left out.
+
+    Raises:
+        TrainingError: As ``begin``.
+    """
+    trained = _found(config.start)
     # 1. Compare the weights that both belong to, and what LoRA multiplies its product by.
-    base = transformer.base
     if base is None or (base.revision, base.adapters) != (trained.base.revision, trained.base.adapters):
         raise errors.adapter_start_unusable(config.start, f"it was trained on other weights: {trained.base}")
-    settings = read_json(trained.source.folder / ADAPTER_CONFIG, dict)
-    scale = float(settings.get("lora_alpha", math.nan)) / float(settings.get("r", math.nan))
+    scale = _scale(trained, config.start)
     if not math.isclose(scale, config.alpha / config.rank):
         raise errors.adapter_start_unusable(
             config.start, f"its alpha / rank is {scale:g}, not {config.alpha / config.rank:g}"
@@ -66,9 +89,11 @@ def begin(model: SentenceTransformer, config: AdapterConfig) -> None:
         weights = load_file(trained.source.folder / WEIGHTS)
     except Exception as error:  # a damaged file; safetensors has no common base
         raise errors.adapter_start_unusable(config.start, f"its weights cannot be read ({error})") from error
+    if not tokens:
+        weights = {name: weight for name, weight in weights.items() if not name.endswith(_TOKENS)}
     places = {
         f"{_PREFIX}{name.replace('.default', '')}": parameter
-        for name, parameter in transformer.model.named_parameters()
+        for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
     if odd := sorted(places.keys() ^ weights.keys()):
@@ -80,9 +105,20 @@ def begin(model: SentenceTransformer, config: AdapterConfig) -> None:
             raise errors.adapter_start_unusable(config.start, f"it has another {what} ({shapes})")
         if not torch.isfinite(weights[name]).all():
             raise errors.adapter_start_unusable(config.start, "its weights are not all finite numbers")
-    with torch.no_grad():
-        for name, parameter in places.items():
-            parameter.copy_(weights[name])
+    return places, weights
+
+
+def _scale(trained: adapters.Adapter, name: str) -> float:
+    """Return what a trained adapter's LoRA multiplies its product by; refuse kinds that LoRA here does not repeat."""
+    settings = read_json(trained.source.folder / ADAPTER_CONFIG, dict)
+    if (kind := settings.get("peft_type")) != "LORA":
+        raise errors.adapter_start_unusable(name, f"its kind is {kind!r}, not 'LORA'")
+    if odd := [key for key in _OTHER_KINDS if settings.get(key)]:
+        raise errors.adapter_start_unusable(name, f"it has {odd[0]}, which the adapter to train does not have")
+    try:
+        return float(settings["lora_alpha"]) / float(settings["r"])
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise errors.adapter_start_unusable(name, "its r and lora_alpha are no numbers to divide") from error
 
 
 def _found(name: str) -> adapters.Adapter:

@@ -10,6 +10,7 @@ Shapes: N texts, D width of the teacher.
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,8 +26,10 @@ from torch import Tensor
 
 from echoembed import errors
 from echoembed.files import folder_of
+from echoembed.model.describe import fingerprint
 from echoembed.model.load import load
 from echoembed.model.saved import OURS, read_modules
+from echoembed.model.transformer import EchoTransformer
 from echoembed.sources.adapters import names_one
 from echoembed.sources.files import MODULES
 from echoembed.sources.resolve import resolve
@@ -191,7 +194,7 @@ class _One:
             store.execute("INSERT OR IGNORE INTO vectors VALUES (?, ?)", (b"teacher", identity))
             (stored,) = store.execute("SELECT vector FROM vectors WHERE text = ?", (b"teacher",)).fetchone()
             if stored != identity:
-                fault = "the teacher's weights are others than when the run was begun"
+                fault = "the teacher is another: its weights, recipe or settings are not those of the run's beginning"
                 raise errors.training_run_differs(self._folder, [fault])
             self._connection = store
         return self._connection
@@ -221,11 +224,14 @@ def _fault(vector: NDArray[np.float32]) -> str:
 
 def _scaled(vector: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Bring a vector that is extremely long or short to length 1, which leaves its cosines as they are."""
-    length = float(np.linalg.norm(vector.astype(np.float64)))
-    scaled: NDArray[np.float32] = (vector if _LENGTHS[0] <= length <= _LENGTHS[1] else vector / length).astype(
-        np.float32
-    )
-    return scaled
+    exact = vector.astype(np.float64)
+    largest = float(np.abs(exact).max(initial=0.0))
+    if not (np.isfinite(largest) and largest):
+        return exact.astype(np.float32)
+    length = largest * float(np.linalg.norm(exact / largest))  # squares of the numbers themselves may overflow
+    scaled = exact if _LENGTHS[0] <= length <= _LENGTHS[1] else exact / largest / np.linalg.norm(exact / largest)
+    result: NDArray[np.float32] = scaled.astype(np.float32)
+    return result
 
 
 def _load(name: str) -> Any:
@@ -275,11 +281,19 @@ def _packaged(name: str) -> Path | None:
 
 
 def _identity(model: Any) -> bytes:
-    digest = hashlib.sha256()
+    """Hash what decides a teacher's vectors: its weights, and its recipe or its modules' settings."""
+    parts = list(model.children())
+    ours = bool(parts) and isinstance(parts[0], EchoTransformer)
+    settings = [fingerprint(model)] if ours else [(type(part).__name__, _settings(part)) for part in parts]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, weight in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.digest()
+
+
+def _settings(module: Any) -> Any:
+    return module.get_config_dict() if hasattr(module, "get_config_dict") else None
 
 
 def _read(path: Path) -> dict[bytes, NDArray[np.float32]]:
