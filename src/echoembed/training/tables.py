@@ -183,8 +183,9 @@ class OptimiserConfig(Table):
     )
     precision: Precision = setting(
         "float32",
-        "Dtype of products with frozen weights; trained weights stay in float32. ``bfloat16``, on a CPU in the "
-        "backward pass only, is faster on processors with instructions for it, and needs a copy of the frozen weights.",
+        "Dtype of products with frozen weights; trained weights stay in float32. ``bfloat16`` is faster on processors "
+        "with instructions for it, and needs a copy of the frozen weights; packed on a CPU, it is for the backward "
+        "pass only.",
     )
     forward: Forward = setting(
         "packed",
@@ -192,7 +193,8 @@ class OptimiserConfig(Table):
     )
     gradient_checkpointing: bool = setting(
         False,
-        "Whether states are computed again in the backward pass instead of kept: less memory, a third more work.",
+        "Whether states are computed again in the backward pass instead of kept: less memory, a third more work, and "
+        "the padded forward.",
     )
     compute_matched: bool = setting(
         False,
