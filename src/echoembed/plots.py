@@ -91,6 +91,15 @@ def _first_of_colour(name: str, names: Sequence[str]) -> bool:
     return next(other for other in names if colour(other) == colour(name)) == name
 
 
+def logarithmic_y(axis: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers at its ticks: formulas are not parsed in our pictures."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}" if high < 20 * low else "")  # over more, the labels would touch
+    axis.tick_params(axis="y", which="minor", labelsize=7)
+
+
 def named_points(axis: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     """Draw points with their names beside them, in their colours; names that would overlap move up.
 

@@ -226,7 +226,12 @@ def test_curves_show_the_numbers_of_the_logs():
     log = [
         {"step": step, "loss": 10.0 - step, "gradient_norm": 1.0, "data_set": "ab"[step % 2]} for step in range(1, 9)
     ]
-    top = curves.loss_figure(log).axes[0]
+    figure = curves.loss_figure(log)
+    figure.draw_without_rendering()
+    labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels(which="both")]
+    assert any(labels)
+    assert not any("$" in label for label in labels)
+    top = figure.axes[0]
     dots = {line.get_label(): line for line in top.lines[1::2]}
     assert list(dots) == ["b", "a"]
     assert top.lines[0].get_xydata().tolist() == [[step, 10.0 - step] for step in (1, 3, 5, 7)]

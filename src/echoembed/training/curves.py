@@ -60,7 +60,9 @@ def loss_figure(log: list[dict[str, Any]]) -> Figure:
     steps, norms = [line["step"] for line in log], [line["gradient_norm"] for line in log]
     bottom.plot(steps, norms, ".", markersize=3, alpha=0.25, color=plots.COLOURS["other"])
     bottom.plot(steps, _smooth(norms), color=plots.COLOURS["other"], linewidth=1.5)
-    bottom.set(xlabel="steps", ylabel="gradient's norm", yscale="log" if min(norms) > 0 else "linear")
+    bottom.set(xlabel="steps", ylabel="gradient's norm")
+    if min(norms) > 0:
+        plots.logarithmic_y(bottom)
     return figure
 
 
