@@ -11,6 +11,7 @@ from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
 from echoembed.cli.eval_progress import EvalProgress
+from echoembed.files import folder_of, lookup
 
 if TYPE_CHECKING:
     from echoembed.evaluation.store import Score
@@ -82,6 +83,8 @@ def evaluate(
     from echoembed.evaluation.benchmarks import find_tasks
     from echoembed.evaluation.store import Store
 
+    if output is not None and lookup(output).exists() and folder_of(output) is None:
+        raise errors.output_unwritable(output, "it is a file, and scores need a folder")
     names: list[str | None] = list(dict.fromkeys(recipe)) if recipe else [None]
     session.check_names(options, names)  # now, not after hours
     store = None if output is None else Store(output)

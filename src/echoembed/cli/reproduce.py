@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,6 +136,11 @@ def reproduce(
         check_model(name)
     if report is not None:
         check_free(report, overwrite=True)
+    if mteb and scores is not None:
+        raise typer.BadParameter(
+            "would be two folders of scores, as --mteb fills OUT/mteb; give one of them",
+            param_hint="--mteb and --scores",
+        )
     _check_folders(output, data, [("--checkpoints", checkpoints), ("--scores", scores)], llm2vec or [])
     session.silence()
     from echoembed.experiments.experiment import Setting
@@ -170,7 +174,7 @@ def reproduce(
     with out.kept(f"finished work is kept in {output}, and the same command continues from there"):
         results = reproduce_(names, setting, say=(lambda _: None) if quiet else out.note)
     if report is not None:
-        write_report(report, results, setting, _command(names, setting))
+        write_report(report, results, setting, _command(names, setting, mteb=mteb))
         out.note(f"wrote {report}")
     if json:
         out.print_json([_as_dict(result) for result in results])
@@ -245,17 +249,38 @@ def _print_dry_run(facts: dict[str, Any]) -> None:
     )
 
 
-def _command(names: list[str], setting: Setting) -> str:
-    """Return the command for a page, without paths of this machine."""
-    options = [argument for argument in sys.argv[1:] if argument in ("--full", "--quick", "--whole-sts")]
+def _command(names: list[str], setting: Setting, *, mteb: bool = False) -> str:
+    """Return the command for a page: every option that decides a number, without paths of this machine."""
+    options = [] if setting.quick else ["--full"]
+    options += ["--whole-sts"] * setting.whole_sts
     options += ["--data", "DATA"] if setting.data else []
     for name in filter(None, setting.models):
-        options += ["-m", Path(name).name if name.endswith(".gguf") else name]
+        options += ["-m", _short(name)]
     for path in setting.llm2vec:
         options += ["--llm2vec", "/".join(path.parts[-3:])]
-    for option, folder in (("--checkpoints", setting.checkpoints), ("--scores", setting.scores)):
-        options += [option, folder.name] if folder else []
+    options += [] if setting.peers else ["--no-peers"]
+    for name in setting.further:
+        options += ["--peer", _short(name)]
+    options += ["--mteb"] * mteb
+    places = {
+        "--splitter": setting.splitter,
+        "--toy": setting.toy,
+        "--checkpoints": setting.checkpoints,
+        "--scores": None if mteb else setting.scores,  # which --mteb has filled
+    }
+    for option, place in places.items():
+        options += [] if place is None else [option, _short(str(place))]
+    for option in ("seed", "device", "dtype", "engine", "batch_size"):
+        value, usual = getattr(setting, option), getattr(type(setting), option)
+        options += [] if value == usual else [f"--{option.replace('_', '-')}", str(value)]
+    options += ["--deterministic"] * setting.deterministic
     return shlex.join(["echoembed", "reproduce", *names, *options])
+
+
+def _short(place: str) -> str:
+    """Return the last part of a path, but a name on the hub whole."""
+    on_this_machine = place.startswith(("/", ".", "~")) or place.endswith(".gguf") or lookup(place).exists()
+    return Path(place).resolve().name if on_this_machine else place
 
 
 def _print(result: Result) -> None:

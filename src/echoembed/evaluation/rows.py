@@ -17,6 +17,9 @@ from echoembed.texts.lines import decoded_lines
 from echoembed.texts.rows import json_object, opened, unpacked
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_GRADE = re.compile("-?[0-9]{1,9}")
+PLACEHOLDER = "(no text)"
+"""What is embedded for a text that is blank without its control characters, so that no row is left out."""
 
 
 TEXT = Check(lambda value: isinstance(value, str), "a string")
@@ -55,7 +58,35 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
         FileError: If the file cannot be read, or a line is no JSON object.
         DataError: If a field is missing or fails its check, or there is no row.
     """
-    rows = []
+    return list(_checked_rows(path, fields, optional).values())
+
+
+def read_by_id(
+    path: str | Path, fields: Mapping[str, Check], optional: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Read a file of JSON lines whose rows have an ``_id``, as ``read_rows`` does.
+
+    Returns:
+        Id → row, in order.
+
+    Raises:
+        FileError: As ``read_rows``.
+        DataError: As ``read_rows``, or if two rows have the same id: one of them would be lost.
+    """
+    numbers: dict[str, int] = {}
+    by_id: dict[str, dict[str, Any]] = {}
+    for number, row in _checked_rows(path, fields, optional).items():
+        first = numbers.setdefault(row["_id"], number)
+        if first != number:
+            allowed = f"an id of this row alone, and line {first} has it too"
+            raise errors.data_bad_field(f"line {number} of {path}", "_id", row["_id"], allowed)
+        by_id[row["_id"]] = row
+    return by_id
+
+
+def _checked_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """Return the rows by the numbers of their lines."""
+    rows: dict[int, dict[str, Any]] = {}
     for number, line in lines(path):
         where = f"line {number} of {path}"
         row = json_object(where, line)
@@ -66,7 +97,7 @@ def read_rows(path: str | Path, fields: Mapping[str, Check], optional: Sequence[
         for name, value in values.items():
             if not fields[name].passes(value):
                 raise errors.data_bad_field(where, name, value, fields[name].allowed)
-        rows.append({name: _storable(value) for name, value in values.items()})
+        rows[number] = {name: _storable(value) for name, value in values.items()}
     if not rows:
         raise errors.data_empty(path)
     return rows
@@ -83,24 +114,28 @@ def read_qrels(path: Path, known: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         Query → document → grade.
 
     Raises:
-        DataError: If a row is not valid, or no document is relevant.
+        DataError: If a row is not valid, a document has two grades for a query, or no document is relevant.
     """
     judged: dict[str, dict[str, int]] = {}
+    numbers: dict[tuple[str, str], int] = {}
     for number, line in lines(path):
         cells = line.split("\t")
         where = f"line {number} of {path}"
         if len(cells) != 3:
             raise errors.data_bad_field(where, "row", line, "query-id, corpus-id and score, with tabs between")
-        if number == 1 and not cells[2].lstrip("-").isdigit():
+        if number == 1 and not _GRADE.fullmatch(cells[2]):
             continue
         for column, cell in zip(known, cells, strict=False):
             if cell not in known[column]:
                 raise errors.data_bad_field(
                     where, column, cell, f"the _id of one of the {len(known[column])} rows there"
                 )
-        if not cells[2].lstrip("-").isdigit():
-            raise errors.data_bad_field(where, "score", cells[2], "a whole number")
-        judged.setdefault(cells[0], {})[cells[1]] = int(cells[2])
+        if not _GRADE.fullmatch(cells[2]):
+            raise errors.data_bad_field(where, "score", cells[2], "a whole number of at most nine digits")
+        grade, first = int(cells[2]), numbers.setdefault((cells[0], cells[1]), number)
+        if grade != judged.setdefault(cells[0], {}).setdefault(cells[1], grade):
+            known_grade = judged[cells[0]][cells[1]]
+            raise errors.data_bad_field(where, "score", grade, f"{known_grade}, which line {first} gives the same pair")
     if not any(grade > 0 for grades in judged.values() for grade in grades.values()):
         raise errors.data_says_nothing(path, "no document is judged relevant")
     return judged
@@ -139,6 +174,12 @@ def content(path: str | Path) -> bytes:
         return gzip.decompress(raw) if str(path).endswith(".gz") else raw
     except (OSError, EOFError, zlib.error) as error:
         raise errors.file_unreadable(str(path), str(error)) from error
+
+
+def readable(text: str) -> str:
+    """Return a text as every system embeds it: without control characters, and the placeholder for a blank one."""
+    cleaned = clean_text(text)
+    return cleaned if cleaned.strip() else PLACEHOLDER
 
 
 def digest(paths: Sequence[Path]) -> tuple[str, int]:

@@ -7,11 +7,12 @@ time is measured, as other work on the machine changes it less than the time of 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from echoembed import plots
 from echoembed.experiments import scoretable, selection, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, renamed
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, digest_of, machine, renamed
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
@@ -24,21 +25,39 @@ NAMES = ("classical", "classical-last", "classical-bidirectional", "prompteol", 
 
 
 def plan(bench: Bench) -> Plan:
-    """Plan zero-shot recipes, and two that stop in the middle of the model, on STS."""
-    middle = transformer_of(bench.models.get(bench.model_name, "classical")).layers // 2
+    """Plan zero-shot recipes, and two that stop in the middle of the model, on STS; and all that decides their time."""
+    import torch
+
+    loaded = bench.models.get(bench.model_name, "classical")
+    middle = transformer_of(loaded).layers // 2
     early = [renamed(name, f"{name}@{middle}", layer=middle) for name in ("classical", "echo")]
-    return scoretable.sts_plan(
-        bench, few=True, recipes=[*(recipes[name] for name in NAMES), *early], texts=TEXTS, rounds=ROUNDS
-    )
+    planned = scoretable.sts_plan(bench, few=True, recipes=[*(recipes[name] for name in NAMES), *early])
+    settings = {
+        "texts": digest_of(_texts(bench, len(planned.tasks))),
+        "rounds": ROUNDS,
+        "engine": transformer_of(loaded).choice().name,
+        "deterministic": bench.setting.deterministic,
+        "device": str(loaded.device),
+        "batch_size": bench.setting.batch_size,
+        "threads": torch.get_num_threads(),
+        "machine": machine(),
+    }
+    return replace(planned, settings=settings)
+
+
+def _texts(bench: Bench, tasks: int) -> list[str]:
+    """Return the texts to time: the first of every STS set."""
+    texts: list[str] = []
+    if tasks:
+        for pairs in selection.sts_pairs(bench.setting.data, quick=True, seed=bench.setting.seed):
+            texts += pairs.first[: TEXTS // tasks + 1]
+    return texts[:TEXTS]
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
-    """Return a row for each recipe and task; ``seconds`` is for one text."""
+    """Return a row for each recipe and task; ``seconds`` is for one of the ``timed`` texts."""
     setting = bench.setting
-    texts: list[str] = []
-    for pairs in selection.sts_pairs(setting.data, quick=True, seed=setting.seed):
-        texts += pairs.first[: TEXTS // len(plan.tasks) + 1]
-    texts = texts[:TEXTS]
+    texts = _texts(bench, len(plan.tasks))
     rows: list[Row] = []
     for recipe in plan.recipes:
         model = bench.models.get(bench.model_name, recipe)
@@ -47,7 +66,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
             started = time.process_time()
             model.encode(texts, task="query", batch_size=setting.batch_size, show_progress_bar=False)
             seconds.append(time.process_time() - started)
-        rows += bench.scores([recipe], plan.tasks, seconds=min(seconds) / len(texts))
+        rows += bench.scores([recipe], plan.tasks, seconds=min(seconds) / len(texts), timed=len(texts))
     return rows
 
 
@@ -59,7 +78,7 @@ def summary(rows: list[Row]) -> Summary:
         out.append([recipe, f"{sweep.mean_score(recipe_rows):.2f}", f"{1000 * recipe_rows[0]['seconds']:.1f}"])
     notes = [
         f"Mean Spearman correlation × 100 over {', '.join(distinct(rows, 'task'))}; {rows[0]['model']}.",
-        f"Milliseconds of processor time for one of {TEXTS} STS sentences, best of {ROUNDS} rounds.",
+        f"Milliseconds of processor time for one of {rows[0]['timed']} STS sentences, best of {ROUNDS} rounds.",
     ]
     return Summary(["recipe", "STS", "ms a text"], out, notes)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,12 +17,14 @@ from echoembed.evaluation.cache import MEAN_AND_LAST, VectorCache, Vectors
 from echoembed.evaluation.items import Items
 from echoembed.evaluation.layers import LayerStore
 from echoembed.evaluation.local import local_tasks
+from echoembed.evaluation.names import display_name, model_name, told_apart
 from echoembed.evaluation.peers import System
 from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import Task
 from echoembed.experiments import selection
 from echoembed.experiments.results import Row
+from echoembed.model.describe import describe, fingerprint
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import Models
@@ -127,6 +131,7 @@ class Bench:
         self.items: dict[tuple[str, str, str], Items] = {}
         """The results of every item: model, system and task → items."""
         self.store = Store(setting.out / "scores")
+        self._identities: dict[Path, str] = {}
         self.progress = Work(say)
 
     @property
@@ -136,6 +141,16 @@ class Bench:
 
     def _resolved(self, model: str | None) -> str | None:
         return self.model_name if model == MAIN else model
+
+    def shown(self, name: str, model: str | None = MAIN) -> str:
+        """Return a model's name for pages, which no other model of the setting has.
+
+        Args:
+            name: The name of its transformer.
+            model: The model, as the setting has it.
+        """
+        place = self._resolved(model)
+        return model_name(name, place, self.setting.models if place in self.setting.models else [place])
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -149,9 +164,8 @@ class Bench:
 
     @cached_property
     def few(self) -> list[Task]:
-        """A few local tasks of every category if quick, else all."""
-        few = [task for task in self.tasks if task.name in selection.FEW]
-        return few if few and self.setting.quick else self.tasks
+        """A local task of each of a few categories if quick, else all tasks."""
+        return selection.few_tasks(self.tasks) if self.setting.quick else self.tasks
 
     @property
     def samples_sts(self) -> bool:
@@ -197,7 +211,8 @@ class Bench:
             row = find_recipe(recipe)
             loaded = self.models.get(self._resolved(model), row)
             for task in tasks:
-                rows.append({**self._score(loaded, task), **columns})
+                shown = self.shown(transformer_of(loaded).name, model)
+                rows.append({**self._score(loaded, task, shown=shown), **columns})
                 self.progress.done(work(row, task), f"{row.name} on {task.name}")
         return rows
 
@@ -210,44 +225,63 @@ class Bench:
                 self.progress.done(0, f"{system.name} on {task.name}")
         return rows
 
+    @cached_property
+    def llm2vec_names(self) -> dict[Path, str]:
+        """Name LLM2Vec's models: ``llm2vec`` and the folders of their runs, as much of each as tells them apart."""
+        runs = {folder: folder.parent if folder.name == "model" else folder for folder in self.setting.llm2vec}
+        names = [f"llm2vec, {run.absolute().name}" for run in runs.values()]
+        return dict(zip(runs, told_apart(names, [str(run) for run in runs.values()]), strict=True))
+
     def llm2vec_scores(self, tasks: Sequence[Task], folders: Sequence[Path] | None = None) -> list[Row]:
         """Return the scores of LLM2Vec's models, all or those given, named by the folders of their runs."""
         rows: list[Row] = []
-        for folder in self.setting.llm2vec if folders is None else folders:
+        for folder in self.llm2vec_names if folders is None else folders:
             model = load(str(folder), device=self.setting.device, dtype=self.setting.dtype)
-            name = llm2vec_name(folder)
+            name = self.llm2vec_names[folder]
             for task in tasks:
-                rows.append({**self._score(model, task), "recipe": name})
+                rows.append(self._score(model, task, recipe=name))
                 self.progress.done(0, f"{name} on {task.name}")
         return rows
 
     def llm2vec_identities(self) -> list[str]:
-        """Return the hashes of the weights of LLM2Vec's models."""
-        identities = []
-        for folder in self.setting.llm2vec:
-            hashed = hashlib.sha256()
-            for path in sorted(folder.glob("*.safetensors")):
-                hashed.update(path.read_bytes())
-            identities.append(hashed.hexdigest()[:16])
-        return identities
+        """Return the names of LLM2Vec's models, each with all that decides its scores and with its training."""
+        training = self.llm2vec_training()
+        return [
+            f"{name}: {self.identity(folder)}, {training[name]}".removesuffix(", ")
+            for folder, name in self.llm2vec_names.items()
+        ]
+
+    def identity(self, folder: Path) -> str:
+        """Name the exact weights, recipe and dtype of a saved model, which runs under the recipe saved with it."""
+        if folder not in self._identities:
+            model = load(str(folder), device=self.setting.device, dtype=self.setting.dtype)
+            self._identities[folder] = f"{fingerprint(model)} {describe(model)['dtype']}"
+        return self._identities[folder]
 
     def llm2vec_training(self) -> dict[str, str]:
         """Describe the training of each of LLM2Vec's models, as far as the folder of its run records it."""
-        return {llm2vec_name(folder): training_of(folder.parent) for folder in self.setting.llm2vec}
+        return {name: training_of(folder.parent) for folder, name in self.llm2vec_names.items()}
 
-    def _score(self, model: SentenceTransformer | System, task: Task) -> Row:
+    def _score(self, model: SentenceTransformer | System, task: Task, *, shown: str = "", recipe: str = "") -> Row:
+        """Score one task; the row has the given names of model and recipe, else those of the score."""
         (score,) = evaluate(
             model, [task], store=self.store, batch_size=self.setting.batch_size, cache=self.cache, items=True
         )
+        row = _row(score) | ({"model": shown} if shown else {}) | ({"recipe": recipe} if recipe else {})
         if score.items:
-            self.items[display_name(score.model), score.recipe, score.task] = score.items
-        return _row(score)
+            self.items[row["model"], row["recipe"], row["task"]] = score.items
+        return row
+
+    def _shown_identity(self, model: str | None) -> str:
+        """Return a model's identity with its name for pages, which is part of the result."""
+        name, *rest = self.models.identity(model).rsplit(" ", 3)  # revision, dtype, context
+        return " ".join([self.shown(name, model), *rest])
 
     def key(self, experiment: Experiment, plan: Plan) -> dict[str, Any]:
         """Return all that decides a result, with its hash."""
         decides = {
             "experiment": experiment.name,
-            "models": [self.models.identity(model) for model in plan.models],
+            "models": [self._shown_identity(model) for model in plan.models],
             "recipes": {row.name: self.models.fingerprint(self.model_name, row) for row in plan.recipes}
             if plan.models
             else {},
@@ -259,9 +293,18 @@ class Bench:
         return {**json.loads(json.dumps(decides, default=str)), "key": digest}
 
 
-def llm2vec_name(folder: Path) -> str:
-    """Name a model of LLM2Vec's stages: ``llm2vec`` and the folder of its run."""
-    return f"llm2vec, {(folder.parent if folder.name == 'model' else folder).name}"
+def digest_of(texts: Sequence[str]) -> str:
+    """Hash texts that decide a result, in their order."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
+
+
+def machine() -> str:
+    """Describe this machine: its system, processors, threads and GPU."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    computer = f"{platform.system()} {platform.machine()}"
+    return f"{computer}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {gpu}"
 
 
 def training_of(run: Path) -> str:
@@ -273,14 +316,6 @@ def training_of(run: Path) -> str:
         return ""
     tokens, texts = (sum(int(line[key]) for line in steps.values()) for key in ("tokens", "rows"))
     return f"{len(steps):,} steps, {texts:,} texts, {tokens:,} tokens: very little beside the paper's."
-
-
-def display_name(model: str) -> str:
-    """Return a model's name for pages; of a path on this machine, only the last part."""
-    name = (
-        model.rstrip("/").rpartition("/")[2] if model.startswith(("/", ".", "~")) or model.endswith(".gguf") else model
-    )
-    return name.removesuffix(".gguf")
 
 
 def work(recipe: Recipe, task: Task) -> float:

@@ -15,7 +15,6 @@ from echoembed.evaluation.run import evaluate
 from echoembed.experiments import scoretable, sweep
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.results import Row, distinct, values
-from echoembed.model.describe import fingerprint
 from echoembed.model.load import load
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def plan(bench: Bench) -> Plan:
     """Plan the checkpoints on the local tasks."""
     folders = checkpoints(bench.setting.checkpoints)
     needs = "" if folders else "--checkpoints FOLDER with folders whose names end in the number of steps"
-    prints = {str(step): fingerprint(load(str(path))) for step, path in folders.items()}
+    prints = {str(step): bench.identity(path) for step, path in folders.items()}
     return Plan(
         tasks=bench.tasks, settings={"checkpoints": prints}, needs=needs or ("" if bench.tasks else scoretable.NO_DATA)
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from echoembed import plots
 from echoembed.evaluation import rows as files
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.experiments.toy import STRUCTURES, Triple, make_triples, read_triples
 from echoembed.model.transformer import transformer_of
@@ -71,10 +71,12 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     bench.progress.expect(sum(_work(recipe, group) for recipe in plan.recipes for group in triples.values()))
     for recipe in plan.recipes:
         model = bench.models.get(bench.model_name, recipe)
+        shown = bench.shown(transformer_of(model).name)
         for source, group in triples.items():
             for start in range(0, len(group), _AT_ONCE):
                 chunk = group[start : start + _AT_ONCE]
-                rows += _measure(model, recipe.name, source, chunk, start, bench.setting.batch_size)
+                measured = _measure(model, recipe.name, source, chunk, start, bench.setting.batch_size)
+                rows += [{"model": shown, **row} for row in measured]
                 bench.progress.done(_work(recipe, chunk), f"{recipe.name} on toy triples")
     return rows
 
@@ -92,7 +94,6 @@ def _measure(
     texts = [text for triple in triples for text in (triple.query, triple.positive, triple.negative)]
     first_parts = [part for triple in triples for part in (triple.firsts or ("", "", ""))]
     vectors = token_vectors(model, texts, first_parts, batch_size)
-    name = display_name(transformer_of(model).name)
     rows: list[Row] = []
     for pooling in ("mean", "last"):
         if f"{recipe} {pooling}" not in METHODS:
@@ -103,7 +104,6 @@ def _measure(
             has_parts = triple.firsts is not None and pooling == "mean"
             rows.append(
                 {
-                    "model": name,
                     "method": f"{recipe} {pooling}",
                     "source": source,
                     "structure": triple.structure,

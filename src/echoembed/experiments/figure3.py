@@ -57,7 +57,7 @@ def plan(bench: Bench) -> Plan:
     """Plan all prompts on all tasks, on all models."""
     tasks = _tasks(bench)
     recipes = prompt_recipes(quick=bench.setting.quick, seed=bench.setting.seed)
-    return Plan(recipes=recipes, tasks=tasks, models=bench.setting.models, needs="" if tasks else scoretable.NO_DATA)
+    return Plan(recipes=recipes, tasks=tasks, models=bench.setting.models, needs=scoretable.needs(bench, tasks))
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:

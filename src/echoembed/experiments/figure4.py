@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BUDGETS = (16, 32, 64, 128, 256, 512)
 QUICK_BUDGETS = (32, 64, 128, 256)
+_NO_LONG = "a retrieval or a classification set in --data: retrieval/NAME/ or classification/NAME/"
 ZERO_SHOT = ("echo", "classical", "classical-bidirectional")
 
 
@@ -51,7 +52,7 @@ def plan(bench: Bench) -> Plan:
     setting = bench.setting
     tasks = selection.long_tasks(setting.data, quick=setting.quick, seed=setting.seed)
     rows = [row for name in ZERO_SHOT for row in budgeted(recipes[name], setting)]
-    return Plan(recipes=rows, tasks=tasks, models=(bench.model_name,), needs="" if tasks else scoretable.NO_DATA)
+    return Plan(recipes=rows, tasks=tasks, models=(bench.model_name,), needs=scoretable.needs(bench, tasks, _NO_LONG))
 
 
 def plan_fine_tuned(bench: Bench) -> Plan:
@@ -84,7 +85,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     """Return a row for each recipe, budget and task."""
     rows: list[Row] = []
     for recipe in plan.recipes:
-        name, _, budget = recipe.name.partition("@")
+        name, _, budget = recipe.name.rpartition("@")
         own = str(bench.setting.checkpoints / name) if not plan.models and bench.setting.checkpoints else MAIN
         rows += bench.scores([recipe], plan.tasks, model=own, method=name, budget=int(budget))
     return rows

@@ -17,10 +17,10 @@ from scipy.stats import rankdata
 
 from echoembed import plots
 from echoembed.experiments import scoretable, selection
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name, work_of_set
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, work_of_set
 from echoembed.experiments.interval import cosines
 from echoembed.experiments.results import Row, distinct, values
-from echoembed.experiments.splitter import Splitter, load_splitter, splitter_name
+from echoembed.experiments.splitter import Splitter, load_splitter, splitter_name, splitter_revision
 from echoembed.files import write_text
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
@@ -38,7 +38,9 @@ Array = NDArray[np.float64]
 def plan(bench: Bench) -> Plan:
     """Plan classical and echo on STS."""
     compared = [recipes[name] for name in NAMES]
-    return scoretable.sts_plan(bench, compared, splitter=splitter_name(bench.setting.splitter), share=SHARE)
+    wanted = bench.setting.splitter
+    revision = splitter_revision(wanted) if bench.sts_tasks else ""  # it may have to be fetched
+    return scoretable.sts_plan(bench, compared, splitter=splitter_name(wanted), revision=revision, share=SHARE)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -48,7 +50,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     """
     setting = bench.setting
     split = load_splitter(setting.splitter)
-    name = display_name(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
+    name = bench.shown(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
     rows: list[Row] = []
     for pairs in bench.sts_pairs:
         similarities = [half_similarities(split, pairs.first, pairs.second, half) for half in (0, 1)]

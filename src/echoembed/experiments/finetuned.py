@@ -2,22 +2,27 @@
 
 They need gigabytes of weights and days of benchmarks. Scores from ``echoembed eval`` (``--scores FOLDER``) are shown
 beside the paper's numbers; for the rest, notes say what is missing. A folder for each of several models of one's own
-(``echoembed eval --out FOLDER/NAME``) gives them names: the table has a row for each.
+(``echoembed eval --out FOLDER/NAME``) gives them names: the table has a row for each. A score is one of the paper's
+system only if its model is the checkpoint that the paper published for the system's recipe; any other model under that
+recipe has a row of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from echoembed import plots
+from echoembed.evaluation.names import display_name
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import KINDS
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
 from echoembed.experiments.paper import FIELDS, paper_table
 from echoembed.experiments.results import Row
+from echoembed.experiments.results import values as equal
 from echoembed.recipe import recipes
 
 if TYPE_CHECKING:
@@ -61,21 +66,55 @@ TITLES = {
 _SOURCES = {"table5": "Section 4.5", "table6": "Section 4.5", "table7": "Section 4.5"}
 
 
-def _scores(bench: Bench) -> dict[str, list[Score]]:
-    """Return the scores by the name of their row: that of their recipe, or that of their folder within the folder."""
+@dataclass(frozen=True)
+class _Scored:
+    """The scores of one model under one recipe."""
+
+    name: str
+    """The name of its row: that of its recipe, or that of its folder within the folder of scores."""
+    scores: list[Score]
+
+    @property
+    def model(self) -> str:
+        """The model's name for pages."""
+        return display_name(self.scores[0].model)
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether this is a system of the paper: a recipe with its published checkpoint."""
+        score = self.scores[0]
+        checkpoint = recipes[score.recipe].checkpoint if score.recipe in recipes else ""
+        return self.name == score.recipe and score.model == checkpoint != ""
+
+
+def _scored(bench: Bench) -> list[_Scored]:
+    """Return the scores of each model under each recipe, in the folder itself and in the folders within."""
     folder = bench.setting.scores
-    scores = Store(folder).all() if folder else []
-    models: dict[str, set[str]] = {}
+    if folder is None:
+        return []
+    scored = _named(Store(folder).all())
+    for own in sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []:
+        scored += _named(Store(own).all(), own.name)
+    names = [one.name for one in scored]
+    published = [one.name for one in scored if one.of_paper]
+    return [
+        one
+        if names.count(one.name) == 1 or (one.of_paper and published.count(one.name) == 1)
+        else _Scored(f"{one.name} {one.scores[0].fingerprint[:8]}", one.scores)
+        for one in scored
+    ]
+
+
+def _named(scores: Sequence[Score], folder: str = "") -> list[_Scored]:
+    """Group the scores of a folder by model and recipe; a folder with one model gives it its name."""
+    groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
-        models.setdefault(score.recipe, set()).add(score.fingerprint)
-    by_name: dict[str, list[Score]] = {}
-    for score in scores:  # several models under one recipe are told apart
-        name = score.recipe if len(models[score.recipe]) == 1 else f"{score.recipe} {score.fingerprint[:8]}"
-        by_name.setdefault(name, []).append(score)
-    for own in sorted(path for path in folder.iterdir() if path.is_dir()) if folder and folder.is_dir() else []:
-        if own_scores := Store(own).all():
-            by_name[own.name] = own_scores
-    return {name: _largest_samples(named) for name, named in by_name.items()}
+        groups.setdefault((score.recipe, score.fingerprint), []).append(score)
+    return [
+        _Scored(", ".join(filter(None, [folder, recipe])) if len(groups) > 1 else folder or recipe, group)
+        for (recipe, _), named in groups.items()
+        for group in [_largest_samples(named)]
+    ]
 
 
 def _largest_samples(scores: list[Score]) -> list[Score]:
@@ -89,62 +128,71 @@ def _largest_samples(scores: list[Score]) -> list[Score]:
 def plan(bench: Bench) -> Plan:
     """Plan the scores that exist."""
     scores = [
-        f"{name} {score.fingerprint} {score.task} {score.score}"
-        for name, named in _scores(bench).items()
-        for score in named
+        f"{one.name} {one.model} {score.fingerprint} {score.task} {score.identity.get('max_texts')} {score.score}"
+        for one in _scored(bench)
+        for score in one.scores
     ]
     return Plan(settings={"scores": sorted(scores)})
 
 
 def _run(table: str, bench: Bench) -> list[Row]:
     """Return a row for each number of the paper's table; ``ours`` is None without a score."""
-    by_recipe = _scores(bench)
+    scored = _scored(bench)
+    of_paper = {one.name: one for one in scored if one.of_paper}
     rows: list[Row] = []
     for printed in paper_table(table).rows:
         names = {key: value for key, value in printed.items() if isinstance(value, str)}
         system = next(iter(names.values()))
-        for key, value in printed.items():
-            if key in names:
-                continue
+        fields = [key for key in printed if key not in names]
+        for key in fields:
             recipe = (
                 _COLUMNS.get(key, "") if table == "table18" else "" if table == "table6" else RECIPES.get(system, "")
             )
-            scores = by_recipe.get(recipe, [])
+            one = of_paper.get(recipe)
+            scores = one.scores if one else []
             if table == "table18":
                 scores = [score for score in scores if score.task == system]
-            ours = _mean(scores, key if key in FIELDS.values() else None) if scores else None
+                ours = 100 * fmean(score.score for score in scores) if scores else None
+            else:
+                ours = _mean(scores, key, _kinds(fields))
             rows.append(
                 {
                     "table": table,
-                    "paper": float(value),
+                    "paper": float(printed[key]),
                     "recipe": recipe,
-                    "data": "",
+                    "model": one.model if one and ours is not None else "",
+                    "data": _data(one.scores) if one and ours is not None else "",
                     "system": system,
                     "column": key,
                     "ours": ours,
                 }
             )
-    return [*rows, *_further(table, rows, by_recipe)]
+    shown = {row["recipe"] for row in rows}
+    return [*rows, *_further(table, rows, [one for one in scored if not (one.of_paper and one.name in shown)])]
 
 
-def _further(table: str, rows: list[Row], by_recipe: Mapping[str, list[Score]]) -> list[Row]:
+def _further(table: str, rows: list[Row], scored: Sequence[_Scored]) -> list[Row]:
     """Return the rows of models that the paper does not have; Table 18 gets a column for each."""
-    of_paper = {row["recipe"] for row in rows}
     further: list[Row] = []
-    for recipe, scores in by_recipe.items():
-        if recipe in of_paper:
-            continue
-        name = f"{recipe}, {scores[0].model}"
+    for one in scored:
+        name = f"{one.name}, {one.model}"
         if table == "table18":
             tasks = list(dict.fromkeys(row["system"] for row in rows))
-            cells = [(score.task, name, 100 * score.score) for score in scores if score.task in tasks]
+            cells = [(score.task, name, 100 * score.score) for score in one.scores if score.task in tasks]
         else:
-            fields = dict.fromkeys(row["column"] for row in rows)
-            means = [(field, _mean(scores, field if field in FIELDS.values() else None)) for field in fields]
+            fields = list(dict.fromkeys(row["column"] for row in rows))
+            # The averages of these are compared with each other; local data have no summarization.
+            kinds = [kind for kind in _kinds(fields) if kind != "Summarization"]
+            means = [(field, _mean(one.scores, field, kinds)) for field in fields]
             cells = [(name, field, mean) for field, mean in means if mean is not None]
-        row = {"table": table, "paper": None, "recipe": recipe, "data": _data(scores)}
+        row = {"table": table, "paper": None, "recipe": one.name, "model": "", "data": _data(one.scores)}
         further += [{**row, "system": system, "column": column, "ours": ours} for system, column, ours in cells]
     return further
+
+
+def _kinds(fields: Sequence[str]) -> list[str]:
+    """Return the categories of a table's average: those of its columns, or all of MTEB's."""
+    return [kind for kind in KINDS if FIELDS[kind] in fields] or list(KINDS)
 
 
 def _data(scores: list[Score]) -> str:
@@ -157,10 +205,13 @@ def _data(scores: list[Score]) -> str:
     return f"{len({score.task for score in scores})} data sets, {sizes}"
 
 
-def _mean(scores: list[Score], field: str | None) -> float | None:
-    kinds = [kind for kind in KINDS if field is None or FIELDS[kind] == field]
-    values = [score.score for score in scores if score.kind in kinds]
-    return 100 * fmean(values) if values else None
+def _mean(scores: list[Score], field: str, needed: Sequence[str]) -> float | None:
+    """Return the mean × 100 of a category, or of all scores; None for an average that lacks one of its categories."""
+    if field in FIELDS.values():
+        scores = [score for score in scores if FIELDS.get(score.kind) == field]
+    elif not set(needed) <= {score.kind for score in scores}:
+        return None
+    return 100 * fmean(score.score for score in scores) if scores else None
 
 
 def summary(rows: list[Row]) -> Summary:
@@ -174,9 +225,13 @@ def summary(rows: list[Row]) -> Summary:
         for whose in ("paper", "ours"):
             values = [cells[system, column][whose] if (system, column) in cells else None for column in columns]
             if any(value is not None for value in values):
-                out.append([system, whose, *("-" if value is None else f"{value:.2f}" for value in values)])
+                model = next((row["model"] for row in equal(rows, system=system) if row["model"]), "")
+                shown = f"{whose}, {model}" if whose == "ours" and model and rows[0]["table"] != "table18" else whose
+                out.append([system, shown, *("-" if value is None else f"{value:.2f}" for value in values)])
     notes = [f"The paper's rows: {table.model}, on {table.data}."]
-    further = dict.fromkeys(row["data"] for row in rows if row["data"])
+    ours = dict.fromkeys((row["recipe"], row["model"], row["data"]) for row in rows if row["model"])
+    notes += [f"Ours under {recipe}: {model}, on {data}." for recipe, model, data in ours]
+    further = dict.fromkeys(row["data"] for row in rows if row["data"] and not row["model"])
     notes += [f"Further rows: {data}; compare their order with the paper's, not the scores." for data in further]
     if all(row["ours"] is None for row in rows):
         needed = sorted({_needed(row["recipe"]) for row in rows})

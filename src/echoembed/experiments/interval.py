@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from echoembed import plots
 from echoembed.evaluation.items import Array, correlation
 from echoembed.experiments import scoretable
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name, work_of_set
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, work_of_set
 from echoembed.experiments.results import Row, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import recipes
@@ -30,7 +30,7 @@ ALL = "mean of the sets"
 
 def plan(bench: Bench) -> Plan:
     """Plan echo and classical on STS."""
-    return scoretable.sts_plan(bench, [recipes[name] for name in NAMES], draws=DRAWS)
+    return scoretable.sts_plan(bench, [recipes[name] for name in NAMES], draws=DRAWS, form=2)
 
 
 def run(bench: Bench, plan: Plan) -> list[Row]:
@@ -39,7 +39,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
     random = np.random.default_rng(setting.seed)
     drawn: list[Array] = []
     rows: list[Row] = []
-    name = display_name(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
+    name = bench.shown(transformer_of(bench.models.get(bench.model_name, plan.recipes[0])).name)
     for pairs in bench.sts_pairs:
         echo, classical = [cosines(bench, recipe, pairs.first, pairs.second) for recipe in NAMES]
         gold = np.asarray(pairs.gold)

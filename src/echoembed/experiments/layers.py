@@ -17,7 +17,7 @@ from echoembed import plots
 from echoembed.evaluation.cache import Vectors
 from echoembed.evaluation.items import correlation
 from echoembed.experiments import scoretable, sweep
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, display_name, work_of_set
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary, digest_of, work_of_set
 from echoembed.experiments.results import Row, distinct, values
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Pooling, recipes
@@ -32,7 +32,7 @@ RAW, Z = "as they are", "z-scored"
 def plan(bench: Bench) -> Plan:
     """Plan every layer of every model, on STS."""
     methods = [recipes[name] for name in METHODS]
-    plan = scoretable.sts_plan(bench, methods, calibrated=len(bench.calibration_texts), form=2)
+    plan = scoretable.sts_plan(bench, methods, calibrated=digest_of(bench.calibration_texts), form=2)
     return replace(plan, models=bench.setting.models)
 
 
@@ -46,6 +46,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
         for recipe in plan.recipes:
             loaded = bench.models.get(model, recipe)
             transformer = transformer_of(loaded)
+            shown = bench.shown(transformer.name, model)
             count, readings = transformer.layers, recipe.template("query").copies
 
             def read(texts: list[str], layer: int, loaded: Any = loaded, pooling: Pooling = recipe.pooling) -> Vectors:
@@ -57,7 +58,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                 if pairs in model_sets:
                     bench.layers.fill(loaded, transformer.reader.render([*pairs.first, *pairs.second], task="query"))
                 share = work_of_set(plan, pairs.name) / len(plan.recipes)
-                bench.progress.done(share, f"{pairs.name}, {recipe.name}, {display_name(transformer.name)}")
+                bench.progress.done(share, f"{pairs.name}, {recipe.name}, {shown}")
 
             for layer in range(count + 1):
                 forms: dict[str, Callable[[Vectors], Vectors]] = {RAW: _same}
@@ -69,7 +70,7 @@ def run(bench: Bench, plan: Plan) -> list[Row]:
                         score = correlation(_cosines(apply(left_ND), apply(right_ND)), np.asarray(pairs.gold))
                         rows.append(
                             {
-                                "model": display_name(transformer.name),
+                                "model": shown,
                                 "method": recipe.name,
                                 "form": form,
                                 "layer": layer,

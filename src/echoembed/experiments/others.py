@@ -34,11 +34,16 @@ def others(bench: Bench, model: str | None) -> tuple[list[System], list[str]]:
     """
     if not bench.setting.peers:
         return [], []
-    encoders, absent = peers.encoders(bench.setting.further)
+    encoders, absent = peers.encoders(bench.setting.further, _taken(bench))
     whitened, absent_too = peers.whitened(bench.models.get(model, "classical"), bench.calibration_texts)
     return [*encoders, *whitened], [*absent, *absent_too]
 
 
 def installed(bench: Bench) -> list[System]:
     """Encoders that are installed or named; none where they are not wanted."""
-    return peers.encoders(bench.setting.further)[0] if bench.setting.peers else []
+    return peers.encoders(bench.setting.further, _taken(bench))[0] if bench.setting.peers else []
+
+
+def _taken(bench: Bench) -> list[str]:
+    """Return the names of our own rows, beside which another encoder's folder may be named alike."""
+    return [*recipes, *bench.llm2vec_names.values()]

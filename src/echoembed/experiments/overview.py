@@ -170,9 +170,10 @@ def _prompts(results: Results) -> list[list[str]]:
         ]
     echo, classical = spread["echo mean"], spread["classical mean"]
     spreads = f"{fmean(echo):.1f} ± {pstdev(echo):.1f} against {fmean(classical):.1f} ± {pstdev(classical):.1f}"
-    ahead = fmean(echo) - pstdev(echo) > fmean(classical) + pstdev(classical)
+    gap, deviations = fmean(echo) - fmean(classical), pstdev(echo) + pstdev(classical)
+    holds = HOLDS if gap > deviations else NOT if -gap > deviations else UNSURE
     claim = "Figure 3: echo is ahead whatever the prompt's wording"
-    return [[claim, "in a picture", spreads, HOLDS if ahead else UNSURE]]
+    return [[claim, "in a picture", spreads, holds]]
 
 
 def _toy(results: Results) -> list[list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from echoembed import errors
-from echoembed.experiments.experiment import Setting, Summary, display_name
+from echoembed.experiments.experiment import Setting, Summary
 from echoembed.experiments.interval import interval_line
 from echoembed.experiments.overview import PICTURES as FIRST_PAGE
 from echoembed.experiments.overview import overview
@@ -73,11 +73,12 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
     first_page = [result for name in FIRST_PAGE for result in done if result.experiment.name == name]
     drawn = "\n\n".join(filter(None, (_picture(result, rows, folder, pictures) for result in first_page)))
     about = next((result.about for result in done if result.about.get("models")), {})
-    recipes = {name: print_ for result in done for name, print_ in result.about.get("recipes", {}).items()}
+    of_main = [result.experiment.name for result in done if result.about.get("models")]  # not those of checkpoints
+    fingerprints = _fingerprints([rows[name] for name in of_main if name in rows])
     table1 = next((result.about for result in done if result.experiment.name == "table1"), {})
     versions = ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())
     size = "samples" if setting.quick else "whole data sets"
-    models = dict.fromkeys(_model(name) for result in done for name in result.about.get("models", []))
+    models = dict.fromkeys(name for result in done for name in result.about.get("models", []))
     facts = [
         ("models", ", ".join(models) or "-"),
         ("machine", about.get("machine", "-")),
@@ -87,9 +88,9 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
         (
             "fingerprints",
             ", ".join(
-                f"{name} `{recipes[name]}`"
+                f"{name} `{fingerprints[name]}`"
                 for name in ("echo", "echo-compute-matched", "classical", "classical-bidirectional", "prompteol")
-                if name in recipes
+                if name in fingerprints
             )
             or "-",
         ),
@@ -112,10 +113,12 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
     )
 
 
-def _model(identity: str) -> str:
-    """Return a model's identity with its name for pages."""
-    name, _, rest = identity.partition(" ")
-    return f"{display_name(name)} {rest}".strip()
+def _fingerprints(tables: Sequence[list[Row]]) -> dict[str, str]:
+    """Return the fingerprints of the main model's recipes, as ``echoembed info`` prints them, from rows of scores."""
+    tables = [rows for rows in tables if rows and {"fingerprint", "recipe", "model"} <= rows[0].keys()]
+    main = next((rows[0]["model"] for rows in tables), None)
+    scored = [row for rows in tables for row in rows if row["model"] == main and row["fingerprint"]]
+    return {row["recipe"]: row["fingerprint"] for row in scored}
 
 
 def _stored(result: Result, setting: Setting) -> tuple[list[Row], dict[str, Any]] | None:

@@ -28,7 +28,7 @@ from echoembed.experiments import (
     table3,
     table4,
 )
-from echoembed.experiments.experiment import Bench, Experiment, Plan, Setting, Summary, planned_work
+from echoembed.experiments.experiment import Bench, Experiment, Plan, Setting, Summary, machine, planned_work
 from echoembed.experiments.results import Row, read_rows, write_rows
 from echoembed.progress import shown_time
 
@@ -142,30 +142,32 @@ def _finish(experiment: Experiment, plan: Plan, bench: Bench) -> Result:
         started = time.monotonic()
         rows = experiment.run(bench, plan)
         about = {**key, **_circumstances(bench), "seconds": round(time.monotonic() - started, 1)}
+        for picture in _files(out / experiment.name):  # an old one must not stand beside new rows if drawing fails
+            picture.unlink(missing_ok=True)
         write_rows(path, rows, about)
-    pictures = _pictures(experiment, rows, out / experiment.name, fresh=not reused)
+    pictures = _pictures(experiment, rows, out / experiment.name)
     return Result(experiment, experiment.summary(rows), about, reused, pictures=pictures)
 
 
-def _pictures(experiment: Experiment, rows: list[Row], stem: Path, *, fresh: bool) -> Sequence[Path]:
-    files = [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
-    if experiment.plot is None or (not fresh and all(path.is_file() and path.stat().st_size for path in files)):
-        return files if experiment.plot else ()
+def _files(stem: Path) -> list[Path]:
+    return [stem.with_suffix(suffix) for suffix in (".png", ".svg")]
+
+
+def _pictures(experiment: Experiment, rows: list[Row], stem: Path) -> Sequence[Path]:
+    """Draw the pictures of these rows where they are missing."""
+    if experiment.plot is None:
+        return ()
+    files = _files(stem)
+    if all(path.is_file() and path.stat().st_size for path in files):
+        return files
     return plots.save(experiment.plot(rows), stem)
 
 
 def _circumstances(bench: Bench) -> dict[str, Any]:
-    import os
-
-    import torch
-
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-    computer = f"{platform.system()} {platform.machine()}"
-
     return {
         "quick": bench.setting.quick,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{computer}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {gpu}",
+        "machine": machine(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
     }
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from echoembed import plots
-from echoembed.evaluation.task import KINDS
+from echoembed.evaluation.task import KINDS, Task
 from echoembed.experiments.experiment import Bench, Plan, Summary
 from echoembed.experiments.paper import FIELDS, PaperTable
 from echoembed.experiments.results import Row, distinct, values
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NO_DATA = "a folder of local tasks: --data FOLDER"
+NO_STS = "an STS set in --data: sts/NAME/test.jsonl"
+
+
+def needs(bench: Bench, tasks: Sequence[Task], otherwise: str = NO_STS) -> str:
+    """Return what an experiment lacks if it has no tasks: the data, or the kind of data set that it needs in them."""
+    return "" if tasks else NO_DATA if bench.setting.data is None else otherwise
 
 
 def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
@@ -32,8 +38,7 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
 def sts_plan(bench: Bench, recipes: Sequence[Recipe], *, few: bool = False, **settings: Any) -> Plan:
     """Plan recipes on the STS sets (with ``few``, on samples of a few of them if quick), with further settings."""
     tasks = [task for task in bench.few if task.kind == "STS"] if few else bench.sts_tasks
-    needs = "" if tasks else NO_DATA
-    return Plan(recipes=recipes, tasks=tasks, settings=settings, models=(bench.model_name,), needs=needs)
+    return Plan(recipes=recipes, tasks=tasks, settings=settings, models=(bench.model_name,), needs=needs(bench, tasks))
 
 
 def run_scores(bench: Bench, plan: Plan) -> list[Row]:

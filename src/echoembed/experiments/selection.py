@@ -6,7 +6,6 @@ Full runs use everything in the folder.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from echoembed.evaluation import rows, sampling
 from echoembed.evaluation.local import DATA_KINDS, data_sets, local_tasks
 from echoembed.evaluation.task import Task
 from echoembed.prompts.text import clean_text
+from echoembed.texts.rows import json_object
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ QUICK = {
     "retrieval": Quick(80, ("scifact", "xquad_en")),
     "reranking": Quick(150),
 }
-FEW = ("stsb", "trec", "stackoverflow_titles", "wikiqa")
-"""The data sets of quick experiments that would take too long on all."""
+FEW = {"STS": "stsb", "Classification": "trec", "Clustering": "stackoverflow_titles", "Reranking": "wikiqa"}
+"""The data sets of quick experiments that would take too long on all, by category."""
 LONG = {"retrieval": ("scifact", "xquad_en"), "classification": ("imdb_subset",)}
 """Data sets with texts long enough to be cut by a budget."""
-_LONG_TEXTS = {True: 80, False: 2000}
-"""The number of long texts, quick and full."""
+_LONG_TEXTS = 80
+"""The number of long texts of quick runs."""
 
 
 def chosen_tasks(folder: Path | None, *, quick: bool, seed: int) -> list[Task]:
@@ -61,6 +61,15 @@ def chosen_tasks(folder: Path | None, *, quick: bool, seed: int) -> list[Task]:
     return tasks
 
 
+def few_tasks(tasks: Sequence[Task]) -> list[Task]:
+    """Return one task of each category of ``FEW``: the one named there, else the first; all if none is of these."""
+    few: list[Task] = []
+    for kind, name in FEW.items():
+        of_kind = [task for task in tasks if task.kind == kind]
+        few += [task for task in of_kind if task.name.rpartition("/")[2] == name] or of_kind[:1]
+    return [task for task in tasks if task in few] or list(tasks)
+
+
 def long_tasks(folder: Path | None, *, quick: bool, seed: int) -> list[Task]:
     """Return the tasks with long texts; if the folder has none of ``LONG``, one task of each category."""
     if folder is None:
@@ -69,7 +78,7 @@ def long_tasks(folder: Path | None, *, quick: bool, seed: int) -> list[Task]:
     for kind, preferred in LONG.items():
         names = _preferred(folder, kind, preferred, 1)
         if names:
-            tasks += local_tasks(folder, names, max_texts=_LONG_TEXTS[quick], seed=seed)
+            tasks += local_tasks(folder, names, max_texts=_LONG_TEXTS if quick else None, seed=seed)
     return tasks
 
 
@@ -113,10 +122,10 @@ def judged_texts(folder: Path) -> set[str]:
         for file in DATA_KINDS[kind].files(path):
             if file is None or file.suffix == ".tsv" or file.name.startswith("train."):
                 continue
-            for _, line in rows.lines(file):
-                values = json.loads(line).values()
-                texts |= {plain(value) for value in values if isinstance(value, str)}
-                texts |= {plain(text) for value in values if isinstance(value, list) for text in value}
+            for number, line in rows.lines(file):
+                for value in json_object(f"line {number} of {file}", line).values():
+                    listed = value if isinstance(value, list) else [value]
+                    texts |= {plain(text) for text in listed if isinstance(text, str)}
     return texts
 
 
@@ -137,7 +146,7 @@ class Pairs:
 
 
 def sts_pairs(folder: Path | None, *, quick: bool, seed: int) -> list[Pairs]:
-    """Return the pairs of every STS set, in the same sample as the tasks."""
+    """Return the pairs of every STS set, in the same sample as the tasks, and with the same texts."""
     if folder is None:
         return []
     sets = []
@@ -148,14 +157,13 @@ def sts_pairs(folder: Path | None, *, quick: bool, seed: int) -> list[Pairs]:
             continue
         count = QUICK["sts"].max_texts // 2 if quick else None
         pairs = sampling.sample(rows.read_rows(file, fields), count, seed)
-        pairs = [pair for pair in pairs if pair["sentence1"].strip() and pair["sentence2"].strip()]
         if len({float(pair["score"]) for pair in pairs}) < 2:  # no correlation: a 0 would look like one
             raise errors.data_says_nothing(file, f"{len(pairs)} pairs have fewer than two different scores")
         sets.append(
             Pairs(
                 name,
-                [clean_text(pair["sentence1"]) for pair in pairs],
-                [clean_text(pair["sentence2"]) for pair in pairs],
+                [rows.readable(pair["sentence1"]) for pair in pairs],
+                [rows.readable(pair["sentence2"]) for pair in pairs],
                 [float(pair["score"]) for pair in pairs],
                 rows.digest([file])[0],
             )
@@ -188,15 +196,15 @@ def searches(folder: Path) -> list[Search]:
         fields = {"_id": rows.ID, "title": rows.TEXT, "text": rows.TEXT}
         passages, queries = (
             {
-                row["_id"]: f"{row.get('title', '')} {row['text']}".strip()
-                for row in rows.read_rows(file, fields, ["title"])
+                id_: f"{row.get('title', '')} {row['text']}".strip()
+                for id_, row in rows.read_by_id(file, fields, ["title"]).items()
             }
             for file in paths[:2]
         )
         judged = rows.read_qrels(paths[2], {"query-id": queries, "corpus-id": passages})
         grades_QP = np.asarray([[grades.get(passage, 0) for passage in passages] for grades in judged.values()])
-        texts = [clean_text(queries[query]) for query in judged]
+        texts = [rows.readable(queries[query]) for query in judged]
         sets.append(
-            Search(name, texts, [clean_text(text) for text in passages.values()], grades_QP, rows.digest(paths)[0])
+            Search(name, texts, [rows.readable(text) for text in passages.values()], grades_QP, rows.digest(paths)[0])
         )
     return sets

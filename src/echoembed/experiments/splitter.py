@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from echoembed.evaluation.names import display_name
 from echoembed.evaluation.peers import MINILM, packaged_folder
 from echoembed.sources.resolve import resolve
 
@@ -28,10 +29,25 @@ class Splitter(Protocol):
 
 
 def splitter_name(wanted: str | None) -> str:
-    """Return the name of the encoder: the wanted one, the packaged one, or the bag of words."""
+    """Return the name of the encoder for pages: of the wanted one, the packaged one, or the bag of words."""
     if wanted is not None:
-        return wanted
-    return MINILM if packaged_folder() else BAG
+        return display_name(wanted)
+    return BAG if _bag(wanted) else MINILM
+
+
+def _bag(wanted: str | None) -> bool:
+    return wanted == BAG or (wanted is None and packaged_folder() is None)
+
+
+def splitter_revision(wanted: str | None) -> str:
+    """Return the commit of the encoder or the hash of its files, as other weights may have its name.
+
+    Raises:
+        ModelError: As ``load_splitter``.
+    """
+    if _bag(wanted):
+        return f"{_WIDTH} numbers"
+    return resolve(str(packaged_folder()) if wanted is None else wanted).revision
 
 
 def load_splitter(wanted: str | None) -> Splitter:
@@ -40,7 +56,7 @@ def load_splitter(wanted: str | None) -> Splitter:
     Raises:
         ModelError: If the wanted encoder cannot be found, or its files are not safe.
     """
-    if splitter_name(wanted) == BAG:
+    if _bag(wanted):
         return bag_of_words
     from sentence_transformers import SentenceTransformer
 

@@ -51,9 +51,12 @@ def not_run() -> list[str]:
 def plan(bench: Bench) -> Plan:
     """Plan the recipes and the other systems on all local tasks."""
     needs = "" if bench.tasks else scoretable.NO_DATA
-    systems = [] if needs else others(bench, bench.model_name)[0]
-    beside = [system.identity for system in systems]
-    settings = {"beside": beside, "llm2vec": bench.llm2vec_identities()[-1:]}
+    systems, missing = ([], []) if needs else others(bench, bench.model_name)
+    settings = {
+        "beside": [system.identity for system in systems],
+        "missing": missing,
+        "llm2vec": [] if needs else bench.llm2vec_identities(),
+    }
     return Plan(recipes=RECIPES, tasks=bench.tasks, models=(bench.model_name,), settings=settings, needs=needs)
 
 

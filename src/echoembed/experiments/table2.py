@@ -30,7 +30,7 @@ _PAPER = {
 def plan(bench: Bench) -> Plan:
     """Plan local tasks of every category, on all models."""
     needs = "" if bench.few else scoretable.NO_DATA
-    settings = {"beside": [system.identity for system in installed(bench)]}
+    settings = {"beside": [] if needs else [system.identity for system in installed(bench)]}
     return Plan(recipes=RECIPES, tasks=bench.few, models=bench.setting.models, settings=settings, needs=needs)
 
 
@@ -77,7 +77,7 @@ def plot(rows: list[Row]) -> Figure:
         sharex=True,
     )
     for axis, model in zip(axes, models, strict=True):
-        model_rows = values(rows, model=model)
+        model_rows = [row for row in values(rows, model=model) if row["system"] != row["recipe"]]
         means = {name: scoretable.by_kind(values(model_rows, recipe=name)) for name in distinct(model_rows, "recipe")}
         groups = [*kinds, "average"]
         series = {name: [means[name].get(group) for group in groups] for name in means}

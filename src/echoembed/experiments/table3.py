@@ -27,7 +27,7 @@ def plan(bench: Bench) -> Plan:
     """Plan the recipes, and models of LLM2Vec's stages, on local tasks of every category."""
     needs = "" if bench.few else scoretable.NO_DATA
     beside = [system.identity for system in installed(bench)] if bench.few else []
-    settings = {"llm2vec": bench.llm2vec_identities(), "beside": beside}
+    settings = {"llm2vec": [] if needs else bench.llm2vec_identities(), "beside": beside}
     return Plan(recipes=RECIPES, tasks=bench.few, models=(bench.model_name,), settings=settings, needs=needs)
 
 

@@ -1,0 +1,137 @@
+"""The page: its pictures are of its numbers, its command makes it, and its facts are those of its rows."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from echoembed.cli import app
+from echoembed.cli.reproduce import _command
+from echoembed.experiments import overview, reproduce
+from echoembed.experiments.experiment import Experiment, Plan, Setting, Summary
+from echoembed.experiments.report import write_report
+from echoembed.experiments.reproduce import Result
+from echoembed.experiments.results import write_rows
+
+
+def made_up(name="copies", **changes):
+    parts = {
+        "plan": lambda bench: Plan(settings={"seed": bench.setting.seed}),
+        "run": lambda bench, _: [{"number": bench.setting.seed}],
+        "summary": lambda rows: Summary(["number"], [[str(rows[0]["number"])]]),
+        "plot": lambda rows: rows[0]["number"],
+    }
+    return Experiment(name=name, title=name, source="nowhere", **{**parts, **changes})
+
+
+def test_an_old_picture_never_stands_beside_new_numbers(tmp_path, monkeypatch):
+    """Also if drawing was interrupted or failed, and if the numbers are then finished before."""
+
+    def save(drawn, stem):
+        if fails:
+            raise KeyboardInterrupt
+        paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+        for path in paths:
+            path.write_text(str(drawn))
+        return paths
+
+    monkeypatch.setattr(reproduce.plots, "save", save)
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "copies", made_up())
+    setting = Setting(out=tmp_path, seed=1)
+    fails = False
+    reproduce.reproduce(["copies"], setting)
+    assert (tmp_path / "copies.png").read_text() == "1"
+    fails = True
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.reproduce(["copies"], replace(setting, seed=2))
+    assert not list(tmp_path.glob("copies.*g"))
+    fails = False
+    (result,) = reproduce.reproduce(["copies"], replace(setting, seed=2))
+    assert result.reused
+    assert [path.read_text() for path in result.pictures] == ["2", "2"]
+
+
+def test_fingerprints_are_those_of_the_rows_and_not_of_another_prompt_named_alike(tmp_path):
+    """Figure 2 has a template of its own under the name echo, and a checkpoint may have been saved as echo."""
+
+    def result(name, rows, **about):
+        write_rows(tmp_path / f"{name}.parquet", rows, about)
+        return Result(made_up(name), Summary(["a"], [["b"]]), {"key": "k", **about})
+
+    row = {"model": "tiny", "recipe": "echo", "fingerprint": "of echo", "task": "one", "kind": "STS", "score": 0.5}
+    models = {"models": ["tiny 0 float32 64"]}
+    results = [
+        result("copies", [row, {**row, "model": "other", "fingerprint": "of another model"}], **models),
+        result("figure2", [{"model": "tiny"}], **models, recipes={"echo": "of figure 2"}),
+        result("figure13", [{**row, "fingerprint": "of a checkpoint"}], recipes={}),
+    ]
+    write_report(tmp_path / "page.md", results, Setting(out=tmp_path, models=("tiny",)), "any")
+    assert "| fingerprints | echo `of echo` |" in (tmp_path / "page.md").read_text()
+
+
+def test_the_command_on_the_page_has_every_option_that_decides_a_number_and_no_path(tmp_path):
+    plain = Setting(out=tmp_path)
+    assert _command(["all"], plain) == "echoembed reproduce all"
+    full = Setting(
+        out=tmp_path,
+        data=tmp_path,
+        models=("owner/model", str(tmp_path / "mine"), "./file.gguf"),
+        quick=False,
+        whole_sts=True,
+        seed=7,
+        toy=tmp_path / "toy.jsonl",
+        llm2vec=(Path("/a/b/runs/simcse/model"),),
+        peers=False,
+        further=(str(tmp_path / "peer"), "owner/peer"),
+        splitter="owner/splitter",
+        checkpoints=tmp_path / "checkpoints",
+        scores=tmp_path / "scores",
+        device="cpu",
+        dtype="bfloat16",
+        engine="padded",
+        deterministic=True,
+        batch_size=8,
+    )
+    command = _command(["figure2"], full)
+    assert command == (
+        "echoembed reproduce figure2 --full --whole-sts --data DATA -m owner/model -m mine -m file.gguf "
+        "--llm2vec runs/simcse/model --no-peers --peer peer --peer owner/peer --splitter owner/splitter "
+        "--toy toy.jsonl --checkpoints checkpoints --scores scores --seed 7 --device cpu --dtype bfloat16 "
+        "--engine padded --batch-size 8 --deterministic"
+    )
+    filled = _command(["table5"], replace(plain, scores=tmp_path / "mteb"), mteb=True)
+    assert filled == "echoembed reproduce table5 --mteb"
+
+
+@pytest.mark.parametrize(
+    ("echo", "classical", "verdict"),
+    [((0.6, 0.62), (0.3, 0.32), "yes"), ((0.3, 0.32), (0.6, 0.62), "no"), ((0.3, 0.7), (0.35, 0.6), "uncertain")],
+)
+def test_the_verdict_on_prompts_has_the_same_rule_for_both_signs(echo, classical, verdict):
+    rows = [
+        {"model": "tiny", "method": f"{method} mean", "prompt": str(prompt), "score": score}
+        for method, scores in (("echo", echo), ("classical", classical))
+        for prompt, score in enumerate(scores)
+    ]
+    (row,) = overview.overview({"figure3": rows}).rows
+    assert row[-1] == verdict
+
+
+def test_scores_of_a_folder_are_not_dropped_for_those_of_mteb(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: pytest.fail("begun"))
+    monkeypatch.setattr("echoembed.experiments.mteb.run", lambda *_, **__: pytest.fail("begun"))
+    run = CliRunner().invoke(app, ["reproduce", "table5", "--mteb", "--scores", str(tmp_path), "-o", str(tmp_path)])
+    assert run.exit_code == 2
+    assert "--scores" in run.stderr
+
+
+def test_scores_into_a_file_are_refused_before_anything_is_scored(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("echoembed.cli.session.load", lambda *_, **__: pytest.fail("begun"))
+    target = tmp_path / "scores.json"
+    target.write_text(json.dumps({}))
+    run = CliRunner().invoke(app, ["eval", "-m", "tiny", "--data", str(data), "--out", str(target)])
+    assert run.exit_code == 1
+    assert run.stderr.startswith("error: ")
+    assert "scores.json" in run.stderr
