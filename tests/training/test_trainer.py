@@ -50,7 +50,7 @@ class Reads(TrainerCallback):
 def test_every_column_is_read_under_its_own_template(tmp_path):
     """Against the prompts written out and tokenised whole, for both data sets, an instruction each, step by step."""
     config = runs.small(tmp_path, checkpoint=CheckpointConfig(every=100))
-    config = replace(config, optimiser=replace(config.optimiser, steps=8))
+    config = replace(config, optimiser=replace(config.optimiser, steps=8, forward="padded"))
     heard = []
     run.train(config, callbacks=[lambda model: heard.append(Reads(model)) or heard[0]])
 
@@ -91,7 +91,7 @@ def test_every_column_is_read_under_its_own_template(tmp_path):
 def test_of_several_instructions_each_batch_is_given_one(tmp_path):
     config = runs.small(tmp_path, checkpoint=CheckpointConfig(every=100))
     data = replace(config.data[0], instruction=("Find one", "Seek the other"))
-    config = replace(config, data=(data,), optimiser=replace(config.optimiser, steps=8))
+    config = replace(config, data=(data,), optimiser=replace(config.optimiser, steps=8, forward="padded"))
     heard = []
     run.train(config, callbacks=[lambda model: heard.append(Reads(model)) or heard[0]])
     tokenizer = AutoTokenizer.from_pretrained(config.model)
@@ -197,7 +197,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     assert len(runs.log(tmp_path / "run")) == 2
 
 
-def test_bfloat16_computes_the_forward_in_it_and_keeps_the_weights(tmp_path):
+def test_padded_bfloat16_computes_the_forward_in_it_and_keeps_the_weights(tmp_path):
     kinds = []
 
     def watch(model):
@@ -206,7 +206,8 @@ def test_bfloat16_computes_the_forward_in_it_and_keeps_the_weights(tmp_path):
         return TrainerCallback()
 
     config = runs.small(tmp_path)
-    run.train(replace(config, optimiser=replace(config.optimiser, steps=2, precision="bfloat16")), callbacks=[watch])
+    optimiser = replace(config.optimiser, steps=2, precision="bfloat16", forward="padded")
+    run.train(replace(config, optimiser=optimiser), callbacks=[watch])
     assert set(kinds) == {torch.bfloat16}
     assert {weight.dtype for weight in runs.weights(tmp_path / "run").values()} == {torch.float32}
 
@@ -251,7 +252,8 @@ def test_tensorboard_is_asked_for_before_anything_is_read(tmp_path, monkeypatch)
 )
 def test_the_temperature_is_the_objectives_own_unless_it_is_given(tmp_path, objective, given, wanted):
     optimiser = OptimiserConfig(steps=1, batch_size=4, warmup_steps=0, temperature=given)
-    config = replace(runs.small(tmp_path), objective=objective, optimiser=optimiser)
+    config = runs.small(tmp_path, adapter=AdapterConfig(rank=4))
+    config = replace(config, objective=objective, optimiser=optimiser, data=config.data[:1])
     loss = run._loss(echoembed.load("tiny", engine="padded"), config, PartialState(cpu=True))
     assert getattr(loss, "loss", loss).scale == pytest.approx(1 / wanted)
 
