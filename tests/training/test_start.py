@@ -126,6 +126,9 @@ def test_another_kind_of_adapter_is_refused(trained, change, said):
         ({"lora_alpha": 10**400}, "its r and lora_alpha are no numbers"),
         ({"r": 0}, "its r and lora_alpha are no numbers"),
         ({"r": [4]}, "its r and lora_alpha are no numbers"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = pissa_niter_4"),
+        ({"layer_replication": [[0, 1]]}, "it adds layers"),
+        ({"a_setting_of_tomorrow": 1}, "does not know its a_setting_of_tomorrow"),
     ],
 )
 def test_an_adapter_that_lora_here_would_not_repeat_is_refused(trained, tmp_path, change, said):

@@ -14,8 +14,8 @@ Shapes: B prompts, S tokens of the longest span, P pooled tokens of the pack, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -162,10 +162,17 @@ def choose(model: PreTrainedModel, *, causal: bool, dtype: torch.dtype, random: 
     """
     if int(model.config.num_hidden_layers) == 0:
         return TrainingChoice(None, "")  # token embeddings need no forward
-    modes = {module: module.training for module in model.modules()}  # peft adds its modules in training mode
-    model.train(False)
-    try:
+    with kept_modes(model):
+        model.train(False)  # peft adds its modules in training mode
         return _proven(model, causal=causal, dtype=dtype, random=random)
+
+
+@contextmanager
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Restore every module's mode, of training or evaluation, after a ``with`` block."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
     finally:
         for module, training in modes.items():
             module.training = training

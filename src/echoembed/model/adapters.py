@@ -94,7 +94,7 @@ def _merge(model: PreTrainedModel, name: str, folder: Path) -> None:
 
     weights = load_file(folder / WEIGHTS)
     settings = read_json(folder / ADAPTER_CONFIG, dict)
-    _check_settings(settings, weights, name, folder)
+    check_settings(settings, weights, name, folder)
 
     # 1. Give the model the names that the adapter expects.
     inside = f"{_BODY}{model.base_model_prefix}."
@@ -152,7 +152,7 @@ class _UnderHead(nn.Module):
         return self._body[0](**inputs)
 
 
-def _check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: str, folder: Path) -> None:
+def check_settings(settings: dict[str, Any], weights: dict[str, Tensor], name: str, folder: Path) -> None:
     """Refuse settings that cannot be merged, that this peft does not know, or that contradict the weights' sizes."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 

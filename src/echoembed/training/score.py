@@ -17,6 +17,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from echoembed.engine.gradients import kept_modes
 from echoembed.evaluation.local import local_tasks
 from echoembed.evaluation.run import evaluate
 from echoembed.training.run_folder import SCORES, append_lines
@@ -77,17 +78,15 @@ class Scores(TrainerCallback):
 @contextmanager
 def undisturbed(model: SentenceTransformer) -> Iterator[None]:
     """Restore random states and the modules' training modes after a ``with`` block."""
-    modes = {module: module.training for module in model.modules()}
     numpy_state: Any = np.random.get_state()
     python_state, torch_state = random.getstate(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
-        yield
+        with kept_modes(model):
+            yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.set_rng_state(torch_state)
         if cuda_states:
             torch.cuda.set_rng_state_all(cuda_states)
-        for module, training in modes.items():
-            module.training = training

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from echoembed import errors
+from echoembed.engine.gradients import kept_modes
 from echoembed.model.backbone import PROBE_LENGTH
 from echoembed.model.transformer import transformer_of
 
@@ -61,18 +62,13 @@ def _drop_attention(module: nn.Module, dropout: float) -> None:
 def _acts(model: nn.Module) -> bool:
     """Return whether two forwards differ in training mode; torch's random state does not change."""
     config: Any = model.config
-    modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
     ids = torch.arange(PROBE_LENGTH, device=device)[None] % int(config.vocab_size)
     mask = torch.ones_like(ids)
-    model.train()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
-            states_BTD, again_BTD = (model(input_ids=ids, attention_mask=mask, use_cache=False)[0] for _ in range(2))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with kept_modes(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model.train()
+        torch.manual_seed(0)
+        states_BTD, again_BTD = (model(input_ids=ids, attention_mask=mask, use_cache=False)[0] for _ in range(2))
     return not torch.equal(states_BTD, again_BTD)
 
 

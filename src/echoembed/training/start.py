@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from echoembed import errors
-from echoembed.model.adapters import WEIGHTS
+from echoembed.model.adapters import WEIGHTS, check_settings
 from echoembed.model.transformer import transformer_of
 from echoembed.sources import adapters
 from echoembed.sources.files import ADAPTER_CONFIG
@@ -105,6 +105,12 @@ def fitting(
             raise errors.adapter_start_unusable(config.start, f"it has another {what} ({shapes})")
         if not torch.isfinite(weights[name]).all():
             raise errors.adapter_start_unusable(config.start, "its weights are not all finite numbers")
+    # 3. Refuse what loading refuses, such as an adapter that began with a part of the weights of its base.
+    folder = trained.source.folder
+    try:
+        check_settings(read_json(folder / ADAPTER_CONFIG, dict), weights, config.start, folder)
+    except errors.ModelError as error:
+        raise errors.adapter_start_unusable(config.start, str(error).rstrip(".")) from error
     return places, weights
 
 
