@@ -19,6 +19,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,25 @@ console = Console()
 SAME = 0.97
 """A cosine from which on two texts say the same to the teacher."""
 CHUNK = 8192
+READ = 512
+"""Texts that the teacher reads before the time is looked at."""
+
+
+def embedded(teacher: Teacher, texts: list[str], seconds: float | None = None) -> tuple[list[str], torch.Tensor]:
+    """Return the texts with their vectors ``_ND``: all texts, or those that the teacher has read when time is up.
+
+    The texts are in order of length, so that the teacher pads little; it reads parts of them in random order, so that
+    those left out are of all lengths.
+    """
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    starts = np.random.default_rng(0).permutation(np.arange(0, len(texts), READ))
+    parts = []
+    for start in track(starts, "Embedding", console=console):
+        part = texts[start : start + READ]
+        parts.append((part, teacher.vectors(part)))
+        if time.monotonic() >= end:
+            break
+    return [text for part, _ in parts for text in part], torch.cat([vectors for _, vectors in parts])
 
 
 def nearest(vectors_ND: torch.Tensor, count: int) -> NDArray[np.int64]:
@@ -70,6 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=4, help="texts of a group")
     parser.add_argument("--limit", type=int, help="texts to use, drawn at random; left out for all")
+    parser.add_argument("--seconds", type=float, help="how long to embed; further texts are left out")
     parser.add_argument("--words", type=int, help="leave out groups with a text of more words")
     parser.add_argument("--by", help="a SentenceTransformer that finds the neighbours instead of the teacher")
     parser.add_argument("--of", nargs="+", metavar="NAME", help="data sets of the configuration; left out for all")
@@ -87,10 +109,9 @@ def main() -> None:
         drawn = np.sort(np.random.default_rng(0).choice(len(texts), options.limit, replace=False))
         texts = [texts[place] for place in drawn]
     teacher = Teacher(TeacherConfig(model=options.by)) if options.by else Teacher(config.teacher, Path(config.output))
-    starts = range(0, len(texts), CHUNK)
-    vectors = [teacher.vectors(texts[start : start + CHUNK]) for start in track(starts, "Embedding", console=console)]
+    texts, vectors_ND = embedded(teacher, texts, options.seconds)
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
-    vectors_ND = torch.nn.functional.normalize(torch.cat(vectors), dim=-1).to(device, dtype)
+    vectors_ND = torch.nn.functional.normalize(vectors_ND, dim=-1).to(device, dtype)
     found = groups(nearest(vectors_ND, options.nearest), options.size)
     rows = [[texts[place] for place in group] for group in found]
     if options.words:

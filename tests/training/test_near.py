@@ -49,3 +49,20 @@ def test_a_group_is_a_text_with_its_nearest_and_no_text_is_in_two(near):
         assert others == [other for other in nearest[text] if other >= 0 and other not in taken][:2]
         taken |= {text, *others}
     assert groups == near.groups(nearest, 3)
+
+
+class Lengths:
+    """A teacher whose vector of a text is the text's length and its first letter."""
+
+    def vectors(self, texts):
+        return torch.tensor([[len(text), ord(text[0])] for text in texts], dtype=torch.float32)
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(None, 12), (0, 4)])
+def test_texts_keep_their_own_vectors_and_those_not_read_in_time_are_left_out(near, monkeypatch, seconds, count):
+    monkeypatch.setattr(near, "READ", 4)
+    texts = [chr(97 + number) * (number + 1) for number in range(12)]
+    read, vectors_ND = near.embedded(Lengths(), texts, seconds)
+    assert torch.equal(vectors_ND, Lengths().vectors(read))
+    assert len(set(read)) == len(read) == count
+    assert set(read) <= set(texts)
