@@ -47,6 +47,7 @@ class FakeHub:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
+        self.tokens: list[str | None] = []
         self.stalled = threading.Event()
         self.released = threading.Event()
         self.lock = threading.Lock()
@@ -161,6 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         with self.hub.lock:
             self.hub.requests.append((self.command, path))
+            self.hub.tokens.append(self.headers.get("Authorization"))
         if self.hub.failing is not None:
             return self._refuse(self.hub.failing, None)
         # Slashes of a branch such as refs/pr/1 are quoted, so it is the raw path that is taken apart.

@@ -161,7 +161,7 @@ ENCODE = [
         lambda: model(INSTRUCTED).encode(TEXT, prompt="find it " * 600),
         TextError,
         "of a context of 1024, which leaves no room for the text",
-        "Shorten the instruction",
+        "Shorten the instruction, or choose",
     ),
     (
         "library settings",
@@ -217,9 +217,9 @@ LOAD = [
     ("layer low", {"layer": -8}, ModelError, "has 6 layers, but layer -8 was asked for", "or -1 (the last) to -7"),
     ("layer word", {"layer": "last"}, RecipeError, "layer = 'last'", "a whole number, -1 for the last layer"),
     ("layer float", {"layer": 1.0}, RecipeError, "layer = 1.0", "Change that field"),
-    ("budget 0", {"budget": 0}, RecipeError, "budget = 0", "a whole number of tokens above 0"),
-    ("budget -1", {"budget": -1}, RecipeError, "budget = -1", "a whole number of tokens above 0"),
-    ("budget word", {"budget": "x"}, RecipeError, "budget = 'x'", "or None for the model's context"),
+    ("budget 0", {"budget": 0}, ModelError, "budget = 0", "a whole number of tokens above 0"),
+    ("budget -1", {"budget": -1}, ModelError, "budget = -1", "a whole number of tokens above 0"),
+    ("budget word", {"budget": "x"}, ModelError, "budget = 'x'", "None: the recipe's"),
     ("revision", {"revision": "v1"}, ModelError, "Got revision 'v1' for 'tiny'", "Leave it out"),
     ("no model's name", {"model": 5}, ModelError, "5 is not a model's name", "Correct the name"),
     ("empty name", {"model": ""}, ModelError, "'' is not a model's name", "Correct the name"),
@@ -248,7 +248,7 @@ LOAD = [
         {"recipe": Recipe(name="x", query_template="say it " * 600 + "{text:pool}")},
         TextError,
         "of a context of 1024, which leaves no room",
-        "choose a recipe that reads the text once",
+        "Shorten the template, or choose a model with a longer context",
     ),
 ]
 
@@ -270,7 +270,7 @@ def test_settings_of_a_loaded_model_are_checked_too():
             lambda value=value: setattr(own, "max_seq_length", value), ModelError, f"= {value!r}", "above 0, or None"
         )
     own.max_seq_length = 10
-    refused(lambda: own.encode(TEXT), TextError, "of a context of 10", "Shorten the instruction, or choose")
+    refused(lambda: own.encode(TEXT), TextError, "of a context of 10", "Choose a recipe that reads the text once")
 
 
 # Folders: id, what is done to a whole model's folder, item, remedy

@@ -56,6 +56,8 @@ TOGETHER = {
 }
 # Arguments that a message uses without showing them.
 NOT_SHOWN = {
+    ("no_room_for_text", "copies"),
+    ("no_room_for_text", "instructed"),
     ("text_with_character", "value"),
     ("text_not_utf8", "value"),
     ("no_texts", "skipped"),

@@ -113,6 +113,20 @@ def test_a_saved_model_is_read_by_both_loaders(join, tmp_path):
     assert np.array_equal(alone.encode(TEXTS), tiny(replace(DEEP, calibration="none")).encode(TEXTS))
 
 
+def test_a_model_saved_over_another_leaves_nothing_of_it(tmp_path):
+    def files(folder):
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    fewer = replace(JOINED, beside=(replace(WORD, calibration="none"), BAG))
+    for recipe in (JOINED, JOINED, fewer, JOINED):
+        model = fitted(recipe)
+        model.save_pretrained(str(tmp_path / "over"))
+        model.save_pretrained(str(tmp_path / f"new-{recipe is fewer}"))
+        again = echoembed.load(tmp_path / "over", device="cpu")
+        assert np.array_equal(again.encode(TEXTS), model.encode(TEXTS))
+        assert files(tmp_path / "over") == files(tmp_path / f"new-{recipe is fewer}")
+
+
 def test_a_calibration_that_is_missing_from_a_saved_model_is_noticed(tmp_path):
     folder = echoembed.save(fitted(), tmp_path / "model")
     modules = folder / "modules.json"

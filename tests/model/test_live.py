@@ -105,6 +105,14 @@ def test_a_checkpoint_is_a_whole_model_for_both_loaders(tmp_path):
         assert np.allclose(load(tmp_path / "checkpoint-2").encode(TEXTS), model.encode(TEXTS), atol=1e-5)
 
 
+def test_a_model_saved_over_a_checkpoint_leaves_no_adapter_in_training(tmp_path):
+    trained(with_lora(), tmp_path, 2)
+    folder = tmp_path / "checkpoint-2"
+    assert [*folder.rglob("adapter_in_training.safetensors")]
+    echoembed.load(folder, device="cpu").save_pretrained(str(folder))
+    assert not [*folder.rglob("adapter_in_training.safetensors")]
+
+
 def test_merged_weights_alone_are_nothing_to_go_on_from(tmp_path):
     merged = echoembed.load(tiny_models.folder("llama"), device="cpu")
     with pytest.raises(ModelError, match="cannot be told from it"):

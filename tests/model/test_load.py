@@ -119,7 +119,21 @@ def test_an_unknown_recipe_is_refused():
         echoembed.load("tiny", recipe="ehco", device="cpu")
 
 
-@pytest.mark.parametrize("option", [{"dtype": "int4"}, {"dtype": "float64"}, {"device": "abacus"}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dtype": "int4"},
+        {"dtype": "float64"},
+        {"device": "abacus"},
+        {"device": "meta"},
+        {"normalize": "false"},
+        {"normalize": 0},
+        {"deterministic": "no"},
+        {"deterministic": None},
+        {"local_files_only": "no"},
+    ],
+    ids=str,
+)
 def test_an_option_that_cannot_be_is_refused(option):
     with pytest.raises(ModelError, match=f"Got {next(iter(option))} = .*Allowed: "):
         echoembed.load("tiny", **{"device": "cpu", **option})

@@ -41,6 +41,57 @@ def test_the_library_loads_it_where_it_is_trusted(saved, vectors):
     assert np.array_equal(again.encode(TEXTS), vectors)
 
 
+def of_library(folder, **settings):
+    return SentenceTransformer(str(folder), trust_remote_code=True, device="cpu", **settings)
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16, "float32"], ids=str)
+def test_the_library_loads_it_in_the_dtype_it_asks_for(saved, name, dtype):
+    again = of_library(saved, model_kwargs={name: dtype, "use_safetensors": True})
+    wanted = echoembed.load(saved, dtype=dtype, device="cpu")
+    assert again[0].model.dtype == wanted[0].model.dtype == again[0].running.dtype
+    assert np.array_equal(again.encode(TEXTS), wanted.encode(TEXTS))
+
+
+def test_the_librarys_auto_is_the_dtype_it_was_saved_in(tmp_path):
+    folder = echoembed.save(tiny(dtype="bfloat16"), tmp_path / "model")
+    assert of_library(folder, model_kwargs={"torch_dtype": "auto"})[0].model.dtype == torch.bfloat16
+    assert of_library(folder)[0].model.dtype == torch.float32
+
+
+def test_a_tokenizer_is_known_again_by_what_earlier_versions_wrote(saved):
+    content = json.loads((saved / "0_EchoTransformer" / "echoembed_config.json").read_text())
+    assert content["tokenizer"] == "cf6de0a45a15fdf909a626494b3443cd08260f36"
+
+
+@pytest.mark.parametrize("tags", [[], ["generated_from_trainer"]])
+def test_the_librarys_card_says_how_to_load_the_model(tags, tmp_path):
+    model = echoembed.load("tiny", device="cpu")
+    model.model_card_data.add_tags(tags)
+    model.save_pretrained(str(tmp_path))
+    calls = re.findall(r"SentenceTransformer\((\".*)\)", (tmp_path / "README.md").read_text())
+    assert calls
+    assert all(call.endswith('", trust_remote_code=True') for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"model_kwargs": {"dtype": "int8"}}, r"Got dtype = 'int8'.*float32, bfloat16, float16.*echoembed\.load"),
+        ({"model_kwargs": {"torch_dtype": "float64"}}, "Got dtype = 'float64'"),
+        ({"model_kwargs": {"attn_implementation": "eager"}}, "Got model_kwargs = .*'eager'"),
+        ({"processor_kwargs": {"padding_side": "left"}}, "Got processor_kwargs"),
+        ({"config_kwargs": {"num_hidden_layers": 1}}, "Got config_kwargs"),
+        ({"backend": "onnx"}, "Got backend = 'onnx'"),
+    ],
+    ids=str,
+)
+def test_what_the_library_asks_for_in_vain_is_refused_by_name(saved, settings, told):
+    with pytest.raises(ModelError, match=told):
+        of_library(saved, **settings)
+
+
 def test_the_library_refuses_it_otherwise(saved):
     with pytest.raises(Exception, match="trust_remote_code"):
         SentenceTransformer(str(saved), device="cpu")

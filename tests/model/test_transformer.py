@@ -225,7 +225,7 @@ def test_texts_that_are_cut_are_counted_and_said():
     lengths = [stop - start for start, stop in (echoembed.render(tiny("classical"), text).span for text in texts)]
     over = [length - 2 for length in lengths if length > 2]
     assert 0 < len(over) < len(texts)
-    said = rf"{len(over)} of 4 texts were over the budget: {sum(over)} of their tokens.*budget 2, context 2048"
+    said = rf"{len(over)} of 4 texts were over the budget: {sum(over)} of their tokens.*at most 2 are read.*Raise the"
     with pytest.warns(TruncationWarning, match=said) as caught:
         model.encode(texts)
     assert len(caught) == 1
@@ -235,6 +235,18 @@ def test_texts_that_are_cut_are_counted_and_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.encode("a")
+
+
+def test_a_warning_of_cuts_names_the_limit_in_force():
+    """Not the budget of a prompt that was not cut, nor one that the context has no room for."""
+    beside = {"query_template": "{bos}Write: {text:pool}", "budget": 3}
+    template = "{bos}Again: {text} {text:pool}"
+    for recipe, limit, remedy in (
+        (Recipe(name="two", query_template=template, beside=[beside]), 3, "Raise the budget"),
+        (Recipe(name="long", query_template=template, budget=5000), 1021, "context holds no more"),
+    ):
+        with pytest.warns(TruncationWarning, match=f"at most {limit} are read.*{remedy}"):
+            tiny(recipe).encode("word " * 1200)
 
 
 def test_a_text_over_the_budget_can_be_refused_or_cut_in_silence():

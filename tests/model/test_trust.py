@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import echoembed
 import tiny_models
 from echoembed.errors import ModelError
 from echoembed.model import trust
+from echoembed.model.backbone import quiet
 
 CODE = """
 import pathlib
@@ -173,3 +176,79 @@ def test_a_module_whose_settings_do_not_fit_is_refused(tmp_path):
     (saved / "2_LayerNorm" / "config.json").write_text('{"dimension": "many"}')
     with pytest.raises(ModelError, match="has an unreadable 2_LayerNorm"):
         echoembed.load(saved, device="cpu")
+
+
+def _of_the_process() -> tuple[object, ...]:
+    """What loading must leave as it was."""
+    from transformers import dynamic_module_utils
+    from transformers.utils import logging
+
+    shown = (logging.get_verbosity(), logging.is_progress_bar_enabled())
+    return (sys.stdout, warnings.filters, warnings.showwarning, dynamic_module_utils.TIME_OUT_REMOTE_CODE, *shown)
+
+
+def _in_threads(count: int, work) -> None:
+    """Run the same in several threads that begin at once and take turns as often as Python lets them."""
+    failed: list[BaseException] = []
+    start = threading.Barrier(count)
+
+    def run() -> None:
+        try:
+            start.wait()
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=run) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed
+
+
+def test_models_loaded_in_threads_leave_the_process_as_it_was():
+    pytest.importorskip("peft")
+    before = _of_the_process()
+    vectors = []
+    _in_threads(4, lambda: vectors.append(echoembed.load("tiny-echo", device="cpu").encode("a")))
+    assert _of_the_process() == before
+    assert all((vector == vectors[0]).all() for vector in vectors)
+
+
+@pytest.mark.parametrize("block", [trust.nothing_asked, lambda: quiet(bar=False)], ids=["asked", "quiet"])
+def test_a_thread_does_not_keep_what_another_has_changed(block):
+    before = _of_the_process()
+
+    def enter_and_leave() -> None:
+        for _ in range(2000):
+            with block():
+                sum(range(50))
+
+    _in_threads(4, enter_and_leave)
+    assert _of_the_process() == before
+
+
+def test_what_other_threads_print_while_an_adapter_is_merged_is_printed(capsys):
+    pytest.importorskip("peft")
+    stop = threading.Event()
+    printed = []
+
+    def talk() -> None:
+        while not stop.is_set():
+            sys.stdout.write(f"{len(printed)}\n")
+            printed.append(len(printed))
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    try:
+        echoembed.load("tiny-echo", device="cpu")
+    finally:
+        stop.set()
+        talker.join()
+    assert [*map(int, capsys.readouterr().out.split())] == printed

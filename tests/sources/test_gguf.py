@@ -407,11 +407,12 @@ def test_a_second_load_converts_nothing_and_is_the_same_model(llama):
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "longer", "empty"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "longer", "empty", "a bit turned"])
 def test_a_damaged_folder_is_made_again(name, damage, llama):
     folder = resolve(llama).folder
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    damaged = {"cut": whole[name][:-1], "longer": whole[name] + b" ", "empty": b""}
+    turned = whole[name][:-1] + bytes([whole[name][-1] ^ 1])
+    damaged = {"cut": whole[name][:-1], "longer": whole[name] + b" ", "empty": b"", "a bit turned": turned}
     if damage == "missing":
         (folder / name).unlink()
     else:
@@ -425,6 +426,29 @@ def test_a_manifest_that_says_nothing_is_made_again(content, llama):
     folder = resolve(llama).folder
     whole = (folder / cache.MANIFEST).read_bytes()
     (folder / cache.MANIFEST).write_bytes(content)
+    assert (resolve(llama).folder / cache.MANIFEST).read_bytes() == whole
+
+
+def test_a_copy_of_the_cache_is_checked_once_and_taken(tmp_path, monkeypatch, llama, home):
+    folder = resolve(llama).folder
+    shutil.copytree(home, tmp_path / "elsewhere" / "gguf")
+    monkeypatch.setenv(cache.CACHE, str(tmp_path / "elsewhere"))
+    copied = tmp_path / "elsewhere" / "gguf" / folder.name
+    before = {path.name: path.stat().st_ino for path in copied.iterdir()}
+    notes = [len([*(copied.parent / "files").iterdir()])]
+    for _ in range(2):
+        assert resolve(llama).folder == copied
+        notes.append(len([*(copied.parent / "files").iterdir()]))
+    assert {path.name: path.stat().st_ino for path in copied.iterdir()} == before
+    assert notes == [2, 3, 3]  # of the file and its weights, and then of the weights' copy
+
+
+def test_weights_whose_hash_was_not_noted_are_made_again(llama):
+    folder = resolve(llama).folder
+    whole = (folder / cache.MANIFEST).read_bytes()
+    manifest = json.loads(whole)
+    manifest["files"]["model.safetensors"][1] = None  # as earlier versions wrote it
+    (folder / cache.MANIFEST).write_text(json.dumps(manifest))
     assert (resolve(llama).folder / cache.MANIFEST).read_bytes() == whole
 
 

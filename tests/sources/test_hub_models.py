@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 import echoembed
 import fake_hub
 import tiny_models
+from echoembed.sources.resolve import resolve
 
 TEXTS = ["the cat sat on a mat", "rain fell over the old town and river"]
 
@@ -43,6 +45,18 @@ def test_a_saved_model_comes_back_from_the_hub_with_its_recipe(hub, tmp_path):
     again = echoembed.load("someone/saved")
     assert again[0].recipe.name == "classical"
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+
+
+def test_the_librarys_folder_and_token_are_used_for_all_that_is_fetched(hub, tmp_path):
+    model = echoembed.load(tiny_models.folder("llama"), recipe="classical")
+    hub.commit("someone/saved", files(echoembed.save(model, tmp_path / "saved")))
+    options = {"cache_folder": str(tmp_path / "elsewhere"), "token": "hf_mine"}
+    again = SentenceTransformer("someone/saved", trust_remote_code=True, device="cpu", **options)
+    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    assert tmp_path / "elsewhere" in again[0].weights_folder.parents
+    assert not [*(tmp_path / "cache").rglob("*.safetensors")]
+    assert set(hub.tokens) == {"Bearer hf_mine"}
+    assert resolve("someone/saved", cache_folder=options["cache_folder"], local_files_only=True)
 
 
 def test_a_download_that_breaks_off_leaves_no_model_and_the_next_one_is_whole(hub):

@@ -415,6 +415,9 @@ def test_a_folder_has_no_revisions_and_a_file_is_no_folder(tmp_path):
     refused("Leave it out", folder, revision="main")
     refused("Leave it out", revision="main")
     refused("is a file", folder / "config.json")
+    refused("is a file", "/dev/null")
+    os.mkfifo(folder / "pipe")
+    refused("is a file", folder / "pipe")
 
 
 def test_files_that_the_system_will_not_read_are_said_so(tmp_path, monkeypatch):

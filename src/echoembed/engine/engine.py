@@ -25,6 +25,7 @@ from echoembed.engine import attention, int8
 from echoembed.engine.last_layer import last_layer, trimmed
 from echoembed.engine.pack import Layout, cut, lay_out
 from echoembed.engine.patches import patched
+from echoembed.engine.rotary import by_rotary
 from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
@@ -115,9 +116,10 @@ class PackedEngine:
         """
         prefix = self._prefix(prompts)
         budget = 1 if self.solo else self.most_tokens(model)
-        for group in _by_rotary(model, prompts, prefix, budget):
-            layout = lay_out(prompts, group, prefix)
-            yield layout.order, self._forward(model, layout, verify=verify, layers=layers)
+        for group in cut(prompts, prefix, budget):
+            for part in by_rotary(model, [len(prompts[index].ids) for index in group]):
+                layout = lay_out(prompts, [group[place] for place in part], prefix)
+                yield layout.order, self._forward(model, layout, verify=verify, layers=layers)
 
     def most_tokens(self, model: nn.Module) -> int:
         """Return the most tokens of a pack; a longer prompt is a pack by itself."""
@@ -193,15 +195,3 @@ def tokens_in_flight(model: nn.Module) -> int:
 def _width(module: nn.Module) -> int:
     width = getattr(module, "out_features", getattr(module, "nf", 0))  # nf: GPT-2's name
     return width if isinstance(width, int) else 0
-
-
-def _by_rotary(model: PreTrainedModel, prompts: Sequence[Rendered], prefix: int, budget: int) -> Iterator[list[int]]:
-    """Group prompts as ``cut`` does, and never mix prompts that take different rotary positions.
-
-    Some models (longrope, dynamic NTK) choose their rotary positions by the longest prompt of the call.
-    """
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    limit = rope.get("original_max_position_embeddings") if isinstance(rope, dict) else None
-    for group in cut(prompts, prefix, budget):
-        short = [index for index in group if not isinstance(limit, int) or len(prompts[index].ids) <= limit]
-        yield from (part for part in (short, group[len(short) :]) if part)

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from echoembed.engine import attention, frozen, fused
 from echoembed.engine.engine import LOCK
@@ -32,6 +33,7 @@ from echoembed.engine.pack import lay_out
 from echoembed.engine.padded_batch import PaddedBatch
 from echoembed.engine.patches import replacements
 from echoembed.engine.proof import probes
+from echoembed.engine.rotary import by_rotary
 from echoembed.prompts.template import Rendered
 
 if TYPE_CHECKING:
@@ -91,6 +93,18 @@ class TrainingEngine:
         Returns:
             ``states_BSD`` in float32, padded with zeros on the right, and ``mask_BS`` in int64.
         """
+        groups = by_rotary(model, [len(prompt.ids) for prompt in prompts])
+        if len(groups) == 1:
+            return self._pack(model, prompts)
+        parts = [self._pack(model, [prompts[index] for index in group]) for group in groups]
+        order = [index for group in groups for index in group]
+        place_B = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=model.device)
+        rows = [states_SD for states_BSD, _ in parts for states_SD in states_BSD]
+        masks = [mask_S for _, mask_BS in parts for mask_S in mask_BS]
+        return pad_sequence(rows, batch_first=True)[place_B], pad_sequence(masks, batch_first=True)[place_B]
+
+    def _pack(self, model: PreTrainedModel, prompts: Sequence[Rendered]) -> tuple[Tensor, Tensor]:
+        """Compute the states of prompts that take the same rotary positions, as ``states`` does."""
         # 1. Lay the prompts end to end, those with the same length and span next to each other.
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].ids), prompts[index].span))
         layout = lay_out(prompts, order, self._shared_prefix(prompts)).to(model.device)

@@ -15,8 +15,8 @@ from echoembed.errors.base import (
 from echoembed.errors.corpus import (
     CorpusVersionError, corpus_bad_column, corpus_busy, corpus_damaged, corpus_differs, corpus_file_changed,
     corpus_filter, corpus_foreign_folder, corpus_foreign_version, corpus_index_unwritable, corpus_input_inside,
-    corpus_input_missing, corpus_missing, corpus_no_rows, corpus_stdin, corpus_unfinished, export_impossible,
-    remote_states,
+    corpus_input_missing, corpus_missing, corpus_no_rows, corpus_option_unused, corpus_stdin, corpus_text_too_long,
+    corpus_unfinished, corpus_vector_unusable, export_impossible, remote_states,
 )
 from echoembed.errors.evaluation import (
     data_bad_field, data_empty, data_field_missing, data_files_missing, data_folder_missing, data_folder_not_given,
@@ -48,8 +48,10 @@ from echoembed.errors.prompts import (
     text_spells_special, text_with_character, text_without_tokens,
 )
 from echoembed.errors.server import (
-    RequestError, ServerError, remote_changed, remote_refused, remote_unreachable, request_content_type, request_field,
-    request_field_missing, request_field_unknown, request_host, request_key, request_kinds_differ, request_method,
+    RequestError, ServerError, remote_changed, remote_refused, remote_text_too_large, remote_unreachable,
+    request_content_type, request_field,
+    request_field_missing, request_field_unknown, request_fields_differ, request_host, request_key,
+    request_kinds_differ, request_method,
     request_model_unknown, request_no_route, request_not_finite, request_not_http, request_not_json, request_not_object,
     request_repeated_key, request_slow, request_text_too_long, request_token_ids, request_too_large,
     request_too_many_texts, request_too_many_tokens, server_address, server_busy, server_connections, server_deadline,
@@ -64,11 +66,11 @@ from echoembed.errors.sources import (
     revision_not_exact, revision_unused, weights_damaged, weights_missing, weights_pickled, weights_shard_missing,
 )
 from echoembed.errors.texts import (
-    OverBudgetError, cell_unreadable, column_missing, column_twice, csv_malformed, csv_other_delimiter, delimiter_bad,
-    delimiter_unused, file_encoding, file_missing, file_unreadable, format_needs_file, format_untold, id_twice,
-    id_unusable, json_malformed, line_too_long, no_texts, output_exists, output_is_input, output_not_ours,
-    output_unknown, output_unwritable, stream_unwritable, text_not_utf8, text_too_long, text_unusable, too_few_texts,
-    too_many_texts, vector_unusable, vectors_misshapen,
+    OverBudgetError, cell_unreadable, column_missing, column_twice, column_unused, csv_malformed, csv_other_delimiter,
+    delimiter_bad, delimiter_unused, file_compressed, file_encoding, file_missing, file_unreadable, format_needs_file,
+    format_untold, id_twice, id_unusable, json_malformed, line_too_long, no_texts, output_exists, output_is_input,
+    output_not_ours, output_unknown, output_unwritable, stream_unwritable, text_file_returns, text_not_utf8,
+    text_too_long, text_unusable, too_few_texts, too_many_texts, vector_unusable, vectors_misshapen,
 )
 from echoembed.errors.training import (
     TrainingStoppedError, adapter_end_token_missing, adapter_layers_missing, adapter_start_unusable,

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from echoembed.errors.base import CorpusError, FileError, ModelError, near, quoted
+from echoembed.errors.texts import OverBudgetError
 
 
 def corpus_missing(path: object) -> CorpusError:
@@ -72,6 +73,27 @@ def corpus_no_rows(reason: str) -> CorpusError:
     )
 
 
+def corpus_text_too_long(where: str, dropped: int, room: int) -> OverBudgetError:
+    """A text over the budget, where such texts are set aside."""
+    return OverBudgetError(
+        f"{where} is {dropped:,} tokens over the limit of {room:,} for a text. Shorten it, split texts with --chunk "
+        "(chunk=True), or allow it to be cut with --on-overflow cut (refuse_cut=False)."
+    )
+
+
+def corpus_vector_unusable(where: str, reason: str) -> ModelError:
+    """A vector that is not finite, or zero; its text is set aside."""
+    return ModelError(
+        f"The vector of {where} {reason}: a vector must be finite and not zero. Try --dtype float32, or leave the text "
+        "out."
+    )
+
+
+def corpus_option_unused(option: str, needs: str) -> CorpusError:
+    """An option that none of the inputs can use."""
+    return CorpusError(f"Got {option}, which none of the inputs can use: it is for {needs}. Leave it out.")
+
+
 def corpus_stdin() -> FileError:
     """Standard input, which cannot be read twice."""
     return FileError(
@@ -127,7 +149,8 @@ def corpus_input_missing(name: str) -> FileError:
 
 def export_impossible(recipe: str, option: str, reason: str) -> ModelError:
     """A recipe that a loader without our package cannot follow."""
-    allowed = "causal recipes at the last layer" + (", pooling the prompt's last token" if option == "--stock" else "")
+    further = {"--stock": ", pooling the prompt's last token", "--gguf": ", on weights as they were loaded"}
+    allowed = "causal recipes at the last layer" + further.get(option, "")
     return ModelError(
         f"The recipe {quoted(recipe)} cannot be exported with {option}: {reason.rstrip('.')}. Allowed: {allowed}. "
         "Use --self-contained, which carries our code along."

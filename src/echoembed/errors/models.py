@@ -264,7 +264,8 @@ def model_adapter_unusable(name: str, adapter: str, reason: str) -> ModelError:
     """An adapter that cannot become part of a model's weights."""
     return ModelError(
         f"The adapter {adapter} does not fit {name}: {quoted(reason, 200)}. Allowed: adapters that become part of the "
-        "weights of the model they were trained on. Merge it with the peft that made it, and load the merged model."
+        "weights of the model they were trained on. Merge it with the peft that made it and load the merged model, or "
+        "choose another adapter if that peft cannot merge it either."
     )
 
 

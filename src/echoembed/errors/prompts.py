@@ -157,11 +157,13 @@ def text_breaks_tokenizer(value: str, reason: str) -> TextError:
     )
 
 
-def no_room_for_text(fixed: int, context: int) -> TextError:
+def no_room_for_text(fixed: int, context: int, copies: int = 1, *, instructed: bool = False) -> TextError:
     """A prompt that fills the context by itself."""
+    remedies = ["shorten the instruction"] * instructed + ["choose a recipe that reads the text once"] * (copies > 1)
+    remedy = ", or ".join([*remedies, "shorten the template", "choose a model with a longer context"][:2])
     return TextError(
-        f"Template and instruction take {fixed} tokens of a context of {context}, which leaves no room for the text. "
-        "Shorten the instruction, or choose a recipe that reads the text once."
+        f"Template and instruction take {fixed} {'token' if fixed == 1 else 'tokens'} of a context of {context}, which "
+        f"leaves no room for the text. {remedy[0].upper()}{remedy[1:]}."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from echoembed.errors.base import EchoembedError, near, quoted
+from echoembed.errors.base import EchoembedError, TextError, near, quoted
 
 
 class RequestError(EchoembedError):
@@ -15,6 +15,7 @@ class RequestError(EchoembedError):
         code: A short name of the situation, the same in every release.
         param: The field at fault, such as ``input[3]``; None if it is no field.
         retry_after: Seconds after which the request may be repeated; None if repeating is useless.
+        methods: The methods that the path has, if the request's is none of them.
     """
 
     def __init__(
@@ -25,12 +26,14 @@ class RequestError(EchoembedError):
         code: str = "invalid_request",
         param: str | None = None,
         retry_after: int | None = None,
+        methods: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.param = param
         self.retry_after = retry_after
+        self.methods = methods
 
 
 class ServerError(EchoembedError, ValueError):
@@ -154,6 +157,16 @@ def request_kinds_differ(param: str, kind: str, other: str) -> RequestError:
     )
 
 
+def request_fields_differ(param: str, value: object, other: str, other_value: object) -> RequestError:
+    """Two fields that mean the same, with different values."""
+    return RequestError(
+        f"{param} is {quoted(value)}, but {other}, which means the same, is {quoted(other_value)}. Send one of them, "
+        "or the same value twice.",
+        code="contradiction",
+        param=param,
+    )
+
+
 def request_text_too_long(param: str, dropped: int, limit: int) -> RequestError:
     """A text over the limit that must not be cut."""
     return RequestError(
@@ -211,6 +224,7 @@ def request_method(method: str, allowed: str) -> RequestError:
         f"This route does not take {quoted(method)}. Allowed: {allowed}. Change the method.",
         status=405,
         code="method_not_allowed",
+        methods=allowed,
     )
 
 
@@ -350,6 +364,14 @@ def remote_refused(url: str, status: int, reason: str) -> ServerError:
     return ServerError(
         f"The server at {url} answered {status}: {quoted(reason, 300)}. Give the address of an 'echoembed serve' "
         "that takes this request."
+    )
+
+
+def remote_text_too_large(size: int, most: int) -> TextError:
+    """A text that no request to a server can hold."""
+    return TextError(
+        f"A request with this text has {size:,} bytes, and the server takes {most:,}. Split the text, or embed it "
+        "without a server."
     )
 
 

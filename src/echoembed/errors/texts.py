@@ -53,6 +53,22 @@ def file_encoding(name: str, what: str, codec: str) -> FileError:
     )
 
 
+def file_compressed(name: str, how: str) -> FileError:
+    """A file that is compressed, and whose name does not say so."""
+    return FileError(
+        f"{quoted(name, 200)} is compressed by {how}, and its name does not say so. Give what is in it, as from "
+        f"'{how} -dc'."
+    )
+
+
+def text_file_returns(where: str) -> FileError:
+    """A line of text with a carriage return in it, as old line ends have."""
+    return FileError(
+        f"{where} has a carriage return (CR) without a line feed. Lines must end in LF or CRLF: convert the file "
+        "(tr '\\r' '\\n'), or give texts with carriage returns as JSONL."
+    )
+
+
 def json_malformed(where: str, reason: str) -> FileError:
     """A line of a JSONL file that is no JSON object."""
     return FileError(f'{where} is no JSON object: {reason}. Write one on every line, such as {{"text": "…"}}.')
@@ -90,6 +106,14 @@ def delimiter_unused(name: str, kind: str) -> FileError:
     return FileError(
         f"Got a delimiter, and {quoted(name, 200)} is read as {kind}, which has none. Leave --delimiter out, or say "
         "--format csv."
+    )
+
+
+def column_unused(name: str, column: str, kind: str) -> FileError:
+    """A column of the text, for inputs without columns."""
+    return FileError(
+        f"Got column {quoted(column)}, and {quoted(name, 200)} is read as {kind}, which has none. Leave --column out, "
+        "or say --format csv."
     )
 
 

@@ -9,9 +9,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import re
 import warnings
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from echoembed import errors, versions
+from echoembed.model.trust import LOADING
 from echoembed.numerics import TOLERANCE, relative_difference
 from echoembed.sources.files import ADAPTER_CONFIG
 from echoembed.sources.settings import read_json
@@ -74,7 +73,7 @@ def merge_adapters(model: PreTrainedModel, name: str, folders: Sequence[Path]) -
         versions.check("peft", extra="peft", purpose=f"Loading {name}")
     for folder in folders:
         try:
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            with LOADING, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about names and other base models, which are checked here
                 _merge(model, name, folder)
         except errors.EchoembedError:

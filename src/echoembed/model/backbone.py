@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from echoembed import errors
 from echoembed.model.sizes import check_sizes
-from echoembed.model.trust import safe_config
+from echoembed.model.trust import LOADING, safe_config
 from echoembed.numerics import TOLERANCE, VISIBLE, relative_difference
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.reader import Reader
@@ -142,16 +142,17 @@ def quiet(*, bar: bool) -> Iterator[None]:
     """Silence transformers' reports of what is checked here and, without ``bar``, its progress bar."""
     from transformers.utils import logging
 
-    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    if not bar:
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bar:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    with LOADING:
+        verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        if not bar:
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if had_bar:
+                logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def context_length(model: PreTrainedModel, tokenizer_limit: int | None, *, copies: int = 1) -> int | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -194,7 +195,13 @@ class Join(Module):
     # Saving and loading; the library calls these methods.
 
     def save(self, output_path: str, *args: object, safe_serialization: bool = True, **kwargs: object) -> None:
-        """Write how vectors are joined, and each calibration into a folder named by the number of its prompt."""
+        """Write how vectors are joined, and each calibration into a folder named by the number of its prompt.
+
+        Such folders that an earlier save left there are removed first.
+        """
+        for left in Path(output_path).iterdir():
+            if left.name.isdigit() and left.is_dir():
+                shutil.rmtree(left)
         calibrated = [calibration is not None for calibration in self.fitted()]
         facts = {"how": self.how, "width": self.width, "widths": list(self.widths), "calibrated": calibrated}
         for place, calibration in enumerate(self.fitted()):

@@ -16,6 +16,7 @@ from echoembed import errors
 from echoembed.engine import PackedEngine
 from echoembed.engine.gradients import TrainingEngine
 from echoembed.model import hindsight
+from echoembed.model.padded import in_parts
 from echoembed.model.pooling import (
     are_padded,
     gather_spans,
@@ -101,7 +102,9 @@ def _states(
             assert prompts is not None  # features have one or the other
             features |= batch_to_device(pad(prompts, transformer.pad_id), model.device)
         ids_BT, mask_BT, span_BT = padded_tensors(features)
-        output = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
+        output = in_parts(
+            model, mask_BT, lambda *part: model(input_ids=ids_BT[part], attention_mask=mask_BT[part], use_cache=False)
+        )
         if output.get("hidden_states") is not None:
             features |= keep_layers(caller, output.hidden_states, mask_BT, span_BT)
         return gather_spans(output.last_hidden_state, span_BT)

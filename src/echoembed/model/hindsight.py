@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from echoembed import errors
 from echoembed.engine import attention as packed
 from echoembed.engine.engine import LOCK
+from echoembed.model.padded import Rows, in_parts
 from echoembed.model.pooling import pad
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe, hindsight_parts
@@ -128,6 +129,23 @@ def run(
     Raises:
         ModelError: If the model computes its attention in a way of its own, which cannot be replaced.
     """
+    weights: dict[int, Tensor] = {}
+
+    def forward(rows: Rows, columns: slice) -> Any:
+        places = range(len(prompts))[rows] if isinstance(rows, slice) else rows
+        part = {name: features[name][rows, columns] for name in ("input_ids", "attention_mask")}
+        output, own = _run(model, recipe, [prompts[place] for place in places], part, **kwargs)
+        weights.update(zip(places, own, strict=True) if own else ())
+        return output
+
+    output = in_parts(model, features["attention_mask"], forward)
+    return output, [weights[place] for place in range(len(prompts))] if weights else None
+
+
+def _run(
+    model: PreTrainedModel, recipe: Recipe, prompts: Sequence[Rendered], features: dict[str, Tensor], **kwargs: Any
+) -> tuple[Any, list[Tensor] | None]:
+    """Run prompts that take the same rotary positions, as ``run`` does."""
     kind, begin, end = hindsight_parts(recipe.hindsight)
     active = _Pass(
         name=str(model.name_or_path),

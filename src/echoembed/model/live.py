@@ -28,8 +28,9 @@ def is_live(model: nn.Module) -> bool:
 
 
 def write(model: nn.Module, folder: Path) -> None:
-    """Write all weights that training an adapter changes, by their names in the model; nothing without an adapter."""
+    """Write all weights that training an adapter changes, by their names in the model; no file without an adapter."""
     if not is_live(model):
+        (folder / FILE).unlink(missing_ok=True)  # which an earlier save may have left there
         return
     from safetensors.torch import save_file
 

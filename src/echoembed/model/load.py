@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from pathlib import Path
@@ -21,7 +20,7 @@ from echoembed.model.beside import Join
 from echoembed.model.calibrate import calibrated_modules
 from echoembed.model.calibration import Calibration
 from echoembed.model.dtypes import settle
-from echoembed.model.running import Running
+from echoembed.model.running import DTYPES, Running, dtype_of
 from echoembed.model.transformer import EchoTransformer, transformer_of
 from echoembed.model.trust import load_module_after
 from echoembed.prompts.reader import Overflow
@@ -30,7 +29,6 @@ from echoembed.sources.adapters import Adapter, Base, names_one
 from echoembed.sources.adapters import find as find_adapter
 from echoembed.sources.resolve import Source, joint_revision, resolve, resolve_adapter
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _REASONS = {"None": "the default", "auto": "auto, not on a CPU: as it was saved"}
 DEFAULT_RECIPE = "echo"
 
@@ -98,6 +96,9 @@ def load(
         ModelError: If the model cannot be found, read, or used as the recipe requires.
         TemplateError: If the recipe's templates do not fit the model's tokenizer.
     """
+    for field, value in (("normalize", normalize), ("local_files_only", local_files_only)):
+        if type(value) is not bool and not (value is None and field == "normalize"):
+            raise errors.ModelError.bad_value(field, value, "True or False")
     # 1. Look up the names: recipe, device, adapter.
     if adapter is None and revision is None and names_one(model):
         adapter, model = model, None
@@ -334,7 +335,7 @@ def _best_device() -> torch.device:
 
 def _device(device: str | torch.device) -> torch.device:
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # on the device "meta" there are no numbers
         return torch.device(device)
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         allowed = "a device that torch has on this machine, such as cpu; None for the best there is"
@@ -342,19 +343,10 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device, source: Source) -> torch.dtype:
-    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
-        return dtype
-    if isinstance(dtype, str) and dtype in DTYPES:
-        return DTYPES[dtype]
+    if (named := dtype_of(dtype)) is not None:
+        return named
     if dtype == "int8":
         return torch.float32
     if dtype not in (None, "auto"):
         raise errors.ModelError.bad_value("dtype", dtype, f"{', '.join(DTYPES)}, int8, auto, or None")
-    if device.type == "cpu":
-        return torch.float32
-    inner = next((row["path"] for row in saved.read_modules(source) if row["type"] == saved.OURS), "")
-    try:
-        config = json.loads((source.folder / inner / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = {}
-    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
+    return torch.float32 if device.type == "cpu" else saved.saved_dtype(source)

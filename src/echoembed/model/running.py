@@ -12,6 +12,15 @@ from echoembed.engine import Engine, Selector
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Attention
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_of(dtype: object) -> torch.dtype | None:
+    """Return the dtype of a name, or a dtype of torch itself; None if no model runs in it."""
+    if isinstance(dtype, str):
+        return DTYPES.get(dtype)
+    return dtype if isinstance(dtype, torch.dtype) and dtype in DTYPES.values() else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
@@ -28,7 +37,8 @@ class Running:
             the device.
 
     Raises:
-        ModelError: If the engine does not exist, or ``pack_tokens`` is no positive whole number.
+        ModelError: If the engine does not exist, ``deterministic`` is no bool, or ``pack_tokens`` is no positive whole
+            number.
     """
 
     dtype: torch.dtype = torch.float32
@@ -42,6 +52,8 @@ class Running:
     def __post_init__(self) -> None:
         if self.engine not in (None, *get_args(Engine)):
             raise errors.ModelError.bad_value("engine", self.engine, f"{', '.join(get_args(Engine))}, or None")
+        if type(self.deterministic) is not bool:
+            raise errors.ModelError.bad_value("deterministic", self.deterministic, "True or False")
         if self.pack_tokens is not None and (type(self.pack_tokens) is not int or self.pack_tokens < 1):
             raise errors.ModelError.bad_value("pack_tokens", self.pack_tokens, "a whole number above 0, or None")
 

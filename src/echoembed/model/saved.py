@@ -12,19 +12,32 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+import torch
+
 from echoembed import errors
-from echoembed.model.probes import PROBE_TEXTS
-from echoembed.model.running import Running
+from echoembed.model.running import DTYPES, Running
 from echoembed.prompts.pieces import PieceTokenizer
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe
+from echoembed.sources.files import SAVED_CONFIG
 from echoembed.sources.resolve import Source
 
-CONFIG = "echoembed_config.json"
 OURS = "echoembed.model.EchoTransformer"
 """The type of our first module in ``modules.json``, also in models that earlier versions saved."""
 CARRIED = "echo_module.EchoModule"
 """The same in a self-contained folder, which carries its own code; we load it with our code, and never run that one."""
+_HASHED_TEXTS = (
+    "The committee will publish its report on Monday, after months of delay.",
+    "A cat sleeps on the warm windowsill.",
+    "How do I change the password of my account?",
+    "def add(a, b):\n    return a + b",
+    "In 1969, two men walked on the moon while a third waited in orbit; 600 million people watched.",
+    "Cheap flights to Lisbon, from 49 euros!",
+    "ok",
+    "3",
+    "!",
+)
+"""Texts by whose ids a tokenizer is known again. They never change: every saved model holds a hash of their ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +97,7 @@ def read_transformer(source: Source, subfolder: str) -> SavedTransformer:
     Raises:
         ModelError: If the file cannot be read.
     """
-    path = source.folder / subfolder / CONFIG
+    path = source.folder / subfolder / SAVED_CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         recipe = Recipe(**content["recipe_fields"])
@@ -117,7 +130,7 @@ def tokenizer_hash(pieces: PieceTokenizer) -> str:
     A model that lost one of its tokenizer's files, or got another model's, would load and give other vectors.
     """
     ids: list[tuple[int, ...] | None] = []
-    for text in PROBE_TEXTS:
+    for text in _HASHED_TEXTS:
         try:
             ids.append(pieces.encode([text])[0].ids)
         except errors.TextError:  # of a vocabulary that lacks its letters
@@ -140,6 +153,16 @@ def read_modules(source: Source) -> list[dict[str, Any]]:
         return [{"type": type_, "path": str(row["path"])} for type_, row in zip(types, rows, strict=True)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.model_saved_unreadable(source.name, f"modules.json ({error})") from error
+
+
+def saved_dtype(source: Source) -> torch.dtype:
+    """Return the dtype that a model was saved in, saved by us or not; float32 if its settings do not say."""
+    inner = next((row["path"] for row in read_modules(source) if row["type"] == OURS), "")
+    try:
+        config = json.loads((source.folder / inner / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
 
 
 def read_settings(source: Source) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -28,6 +30,7 @@ _LEAST = 8
 _SPREAD = 8
 """The longest texts of a call may be longer than average by at most this many packs before fewer share a forward."""
 _OUTPUTS = ("sentence_embedding", "token_embeddings")
+_LOADED = re.compile(r'(\bSentenceTransformer\("[^"]*")\)')
 _SIGNATURE = inspect.signature(SentenceTransformer.encode)
 
 
@@ -56,6 +59,14 @@ class EchoSentenceTransformer(SentenceTransformer):
                 arguments["batch_size"] = at_once
                 arguments["kwargs"] = {"texts_a_forward": batch_size, **arguments["kwargs"]}
             return super().encode(*call.args[1:], **call.kwargs)
+
+    def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Write the library's card, which would tell its reader to load the model in a way that is refused."""
+        super()._create_model_card(path, *args, **kwargs)
+        card = Path(path) / "README.md"
+        if card.is_file():  # the library only logs it if its card fails
+            text = _LOADED.sub(r"\1, trust_remote_code=True)", card.read_text(encoding="utf-8"))
+            card.write_text(text, encoding="utf-8")
 
 
 # The name for model cards and the library's messages; pickle uses the qualified name.

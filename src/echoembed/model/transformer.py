@@ -9,27 +9,28 @@ Shapes: B texts in a batch, T tokens of the longest prompt, S tokens of the long
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from echoembed import errors
-from echoembed.engine import Choice, gradients, quantize
+from echoembed.engine import Choice, gradients
 from echoembed.model import backbone, hindsight, live, pooling
 from echoembed.model.adapters import merge_adapters
-from echoembed.model.beside import beside, check_prompts, models_of, vectors_beside
+from echoembed.model.beside import beside, check_prompts, vectors_beside
+from echoembed.model.conversion import converting, to_int8
 from echoembed.model.forward import features_of, pooled_states
 from echoembed.model.frequencies import Frequencies
 from echoembed.model.groups import PACKS, pool_in_groups
-from echoembed.model.probes import PROBE_TEXTS
+from echoembed.model.library import asked
 from echoembed.model.running import Running
-from echoembed.model.saved import CONFIG, read_transformer, tokenizer_hash
+from echoembed.model.saved import read_transformer, tokenizer_hash
 from echoembed.model.trust import nothing_asked
 from echoembed.model.weights import sketch, to_save
 from echoembed.model.zeros import guard_caller
@@ -38,8 +39,8 @@ from echoembed.prompts.reader import TASK_MARKS, Overflow
 from echoembed.prompts.template import Rendered
 from echoembed.recipe import Kind, Recipe
 from echoembed.sources.adapters import Base
-from echoembed.sources.files import ADAPTER_CONFIG
-from echoembed.sources.resolve import Source, joint_revision, resolve
+from echoembed.sources.files import ADAPTER_CONFIG, SAVED_CONFIG
+from echoembed.sources.resolve import Source, joint_revision
 from echoembed.sources.settings import reason
 
 
@@ -70,7 +71,7 @@ class EchoTransformer(Transformer):
     """
 
     __module__ = "echoembed.model"  # saved models name the class by this path, which must keep working
-    config_file_name = CONFIG
+    config_file_name = SAVED_CONFIG
     config_keys: list[str] = ["recipe_fields", "name", "cut", "layers_in_all"]  # noqa: RUF012 (as in the base class)
     forward_kwargs: set[str] = {"texts_a_forward"}  # noqa: RUF012 (what ``encode`` may pass to this module)
     # Saved in a folder below: a loader that ignores modules.json would find the plain model and give other vectors.
@@ -204,13 +205,12 @@ class EchoTransformer(Transformer):
         Raises:
             ModelError: If there are no linear layers.
         """
-        self.selector.choice(self.model)  # before the conversion: the proof needs the model in floating point
-        probes = replace(self.reader, overflow="ignore").render(PROBE_TEXTS)
-        if not quantize(self.model, probes):
-            raise errors.ModelError.bad_value("dtype", "int8", "float32 or bfloat16: no layer is an nn.Linear")
-        self.selector.retest_invariance(self.model)
-        for part in models_of(self):
-            part.to_int8()
+        to_int8(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EchoTransformer:
+        """Move to another device, or convert to another dtype as loading in that dtype does."""
+        super()._apply(converting(self, fn), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     # The library's interface.
 
@@ -333,11 +333,10 @@ class EchoTransformer(Transformer):
     ) -> EchoTransformer:
         """Load the module of a saved model; the library calls this method.
 
-        Arguments that would allow more than our own loading does (remote code, other backends) are ignored.
+        No code of a folder runs here, whatever the caller trusts. See ``library.py`` for the other arguments.
         """
-        source = resolve(model_name_or_path, revision=revision, local_files_only=bool(kwargs.get("local_files_only")))
-        dtype = (kwargs.get("model_kwargs") or {}).get("dtype", torch.float32)
-        return live.carry(cls.from_saved(source, subfolder, running=Running(dtype=dtype)), source.folder / subfolder)
+        source, running = asked(model_name_or_path, revision, kwargs)
+        return live.carry(cls.from_saved(source, subfolder, running=running), source.folder / subfolder)
 
     @classmethod
     def from_saved(

@@ -8,6 +8,7 @@ the library by now, which is used. A model without such a class is refused.
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ from echoembed.sources.settings import read_json, reason
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+LOADING = threading.RLock()
+"""Held while a model is loaded. Meanwhile settings of transformers, and Python's warnings, are changed for the whole
+process: a second thread would take the changed ones for the user's own, and put them back in the end."""
 _PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _TRUSTED = ("echoembed.", "sentence_transformers.")
 # The library's modules that may follow a language model and name no other classes to import.
@@ -82,12 +86,13 @@ def nothing_asked() -> Iterator[None]:
     """Make transformers raise where it would ask on standard input whether to run a folder's code."""
     from transformers import dynamic_module_utils
 
-    had = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # its own setting for machines on which nobody can answer
-    try:
-        yield
-    finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = had
+    with LOADING:
+        had = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # its own setting for machines on which nobody can answer
+        try:
+            yield
+        finally:
+            dynamic_module_utils.TIME_OUT_REMOTE_CODE = had
 
 
 def load_module_after(source: Source, type_: str, path: str) -> Module:

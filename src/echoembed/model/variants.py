@@ -16,6 +16,7 @@ from echoembed.model.calibrate import calibrated_modules, carry_settings, senten
 from echoembed.model.calibration import Calibration
 from echoembed.model.load import RecipeWarning, load
 from echoembed.model.transformer import transformer_of
+from echoembed.model.trust import LOADING
 from echoembed.prompts.reader import Overflow
 from echoembed.recipe import Recipe, find_recipe
 
@@ -72,7 +73,7 @@ class Models:
     def identity(self, name: str | None) -> str:
         """Name a model with its exact weights, dtype and context."""
         if name not in self._identities:
-            with warnings.catch_warnings():  # the recipe is any: no vector is made
+            with LOADING, warnings.catch_warnings():  # the recipe is any: no vector is made
                 warnings.simplefilter("ignore", RecipeWarning)
                 transformer = transformer_of(self.get(name, "classical"))
             dtype = "int8" if transformer.int8 else transformer.model.dtype

@@ -15,7 +15,7 @@ from echoembed.sources.settings import check_normalizer, check_size, read_json, 
 CONFIG = "config.json"
 MODULES = "modules.json"
 TOKENIZER = "tokenizer.json"
-OURS = "echoembed_config.json"
+SAVED_CONFIG = "echoembed_config.json"
 """The file in which echoembed saves the settings of its module."""
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -81,7 +81,7 @@ def _home(names: Collection[str], modules: Collection[str]) -> str:
     Another library that saves one of our models may put a config.json of its own into the root.
     """
     module = next(iter(modules), "")
-    ours = f"{module}/{OURS}" in names or CONFIG not in names
+    ours = f"{module}/{SAVED_CONFIG}" in names or CONFIG not in names
     return f"{module}/" if ours and f"{module}/{CONFIG}" in names else ""
 
 

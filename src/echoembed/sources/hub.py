@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from echoembed import errors
 from echoembed.sources.files import (
@@ -33,6 +34,8 @@ class _Snapshot:
     folder: Path
     sizes: dict[str, int]  # bytes of each file, as the hub lists them
     offline: bool
+    token: bool | str | None
+    cache: str | None
 
     def take(self, files: Collection[str]) -> None:
         """Download these files into the folder, and check that each is as long as the hub says."""
@@ -55,17 +58,26 @@ class _Snapshot:
 
         if not files:
             return
-        with _explained(self.shown, errors.hub_download_interrupted):
+        with _explained(self.shown, errors.hub_download_interrupted, self.cache):
             snapshot_download(
                 self.name,
                 revision=self.sha,
+                cache_dir=self.cache,
+                token=self.token,
                 allow_patterns=[glob.escape(file) for file in files],
                 force_download=force,
             )
 
 
 def fetch(
-    name: str, revision: str | None, *, offline: bool, adapter: bool = False, weights: bool = True
+    name: str,
+    revision: str | None,
+    *,
+    offline: bool,
+    adapter: bool = False,
+    weights: bool = True,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
 ) -> tuple[Path, str, int]:
     """Download a model or an adapter into the hub's cache. The revision becomes a commit once, for all files.
 
@@ -75,6 +87,8 @@ def fetch(
         offline: Use only the cache.
         adapter: Whether an adapter is asked for, not a model.
         weights: Whether to download the weights; if not, they are only looked up. Offline, they must be in the cache.
+        token: The hub's token; None for the one that is saved on this machine.
+        cache_folder: The cache; None for the hub's own.
 
     Returns:
         The folder; the commit as 40 hexadecimal digits; and how many bytes of weights are still to be downloaded.
@@ -91,16 +105,26 @@ def fetch(
     shown = name if revision is None else f"{name}@{revision}"
     offline = offline or constants.HF_HUB_OFFLINE
     sizes: dict[str, int] | None = None
-    with _explained(shown, errors.hub_not_cached if offline else errors.hub_unreachable):
-        sha = HfApi().resolve_revision(name, revision=revision, local_files_only=offline).resolved
-        patterns = [] if offline else [CONFIG]
-        folder = Path(snapshot_download(name, revision=sha, local_files_only=offline, allow_patterns=patterns))
+    with _explained(shown, errors.hub_not_cached if offline else errors.hub_unreachable, cache_folder):
+        where: dict[str, Any] = {"cache_dir": cache_folder, "token": token, "local_files_only": offline}
+        sha = HfApi().resolve_revision(name, revision=revision, **where).resolved
+        folder = Path(snapshot_download(name, revision=sha, allow_patterns=[] if offline else [CONFIG], **where))
         with suppress(CachedRepoTreeNotFoundError):
-            sizes = {file.path: file.size for file in get_cached_repo_tree(name, revision=sha)}
+            tree = get_cached_repo_tree(name, revision=sha, cache_dir=cache_folder)
+            sizes = {file.path: file.size for file in tree}
     if sizes is None:
         _check_unlisted(folder, shown, sha, adapter=adapter)
     else:
-        snapshot = _Snapshot(name=name, shown=shown, sha=sha, folder=folder, sizes=sizes, offline=offline)
+        snapshot = _Snapshot(
+            name=name,
+            shown=shown,
+            sha=sha,
+            folder=folder,
+            sizes=sizes,
+            offline=offline,
+            token=token,
+            cache=cache_folder,
+        )
         if not adapter and MODULES not in sizes:  # with modules, the model may be in the first module's folder
             require(shown, sizes, [])
         snapshot.take(setting_files(sizes, []))
@@ -125,21 +149,24 @@ def _check_unlisted(folder: Path, shown: str, sha: str, *, adapter: bool) -> Non
 
 
 @contextmanager
-def _explained(shown: str, otherwise: Callable[[str, str], errors.ModelError]) -> Iterator[None]:
+def _explained(
+    shown: str, otherwise: Callable[[str, str], errors.ModelError], cache: str | None = None
+) -> Iterator[None]:
     """Turn any error of the hub's client into an error of ours, which says what to do.
 
     Args:
         shown: The model, for messages.
         otherwise: Builds the error if neither the hub refused nor the disk failed.
+        cache: The cache; None for the hub's own.
     """
     try:
         yield
     except Exception as error:
-        raise _explanation(error, shown, otherwise) from error
+        raise _explanation(error, shown, otherwise, cache) from error
 
 
 def _explanation(
-    error: BaseException, shown: str, otherwise: Callable[[str, str], errors.ModelError]
+    error: BaseException, shown: str, otherwise: Callable[[str, str], errors.ModelError], cache: str | None
 ) -> errors.EchoembedError:
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
@@ -158,7 +185,7 @@ def _explanation(
         if isinstance(error, hub.HfHubHTTPError) and error.response.status_code < 500:
             return errors.hub_refused(shown, error.response.status_code, reason(error))
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return errors.hub_cache_full(shown, constants.HF_HUB_CACHE)
+            return errors.hub_cache_full(shown, cache or constants.HF_HUB_CACHE)
         if isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-            return errors.hub_cache_not_writable(shown, constants.HF_HUB_CACHE)
+            return errors.hub_cache_not_writable(shown, cache or constants.HF_HUB_CACHE)
     return otherwise(shown, reason(error))

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from echoembed import errors
 from echoembed.sources.files import CONFIG, MODULES, checked_files
@@ -66,6 +66,8 @@ def resolve(
     revision: str | None = None,
     local_files_only: bool = False,
     weights: bool = True,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
 ) -> Source:
     """Find a model, and make sure that all its files are on this machine, complete and safe.
 
@@ -77,6 +79,8 @@ def resolve(
         revision: Branch, tag or commit on the hub; None for its main branch. Other models have no revisions to choose.
         local_files_only: Use only the files in the hub's cache, and no network. ``HF_HUB_OFFLINE=1`` does the same.
         weights: Whether to download weights that are on the hub alone; if not, ``missing`` counts their bytes.
+        token: The hub's token; None for the one that is saved on this machine.
+        cache_folder: The folder for models from the hub; None for the hub's own.
 
     Returns:
         The folder with its exact revision.
@@ -102,7 +106,7 @@ def resolve(
         raise errors.gguf_missing(text)
     if not on_hub(text) or isinstance(name, os.PathLike):
         raise errors.model_folder_missing(text)
-    return _from_hub(text, revision, local_files_only, weights=weights)
+    return _from_hub(text, revision, local_files_only, weights=weights, token=token, cache_folder=cache_folder)
 
 
 def on_hub(name: str) -> bool:
@@ -135,10 +139,10 @@ def joint_revision(source: Source, adapters: Sequence[Source]) -> str:
     return hashlib.sha1("\n".join(parts).encode(), usedforsecurity=False).hexdigest()
 
 
-def _from_hub(name: str, revision: str | None, offline: bool, *, adapter: bool = False, weights: bool = True) -> Source:
+def _from_hub(name: str, revision: str | None, offline: bool, **how: Any) -> Source:
     from echoembed.sources.hub import fetch
 
-    folder, commit, missing = fetch(name, revision, offline=offline, adapter=adapter, weights=weights)
+    folder, commit, missing = fetch(name, revision, offline=offline, **how)
     return Source(name=name, folder=folder, revision=commit, origin="hub", missing=missing)
 
 
@@ -189,9 +193,11 @@ def _existing_folder(text: str) -> Path | None:
     """Return the folder of this name, or None; refuse a file."""
     try:
         path = Path(text).expanduser()
-        if path.is_file():
+        if path.is_dir():
+            return path.resolve()
+        if path.exists():  # also a device or a pipe
             raise errors.model_folder_is_file(text)
-        return path.resolve() if path.is_dir() else None
+        return None
     except (OSError, RuntimeError):  # the name is too long for a file, or ~user does not exist
         return None
 

@@ -1,6 +1,6 @@
 """The folder into which a GGUF file is converted: complete or absent, and the same on every machine.
 
-    ECHOEMBED_CACHE/gguf/files/…json          the hash of a file, noted when the file was last hashed
+    ECHOEMBED_CACHE/gguf/files/…json          the hash of a file or of converted weights, noted when it was last made
     ECHOEMBED_CACHE/gguf/REVISION/            settings, tokenizer, safetensors, and the manifest, written last
     ECHOEMBED_CACHE/gguf/.REVISION.….part/    a folder that is being made
     ECHOEMBED_CACHE/gguf/.REVISION.lock       locked by the process that makes the folder
@@ -97,19 +97,32 @@ def revision_of(sha256: str) -> str:
 
 def digest(file: Path) -> str:
     """Return the SHA-256 of a file, from a note if the file has not changed since it was last hashed."""
+    note, seen = _note(file)
+    noted = _read(note)
+    if {key: noted.get(key) for key in seen} == seen and isinstance(noted.get("sha256"), str):
+        return str(noted["sha256"])
+    sha256 = _hash(file)
+    _write_note(note, seen, sha256)
+    return sha256
+
+
+def _note(file: Path) -> tuple[Path, dict[str, Any]]:
+    """Return where a file's hash is noted, and what shows that the file is still the one that was hashed."""
     path = file.resolve()
     state = path.stat()
     seen = {"path": str(path), "size": state.st_size, "changed": [state.st_mtime_ns, state.st_ctime_ns, state.st_ino]}
     name = hashlib.sha1(os.fsencode(path), usedforsecurity=False).hexdigest()
-    note = home() / "files" / f"{name}.json"
-    noted = _read(note)
-    if {key: noted.get(key) for key in seen} == seen and isinstance(noted.get("sha256"), str):
-        return str(noted["sha256"])
-    with path.open("rb") as handle:
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    return home() / "files" / f"{name}.json", seen
+
+
+def _write_note(note: Path, seen: dict[str, Any], sha256: str) -> None:
     with suppress(OSError):  # without the note, the next load hashes the file again
         write_text(note, _json({**seen, "sha256": sha256}))
-    return sha256
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def facts(revision: str) -> dict[str, str]:
@@ -121,23 +134,24 @@ def facts(revision: str) -> dict[str, str]:
 
 
 def _whole(folder: Path, sha256: str) -> bool:
-    """Return whether a folder is as the conversion left it: all files have their length, small ones their hash too."""
+    """Return whether a folder is as the conversion left it: all files have their hash.
+
+    The weights, which are large, are hashed only if the file has changed since they last were.
+    """
     manifest = _read(folder / MANIFEST)
     if manifest.get("sha256") != sha256 or manifest.get("conversion") != CONVERSION:
         return False
     try:
         return bool(manifest["files"]) and all(
-            _state(folder / name, hashed=name != _WEIGHTS) == state for name, state in manifest["files"].items()
+            _state(folder / name, digest if name == _WEIGHTS else _hash) == state
+            for name, state in manifest["files"].items()
         )
     except (OSError, TypeError, AttributeError, KeyError):
         return False
 
 
-def _state(path: Path, *, hashed: bool) -> list[Any]:
-    if not hashed:
-        return [path.stat().st_size, None]
-    content = path.read_bytes()
-    return [len(content), hashlib.sha256(content).hexdigest()]
+def _state(path: Path, hash_of: Callable[[Path], str]) -> list[Any]:
+    return [path.stat().st_size, hash_of(path)]
 
 
 def _make(file: Path, sha256: str, folder: Path) -> None:
@@ -149,9 +163,10 @@ def _make(file: Path, sha256: str, folder: Path) -> None:
         with whole_folder(folder, overwrite=True) as new:  # a folder that exists is damaged, as _whole said
             _convert(file, new)
             names = sorted(path.name for path in new.iterdir())
-            states = {name: _state(new / name, hashed=name != _WEIGHTS) for name in names}
+            states = {name: _state(new / name, _hash) for name in names}
             manifest = {"conversion": CONVERSION, "file": str(file.resolve()), "sha256": sha256, "files": states}
             (new / MANIFEST).write_text(_json(manifest), encoding="utf-8")
+        _write_note(*_note(folder / _WEIGHTS), states[_WEIGHTS][1])
 
 
 def _convert(file: Path, folder: Path) -> None:
