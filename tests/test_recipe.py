@@ -271,6 +271,8 @@ def test_a_file_of_recipes_is_read(tmp_path):
     assert rows["twice"] == Recipe(name="twice", query_template=TWICE)
     assert rows["with a blank"].adapters == ("org/adapter",)
     assert load_recipes(str(path)) == rows
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # a byte order mark, as some editors on Windows put it
+    assert load_recipes(path) == rows
 
 
 def test_a_file_names_what_stands_beside_a_recipe_in_any_order_and_from_the_table(tmp_path):

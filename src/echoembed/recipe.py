@@ -127,6 +127,8 @@ class Recipe:
 
     def overridden(self, *, layer: int | None = None, budget: int | None = None) -> Recipe:
         """Return the recipe with another layer or budget, if given; a layer replaces a depth."""
+        if budget is not None and (type(budget) is not int or budget < 1):
+            raise errors.ModelError.bad_value("budget", budget, "a whole number of tokens above 0; None: the recipe's")
         changes: dict[str, Any] = {} if layer is None else {"layer": layer, "depth": None}
         changes |= {} if budget is None else {"budget": budget}
         if not changes:
@@ -301,9 +303,7 @@ _CHECKS = {
     "depth": Check(lambda depth: depth is None or SHARE.passes(depth), f"{SHARE.allowed}, or left out"),
     "calibration": Check(lambda name: calibration_parts(name) is not None, CALIBRATIONS),
     "hindsight": Check(lambda name: hindsight_parts(name)[0] != "", HINDSIGHTS),
-    "budget": Check(
-        lambda budget: budget is None or budget > 0, "a whole number of tokens above 0, or None for the model's context"
-    ),
+    "budget": Check(lambda budget: budget is None or budget > 0, "a whole number of tokens above 0; None in Python"),
     "markers": Check(
         lambda markers: all(map(_is_marker, markers)),
         f"a table of slot names (other than {', '.join(SLOTS)}) to strings that are not empty",
@@ -329,7 +329,7 @@ def load_recipes(path: str | Path) -> dict[str, Recipe]:
 def _read(path: str | Path, others: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """The recipes of a file; what stands beside them may be named from the same file or from others."""
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise errors.recipe_file_unreadable(path, str(error)) from error
     for name, table in tables.items():

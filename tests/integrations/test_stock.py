@@ -80,8 +80,9 @@ def test_a_calibration_becomes_a_layer_of_the_library(kind, tmp_path):
         ("metaeol", "several prompts"),
         (replace(echoembed.recipes["prompteol"], layer=2), "layer below the last"),
         (echoembed.Recipe(name="amid", query_template="{bos}{text:pool} ends.", pooling="last"), "not the last one"),
+        (echoembed.Recipe(name="odd", query_template="{bos}{text} {text:pool}", pooling="last"), "follow a blank"),
     ],
-    ids=["echo", "bidirectional", "echo-deep", "metaeol", "layer", "amid"],
+    ids=["echo", "bidirectional", "echo-deep", "metaeol", "layer", "amid", "odd"],
 )
 def test_a_recipe_that_needs_our_code_is_refused_by_name(recipe, reason, tmp_path):
     model = echoembed.load("tiny", recipe=recipe)

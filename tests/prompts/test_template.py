@@ -60,6 +60,8 @@ TEMPLATES = [
     '{bos}This sentence : "{text}{open:pool}',
     "{keep}{instruction}: {text} again:{text:pool}{keep:pool}",
 ]
+# Some copies follow a blank and others do not, also by the blank that some tokenizers put in front of a whole text.
+MIXED = ["{bos}{text} {text:pool}", "{text} again: {text} {text:pool}{eos}"]
 INSTRUCTIONS = ["", "Retrieve similar text.", "Où? 北京 {text:pool}", "</s> <s> [SEP]", "a" * 50]
 SLOT = re.compile(r"(?<!\{)\{(\w+)(?::pool)?\}(?!\})")
 
@@ -91,6 +93,11 @@ class Layout:
 @cache
 def renderer(name: str, source: str, budget: int | None = None, context: int | None = None) -> Renderer:
     return Renderer(Template(source, MARKERS), pieces(name), budget=budget, context=context)
+
+
+def alike(name: str, source: str) -> bool:
+    """Whether all copies of a text are to have the same ids."""
+    return renderer(name, source).copies_alike()
 
 
 def fits(name: str, source: str) -> bool:
@@ -147,7 +154,7 @@ def test_all_copies_of_the_text_have_the_same_ids(name):
     @bounded
     @given(hostile_texts, templates, instructions)
     def check(text, source, instruction):
-        assume(fits(name, source))
+        assume(fits(name, source) and alike(name, source))
         copies = lay_out(name, source, text, instruction).copies()
         assert len(copies) == Template(source, MARKERS).copies
         assert copies[0]
@@ -223,7 +230,7 @@ def test_truncation_cuts_the_copies_alike_and_nothing_else(name):
     @bounded
     @given(hostile_texts, templates, instructions, st.integers(1, 12))
     def check(text, source, instruction, budget):
-        assume(fits(name, source))
+        assume(fits(name, source) and alike(name, source))
         whole = lay_out(name, source, text, instruction)
         cut = lay_out(name, source, text, instruction, budget=budget)
         tokens = whole.copies()[0]
@@ -244,7 +251,7 @@ def test_budget_in_force_is_all_that_the_context_holds_and_never_more(name):
     @given(hostile_texts, templates, instructions, st.integers(1, 90), st.none() | st.integers(1, 30))
     def check(text, source, instruction, context, budget):
         nonlocal refused, fitted
-        assume(fits(name, source))
+        assume(fits(name, source) and alike(name, source))
         whole = lay_out(name, source, text, instruction)
         tokens, copies = whole.copies()[0], len(whole.copies())
         fixed = len(whole.prompt.ids) - copies * len(tokens)
@@ -274,7 +281,7 @@ def test_budget_in_force_is_all_that_the_context_holds_and_never_more(name):
 @every_tokenizer
 def test_rendered_text_is_the_prompt(name):
     @bounded
-    @given(hostile_texts, st.sampled_from(JOINABLE), instructions)
+    @given(hostile_texts, st.sampled_from([*JOINABLE, *MIXED]), instructions)
     def check(text, source, instruction):
         assume(fits(name, source))
         prompt = lay_out(name, source, text, instruction).prompt
@@ -361,6 +368,30 @@ def test_ids_are_those_of_the_joined_string(name):
     def check(text, source, instruction):
         prompt = renderer(name, source).render([text], instruction)[0]
         assert list(prompt.ids) == joint_ids(name, source, joined(source, text, instruction))
+
+    check()
+
+
+@every_built_tokenizer
+@pytest.mark.parametrize("source", MIXED)
+def test_copies_after_a_blank_and_after_none_each_have_the_ids_of_the_joined_string(name, source):
+    for text in SENTENCES:
+        prompt = renderer(name, source).render([text])[0]
+        assert list(prompt.ids) == joint_ids(name, source, joined(source, text))
+        assert prompt.ids[slice(*prompt.span)] == _ids(name, " " + text)
+
+
+@every_tokenizer
+def test_copies_after_a_blank_and_after_none_are_cut_at_the_same_character(name):
+    @bounded
+    @given(plain_texts, st.sampled_from(MIXED), st.integers(3, 9))
+    def check(text, source, budget):
+        assume(fits(name, source) and not alike(name, source))
+        bound = renderer(name, source, budget)
+        prompt, fixed = bound.render([text])[0], sum(len(ids) for ids in bound.layout() if ids is not None)
+        assert len(prompt.ids) <= fixed + bound.template.copies * budget
+        read = next(text[:end] for end in range(len(text), 0, -1) if joined(source, text[:end]) in prompt.text)
+        assert (read == text) == (prompt.dropped == 0)
 
     check()
 

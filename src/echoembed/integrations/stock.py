@@ -115,6 +115,8 @@ def _check(transformer: EchoTransformer) -> None:
         reason = "it pools a layer below the last, and a plain loader has the last alone"
     for kind in get_args(Kind):
         prompt = transformer.reader.render(["a b"], task=kind)[0]
+        if not reason and not transformer.reader.renderers[kind].copies_alike():
+            reason = "only some of its copies of the text follow a blank, and a tokenizer's rule repeats one copy"
         if not reason and prompt.span[1] != len(prompt.ids):
             reason = f"the token it pools is not the last one of the {kind} prompt"
     if reason:

@@ -116,8 +116,8 @@ class Reader:
                     )
         others = [other.render(texts, task=task, instruction=other._own(task, instruction)) for other in self.beside]
         for place, rest in enumerate(zip(*others, strict=True)):
-            dropped = max(prompts[place].dropped, *(prompt.dropped for prompt in rest))
-            prompts[place] = replace(prompts[place], dropped=dropped, beside=rest)
+            most = max((prompts[place], *rest), key=lambda prompt: prompt.dropped)
+            prompts[place] = replace(prompts[place], dropped=most.dropped, room=most.room, beside=rest)
         return prompts
 
     def room(self, *, task: str | None = None, instruction: str | None = None) -> int | None:
@@ -133,15 +133,19 @@ class Reader:
 
     def warn_of_cuts(self, prompts: Sequence[Rendered]) -> None:
         """Warn of texts that were cut, if ``overflow`` is ``warn``."""
-        cut = [prompt.dropped for prompt in prompts if prompt.dropped]
-        if cut and self.overflow == "warn":
-            renderer = self.renderers["query"]
-            warnings.warn(
-                f"{len(cut)} of {len(prompts)} texts were over the budget: {sum(cut)} of their tokens were not read "
-                f"(budget {renderer.budget}, context {renderer.context}). Raise the budget, or split the texts.",
-                TruncationWarning,
-                stacklevel=5,
-            )
+        cut = [prompt for prompt in prompts if prompt.dropped]
+        if not cut or self.overflow != "warn":
+            return
+        rooms = {prompt.room for prompt in cut if prompt.room is not None}
+        budgets = {renderer.budget for reader in (self, *self.beside) for renderer in reader.renderers.values()}
+        remedy = "Raise the budget, or split" if rooms <= budgets else "The model's context holds no more: split"
+        dropped = sum(prompt.dropped for prompt in cut)
+        warnings.warn(
+            f"{len(cut)} of {len(prompts)} texts were over the budget: {dropped} of their tokens were not read (of a "
+            f"text, at most {max(rooms)} are read). {remedy} the texts.",
+            TruncationWarning,
+            stacklevel=5,
+        )
 
     def can_read(self, text: object, *, task: str | None = None, instruction: str | None = None) -> bool:
         """Return whether a text can be rendered; arguments as for ``render``.

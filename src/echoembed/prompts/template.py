@@ -6,9 +6,9 @@ the recipe's own markers. Only slots marked ``:pool`` are pooled:
     {bos}Rewrite the following paragraph: {text} The rewritten paragraph: {text:pool}
 
 A template is parsed once; user text is never parsed. Literals are tokenised once per model, the text once per input for
-all copies. So copies are identical, and a long text is cut in the same way in each copy, never in the template. The
-single blank before a slot belongs to the slot: byte-level BPE then sees `` The``, and SentencePiece does not see two
-blanks.
+all copies that follow a blank, and once for all others. So these copies are identical, and a long text is cut in the
+same way in each copy, never in the template. The single blank before a slot belongs to the slot: byte-level BPE then
+sees `` The``, and SentencePiece does not see two blanks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from echoembed import errors
 from echoembed.prompts.pieces import Piece, PieceTokenizer
 
 Kind = Literal["query", "document"]
+Standing = tuple[bool, bool]
+"""What stands before a copy of the text: whether the template has a blank there, and whether the tokenizer adds one."""
+Copy = tuple[str, Piece]
+"""A copy of the text as a string, with the blanks that belong to it, and as tokens."""
 SLOTS = ("text", "instruction", "bos", "eos")
 
 
@@ -118,6 +122,8 @@ class Rendered:
             any of its prompts.
         text: The prompt as text, with special tokens spelled out, and the text cut where its tokens are cut.
         beside: The same text's further prompts, if the recipe has several.
+        copies: Start and stop of each copy of the text in ``ids``.
+        room: The most tokens of text in each copy, in the prompt that ``dropped`` counts; None if nothing limits them.
     """
 
     ids: tuple[int, ...]
@@ -126,6 +132,8 @@ class Rendered:
     dropped: int = 0
     text: str = ""
     beside: tuple[Rendered, ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
+    room: int | None = None
 
     def __post_init__(self) -> None:
         start, stop = self.span
@@ -135,6 +143,11 @@ class Rendered:
     def all(self) -> tuple[Rendered, ...]:
         """This prompt, then those beside it."""
         return (self, *self.beside)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that the model reads for the text, in all its prompts."""
+        return sum(len(prompt.ids) for prompt in self.all)
 
 
 class Renderer:
@@ -174,11 +187,15 @@ class Renderer:
                 raise errors.template_wants_token(template.source, "bos")
         # The blank that the tokenizer puts in front of a whole text goes to the first part that is no special token.
         self._first = next(part for part in template.parts if part.slot not in ("bos", "eos"))
-        # One tokenisation serves all copies: if any copy follows a blank, all copies begin with it.
+        # One tokenisation serves all copies that stand alike; of these, the first is kept here.
         copies = [part for part in template.parts if part.slot == "text"]
-        self._copy = next((part for part in copies if part is self._first or part.blank), copies[0])
+        self._copies = {self._standing(part): part for part in reversed(copies)}
         self._fixed = [self._fixed_ids(part) for part in template.parts]
         self._instructions: dict[str, Piece] = {}
+
+    def _standing(self, part: Part) -> Standing:
+        """Return what decides the blanks in front of a copy: the template's blank, and the tokenizer's own."""
+        return part.blank, part is self._first and self._tokenizer.leading_blank != "never"
 
     def _fixed_ids(self, part: Part) -> tuple[int, ...]:
         """Return the ids of a part that is the same for every text; none for other parts."""
@@ -213,7 +230,8 @@ class Renderer:
         fixed += sum(len(self._instruction(part, instruction).ids) for part in self._parts("instruction"))
         room = (self.context - fixed) // self.template.copies
         if room < 1:
-            raise errors.no_room_for_text(fixed, self.context)
+            instructed = bool(instruction) and self.template.has("instruction")
+            raise errors.no_room_for_text(fixed, self.context, self.template.copies, instructed=instructed)
         return room if self.budget is None else min(room, self.budget)
 
     def layout(self, instruction: str = "") -> list[tuple[int, ...] | None]:
@@ -231,9 +249,14 @@ class Renderer:
                 layout[-1] += ids
         return layout
 
+    def copies_alike(self) -> bool:
+        """Return whether all copies of a text have the same tokens: all follow a blank, or none does."""
+        return len(self._copies) == 1
+
     def blank_before_text(self) -> bool | None:
-        """Whether each copy begins with a blank; None where it does as a whole text would, for it comes first."""
-        return None if self._copy is self._first else self._copy.blank
+        """Whether copies that are alike begin with a blank; None where they do as a whole text would, at the start."""
+        (part,) = self._copies.values()
+        return None if part is self._first else part.blank
 
     def _parts(self, slot: str) -> list[Part]:
         return [part for part in self.template.parts if part.slot == slot]
@@ -257,27 +280,58 @@ class Renderer:
             TextError: If a text has no tokens, or there is no room for it.
         """
         room = self.room(instruction)
-        copies = [self._spaced(self._copy, self._prepare(text)) for text in texts]
-        pieces = self._tokenizer.encode(copies)
-        return [self._assemble(copy, piece, instruction, room) for copy, piece in zip(copies, pieces, strict=True)]
+        prepared = [self._prepare(text) for text in texts]
+        read: list[dict[Standing, Copy]] = [{} for _ in texts]
+        for standing, part in self._copies.items():
+            spaced = [self._spaced(part, text) for text in prepared]
+            for copies, copy in zip(read, zip(spaced, self._tokenizer.encode(spaced), strict=True), strict=True):
+                copies[standing] = copy
+        return [
+            self._assemble(copies, self._kept(copies, len(text), room), instruction, room)
+            for text, copies in zip(prepared, read, strict=True)
+        ]
 
-    def _assemble(self, copy: str, piece: Piece, instruction: str, room: int | None) -> Rendered:
-        # 1. Cut the text's tokens to the room of each copy.
-        if not piece.ids:
-            raise errors.text_without_tokens(copy)
-        text_ids = piece.ids[:room]
-        dropped = len(piece.ids) - len(text_ids)
-        # 2. Put the parts in order; every copy of the text has the same ids.
+    def _kept(self, copies: Mapping[Standing, Copy], length: int, room: int | None) -> dict[Standing, int]:
+        """Return how many tokens of each copy are read: as many as there is room for, to the same character in all."""
+        for copy, piece in copies.values():
+            if not piece.ids:
+                raise errors.text_without_tokens(copy)
+        kept = {standing: len(piece.ids[:room]) for standing, (_, piece) in copies.items()}
+        if len(copies) > 1 and any(kept[standing] < len(piece.ids) for standing, (_, piece) in copies.items()):
+            ends = {
+                standing: [end - (len(copy) - length) for end in piece.ends[: kept[standing]]]
+                for standing, (copy, piece) in copies.items()
+            }
+            stop = min(own[-1] for own in ends.values())
+            kept = {standing: max(1, sum(end <= stop for end in own)) for standing, own in ends.items()}
+        return kept
+
+    def _assemble(
+        self,
+        copies: Mapping[Standing, Copy],
+        kept: Mapping[Standing, int],
+        instruction: str,
+        room: int | None,
+    ) -> Rendered:
+        # 1. Cut each copy.
+        cut = {
+            standing: (piece.ids[:count], copy if count == len(piece.ids) else copy[: piece.ends[count - 1]])
+            for standing, (copy, piece) in copies.items()
+            for count in [kept[standing]]
+        }
+        dropped = max(len(piece.ids) - kept[standing] for standing, (_, piece) in copies.items())
+        # 2. Put the parts in order.
         ids: list[int] = []
         strings: list[str] = []
         bounds: list[int] = []
-        prefix: int | None = None
+        places: list[tuple[int, int]] = []
         for part, fixed in zip(self.template.parts, self._fixed, strict=True):
             start = len(ids)
             if part.slot == "text":
-                prefix = start if prefix is None else prefix
+                text_ids, string = cut[self._standing(part)]
                 ids.extend(text_ids)
-                strings.append(copy[: piece.ends[len(text_ids) - 1]] if dropped else copy)
+                strings.append(string)
+                places.append((start, len(ids)))
             elif part.slot == "instruction":
                 ids.extend(self._instruction(part, instruction).ids)
                 strings.append(self._spaced(part, instruction) if instruction else "")
@@ -289,7 +343,8 @@ class Renderer:
         # 3. The span goes from the beginning of the first pooled slot to the end of the last.
         if bounds[0] == bounds[-1]:
             raise errors.template_pools_nothing(self.template.source)
-        return Rendered(tuple(ids), (bounds[0], bounds[-1]), prefix or 0, dropped, "".join(strings))
+        span = (bounds[0], bounds[-1])
+        return Rendered(tuple(ids), span, places[0][0], dropped, "".join(strings), copies=tuple(places), room=room)
 
     def _string_of(self, part: Part, fixed: tuple[int, ...]) -> str:
         if part.slot in ("bos", "eos"):
