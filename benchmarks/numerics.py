@@ -1,15 +1,16 @@
 """Compare each dtype with float32: vectors, scores and processor time.
 
     python benchmarks/numerics.py smollm2-135m path/to/gemma.gguf
+    python benchmarks/numerics.py smollm2-135m --recipe prompteol-bag    another recipe than echo
     python benchmarks/numerics.py smollm2-135m --long 1000 4000     documents of so many tokens instead
     python benchmarks/numerics.py smollm2-135m --sts stsb sts13     400 pairs of each of these sets instead, scored
 
 bfloat16's share of the time depends on the processor: run this file where you have AMX. Texts are the 336 pairs of
-examples/data, read under echo. For each dtype, the file prints the least and the mean cosine to the float32 vectors;
-the least cosine between a text alone and the same text in a batch; the STS score; and the processor time of one thread
-as a share of float32's (systems take turns: the median, the least and the greatest). For long documents, it prints
-seconds, their share of float32's, and the cosine to float32; for STS sets (folders of ``texts.DATA``/sts), scores and
-cosines.
+examples/data, read under echo unless a recipe is named. For each dtype, the file prints the least and the mean cosine
+to the float32 vectors; the least cosine between a text alone and the same text in a batch; the STS score; and the
+processor time of one thread as a share of float32's (systems take turns: the median, the least and the greatest). For
+long documents, it prints seconds, their share of float32's, and the cosine to float32; for STS sets (folders of
+``texts.DATA``/sts), scores and cosines.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> None:
     """Measure the named models, and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["smollm2-135m"])
+    parser.add_argument("--recipe", default="echo")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--texts", type=int, default=64, help="sentences timed in a turn")
     parser.add_argument("--sts", nargs="*", default=[], help="sets of graded pairs")
@@ -62,9 +64,11 @@ def main() -> None:
     lines = (ROOT / "examples/data/sts/everyday/test.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = [json.loads(line) for line in lines]
     results = {
-        Path(name).name: measure(name, pairs, turns=arguments.turns, texts=arguments.texts) for name in arguments.models
+        Path(name).name: measure(name, pairs, arguments.recipe, turns=arguments.turns, texts=arguments.texts)
+        for name in arguments.models
     }
-    write(arguments.out / "numerics.json", results)
+    file = "numerics.json" if arguments.recipe == "echo" else f"numerics-{arguments.recipe}.json"
+    write(arguments.out / file, results)
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
@@ -125,9 +129,11 @@ def long(name: str, lengths: list[int], *, turns: int) -> list[dict[str, Any]]:
     return rows
 
 
-def measure(name: str, pairs: list[dict[str, str]], *, turns: int, texts: int) -> dict[str, dict[str, float]]:
-    """Return the measurements of a model by dtype."""
-    models = {dtype: echoembed.load(name, device="cpu", dtype=dtype) for dtype in DTYPES}
+def measure(
+    name: str, pairs: list[dict[str, str]], recipe: str, *, turns: int, texts: int
+) -> dict[str, dict[str, float]]:
+    """Return the measurements of a model under a recipe, by dtype."""
+    models = {dtype: echoembed.load(name, recipe=recipe, device="cpu", dtype=dtype) for dtype in DTYPES}
     left, right = ([pair[key] for pair in pairs] for key in ("sentence1", "sentence2"))
     gold = [float(pair["score"]) for pair in pairs]
     exact_ND = models["float32"].encode([*left, *right])

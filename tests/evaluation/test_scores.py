@@ -153,6 +153,26 @@ def test_labels_that_are_numbers_are_those_that_are_words(model, made, tmp_path)
     assert words.score == integers.score
 
 
+@pytest.mark.parametrize(
+    ("trained", "tested"),
+    [
+        ({"animals", "money", "weather"}, {"animals", "weather"}),
+        ({"animals", "weather"}, {"animals", "money"}),  # a label without training texts: each of its texts is wrong
+        ({"animals", "weather"}, {"animals", "money", "weather"}),
+        ({"animals", "money", "weather"}, {"money"}),
+    ],
+)
+def test_texts_need_not_be_tested_with_the_labels_that_were_trained(model, made, tmp_path, trained, tested):
+    target = tmp_path / "classification/topics"
+    target.mkdir(parents=True)
+    for name, labels in (("train", trained), ("test", tested)):
+        data = read(rows.split_file(made / "classification/topics", name))
+        kept = [row for row in data if row["label"] in labels]
+        (target / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    (score,) = evaluate(model, local_tasks(tmp_path))
+    assert score.score == pytest.approx(classification(model, target), abs=TOLERANCE["classification"])
+
+
 def test_sample_is_seeded_and_recorded(model, made):
     def scored(**options):
         return evaluate(model, local_tasks(made, ["sts"], **options))[0]

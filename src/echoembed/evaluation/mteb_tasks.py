@@ -87,11 +87,13 @@ def _classification(paths: list[Path], max_texts: int | None, seed: int) -> Buil
     fields = {"text": rows.TEXT, "label": rows.LABEL}
     train = sampling.sample_labelled(rows.read_rows(paths[0], fields), max_texts, seed)
     test = sampling.sample(rows.read_rows(paths[1], fields), max_texts, seed)
-    numbers = {label: number for number, label in enumerate(sorted({str(row["label"]) for row in train}))}
-    if len(numbers) < 2:
+    trained, tested = (sorted({str(row["label"]) for row in part}) for part in (train, test))
+    if len(trained) < 2:
         raise errors.data_says_nothing(paths[0], f"all {len(train)} texts have the label {train[0]['label']!r}")
-    for row in test:
-        numbers.setdefault(str(row["label"]), len(numbers))  # without training texts: counts as wrong
+    # A label without training texts counts as wrong. Where two labels are tested, mteb also scores a binary task, and
+    # wants them to be 0 and 1.
+    order = tested + trained if len(tested) == 2 else trained + tested
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(order))}
     splits = {
         name: Dataset.from_dict(
             {"text": [row["text"] for row in part], "label": [numbers[str(row["label"])] for row in part]}
