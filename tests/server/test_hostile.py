@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 
 import pytest
 
 import serving
+from echoembed.server.settings import KEY_VARIABLE, Keys, Settings
 
+KEY = "k3y-of-the-first-client"
 E = "/v1/embeddings"
 JSON = {"Content-Type": "application/json"}
 
@@ -146,19 +149,68 @@ BODIES: list[tuple[str, str, bytes, int]] = [
 def test_a_hostile_body_is_refused(client, path, body, status):
     answer = client.post(path, content=body, headers=JSON)
     assert answer.status_code == status, answer.text
-    refused_well(answer)
+    refused_well(answer, answer.text)
 
 
-def refused_well(answer) -> None:
+def test_a_key_with_half_a_surrogate_pair_is_told_as_that(client):
+    answer = client.post(E, content=rb'{"input": "a", "\ud800": 1}', headers=JSON)
+    assert "surrogate" in answer.json()["message"]
+    assert "  " not in answer.json()["message"]
+
+
+METHODS = [
+    ("HEAD", E, "POST"),
+    ("GET", E, "POST"),
+    ("DELETE", "/", "GET, HEAD, POST"),
+    ("PUT", "/info", "GET, HEAD"),
+    ("POST", "/health", "GET, HEAD"),
+    ("POST", "/metrics", "GET, HEAD"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "allowed"), METHODS)
+def test_another_method_is_named_with_those_that_are_allowed(client, method, path, allowed):
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert f"'{method}'" in answer.headers["x-error-message"]
+    assert allowed in answer.headers["x-error-message"]
+    for one in allowed.split(", "):
+        assert client.request(one, path).status_code != 405
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/info", {"Host": "evil.example"}, 403),
+        ("POST", "/info", {}, 405),
+        ("GET", "/embed", {}, 405),
+        ("PUT", "/embed", {}, 405),
+        ("POST", "/", {"Host": "evil.example"}, 403),
+        ("POST", "/embed", {}, 415),
+    ],
+)
+def test_every_refusal_of_teis_routes_has_teis_form(client, method, path, headers, status):
+    answer = client.request(method, path, headers=headers)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error", "error_type"}
+
+
+@pytest.mark.parametrize("path", ["/", E, "/nothing"])
+def test_the_page_and_other_routes_have_openais_form(client, path):
+    answer = client.get(path, headers={"Host": "evil.example"})
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def refused_well(answer, text: str) -> None:
     """The body and the headers of every error, as clients read them."""
-    content = json.loads(answer.text)
+    content = json.loads(text)
     message = content["error"]["message"] if isinstance(content["error"], dict) else content["error"]
     assert message
     assert len(message.splitlines()) == 1
     assert answer.headers["x-error-message"].isascii()
     assert re.fullmatch(r"[A-Za-z0-9._:-]+", answer.headers["x-request-id"])
     assert "x-evil" not in answer.headers
-    assert "Traceback" not in answer.text
+    assert "Traceback" not in text
 
 
 REQUESTS = [
@@ -265,6 +317,48 @@ def test_pipelined_requests_are_answered_in_order(raw_server):
 
     answer = raw_server.send(one(GOOD) + one(b"{}") + one(GOOD, b"Connection: close\r\n"), close=False)
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"400", b"200"]
+
+
+LARGE = b'{"input": "' + b"a" * 6_000_000 + b'"}'
+EARLY = [
+    ("no key", E, {**JSON, "Authorization": "Bearer wrong"}, 401),
+    ("no route", "/v1/nothing", {**JSON, "Authorization": f"Bearer {KEY}"}, 404),
+    ("another method", "/info", {**JSON, "Authorization": f"Bearer {KEY}"}, 405),
+    ("no JSON", E, {"Content-Type": "text/plain", "Authorization": f"Bearer {KEY}"}, 415),
+]
+
+
+@pytest.fixture(scope="module")
+def keyed_server():
+    with serving.running(settings=Settings(port=0, keys=Keys.read(None, {KEY_VARIABLE: KEY}))) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("path", "headers", "status"), [row[1:] for row in EARLY], ids=[row[0] for row in EARLY])
+def test_a_refusal_reaches_the_sender_of_a_large_body_and_the_connection_serves_on(keyed_server, path, headers, status):
+    for method in ("POST", "PUT"):
+        expected = 405 if method == "PUT" and status == 415 else status
+        connection = http.client.HTTPConnection(keyed_server.host, keyed_server.port, timeout=serving.LONG)
+        try:
+            for _ in range(2):
+                connection.request(method, path, LARGE, headers)
+                answer = connection.getresponse()
+                assert answer.status == expected
+                refused_well(answer, answer.read().decode())
+        finally:
+            connection.close()
+
+
+def test_another_host_is_told_so_however_large_its_body_is():
+    with serving.running() as server:
+        for _ in range(3):
+            assert server.ask("POST", E, LARGE, **{**JSON, "Host": "evil.example"})[0] == 403
+
+
+def test_a_client_that_asks_first_is_refused_before_it_sends_its_body(raw_server):
+    head = b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    answer = raw_server.send(head, close=False)
+    assert answer.startswith(b"HTTP/1.1 404 ")
 
 
 def test_the_server_is_well_after_all_of_it(raw_server):

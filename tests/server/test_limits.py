@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import serving
+from echoembed import errors
 from echoembed.model.transformer import transformer_of
 from echoembed.server.settings import Limits, Settings
 
@@ -80,6 +82,22 @@ def test_the_largest_request_fits_the_queue():
         answer = one.post(E, json={"input": [text_of(limit)] * 3})
         assert answer.status_code == 200
         assert answer.json()["usage"]["prompt_tokens"] <= one.get("/info").json()["max_request_tokens"]
+
+
+def test_the_largest_request_fits_the_queue_with_several_prompts_of_each_text():
+    loaded = serving.model(recipe="prompteol-bag")
+    with serving.client(serving.service(serving.ServedModel(loaded), texts=3)) as one:
+        limit = one.get("/info").json()["max_text_tokens"]["query"]
+        answer = one.post(E, json={"input": [text_of(limit)] * 3})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["usage"]["prompt_tokens"] <= one.get("/info").json()["max_request_tokens"]
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Limits)])
+def test_a_limit_that_is_no_positive_number_is_refused(name, value):
+    with pytest.raises(errors.ServerError, match=name):
+        Limits(**{name: value})
 
 
 @pytest.mark.parametrize(("over", "status"), [(-1, 200), (0, 200), (1, 400)])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import socket
 
 import pytest
 
 import serving
 from echoembed.server import logs
-from echoembed.server.settings import Keys, Settings
+from echoembed.server.settings import Keys, Limits, Settings
 
 SECRET, KEY = "a confidential sentence", "key-that-nobody-may-see"
 
@@ -125,7 +127,7 @@ def requests_counted(server, route, status):
     return registry.get_sample_value("echoembed_requests_total", {"route": route, "status": status})
 
 
-CHUNKED = b"Host: localhost\r\nTransfer-Encoding: chunked\r\n"
+CHUNKED = b"Host: localhost\r\nX-Request-Id: my-2\r\nTransfer-Encoding: chunked\r\n"
 MALFORMED = {
     "a chunk without a size, on a good route": (b"POST /embed", b"Content-Type: application/json\r\n", "/embed"),
     "refused for its type as well": (b"POST /embed", b"", "/embed"),
@@ -143,12 +145,42 @@ def test_a_malformed_body_is_answered_counted_and_logged_once(name, lines, caplo
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert answer.count(b"x-request-id") + answer.count(b"Bad Request") == 1
     assert requests_counted(server, route, "400") == 1
-    assert [(one["route"], one["status"]) for one in lines() if one["event"] == "request"] == [(route, 400)]
+    [line] = [one for one in lines() if one["event"] == "request"]
+    assert (line["route"], line["status"]) == (route, 400)
+    assert id_of(answer) == line["id"] == "my-2"
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def id_of(answer: bytes) -> str:
+    [id_] = re.findall(rb"(?i)\r\nx-request-id: (.*?)\r\n", answer)
+    return id_.decode()
 
 
 def test_bytes_that_are_no_request_are_counted_and_logged_once(lines):
     with serving.running() as server:
-        assert server.send(b"hello\r\n\r\n", close=False).startswith(b"HTTP/1.1 400 ")
+        answer = server.send(b"hello\r\n\r\n", close=False)
+    assert answer.startswith(b"HTTP/1.1 400 ")
     assert requests_counted(server, "other", "400") == 1
-    assert [(one["route"], one["status"]) for one in lines() if one["event"] == "request"] == [("other", 400)]
+    [line] = [one for one in lines() if one["event"] == "request"]
+    assert (line["route"], line["status"], line["id"]) == ("other", 400, id_of(answer))
+
+
+def test_bytes_that_are_no_request_after_a_good_one_have_an_id_of_their_own(lines):
+    with serving.running() as server:
+        answer = server.send(
+            b"GET /info HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: one\r\n\r\nhello\r\n\r\n", close=False
+        )
+    ids = [id_.decode() for id_ in re.findall(rb"(?i)\r\nx-request-id: (.*?)\r\n", answer)]
+    assert ids[0] == "one" != ids[1]
+    assert set(ids) == {one["id"] for one in lines() if one["event"] == "request"}
+
+
+def test_a_request_on_a_connection_too_many_is_counted_and_logged_with_its_id(lines):
+    settings = Settings(port=0, limits=Limits(connections=1))
+    with serving.running(settings=settings) as server, socket.create_connection((server.host, server.port)):
+        answer = server.send(b"GET /info HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: my-3\r\n\r\n", close=False)
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert requests_counted(server, "other", "429") == 1
+    [line] = [one for one in lines() if one["event"] == "request"]
+    assert (line["route"], line["status"], line["id"]) == ("other", 429, "my-3")
+    assert id_of(answer) == "my-3"

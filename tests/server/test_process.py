@@ -10,6 +10,7 @@ import pytest
 
 import serving
 import serving_process
+from echoembed import errors
 
 E = "/v1/embeddings"
 
@@ -59,6 +60,9 @@ def test_the_verb_serves_and_says_where_and_logs_lines_of_json(tmp_path):
     [
         (("--host", "0.0.0.0"), "API key"),
         (("--api-key-file", "/no/such/file"), "cannot be used"),
+        (("--timeout", "inf"), "above 0"),
+        (("--allow-host", "https://box.example:443"), "without a port"),
+        (("--served-name", ""), "served-name"),
         (("--port", "1", "--host", "192.0.2.1", "--api-key-file", "KEYS"), "cannot listen"),
     ],
 )
@@ -69,6 +73,17 @@ def test_what_cannot_be_served_is_said_in_a_line_before_the_model_is_loaded(tmp_
     assert (code, len(lines)) == (1, 1)
     assert said in lines[0]
     assert not loaded
+
+
+def test_an_address_that_another_server_took_while_the_model_was_loaded_is_told():
+    settings = serving.Settings(port=0)
+    with serving.bind(settings) as first:
+        settings = serving.Settings(port=first.getsockname()[1])
+        with serving.bind(settings) as second:
+            first.listen()
+            server = serving.Server(serving.model(), settings)
+            with pytest.raises(errors.ServerError, match=rf"port {settings.port}.*already in use"):
+                server.run_on(second)
 
 
 @pytest.fixture

@@ -284,6 +284,27 @@ def test_a_body_without_room_beside_what_waits_is_refused_before_it_is_parsed_an
         assert server.ask("POST", E, parsed, **{"Content-Type": "application/json"})[0] == 400
 
 
+def test_a_body_that_fits_is_taken_beside_what_waits_in_every_script():
+    """A letter of it may take six bytes of a body, and then a token must not count as six."""
+    settings = Settings(port=0, limits=Limits(request_tokens=4000))
+    with serving.running(Quick, settings) as server, ThreadPoolExecutor(4) as pool:
+        encoder, service = server.server.service.encoder, server.server.service
+        some = ["\u732b\u304c\u7573\u306e\u4e0a\u3067\u7720\u308b" * 4] * 6
+        tokens = server.post(E, {"input": some})[1]["usage"]["prompt_tokens"]
+        assert 1000 < tokens < 2000
+        for _ in range(20):
+            assert server.post(E, {"input": some})[0] == 200
+        encoder.hold()
+        begun = pool.submit(server.post, E, {"input": "a"})
+        encoder.wait_for_pack()
+        first = pool.submit(server.post, E, {"input": some})
+        wait_until(lambda: service.queue.waiting == tokens)
+        second = pool.submit(server.post, E, {"input": some})
+        wait_until(lambda: service.queue.waiting == 2 * tokens or second.done())
+        encoder.free.set()
+        assert [one.result(serving.LONG)[0] for one in (begun, first, second)] == [200, 200, 200]
+
+
 def test_a_client_that_does_not_read_its_answer_loses_its_connection_and_holds_nothing():
     settings = Settings(port=0, limits=Limits(header_seconds=0.2))
     with serving.running(Quick, settings) as server:

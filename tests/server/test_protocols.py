@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import echoembed
 import serving
 from echoembed.recipe import Recipe
 from echoembed.server.encoder import ServedModel
+from echoembed.server.routes import ROUTES
 
 TEXTS = ["A cat sat on the mat.", "The rain fell\nover the old town.", "Nobody waits."]
 INSTRUCTED = Recipe(name="told", query_template="{bos}{instruction} {text} {text:pool}", instruction="Find:")
@@ -267,6 +270,45 @@ def test_an_instruction_stands_in_its_place_or_is_refused(client):
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "instruction")
 
 
+TWO_SIDED = Recipe(
+    name="told both",
+    query_template="{bos}{instruction} {text:pool}",
+    document_template="{bos}: {instruction} {text:pool}",
+)
+
+
+@pytest.mark.parametrize("default", ["query", "document", "mine", None])
+@pytest.mark.parametrize("instruction", [None, "Say:"])
+def test_a_request_that_names_no_template_is_read_as_encode_reads_it(default, instruction):
+    loaded = echoembed.load(serving.TINY, recipe=TWO_SIDED)
+    loaded.prompts["mine"] = "Mind:"
+    loaded.default_prompt_name = default
+    with serving.client(serving.service(ServedModel(loaded))) as one:
+        expected = loaded.encode(TEXTS, prompt=instruction)
+        rows = post(one, "/v1/embeddings", input=TEXTS, instruction=instruction)["data"]
+        assert close([row["embedding"] for row in rows], expected)
+        assert close(post(one, "/embed", inputs=TEXTS, instruction=instruction), expected)
+        assert close(post(one, "/api/embed", input=TEXTS, instruction=instruction)["embeddings"], expected)
+        [shown] = post(one, "/tokenize", inputs=TEXTS[0], instruction=instruction)
+        found = one.app_under_test.service.metrics.registry.get_sample_value
+        assert found("echoembed_texts_total", {"kind": shown["kind"]}) == 3 * len(TEXTS)
+        for kind in ("query", "document"):
+            rows = post(one, "/v1/embeddings", input=TEXTS, task=kind)["data"]
+            by_kind = loaded.encode_query(TEXTS) if kind == "query" else loaded.encode_document(TEXTS)
+            assert close([row["embedding"] for row in rows], by_kind)
+        ranked = post(one, "/rerank", query=TEXTS[0], texts=TEXTS)
+        cosines = loaded.encode_document(TEXTS) @ loaded.encode_query(TEXTS[0])
+        assert close([row["score"] for row in sorted(ranked, key=lambda row: row["index"])], cosines)
+
+
+@pytest.mark.parametrize("mark", ["{query}", "{document}"])
+def test_a_mark_of_a_template_is_no_instruction(mark):
+    told = echoembed.load(serving.TINY, recipe=INSTRUCTED)
+    with serving.client(serving.service(ServedModel(told))) as one:
+        refused = one.post("/v1/embeddings", json={"input": "a", "instruction": mark})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "instruction")
+
+
 @pytest.mark.parametrize("path", ["/embed_sparse", "/embed_all"])
 def test_vectors_that_echo_has_not_are_a_404_of_one_line(client, path):
     answer = client.post(path, json={"inputs": "a"})
@@ -316,6 +358,51 @@ def test_what_further_clients_send_is_read_and_what_they_read_is_there(client, e
 )
 def test_a_field_of_theirs_that_asks_for_something_else_is_refused(client, body):
     assert client.post(EMBEDDINGS, json=body).status_code == 400
+
+
+RERANK = {"query": "a", "documents": ["b", "c"]}
+TEI_RERANK = {"query": "a", "texts": ["b", "c"]}
+SENTENCES = {"source_sentence": "a", "sentences": ["b"]}
+# A request, the field that an error names, and whether its values differ.
+TWICE = [
+    (EMBEDDINGS, {"input": "a", "dimensions": 5, "output_dimension": 7}, "output_dimension"),
+    (EMBEDDINGS, {"input": "a", "truncate": False, "truncation": True}, "truncation"),
+    (EMBEDDINGS, {"input": "a", "truncate": True, "truncation": False}, "truncation"),
+    (EMBEDDINGS, {"input": "a", "encoding_format": "float", "embedding_type": "base64"}, "embedding_type"),
+    ("/v2/embed", {"texts": ["a"], "input_type": "query", "dimensions": 5, "output_dimension": 7}, "output_dimension"),
+    ("/v1/embed", {"texts": ["a"], "dimensions": 5, "output_dimension": 7}, "output_dimension"),
+    ("/v2/rerank", {**RERANK, "top_n": 2, "top_k": 1}, "top_k"),
+    ("/v2/rerank", {**RERANK, "truncate": True, "truncation": False}, "truncation"),
+    ("/", {"inputs": SENTENCES, "truncate": True, "parameters": {"truncate": False}}, "parameters.truncate"),
+    (
+        "/",
+        {"inputs": SENTENCES, "prompt_name": "query", "parameters": {"prompt_name": "text"}},
+        "parameters.prompt_name",
+    ),
+    ("/v2/rerank", {**RERANK, "texts": ["b"]}, "texts"),
+    ("/rerank", {**TEI_RERANK, "return_documents": True}, "return_documents"),
+    ("/v2/rerank", {**RERANK, "return_text": True}, "return_text"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), TWICE, ids=[f"{path} {param}" for path, _, param in TWICE])
+def test_fields_that_contradict_each_other_are_refused_and_the_same_value_twice_is_taken(client, path, body, param):
+    with serving.client() as one:  # its log of errors has no other request
+        refused = one.post(path, json=body)
+    assert refused.status_code == 400
+    assert param in refused.headers["x-error-message"]
+    assert "missing" not in refused.headers["x-error-message"]
+    same = {key: value for key, value in body.items() if key != param.partition(".")[0]}
+    post(client, path, **same)
+    if not param.startswith(("texts", "return")):
+        *_, other = [key for key in same if key not in ("input", "inputs", "texts", "query", "documents", "input_type")]
+        inner = param.partition(".")[2]
+        post(client, path, **same, **({"parameters": {inner: same[other]}} if inner else {param: same[other]}))
+
+
+def test_flags_that_clients_send_by_default_are_taken(client):
+    post(client, "/rerank", **TEI_RERANK, return_documents=False, return_text=True, raw_scores=False)
+    post(client, "/v2/rerank", **RERANK, return_documents=True, return_text=False, raw_scores=False)
 
 
 @pytest.mark.parametrize("kind", ["query", "document"])
@@ -434,10 +521,40 @@ def test_the_copies_that_are_shown_are_those_of_the_text(recipe, text):
     loaded = echoembed.load(serving.TINY, recipe=recipe)
     encoder = ServedModel(loaded)
     [prompt] = encoder.read([text], "query")
-    shown = encoder.copies(prompt, "query")
+    shown = prompt.copies
     assert len(shown) == echoembed.recipes[recipe].template("query").copies
     assert shown[0][0] == prompt.prefix
     transformer = echoembed.model.transformer.transformer_of(loaded)
     for start, stop in shown:
         written = transformer.tokenizer.decode(list(prompt.ids[start:stop]))
         assert written.strip() == text.removesuffix("." if recipe == "prompteol" else "")
+
+
+def test_the_openapi_document_lists_every_route_of_the_documentation(client):
+    document = client.get("/openapi.json").json()
+    listed = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    table = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    table = table.partition("| route | protocol")[2].partition("\n\n")[0]
+    told = set()
+    for line in table.splitlines():
+        method = ""
+        for method_or_same, path in re.findall(r"`(GET |POST |)(/[^`]*)`", line.split("|")[1] if "|" in line else ""):
+            method = method_or_same or method
+            told.add(f"{method}{path.replace('NAME', '{name}')}")
+    assert len(told) > 20
+    assert told <= listed
+    assert {f"{route.method} {route.path}" for route in ROUTES} <= listed
+    for operation in listed:
+        method, path = operation.split()
+        if method == "GET":
+            assert client.get(path.replace("{name}", "tiny")).status_code == 200, path
+
+
+def test_usage_metrics_and_queue_count_all_prompts_of_a_text():
+    loaded = echoembed.load(serving.TINY, recipe="prompteol-bag")
+    read = sum(len(prompt.ids) for text in TEXTS for prompt in echoembed.render(loaded, text).all)
+    with serving.client(serving.service(ServedModel(loaded))) as one:
+        assert post(one, "/v1/embeddings", input=TEXTS)["usage"]["prompt_tokens"] == read
+        found = one.app_under_test.service.metrics.registry.get_sample_value
+        assert found("echoembed_tokens_total") == found("echoembed_model_tokens_total") == read
+        assert one.app_under_test.service.queue.waiting == 0

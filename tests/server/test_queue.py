@@ -82,6 +82,18 @@ def test_the_bound_is_exact_and_what_cannot_ever_fit_is_told_apart():
     assert queue.waiting == 100
 
 
+def test_all_prompts_of_a_text_count_for_the_bound_the_packs_and_what_is_dropped():
+    one = Rendered(tuple(range(10)), (0, 1))
+    queue = Queue(tokens=100, pack=60)
+    whole = Job([Rendered(tuple(range(10)), (0, 1), beside=(one, one))] * 3)
+    queue.put(whole)
+    assert queue.waiting == whole.tokens == 90
+    assert taken(queue) == [whole] * 2
+    assert queue.waiting == 30
+    assert queue.drop(whole) == 30
+    assert queue.waiting == 0
+
+
 def test_dropping_a_job_frees_its_tokens_for_others():
     queue = Queue(tokens=100, pack=20)
     gone = job(*[10] * 10)

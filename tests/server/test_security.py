@@ -145,6 +145,26 @@ def test_requests_for_this_machine_and_for_allowed_names_are_taken(host):
         assert client.post("/embed", json={"inputs": "a"}, headers={"Host": host}).status_code == 200
 
 
+@pytest.mark.parametrize(("allowed", "host"), [("[2001:DB8:0::1]", "[2001:db8::1]:80"), ("192.0.2.7", "192.0.2.7:1")])
+def test_addresses_may_be_allowed_in_any_spelling(allowed, host):
+    with serving.client(serving.service(settings=Settings(hosts=(allowed,)))) as client:
+        assert client.post("/embed", json={"inputs": "a"}, headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["box.example:8443", "http://box.example", "box.example/", "[2001:db8::1]:80", "*", "", "b\u00fcro.example"]
+)
+def test_a_host_that_no_request_can_name_is_not_allowed(host):
+    with pytest.raises(errors.ServerError, match="without a port"):
+        Settings(hosts=("box.example", host))
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_model_has_no_empty_name(name):
+    with pytest.raises(errors.ServerError, match="served-name"):
+        Settings(names=("tiny", name))
+
+
 def test_pages_elsewhere_get_no_permission():
     """CORS is closed: neither a simple request nor the question before another one is answered with leave."""
     with serving.client() as client:

@@ -35,7 +35,6 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _OPEN = ("/health", "/ping")
-_BODY_READ = "echoembed.body_read"
 
 
 class App:
@@ -79,7 +78,7 @@ class App:
         path, method = request.scope["path"], request.method
         is_known = path in self._routes or path in PAGE or path in self._plain or path in _OPEN
         route = path if is_known else "other"  # metrics and logs get no path that a client made up
-        id_ = logs.request_id(request.headers.get("x-request-id"))
+        id_ = http.request_id(request.scope)
         status, started = 0, False
         tally: dict[str, int] = {}
         fault: Exception | None = None
@@ -98,11 +97,12 @@ class App:
             fault = None if failed is error else error
             status = failed.status
             if not started:
-                tei = any(route.tei for route in self._routes.get(path, {}).values()) and method != "GET"
+                page = path in PAGE and method in ("GET", "HEAD")
+                tei = any(route.tei for route in self._routes.get(path, {}).values()) and not page
                 body = orjson.dumps(http.error_content(failed, tei=tei))
                 headers = {"X-Request-Id": id_, **http.error_headers(failed)}
-                if method == "POST" and not request.scope.get(_BODY_READ):
-                    headers["Connection"] = "close"  # the rest of the body must not be read as the next request
+                if failed.status == 408 or not await http.drain(request, self.settings.limits):
+                    headers["Connection"] = "close"  # no more of the body is read
                 await http.send_response(send, status, body, headers, head=method == "HEAD")
         finally:
             seconds = time.monotonic() - begun
@@ -130,20 +130,21 @@ class App:
             body = self._document if path == "/openapi.json" else self.service.metrics.text()
             await http.send_response(send, 200, body, headers, media=self._plain[path], head=head)
             return 200, {}
-        route = self._route(path, asked)
+        route = self._route(path, method)
         # 2. Read the body, up to the limit, and parse it.
         counted_bytes = 0
         try:
             data: dict[str, Any] = {}
             if route.method == "POST":
                 body, counted_bytes = await http.read_body(request, self.service.limits, self.held)
-                request.scope[_BODY_READ] = True
                 if route.queued:
                     self.service.check_room(len(body))
                 large = len(body) > _LARGE
                 data = await self.service.thread(lambda: json_body.parse(body)) if large else json_body.parse(body)
             # 3. Compute the answer, unless the client disconnects, and send it.
             answer = await http.while_connected(request, route.answer(self.service, data))
+            if route.queued:
+                self.service.learn(len(body), answer.tally["tokens"])
             sizes = answer.tally.get("texts", 0) * self.service.encoder.dimension * 4
             encoded = (
                 await self.service.thread(lambda: http.encode(answer.content))
@@ -170,6 +171,8 @@ class App:
             methods.append("GET")
         if not methods:
             raise no_route(path)
-        if method not in self._routes.get(path, {}):
-            raise errors.request_method(method, ", ".join(sorted(methods)))
-        return self._routes[path][method]
+        asked = "GET" if method == "HEAD" else method
+        if asked not in self._routes.get(path, {}):
+            also = ["HEAD"] if "GET" in methods else []
+            raise errors.request_method(method, ", ".join(sorted({*methods, *also})))
+        return self._routes[path][asked]

@@ -83,7 +83,7 @@ class Connection(H11Protocol):
         """Start the time for headers; a connection over the limit gets an error for any request."""
         super().connection_made(cast("asyncio.Transport", Joined(transport, self.loop)))
         if len(self.connections) > self.most:
-            self.app = _full(self.most)
+            self.app = _full(self.most, self.requests)
         self._await("headers")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -123,23 +123,24 @@ class Connection(H11Protocol):
         """Answer bytes that are not HTTP, unless an answer has begun already, and end the connection."""
         error = errors.request_not_http()
         answers = self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE)
+        in_work = self.cycle is not None and not self.cycle.response_complete
+        scope = cast("dict[str, Any]", self.cycle.scope) if in_work else {"headers": []}
         if answers:
-            self._send_error(error)
-        if self.cycle is not None and not self.cycle.response_complete:
+            self._send_error(error, http.request_id(scope))
+        if in_work:
             # The application still works on the request whose body is malformed: for it, the client has disconnected.
             if answers:
-                cast("dict[str, Any]", self.cycle.scope)[http.ANSWERED] = error.status
+                scope[http.ANSWERED] = error.status
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         elif answers:
-            self.requests.labels("other", str(error.status)).inc()
-            fields = {"id": logs.request_id(None), "method": "", "route": "other", "status": error.status}
-            logs.event("request", fields)
+            _note(scope, error, self.requests)
         self.transport.close()
 
-    def _send_error(self, error: errors.RequestError) -> None:
+    def _send_error(self, error: errors.RequestError, id_: str) -> None:
         body = orjson.dumps(http.error_content(error, tei=False))
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+        headers["X-Request-Id"] = id_
         raw = [(name.encode(), value.encode()) for name, value in {**headers, **http.error_headers(error)}.items()]
         for event in (
             h11.Response(status_code=error.status, headers=raw, reason=b"Bad Request"),
@@ -158,10 +159,17 @@ class Connection(H11Protocol):
             self._timers.pop(what).cancel()
 
 
-def _full(most: int) -> Any:
+def _note(scope: dict[str, Any], error: errors.RequestError, requests: Counter) -> None:
+    """Count and log an answer that the application does not give."""
+    requests.labels("other", str(error.status)).inc()
+    logs.event("request", {"id": http.request_id(scope), "method": "", "route": "other", "status": error.status})
+
+
+def _full(most: int, requests: Counter) -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         error = errors.server_connections(most)
-        headers = {"Connection": "close", **http.error_headers(error)}
+        headers = {"Connection": "close", "X-Request-Id": http.request_id(scope), **http.error_headers(error)}
+        _note(scope, error, requests)
         await http.send_response(send, error.status, orjson.dumps(http.error_content(error, tei=False)), headers)
 
     return app

@@ -20,6 +20,7 @@ from echoembed import recipes
 from echoembed.model.describe import describe
 from echoembed.model.transformer import transformer_of
 from echoembed.model.variants import under
+from echoembed.prompts.reader import TASK_MARKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,11 +82,25 @@ class ServedModel:
         self.instruction = transformer.recipe.instruction
         self.scales = isinstance(model[-1], Normalize) and not model.truncate_dim
         self.causal = transformer.recipe.attention == "causal"
+        self._default_prompt = model.prompts.get(model.default_prompt_name or "") or None
 
     @property
     def name(self) -> str:
         """Return the model's name."""
         return str(self.facts["model"])
+
+    def unnamed(self, instruction: str | None) -> tuple[Kind, str | None]:
+        """Return the template and the instruction with which ``encode`` reads texts whose kind nobody names.
+
+        Args:
+            instruction: What a client sent in place of the model's default prompt; None for nothing.
+        """
+        if instruction:
+            return "query", instruction
+        for kind in KINDS:
+            if self._default_prompt == TASK_MARKS[kind]:
+                return kind, None
+        return "query", self._default_prompt
 
     def room(self, kind: Kind, instruction: str | None = None, lane: str = "") -> int | None:
         """Return the largest number of tokens of a text, or None if there is no limit.
@@ -105,19 +120,23 @@ class ServedModel:
         return reader.render(texts, task=kind, instruction=instruction)
 
     def longest_prompt(self) -> int | None:
-        """Return the number of tokens of the longest possible prompt; None if there is no limit."""
+        """Return the most tokens that all prompts of a text may have; None if there is no limit."""
         transformer = transformer_of(self.lanes[self.served])
+        readers = (transformer.reader, *transformer.reader.beside)
         lengths = []
         for kind in KINDS:
-            room = self.room(kind)
-            if room is None:
-                return transformer.context
             [prompt] = self.read(["a"], kind)
-            lengths.append(len(prompt.ids) + (room - 1) * transformer.recipe.template(kind).copies)
+            length = prompt.tokens
+            for reader in readers:
+                renderer = reader.renderers[kind]
+                if (room := renderer.room(reader.instruction)) is None:
+                    return transformer.context
+                length += (room - 1) * renderer.template.copies
+            lengths.append(length)
         return max(lengths)
 
     def shortest_prompt(self) -> int:
-        """Return the number of tokens of the shortest possible prompt, with any text and instruction."""
+        """Return a number of tokens that the prompts of a text have at least, with any text and instruction."""
         lengths = []
         for lane, model in self.lanes.items():
             for kind in KINDS:
@@ -133,34 +152,6 @@ class ServedModel:
         assert transformer.tokenizer is not None
         texts = [transformer.tokenizer.decode([id_]) for id_ in prompt.ids]
         return [Token(id_, str(text), id_ in special) for id_, text in zip(prompt.ids, texts, strict=True)]
-
-    def copies(
-        self, prompt: Rendered, kind: Kind, instruction: str | None = None, lane: str = ""
-    ) -> list[tuple[int, int]]:
-        """Return start and stop of every copy of the text in a prompt, whatever of the prompt is pooled.
-
-        Args:
-            prompt: From ``read``.
-            kind: As for ``read``; likewise the others.
-            instruction: What fills the recipe's ``{instruction}``.
-            lane: The recipe.
-        """
-        count = transformer_of(self.lanes[lane or self.served]).recipe.template(kind).copies
-        # 1. A text whose tokens are known to be as many as there is room for shows what stands around the copies.
-        room = self.room(kind, instruction, lane)
-        if room is None:
-            return [prompt.span]
-        [full] = self.read([" ".join(map(str, range(room + 1)))], kind, instruction, lane)
-        text = full.ids[full.prefix : full.prefix + room]
-        starts = [full.prefix]
-        while len(starts) < count:
-            at = starts[-1] + room
-            starts.append(next(at for at in range(at, len(full.ids)) if full.ids[at : at + room] == text))
-        # 2. Here the copies are shorter, and what is between them is as long.
-        shorter = room - (len(prompt.ids) - len(full.ids) + count * room) // count
-        return [
-            (start - number * shorter, start - number * shorter + room - shorter) for number, start in enumerate(starts)
-        ]
 
     @torch.inference_mode()
     def vectors(self, prompts: Sequence[Rendered], lane: str = "") -> Vectors:

@@ -10,23 +10,27 @@ import asyncio
 import base64
 import binascii
 import ipaddress
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from echoembed import errors
+from echoembed.server import logs
 from echoembed.server.settings import Limits, Settings
 
 if TYPE_CHECKING:
-    from starlette.types import Send
+    from starlette.types import Scope, Send
 
 T = TypeVar("T")
 ANSWERED = "echoembed.answered"
 """The key in a request's scope under which the connection leaves the status with which it has answered."""
+_ALL_READ = "echoembed.all_read"  # the key under which the scope has whether the whole body is read; before, none
+_ID = "echoembed.request_id"
 _SLICE = 64 * 1024  # bytes passed to the socket at once, so that a slow client occupies no more memory
-_DRAINED = 4  # times the limit: how much of a body that is too large is read, so that its sender gets to the answer
+_DRAINED = 4  # times the limit: how much of a refused request's body is read, so that its sender gets to the answer
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
@@ -55,6 +59,13 @@ class Held:
         return count
 
 
+def request_id(scope: Scope) -> str:
+    """Return the id of a request, which its answer and the log share: the client's own if it is harmless."""
+    if _ID not in scope:
+        scope[_ID] = logs.request_id(Headers(scope=scope).get("x-request-id"))
+    return str(scope[_ID])
+
+
 def check_host(request: Request, settings: Settings) -> None:
     """Refuse requests for other hosts than this machine, if no key protects the server.
 
@@ -64,7 +75,7 @@ def check_host(request: Request, settings: Settings) -> None:
     if settings.keys or host is None:
         return
     name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
-    if name.lower() in ("localhost", settings.host.lower(), *map(str.lower, settings.hosts)):
+    if name.lower() in ("localhost", settings.host.lower(), *settings.hosts):
         return
     try:
         if ipaddress.ip_address(name).is_loopback:
@@ -105,28 +116,62 @@ async def read_body(request: Request, limits: Limits, held: Held) -> tuple[bytes
         raise errors.request_content_type(request.headers.get("content-type", "of no stated type"))
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise errors.request_content_type(f"compressed ({request.headers['content-encoding']})")
-    announced = int(request.headers.get("content-length", "0") or 0)
+    announced = _announced(request)
     if announced > _DRAINED * limits.body_bytes:
         raise errors.request_too_large(announced, limits.body_bytes)
     size = counted_bytes = 0
     chunks: list[bytes] = []
     try:
         async with asyncio.timeout(limits.body_seconds):
-            async for chunk in request.stream():
+            async for chunk in _chunks(request):
                 size += len(chunk)
-                if size <= limits.body_bytes:
-                    counted_bytes += held.take(len(chunk))
-                    chunks.append(chunk)
-                elif size > _DRAINED * limits.body_bytes:
-                    break
-        if size > limits.body_bytes:
-            raise errors.request_too_large(size, limits.body_bytes)
+                if size > limits.body_bytes:
+                    raise errors.request_too_large(size, limits.body_bytes)
+                counted_bytes += held.take(len(chunk))
+                chunks.append(chunk)
     except BaseException as error:
         held.bytes -= counted_bytes
         if isinstance(error, TimeoutError):
             raise errors.request_slow(limits.body_seconds) from error
         raise
     return b"".join(chunks), counted_bytes
+
+
+def _announced(request: Request) -> int:
+    return int(request.headers.get("content-length", "0") or 0)
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    while not request.scope.get(_ALL_READ):
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        request.scope[_ALL_READ] = not message.get("more_body", False)
+        yield message.get("body", b"")
+
+
+async def drain(request: Request, limits: Limits) -> bool:
+    """Read what is left of a refused request's body, and keep nothing of it; returns whether it is read to its end.
+
+    If a connection is closed with bytes unread, its other side may lose the answer. There are limits: no more is read
+    from a sender that waits for leave to send, or that is slow, or that sends far too much.
+    """
+    announced = _announced(request)
+    if not announced and "transfer-encoding" not in request.headers:
+        return True
+    waits = "expect" in request.headers and _ALL_READ not in request.scope
+    if waits or announced > _DRAINED * limits.body_bytes:
+        return False
+    size = 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in _chunks(request):
+                size += len(chunk)
+                if size > _DRAINED * limits.body_bytes:
+                    return False
+    except (TimeoutError, ClientDisconnect):
+        return False
+    return True
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -184,6 +229,8 @@ def error_headers(error: errors.RequestError) -> dict[str, str]:
     headers = {"X-Error-Message": str(error).encode("ascii", "backslashreplace").decode()}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    if error.methods:
+        headers["Allow"] = error.methods
     if error.status >= 500:
         headers["X-Should-Retry"] = "false" if error.retry_after is None else "true"
     if error.status == 401:

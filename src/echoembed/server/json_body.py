@@ -7,11 +7,13 @@ see another request than the model does.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 from echoembed import errors
 
 _KINDS = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         if key in entries:
             raise errors.request_repeated_key(key)
+        if _HALF.search(key):
+            raise errors.request_not_json("a key holds half of a surrogate pair")
         entries[key] = value
     return {key: entry for key, entry in entries.items() if entry is not None}
 

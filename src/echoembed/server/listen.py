@@ -79,11 +79,17 @@ class Server(uvicorn.Server):
 
         Returns:
             The exit code.
+
+        Raises:
+            ServerError: If another server has begun to listen on the address since ``bind``.
         """
         # By default, a thread may hold the interpreter for 5 ms, which would delay every answer by 5 ms.
         sys.setswitchinterval(0.0005)
-        listener.listen(_BACKLOG)
         host, port = listener.getsockname()[:2]
+        try:
+            listener.listen(_BACKLOG)
+        except OSError as error:  # another server has bound the address too, and listens
+            raise errors.server_address(host, port, str(error.strerror or error)) from error
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         encoder = self.service.encoder
         logs.event("serving", {"address": address, "models": self.service.listed, "recipe": encoder.served})

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from echoembed import __version__
-from echoembed.server.routes import ROUTES, Route
+from echoembed.server.routes import ROUTES, Route, routes_of
 
 _ERRORS = {
     "400": "The request cannot be: its JSON, a field or a text.",
@@ -21,6 +21,14 @@ _ERRORS = {
     "429": "Too much at once; Retry-After says when to come back.",
     "503": "The server is stopping, or the request took too long.",
 }
+_READ = {
+    "/": "The page, which compares recipes.",
+    "/health": "Whether requests should be sent here.",
+    "/ping": "The same as /health.",
+    "/metrics": "Prometheus metrics.",
+    "/openapi.json": "This document.",
+}
+"""The routes that ``app.py`` answers itself, all with GET."""
 _JSON: dict[str, Any] = {"application/json": {"schema": {}}}
 
 
@@ -32,12 +40,13 @@ def document() -> dict[str, Any]:
     mapped, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=reference)
     names = {body: mapped[(body, "validation")] for body in bodies}
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes_of(["{name}"]):
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, names)
-    plain = {"responses": {"200": {"description": "As it says."}, "401": {"description": _ERRORS["401"]}}}
-    for path, summary in (("/health", "Whether requests should be sent here."), ("/metrics", "Prometheus metrics.")):
-        paths[path] = {"get": {"summary": summary, **plain}}
-    paths["/health"]["get"]["responses"]["503"] = {"description": "They should not; the body says why."}
+    for path, summary in _READ.items():
+        other = {"503": "They should not; the body says why."} if path in ("/health", "/ping") else {}
+        statuses = {"200": "As it says.", "401": _ERRORS["401"], "403": _ERRORS["403"], **other}
+        responses = {status: {"description": text} for status, text in statuses.items()}
+        paths.setdefault(path, {})["get"] = {"summary": summary, "responses": responses}
     return {
         "openapi": "3.1.0",
         "info": {"title": "echoembed", "version": __version__},
@@ -57,6 +66,8 @@ def _operation(route: Route, names: dict[Any, Any]) -> dict[str, Any]:
         "operationId": f"{route.method.lower()}{route.path.replace('/', '_')}",
         "responses": {"200": {"description": "The answer.", "content": _JSON}, **responses},
     }
+    if "{name}" in route.path:
+        operation["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
     if route.bodies:
         schemas = [names[body] for body in route.bodies]
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}

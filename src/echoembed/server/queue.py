@@ -50,8 +50,8 @@ class Job:
         self.lane = lane
         self.raw = raw
         # Prompts of equal length come one after the other, so that a pack computes their attention together.
-        self.order = deque(sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids)))
-        self.tokens = sum(len(prompt.ids) for prompt in prompts)
+        self.order = deque(sorted(range(len(prompts)), key=lambda index: prompts[index].tokens))
+        self.tokens = sum(prompt.tokens for prompt in prompts)
         self.future: Future[NDArray[np.float32]] = Future()
         self.queued = time.monotonic()
         self.started: float | None = None
@@ -128,7 +128,7 @@ class Queue:
     def drop(self, job: Job) -> int:
         """Drop the rest of a job; returns how many tokens need not be computed."""
         with self._changed:
-            saved = sum(len(job.prompts[index].ids) for index in job.order)
+            saved = sum(job.prompts[index].tokens for index in job.order)
             job.order.clear()
             self.waiting -= saved
             for jobs in (self._new, self._begun):
@@ -173,7 +173,7 @@ class Queue:
             for place, job in enumerate(turn):
                 if job.lane != lane:
                     continue
-                size = len(job.prompts[job.order[-1]].ids)
+                size = job.prompts[job.order[-1]].tokens
                 if size > left and pack:
                     # If a new job's prompt does not fit, the pack is full; for other jobs, smaller prompts may follow.
                     if place < fresh:
@@ -189,7 +189,7 @@ class Queue:
     def _settled(self, pack: Pack, lane: str) -> Pack:
         """Update the queue after a pack: jobs that were served go to its end, new jobs of other lanes to its front."""
         served = dict.fromkeys(job for job, _ in pack)
-        self.waiting -= sum(len(job.prompts[index].ids) for job, index in pack)
+        self.waiting -= sum(job.prompts[index].tokens for job, index in pack)
         passed = [job for job in self._new if job.lane != lane]
         unserved = [job for job in self._begun if job not in served]
         self._new = deque(job for job in self._new if job.lane == lane and job not in served)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from echoembed import errors
+from echoembed.prompts.reader import TASK_MARKS
 from echoembed.prompts.text import check_text
 from echoembed.server.encoder import KINDS, ServedModel
 from echoembed.server.metrics import Metrics
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _AT_ONCE = 64  # texts that a thread renders before it turns to other requests
 _SHORT = 1024  # characters of texts up to which a thread renders those of several requests
-_AROUND = 4  # bytes of a body around each text: quotes, a comma, a blank
 _NEWEST = 0.2  # weight of the newest request in the average of tokens per byte
 _UNBOUNDED = 2**21  # the limit of a request's tokens if prompts may have any length
 _STUCK = 60.0  # seconds after which the model hangs if a pack is not done
@@ -47,7 +47,7 @@ class Ask:
     Attributes:
         texts: The texts.
         param: The request's field with the texts, for errors.
-        kind: The template that reads the texts; None for the query template, as in the library.
+        kind: The template that reads the texts.
         instruction: The text in place of ``{instruction}``; None for the recipe's own.
         truncate: Whether a text over the limit is cut rather than refused.
         dimensions: How many leading dimensions to return; None for all.
@@ -57,7 +57,7 @@ class Ask:
 
     texts: Sequence[str]
     param: str = "input"
-    kind: Kind | None = None
+    kind: Kind = "query"
     instruction: str | None = None
     truncate: bool = False
     dimensions: int | None = None
@@ -80,7 +80,7 @@ class Embedded:
     @property
     def tokens(self) -> int:
         """Return the number of tokens of the prompts, which include both copies of each text."""
-        return sum(len(prompt.ids) for prompt in self.prompts)
+        return sum(prompt.tokens for prompt in self.prompts)
 
     @property
     def cuts(self) -> list[int]:
@@ -184,6 +184,11 @@ class Service:
             tokens = min(int(size * self._tokens_per_byte), self.queue.limit)
             self.queue.check(tokens, retry_after=seconds_until_room(self.queue, self.worker))
 
+    def learn(self, size: int, tokens: int) -> None:
+        """Take note of how many tokens a body of ``size`` bytes held, for ``check_room``."""
+        before = self._tokens_per_byte or tokens / size
+        self._tokens_per_byte = before + _NEWEST * (tokens / size - before)
+
     async def read(self, ask: Ask, lane: str = "", *, queued: bool = False) -> list[Rendered]:
         """Check texts against the limits, and return their prompts.
 
@@ -202,6 +207,10 @@ class Service:
         if ask.instruction and len(ask.instruction) > self.limits.instruction_characters:
             allowed = f"at most {self.limits.instruction_characters} characters"
             raise errors.request_field("instruction", ask.instruction, allowed)
+        if ask.instruction in TASK_MARKS.values():  # it would choose a template, or nothing, and stand nowhere
+            marks = " and ".join(dict.fromkeys(TASK_MARKS.values()))
+            allowed = f"any text but {marks}; choose a template with the field task"
+            raise errors.request_field("instruction", ask.instruction, allowed)
         prompts: list[Rendered] = []
         tokens = self._shortest * len(ask.texts) if queued else 0
         for start in range(0, len(ask.texts), _AT_ONCE):
@@ -210,14 +219,13 @@ class Service:
                 self.queue.check(tokens, retry_after=seconds_until_room(self.queue, self.worker))
             short = sum(map(len, ask.texts[start : start + _AT_ONCE])) <= _SHORT
             part = await self.thread(partial(self._rendered, ask, start, lane), short=short)
-            tokens += sum(len(prompt.ids) - self._shortest for prompt in part)
+            tokens += sum(prompt.tokens - self._shortest for prompt in part)
             prompts += part
         return prompts
 
     def _rendered(self, ask: Ask, start: int, lane: str) -> list[Rendered]:
         texts = ask.texts[start : start + _AT_ONCE]
-        kind: Kind = ask.kind or "query"
-        param = ask.param
+        kind, param = ask.kind, ask.param
         try:
             for place, text in enumerate(texts, start):
                 param = ask.place(place)
@@ -255,9 +263,6 @@ class Service:
             raise errors.server_model_stopped()
         read = [await self.read(ask, lane, queued=True) for ask in asks]
         job = Job([prompt for prompts in read for prompt in prompts], lane=lane, raw=not asks[0].normalize)
-        size = sum(len(text) + _AROUND for ask in asks for text in ask.texts)
-        before = self._tokens_per_byte or job.tokens / size
-        self._tokens_per_byte = before + _NEWEST * (job.tokens / size - before)
         vectors_ND = await self._computed(job)
         answers = []
         start = 0
@@ -267,7 +272,7 @@ class Service:
             if ask.dimensions is not None and ask.dimensions < self.encoder.dimension:
                 part_ND = shortened(part_ND, ask.dimensions, normalize=ask.normalize)
             answers.append(Embedded(vectors=part_ND, prompts=prompts, seconds=job.model_seconds))
-            self._count(ask.kind or "query", prompts)
+            self._count(ask.kind, prompts)
         return answers
 
     async def _computed(self, job: Job) -> NDArray[np.float32]:
@@ -291,7 +296,7 @@ class Service:
     def _count(self, kind: str, prompts: Sequence[Rendered]) -> None:
         cuts = [prompt.dropped for prompt in prompts if prompt.dropped]
         self.metrics.texts.labels(kind).inc(len(prompts))
-        self.metrics.tokens.inc(sum(len(prompt.ids) for prompt in prompts))
+        self.metrics.tokens.inc(sum(prompt.tokens for prompt in prompts))
         self.metrics.truncated_texts.inc(len(cuts))
         self.metrics.truncated_tokens.inc(sum(cuts))
 

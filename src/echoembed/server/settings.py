@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import math
 import os
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from echoembed import errors
 
 KEY_VARIABLE = "ECHOEMBED_API_KEY"
 _KEY_LENGTH = 16
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class Limits:
     """Limits of one request, and of all requests together; ``/info`` states them too.
 
     Raises:
-        ServerError: If a limit is not a positive number.
+        ServerError: If a limit is not a positive, finite number.
     """
 
     texts: int = 2048
@@ -46,8 +49,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not value > 0:
-                raise errors.ServerError.bad_value(name, value, "a number above 0")
+            if value is not None and not 0 < value < math.inf:
+                raise errors.ServerError.bad_value(name, value, "a finite number above 0")
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Settings:
     """The address, keys, names and limits of a server.
 
     Raises:
-        ServerError: If other machines can reach the address and no key is set.
+        ServerError: If other machines can reach the address and no key is set, or no request can use one of the names.
     """
 
     host: str = "127.0.0.1"
@@ -118,6 +121,22 @@ class Settings:
             raise errors.ServerError.bad_value("port", self.port, "0 (any that is free) to 65535")
         if not self.keys and not is_loopback(self.host):
             raise errors.server_open_to_all(self.host)
+        for name in self.names:
+            if not name.strip():
+                raise errors.ServerError.bad_value("served-name", name, "a name with at least one visible character")
+        object.__setattr__(self, "hosts", tuple(map(_host_name, self.hosts)))
+
+
+def _host_name(host: str) -> str:
+    """Return a host as requests name it: in lower case, an IPv6 address without brackets and as short as it can be."""
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        return str(ipaddress.ip_address(inner))
+    except ValueError:
+        if _NAME.fullmatch(host):
+            return host.lower()
+    allowed = "a host name in ASCII, or an address, without a port and without http://"
+    raise errors.ServerError.bad_value("allow-host", host, allowed)
 
 
 def is_loopback(host: str) -> bool:

@@ -114,7 +114,7 @@ class Worker:
 
     def _compute(self, pack: Pack) -> None:
         prompts = [job.prompts[index] for job, index in pack]
-        tokens = sum(len(prompt.ids) for prompt in prompts)
+        tokens = sum(prompt.tokens for prompt in prompts)
         self.busy_since = begun = time.monotonic()
         for job, _ in pack:
             if job.started is None:
@@ -128,7 +128,7 @@ class Worker:
             self._metrics.pack(tokens, seconds, self._queue.pack)
         self.tokens_per_second = tokens / seconds if seconds else self.tokens_per_second
         for prompt, (job, _) in zip(prompts, pack, strict=True):
-            job.model_seconds += seconds * len(prompt.ids) / tokens
+            job.model_seconds += seconds * prompt.tokens / tokens
         self._hand_over(partial(_deliver, pack, vectors))
 
     def _prove(self) -> None:

@@ -7,7 +7,17 @@ from typing import Any, Literal
 import numpy as np
 
 from echoembed import errors
-from echoembed.server.protocols.fields import Answer, KindTexts, Texts, answer_of, as_texts, text_of, texts_of, written
+from echoembed.server.protocols.fields import (
+    Answer,
+    KindTexts,
+    Texts,
+    agreed,
+    answer_of,
+    as_texts,
+    text_of,
+    texts_of,
+    written,
+)
 from echoembed.server.service import Embedded, Service, cosines
 
 NOTE = "Scores are cosines of separate vectors of query and document (a bi-encoder), not a cross-encoder's."
@@ -32,7 +42,7 @@ async def embed(service: Service, body: CohereEmbedBody) -> Answer:
         body.texts,
         "texts",
         truncate=body.truncate == "END",
-        dimensions=body.dimensions if body.output_dimension is None else body.output_dimension,
+        dimensions=agreed(body, "dimensions", "output_dimension"),
     )
     [answer] = await service.embed(ask)
     types = dict.fromkeys(body.embedding_types or ["float"])
@@ -57,7 +67,7 @@ class CohereV1EmbedBody(KindTexts):
 
 async def embed_v1(service: Service, body: CohereV1EmbedBody) -> Answer:
     """Embed texts, in Cohere's older form: without ``embedding_types``, the embeddings are a list."""
-    dimensions = body.dimensions if body.output_dimension is None else body.output_dimension
+    dimensions = agreed(body, "dimensions", "output_dimension")
     [answer] = await service.embed(
         body.ask(service, body.texts, "texts", truncate=body.truncate == "END", dimensions=dimensions)
     )
@@ -84,6 +94,7 @@ class RerankBody(Texts):
     return_documents: bool = False
     return_text: bool = False
     raw_scores: bool = False
+    """Accepted, but not used: cosines are the only scores, and nothing rescales them."""
     truncation: bool | None = None
     truncation_direction: Literal["right", "Right"] = "right"
     max_tokens_per_doc: None = None
@@ -92,21 +103,27 @@ class RerankBody(Texts):
 
 async def rerank(service: Service, body: RerankBody) -> Answer:
     """Order documents by the cosine of their vectors with the query's, the best first."""
-    if (body.documents is None) == (body.texts is None):
+    if body.documents is None and body.texts is None:
         raise errors.request_field_missing("documents")
+    if body.documents is not None and body.texts is not None:
+        raise errors.request_field("texts", body.texts, "nothing beside documents: send one of the two")
+    for flag, field in (("return_documents", "documents"), ("return_text", "texts")):
+        if getattr(body, flag) and getattr(body, field) is None:
+            raise errors.request_field(flag, True, f"false: remove it, or send the documents in the field {field}")
     for name, count in (("top_n", body.top_n), ("top_k", body.top_k)):
         if count is not None and count < 1:
             raise errors.request_field(name, count, "a whole number above 0")
     param, documents = "texts", as_texts(body.texts or [], "texts")
     if body.documents is not None:
         param, documents = "documents", [_text(entry, at) for at, entry in enumerate(body.documents)]
-    truncate = bool(body.truncate or body.truncation)
+    truncate = bool(agreed(body, "truncate", "truncation"))
+    top = agreed(body, "top_n", "top_k")
     query, answer = await service.embed(
         body.ask(service, body.query, "query", kind="query", truncate=truncate),
         body.ask(service, documents, param, kind="document", truncate=truncate, instruction=None),
     )
     scores_N = cosines(answer.vectors, query.vectors)[:, 0]
-    order = np.argsort(-scores_N, kind="stable")[: body.top_n or body.top_k].tolist()
+    order = np.argsort(-scores_N, kind="stable")[:top].tolist()
     headers = {"X-Echoembed-Note": NOTE}
     if param == "texts":
         rows = [

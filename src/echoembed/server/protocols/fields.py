@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -110,6 +111,8 @@ class Texts(Body):
             "dimensions": self.dimensions,
             **changes,
         }
+        if settings["kind"] is None:
+            settings["kind"], settings["instruction"] = service.encoder.unnamed(settings["instruction"])
         return Ask(texts=as_texts(value, param), param=param, many=not isinstance(value, str), **settings)
 
 
@@ -146,6 +149,19 @@ def kind_of(service: Service, body: Body) -> Kind | None:
             raise errors.request_kinds_differ(param, other, kind_param)
         kind, kind_param = other, param
     return kind
+
+
+def agreed(body: Body, *names: str) -> Any:
+    """Return the value of fields that mean the same: that of the first which is set, or None if none is.
+
+    Raises:
+        RequestError: If another of them is set to another value.
+    """
+    given = [(name, value) for name in names if (value := attrgetter(name)(body)) is not None]
+    for name, value in given[1:]:
+        if value != given[0][1]:
+            raise errors.request_fields_differ(name, value, *given[0])
+    return given[0][1] if given else None
 
 
 def read(model: type[Body], data: dict[str, Any]) -> Any:

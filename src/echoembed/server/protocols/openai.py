@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from echoembed.server.protocols.fields import Answer, Encoding, KindTexts, answer_of, texts_of, written
+from echoembed.server.protocols.fields import Answer, Encoding, KindTexts, agreed, answer_of, texts_of, written
 from echoembed.server.service import Service, of_length_one
 
 
@@ -12,7 +12,8 @@ class EmbeddingsBody(KindTexts):
     """``POST /v1/embeddings``."""
 
     input: texts_of("input")  # type: ignore[valid-type]
-    encoding_format: Encoding = "float"
+    encoding_format: Encoding | None = None
+    """Without it, float."""
     user: str | None = None
     """Accepted, but not used, like priority."""
     priority: int | None = None
@@ -38,13 +39,14 @@ async def embeddings(service: Service, body: EmbeddingsBody) -> Answer:
         service,
         body.input,
         "input",
-        truncate=bool(body.truncate or body.truncation),
-        dimensions=body.dimensions if body.output_dimension is None else body.output_dimension,
+        truncate=bool(agreed(body, "truncate", "truncation")),
+        dimensions=agreed(body, "dimensions", "output_dimension"),
     )
+    encoding: Encoding = agreed(body, "encoding_format", "embedding_type") or "float"
     [answer] = await service.embed(ask)
     scale = body.normalized and not service.encoder.scales
     vectors_ND = of_length_one(answer.vectors) if scale else answer.vectors
-    vectors = written(vectors_ND, body.embedding_type or body.encoding_format)
+    vectors = written(vectors_ND, encoding)
     content = {
         "id": "",  # Mistral's client needs one
         "object": "list",
@@ -62,7 +64,7 @@ async def models(service: Service) -> Answer:
 
 
 async def model(name: str) -> Answer:
-    """Describe one of those names."""
+    """Describe one of the model's names."""
     return Answer(_described(name))
 
 

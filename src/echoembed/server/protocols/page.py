@@ -10,8 +10,7 @@ from echoembed.server.protocols.tei import show
 from echoembed.server.service import Ask, Embedded, Service, cosines
 
 if TYPE_CHECKING:
-    from echoembed.prompts.template import Rendered
-    from echoembed.recipe import Kind
+    pass
 
 MOST_TEXTS = 32
 
@@ -43,9 +42,8 @@ async def _under(service: Service, lane: str, body: CompareBody) -> tuple[dict[s
         Ask(texts=body.texts, param="texts", kind="document", truncate=True),
         lane=lane,
     )
-    prompts: list[tuple[Rendered, Kind]] = [(query.prompts[0], "query")]
-    prompts += [(prompt, "document") for prompt in texts.prompts]
-    readings = await service.thread(lambda: [show(service, prompt, kind, lane=lane) for prompt, kind in prompts])
+    prompts = [query.prompts[0], *texts.prompts]
+    readings = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
     facts = {
         "name": lane,
         "served": lane == service.encoder.served,

@@ -8,12 +8,21 @@ from pydantic import Field
 
 from echoembed import __version__
 from echoembed.server.encoder import KINDS
-from echoembed.server.protocols.fields import Answer, Body, Encoding, KindTexts, answer_of, read, texts_of, written
+from echoembed.server.protocols.fields import (
+    Answer,
+    Body,
+    Encoding,
+    KindTexts,
+    agreed,
+    answer_of,
+    read,
+    texts_of,
+    written,
+)
 from echoembed.server.service import Service, cosines, of_length_one
 
 if TYPE_CHECKING:
     from echoembed.prompts.template import Rendered
-    from echoembed.recipe import Kind
 
 Right = Literal["right", "Right"]
 
@@ -84,8 +93,8 @@ async def similarity(service: Service, body: SimilarityBody) -> Answer:
     """Compare one sentence with each of the others, by cosine."""
     both = body.model_copy(
         update={
-            "truncate": body.truncate or body.parameters.truncate,
-            "prompt_name": body.prompt_name or body.parameters.prompt_name,
+            "truncate": agreed(body, "truncate", "parameters.truncate"),
+            "prompt_name": agreed(body, "prompt_name", "parameters.prompt_name"),
         }
     )
     source, others = await service.embed(
@@ -97,18 +106,15 @@ async def similarity(service: Service, body: SimilarityBody) -> Answer:
 
 
 async def tokenize(service: Service, body: TokenizeBody) -> Answer:
-    """Show the prompt of each text: its tokens, which of them are pooled, and how many tokens were cut off."""
+    """Show the first prompt of each text: its tokens, which of them are pooled, and how many tokens were cut off."""
     ask = body.ask(service, body.inputs, "inputs", truncate=True)
     prompts = await service.read(ask)
-    kind: Kind = ask.kind or "query"
-    entries = await service.thread(lambda: [show(service, prompt, kind, ask.instruction) for prompt in prompts])
-    return Answer([{"kind": kind, **entry} for entry in entries])
+    entries = await service.thread(lambda: [show(service, prompt) for prompt in prompts])
+    return Answer([{"kind": ask.kind, **entry} for entry in entries])
 
 
-def show(
-    service: Service, prompt: Rendered, kind: Kind, instruction: str | None = None, lane: str = ""
-) -> dict[str, Any]:
-    """Return the tokens of a prompt; ``copies`` has the span of each copy of the text."""
+def show(service: Service, prompt: Rendered) -> dict[str, Any]:
+    """Return the tokens of a text's first prompt; ``copies`` has the span of each copy of the text."""
     start, stop = prompt.span
     tokens = [
         {**token._asdict(), "pooled": start <= at < stop} for at, token in enumerate(service.encoder.tokens(prompt))
@@ -117,7 +123,7 @@ def show(
         "prompt": prompt.text,
         "tokens": tokens,
         "span": [start, stop],
-        "copies": service.encoder.copies(prompt, kind, instruction, lane),
+        "copies": [list(place) for place in prompt.copies],
         "dropped": prompt.dropped,
     }
 
