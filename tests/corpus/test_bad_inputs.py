@@ -217,10 +217,16 @@ REFUSED = [  # name, files, inputs, options, a part of what is said
         "chunks over the budget",
         {"x.jsonl": GOOD},
         ["x.jsonl"],
-        {"reading": lambda: Reading(chunk_tokens=99)},
+        {"reading": lambda: Reading(chunk=True, chunk_tokens=99)},
         "at most 30",
     ),
-    ("chunks too small", {"x.jsonl": GOOD}, ["x.jsonl"], {"reading": lambda: Reading(chunk_tokens=2)}, "from 8"),
+    (
+        "chunks too small",
+        {"x.jsonl": GOOD},
+        ["x.jsonl"],
+        {"reading": lambda: Reading(chunk=True, chunk_tokens=2)},
+        "from 8",
+    ),
     ("unknown precision", {"x.jsonl": GOOD}, ["x.jsonl"], {"precision": "int4"}, "float32, float16, int8"),
 ]
 

@@ -124,7 +124,7 @@ def test_a_text_that_returns_in_later_shards_is_embedded_once(source, out):
     encoder = FakeEncoder()
     report = build([source], out, encoder, reading=Reading(id="id", shard_rows=4))
     assert sorted(encoder.texts) == sorted(set(texts))
-    assert (report.embedded, report.reused, report.made_shards) == (10, 30, 10)
+    assert (report.embedded, report.reused, report.repeated, report.made_shards) == (10, 0, 30, 10)
     for path in sorted((out / "shards").iterdir())[3:5]:  # a shard that is made again copies them, too
         path.unlink()
     again = FakeEncoder()

@@ -134,6 +134,45 @@ def test_what_is_not_whole_is_no_whole_number(source, tmp_path, value):
     assert "cannot be read as int" in reasons_of(tmp_path / "out")[0]
 
 
+@pytest.mark.parametrize(
+    ("value", "kind", "read"),
+    [
+        ("9007199254740993.0", "int", None),  # a float of JSON is read as another number
+        ("9007199254740992.0", "int", None),
+        ('"9007199254740993.0"', "int", 9007199254740993),
+        ("9007199254740991.0", "int", 9007199254740991),
+        ('"1_000"', "int", None),
+        ('"1_0.5"', "float", None),
+        ('"9007199254740993.5"', "int", None),
+        ('" 7 "', "int", 7),
+        ('"-3.0"', "int", -3),
+    ],
+)
+def test_a_kept_number_is_the_one_that_was_written(source, tmp_path, value, kind, read):
+    (source / "x.jsonl").write_text(f'{{"text": "odd", "n": {value}}}\n')
+    build([source], tmp_path / "out", FakeEncoder(), reading=Reading(keep=(Keep("n", kind),)))
+    values = [row["n"] for row in rows_of(tmp_path / "out") if row["text"] == "odd"]
+    assert values == ([] if read is None else [read])
+    assert all(f"cannot be read as {kind}" in reason for reason in reasons_of(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("path", ["in", "./in", "in/deep/..", "../{here}/in", "{there}/in", "in/deep/../"])
+def test_ids_do_not_depend_on_how_a_path_is_written(source, tmp_path, monkeypatch, path):
+    (source / "deep").mkdir()
+    (source / "deep" / "x.md").write_text("deep")
+    monkeypatch.chdir(tmp_path)
+    build([path.format(here=tmp_path.name, there=tmp_path)], "out", FakeEncoder())
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == ["in/deep/x.md", "in/y.jsonl:1", "in/y.jsonl:2"]
+
+
+def test_ids_of_the_folder_above_are_below_it(source, tmp_path, monkeypatch):
+    (source / "deep").mkdir()
+    (source / "deep" / "x.md").write_text("deep")
+    monkeypatch.chdir(source / "deep")
+    build([".."], tmp_path / "out", FakeEncoder())
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == ["in/deep/x.md", "in/y.jsonl:1", "in/y.jsonl:2"]
+
+
 @pytest.mark.parametrize("name", ["_score", "_rowid", "_distance", "_relevance_score", "a.b", "`", "Vector", " "])
 def test_a_column_that_no_search_could_hold_is_refused_at_once(source, tmp_path, name):
     with pytest.raises(errors.CorpusError, match="--keep"):

@@ -79,6 +79,7 @@ def test_two_actors_make_the_same_shards(source, tmp_path):
     assert len(actors) == 2
     assert str(os.getpid()) not in actors
     assert report.manifest.rejected == 2
+    assert (report.embedded, report.reused, report.repeated) == (ROWS, 0, 0)  # an actor has not the others' vectors
 
 
 def test_an_actor_that_dies_loses_nothing(source, tmp_path):

@@ -1,5 +1,6 @@
 """A search finds what brute force finds, refuses what must not be compared, and sees a damaged shard."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -74,6 +75,26 @@ def test_words_count_in_a_hybrid_search(built, model):
     assert corpus.search("zanzibar", 2, hybrid=True, where="year < 2005")
 
 
+def test_the_first_hits_of_a_hybrid_search_do_not_depend_on_how_many_are_asked_for(tmp_path):
+    from fake_encoder import FakeEncoder
+
+    words = ["bread", "stocks", "cat", "rain", "orchestra", "sea", "garden", "tooth", "letter", "road"]
+    texts = [f"{one} and {other} {number}" for number, (one, other) in enumerate(itertools.permutations(words, 2))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    encoder = FakeEncoder(dimension=32)
+    build([tmp_path / "rows.jsonl"], tmp_path / "out", encoder)
+    corpus = open_corpus(tmp_path / "out")
+    differs = 0
+    for number in range(0, 90, 5):
+        query = f"{words[number % 10]} {number}"
+        vector_D = encoder.vector(query)
+        hits = [hit.id for hit in corpus.search_vector(vector_D, 90, words=query)]
+        for k in (1, 2, 3, 10, 30):
+            assert [hit.id for hit in corpus.search_vector(vector_D, k, words=query)] == hits[:k]
+        differs += hits[:1] != [hit.id for hit in corpus.search_vector(vector_D, 1)]
+    assert differs > 9  # the words count for the first hit, too
+
+
 @pytest.mark.parametrize("where", ["colour = 'red'", "year >", "year = 'abc'", "", "; DROP TABLE texts"])
 def test_a_filter_that_cannot_be_used_is_one_line(built, model, where):
     with pytest.raises(errors.CorpusError) as caught:
@@ -99,6 +120,16 @@ def test_other_numerics_are_named_and_allowed(built):
     corpus = open_corpus(built, echoembed.load(TINY, recipe=RECIPE, dtype="bfloat16"))
     assert corpus.search("bread", 1)
     assert corpus.remarks[0].startswith("dtype of the corpus is float32, of the query bfloat16")
+
+
+def test_numerics_of_several_builds_are_all_named(tmp_path, model):
+    half = echoembed.load(TINY, recipe=RECIPE, dtype="bfloat16")
+    for one, texts in ((half, TEXTS[:3]), (model, TEXTS)):
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        build([tmp_path / "rows.jsonl"], tmp_path / "out", ModelEncoder(one))
+    corpus = open_corpus(tmp_path / "out", model)
+    assert corpus.search("bread", 1)
+    assert corpus.remarks[0].startswith("dtype of the corpus is bfloat16, float32, of the query float32")
 
 
 def test_numerics_out_of_their_bound_are_refused(built, monkeypatch):

@@ -1,6 +1,7 @@
 """What a search is asked: one condition and nothing behind it, a vector of numbers, the corpus as it is now."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -41,6 +42,10 @@ VECTOR_D = FakeEncoder().vector("a query")
         "year > 2003 -- and more",
         "year > 2003 /* and more */",
         "year > 2003; year < 2005",
+        "year > 2003) LIMIT 1",
+        "year > 2003)) AND (year < 2005",
+        "year > 2003) AND (year < 2005",
+        "(year > 2003",
         "max(year) > 2003",
         "year / 0 > 1",
         "cast(text as int) > 3",
@@ -65,7 +70,9 @@ def test_what_is_no_condition_is_refused_in_one_short_line(corpus, where):
     assert corpus.search_vector(VECTOR_D, 3, where="year > 2003")  # nothing is damaged
 
 
-@pytest.mark.parametrize("where", ["year >\n2003", "`year` > 2003", "year > 2003 OR text = '-- ; /*'", "(year > 2003)"])
+@pytest.mark.parametrize(
+    "where", ["year >\n2003", "`year` > 2003", "year > 2003 OR text = '-- ; /*)'", "(year > 2003)"]
+)
 def test_a_condition_lets_through_what_it_says(corpus, where):
     hits = corpus.search_vector(VECTOR_D, 99, where=where)
     assert {hit.kept["year"] for hit in hits} == {year for year in YEARS if year > 2003}
@@ -121,14 +128,51 @@ def test_a_corpus_that_was_built_anew_since_it_was_opened_is_searched_as_it_is_n
     assert len(corpus) == 1
 
 
-def test_a_corpus_of_other_vectors_since_it_was_opened_is_refused(tmp_path):
+ASKED = {
+    "search": lambda corpus: [hit.id for hit in corpus.search_vector(VECTOR_D, 99)],
+    "words": lambda corpus: [hit.id for hit in corpus.search_vector(VECTOR_D, 99, words="text")],
+    "vectors": lambda corpus: [id_ for ids, _ in corpus.vectors() for id_ in ids],
+    "length": len,
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_corpus_that_was_asked_before_answers_as_one_that_is_opened_now(tmp_path, ask):
     write(tmp_path)
     make(tmp_path)
     corpus = open_corpus(tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "old")
-    make(tmp_path, FakeEncoder(recipe="classical"))
-    with pytest.raises(errors.CorpusError, match=r"'echo' in the corpus and 'classical' here\. Open it again"):
-        corpus.search_vector(VECTOR_D, 1)
+    for years in (YEARS, [*YEARS, 2030], [1999], YEARS):
+        write(tmp_path, years)
+        make(tmp_path)
+        assert ask(corpus) == ask(open_corpus(tmp_path / "out"))
+    assert ask(corpus) == ask(corpus)
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_corpus_of_other_vectors_since_it_was_opened_is_refused(tmp_path, ask):
+    write(tmp_path)
+    make(tmp_path)
+    for asked_before in (False, True):
+        corpus = open_corpus(tmp_path / "out")
+        if asked_before:
+            ask(corpus)
+        (tmp_path / "out").rename(tmp_path / f"old-{asked_before}")
+        make(tmp_path, FakeEncoder(recipe="classical"))
+        with pytest.raises(errors.CorpusError, match=r"'echo' in the corpus and 'classical' here\. Open it again"):
+            ask(corpus)
+        shutil.rmtree(tmp_path / "out")
+        (tmp_path / f"old-{asked_before}").rename(tmp_path / "out")
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_corpus_that_is_gone_since_it_was_opened_is_none(tmp_path, ask):
+    write(tmp_path)
+    make(tmp_path)
+    corpus = open_corpus(tmp_path / "out")
+    ask(corpus)
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(errors.CorpusError, match="is not a corpus"):
+        ask(corpus)
 
 
 def test_a_corpus_is_not_open_while_its_first_build_runs_and_open_while_the_next_ones_do(tmp_path):

@@ -38,6 +38,13 @@ def parquet(**columns):
     return sink.getvalue().to_pybytes()
 
 
+def zst(data):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
 @pytest.mark.parametrize("codec", ["utf-16", "utf-32", "utf-8-sig"])
 @pytest.mark.parametrize(("name", "content"), [("x.jsonl", GOOD), ("x.csv", TABLE), ("x.csv.gz", TABLE)])
 def test_a_file_with_a_byte_order_mark_is_read_whatever_its_encoding(tmp_path, codec, name, content):
@@ -59,6 +66,25 @@ def test_a_file_in_utf16_without_a_mark_is_one_line_with_the_command(tmp_path, c
     rows, [reason] = built(tmp_path, name, content.encode(codec))
     assert rows == []
     assert f"iconv -f {codec.replace('16-', '16')} -t utf-8" in reason
+
+
+@pytest.mark.parametrize(("pack", "how"), [(gzip.compress, "gzip"), (zst, "zstd")])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.md"])
+def test_a_packed_file_that_is_named_as_a_plain_one_is_said_to_be_packed(tmp_path, pack, how, name):
+    rows, [reason] = built(tmp_path, name, pack((TABLE if name == "x.csv" else GOOD).encode()))
+    assert rows == []
+    assert f"'{name}' is compressed by {how}" in reason
+    assert "iconv" not in reason
+
+
+def test_a_line_with_old_line_ends_is_not_one_text(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"one\rtwo\r\nthree\r\nfour\r")
+    build([tmp_path / "x.txt"], tmp_path / "out", FakeEncoder(), file_format="lines")
+    [entry] = notes.read(tmp_path / "out").shards
+    texts = pq.read_table(tmp_path / "out" / "shards" / entry.name).column("text").to_pylist()
+    assert texts == ["three", "four"]
+    [reason] = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    assert "line 1 of x.txt has a carriage return" in reason
 
 
 def test_a_column_that_is_missing_for_its_encoding_is_said_so(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
 import json
 import sys
@@ -85,6 +86,47 @@ def test_a_delimiter_for_lines_of_text_is_refused(tmp_path):
     (tmp_path / "x.txt").write_text("id;text\n1;one\n")
     with pytest.raises(FileError, match="is read as txt, which has none"):
         TextReader([tmp_path / "x.txt"], delimiter=";")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "kind"),
+    [
+        (["x.txt"], {}, "txt"),
+        (["x.jsonl"], {"file_format": "txt"}, "txt"),
+        (["some words"], {}, "a text"),
+        ([], {"texts": ["some words"]}, "a text"),
+    ],
+)
+def test_a_column_for_inputs_without_columns_is_refused(tmp_path, monkeypatch, inputs, options, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.txt").write_text("one\n")
+    (tmp_path / "x.jsonl").write_text('{"body": "one"}\n')
+    with pytest.raises(FileError, match=f"Got column 'body', and .* is read as {kind}, which has none"):
+        TextReader(inputs, column="body", **options)
+    assert [item.text for item in TextReader(["x.txt", "x.jsonl"], column="body")] == ["one", "one"]
+
+
+@pytest.mark.parametrize("content", [b"one\rtwo\rthree", b"one\rtwo\r", b"one\n\ntwo\rthree\n", b"one\r\r\n"])
+@pytest.mark.parametrize("on_bad_text", ["error", "skip"])
+def test_old_line_ends_do_not_make_one_text_of_a_file(tmp_path, content, on_bad_text):
+    (tmp_path / "x.txt").write_bytes(content.replace(b"\n\n", b"\n"))
+    with pytest.raises(FileError, match=r"line [12] of .* has a carriage return \(CR\) without a line feed"):
+        texts_of(tmp_path / "x.txt", on_bad_text=on_bad_text)
+
+
+def test_a_carriage_return_in_a_cell_is_part_of_its_text(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "one\\rtwo"}\n')
+    assert texts_of(tmp_path / "x.jsonl") == ["one\rtwo"]
+    (tmp_path / "x.txt").write_bytes(b"one\r\ntwo\r")
+    assert texts_of(tmp_path / "x.txt") == ["one", "two"]  # the end of the file is the end of a line
+
+
+@pytest.mark.parametrize("format_", [None, "csv", "jsonl"])
+def test_packed_standard_input_is_said_to_be_packed(monkeypatch, format_):
+    data = gzip.compress(b"one\n" * 50)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with pytest.raises(FileError, match=r"'standard input' is compressed by gzip.*'gzip -dc'"):
+        list(TextReader(["-"], file_format=format_))
 
 
 @pytest.mark.parametrize("codec", list(MARKS))

@@ -61,10 +61,48 @@ def test_another_model_under_the_same_address_is_noticed(server):
         remote.encode(["a"])
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1:1", "http://", "http://no-such-host.invalid", "x y"])
+def test_texts_with_too_many_tokens_for_a_request_are_sent_in_several():
+    texts = [f"a baker makes bread {number}" for number in range(50)]
+    settings = Settings(port=0, limits=Limits(request_tokens=600))
+    with serving.running(settings=settings) as small:
+        remote = RemoteEmbedder(url=small.address)
+        assert np.abs(remote.encode(texts) - serving.model().encode(texts)).max() < 1e-5
+        assert remote.cuts.texts == 0
+        with pytest.raises(errors.ServerError, match="413"):  # one text that is more than a request may be
+            remote.encode(["fine", "town " * 900])
+
+
+KEY = "0123456789abcdef"
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\nsecond", f"{KEY} second", f"{KEY}\r", f"{KEY}\u20ac", f"{KEY}\u00e9", "abc"])
+def test_a_key_that_no_server_takes_is_refused_before_it_is_sent_and_not_shown(monkeypatch, key):
+    monkeypatch.setenv("ECHOEMBED_API_KEY", key)
+    with pytest.raises(errors.ServerError, match="ECHOEMBED_API_KEY") as caught:
+        RemoteEmbedder(url="http://127.0.0.1:1").encode(["a"])
+    said = [str(caught.value), str(caught.value.__cause__), str(caught.value.__context__)]
+    assert not [one for one in said if "abc" in one or "second" in one]
+
+
+ELSEWHERE = ["http://127.0.0.1:1", "127.0.0.1:1", "http://", "http://no-such-host.invalid", "x y"]
+NO_ADDRESS = ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:abc", "ftp://127.0.0.1:1", "", "/run/socket"]
+
+
+@pytest.mark.parametrize("url", [*ELSEWHERE, *NO_ADDRESS])
 def test_a_server_that_is_not_there_is_said_in_a_line(url):
     with pytest.raises(errors.ServerError, match="cannot be reached"):
         RemoteEmbedder(url=url).encode(["a"])
+
+
+@pytest.mark.parametrize("changed", ["ftp://{}", "http://{}?x=1", "http://{}#x", "http://me:hidden@{}", "me:hidden@{}"])
+def test_no_part_of_an_address_is_left_out_in_silence(server, changed):
+    with pytest.raises(errors.ServerError, match="cannot be reached") as caught:
+        RemoteEmbedder(url=changed.format(f"127.0.0.1:{server.port}")).encode(["a"])
+    assert "hidden" not in str(caught.value)
+
+
+def test_an_address_in_capitals_is_the_same_address(server):
+    assert RemoteEmbedder(url=f"HTTP://127.0.0.1:{server.port}/").encode(["a"]).shape[0] == 1
 
 
 def test_the_command_line_embeds_without_loading_a_model(server, tmp_path):
@@ -109,3 +147,21 @@ def test_an_answer_nested_deeply_is_one_line(server, monkeypatch):
     monkeypatch.setattr(RemoteEmbedder, "_exchange", lambda *_: (200, {}, b"[" * 100_000))
     with pytest.raises(errors.ServerError, match="no JSON"):
         RemoteEmbedder(url=server.address).encode(TEXTS)
+
+
+def test_faults_are_those_of_the_model_and_none_is_one_of_the_request(server):
+    """A text over the budget is never left out; an instruction that the recipe has no place for is no text's fault."""
+    long, huge = Item("1", "town " * 900, "line 1"), Item("2", "x" * 20_000, "line 2")
+    refusing = RemoteEmbedder(url=server.address, truncate=False)
+    [told] = refusing.faults([long])
+    [wanted] = Embedder(model=serving.model(overflow="error")).faults([long])
+    assert type(told) is type(wanted) is errors.OverBudgetError
+    [told] = refusing.faults([huge])
+    assert "line 2" in str(told)
+    assert "the server takes 20,000. Split the text" in str(told)
+    instructed = RemoteEmbedder(url=server.address, instruction="Find a boat:")
+    with pytest.raises(errors.TextError) as caught:
+        instructed.stamp()
+    with pytest.raises(errors.TextError) as local:
+        Embedder(model=serving.model(), instruction="Find a boat:").encode(TEXTS)
+    assert str(caught.value) == str(local.value)

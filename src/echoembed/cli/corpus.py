@@ -102,8 +102,8 @@ def build(
         ),
     ] = 4096,
     workers: Annotated[
-        int, typer.Option(min=1, help="Number of models, with --engine ray.", rich_help_panel=_STORE)
-    ] = 2,
+        int | None, typer.Option(min=1, help="Number of models, with --engine ray. Default: 2.", rich_help_panel=_STORE)
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a closing line.")] = False,
     recipe: opt.Recipe = None,
     instruction: opt.Instruction = None,
@@ -128,8 +128,11 @@ def build(
         shard_rows=shard_rows,
         delimiter=delimiter,
     )
-    Inputs(inputs, file_format=file_format, leave_out=out_)  # reports a missing file before a model is loaded
     on_ray = options.engine == "ray"
+    if workers is not None and not on_ray:
+        raise typer.BadParameter("it is the number of models of --engine ray; leave it out", param_hint="--workers")
+    # Before a model is loaded: a missing file, or an option that no file can use.
+    reading.check(Inputs(inputs, file_format=file_format, leave_out=out_))
     options = replace(options, engine=None if on_ray else options.engine)
     session.check_names(options, [recipe])
     load_arguments: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
@@ -159,7 +162,7 @@ def build(
             precision=precision,
             refuse_cut=on_overflow == "reject",
             load=corpus.plain_load({**load_arguments, "device": None}),
-            engine=_on_ray(load_arguments, how, workers) if on_ray else None,
+            engine=_on_ray(load_arguments, how, workers or 2) if on_ray else None,
             progress=tell,
         )
     for remark in report.remarks:
@@ -184,7 +187,7 @@ def _say(report: Report, folder: Path) -> None:
     texts, shards = out.counted(manifest.rows, "text"), out.counted(len(manifest.shards), "shard")
     out.note(
         f"{texts} in {shards} → {folder}: embedded {report.embedded:,} in {report.seconds:.1f} s ({rate} texts/s)"
-        f", unchanged {report.reused:,}"
+        f", unchanged {report.reused:,}{f', repeated {report.repeated:,}' if report.repeated else ''}"
     )
     if report.ignored:
         out.note(f"left alone {out.counted(report.ignored, 'file')} of other kinds")

@@ -45,8 +45,7 @@ def search(
 
     corpus = Corpus(folder)
     if recipe is not None or options != ModelOptions() or corpus.manifest.load is None:
-        session.check_names(options, [recipe])
-        corpus = Corpus(folder, session.load(options, recipe))
+        corpus = Corpus(folder, session.load_again(corpus.manifest, options, recipe))
     else:
         session.silence()
     hits = corpus.search(query, k, where=where, hybrid=hybrid, exact=exact, instruction=instruction)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from echoembed.cli.groups import EncodeOptions, ModelOptions
+    from echoembed.corpus.manifest import Manifest
     from echoembed.recipe import Recipe
     from echoembed.texts import Embedder, Item, RemoteEmbedder, TextReader
 
@@ -120,6 +121,34 @@ def _load(options: ModelOptions, recipe: str | None, on_overflow: str, calibrate
     if row is not None and not calibrated:
         row = replace(find_recipe(row).without_calibrations(), tuned_for="")
     return echoembed.load(recipe=row, overflow=overflow, **arguments)
+
+
+def load_again(manifest: Manifest, options: ModelOptions, recipe: str | None) -> SentenceTransformer:
+    """Load the model of a corpus, changed only by the options that are given; a text that is cut is warned of at once.
+
+    Raises:
+        RecipeError: If there is no such recipe.
+        ModelError: If there is no such model or adapter, or it cannot be loaded.
+    """
+    from echoembed.corpus.manifest import load_model
+    from echoembed.recipe import find_recipe
+    from echoembed.sources.names import check_adapter, check_model
+
+    given = {entry.name: getattr(options, entry.name) for entry in fields(options)}
+    given = {entry.name: given[entry.name] for entry in fields(options) if given[entry.name] != entry.default}
+    row = recipe_named(recipe, given.pop("recipes_file", None))
+    if row is not None:
+        given["recipe"] = find_recipe(row)
+    check_adapter(options.adapter)
+    before = dict(manifest.load or {})
+    if options.model is not None:
+        check_model(options.model, revision=options.revision)
+        before.pop("revision", None)  # of the other model
+    arguments = {**before, **given}
+    _silence_imports()
+    with startup.without_unused():
+        silence()
+        return load_model(replace(manifest, load=arguments))
 
 
 def embedder(model: SentenceTransformer, options: EncodeOptions) -> Embedder:
@@ -236,9 +265,8 @@ def report_cuts(embedder: Embedder | RemoteEmbedder, on_overflow: str) -> None:
     """Warn of texts that were cut, unless the user chose to ignore cuts."""
     cuts = embedder.cuts
     if cuts.texts and on_overflow == "warn":
-        warn(
-            f"{cut(cuts.texts, cuts.tokens)} Raise --budget, split the texts, or refuse them with --on-overflow error."
-        )
+        budget = "Raise --budget" if not hasattr(embedder, "url") else "Start the server with a larger --budget"
+        warn(f"{cut(cuts.texts, cuts.tokens)} {budget}, split the texts, or refuse them with --on-overflow error.")
 
 
 def report_skipped(reader: TextReader, *, array: str | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,11 +121,3 @@ class Before:
 
     def _paths(self) -> list[Path]:
         return [path for paths in self._there.values() for path in paths]
-
-
-def first_reason(folder: Path, entries: Iterable[Entry]) -> str | None:
-    """Return why the first text without a vector has none; None if every text has one."""
-    for entry in entries:
-        for _, reason in shard.meta_of(folder / SHARDS / entry.name)["rejected"]:
-            return str(reason)
-    return None

@@ -6,26 +6,41 @@ Shapes: N rows of a shard, D dimension of their vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from echoembed import errors
-from echoembed.corpus.encoder import Encoder, Prompt
-from echoembed.corpus.records import Record, Rejected
+from echoembed.corpus.encoder import Encoder, Prompt, mixed
+from echoembed.corpus.records import PLACE, Record
 from echoembed.corpus.shard import EmbeddedRecords, Precision, Stored
 
 SLICE = 512
 UNIT_TOLERANCE = 1e-4
 
 
+Fault = Callable[[str], errors.EchoembedError]
+"""Makes the error of a text that cannot be embedded, given its place; another row with the text has another place."""
+
+
 class Known(NamedTuple):
-    """A vector as a shard stores it, and the number of tokens that were cut off its text."""
+    """A vector as a shard stores it.
+
+    Attributes:
+        values_D: The vector.
+        scale: The factor of its numbers.
+        dropped: The number of tokens that were cut off its text.
+        numerics: How it was computed.
+        old: Whether the corpus had it before this build.
+    """
 
     values_D: NDArray[Any]
     scale: float
     dropped: int
+    numerics: Mapping[str, object]
+    old: bool = False
 
 
 def embed_records(
@@ -34,6 +49,7 @@ def embed_records(
     known: Mapping[bytes, Known],
     *,
     precision: Precision,
+    numerics: Mapping[str, object],
     refuse_cut: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> EmbeddedRecords:
@@ -44,6 +60,7 @@ def embed_records(
         records: The records of the shard, in order. Equal texts share a vector.
         known: Vectors that exist already and are copied, by the hash of their text.
         precision: The precision in which vectors are stored.
+        numerics: How the model computes vectors.
         refuse_cut: Whether a text over the budget is rejected rather than cut.
         progress: Called after each slice with the number of texts embedded.
 
@@ -51,7 +68,8 @@ def embed_records(
         The records that have a vector, and those that were rejected, each with its reason.
 
     Raises:
-        EchoembedError: If all texts of a slice fail with the same message, so that the fault is not in the texts.
+        EchoembedError: If all texts of a slice fail with the same message, so that the fault is not in the texts. That
+            all are over the budget is no such fault.
     """
     # 1. Find the texts that have no vector yet, each once.
     texts = {record.hash: record for record in reversed(records)}
@@ -59,27 +77,29 @@ def embed_records(
     new = [hash_ for hash_ in dict.fromkeys(new) if hash_ not in known]
     # 2. Embed them in slices that depend only on the shard's texts, so that a shard made again has the same bytes.
     vectors = dict(known)
-    reasons: dict[bytes, errors.EchoembedError] = {}
+    faults: dict[bytes, Fault] = {}
     for start in range(0, len(new), SLICE):
         part = new[start : start + SLICE]
-        failed = _slice(encoder, [texts[hash_] for hash_ in part], precision, refuse_cut, vectors)
-        messages = {str(error).removeprefix(texts[hash_].where) for hash_, error in failed.items()}
-        if len(part) > 1 and len(failed) == len(part) and len(messages) == 1:
-            raise next(iter(failed.values()))
-        reasons |= failed
-        progress(len(part))
+        now, failed = _slice(encoder, [texts[hash_] for hash_ in part], precision, numerics, refuse_cut)
+        alike = {(type(error), str(error)) for error in (fault(PLACE) for fault in failed.values())}
+        if len(part) > 1 and not now and len(alike) == 1 and errors.OverBudgetError not in dict(alike):
+            raise failed[part[0]](texts[part[0]].where)
+        vectors |= now
+        faults |= failed
+        progress(len(now))
     # 3. Put the vectors into the order of the records, and reject the texts without a vector.
-    good = [record for record in records if record.hash not in reasons]
+    good = [record for record in records if record.hash not in faults]
     rows = [vectors[record.hash] for record in good]
     dtype = np.dtype(precision)
     values_ND = np.stack([row.values_D for row in rows]) if rows else np.empty((0, encoder.dimension), dtype)
     stored = Stored(values_ND, np.array([row.scale for row in rows], np.float32))
-    aside = [record for record in records if record.hash in reasons]
     return EmbeddedRecords(
         good,
         stored,
         [row.dropped for row in rows],
-        [Rejected(record.where, str(reasons[record.hash])) for record in aside],
+        [(row, str(faults[record.hash](PLACE))) for row, record in enumerate(records) if record.hash in faults],
+        mixed(row.numerics for row in rows) if rows else numerics,
+        sum(hash_ not in faults for hash_ in new),
     )
 
 
@@ -87,16 +107,17 @@ def _slice(
     encoder: Encoder,
     records: list[Record],
     precision: Precision,
+    numerics: Mapping[str, object],
     refuse_cut: bool,
-    vectors: dict[bytes, Known],
-) -> dict[bytes, errors.EchoembedError]:
-    """Put the records' vectors into ``vectors``, and return an error for each record that has none."""
-    failed: dict[bytes, errors.EchoembedError] = {}
+) -> tuple[dict[bytes, Known], dict[bytes, Fault]]:
+    """Return the vectors of the records, and the fault of each record that has none."""
+    vectors: dict[bytes, Known] = {}
+    failed: dict[bytes, Fault] = {}
     prompts: dict[bytes, Prompt] = {}
 
     def read(record: Record, prompt: Prompt) -> None:
         if prompt.dropped and refuse_cut:
-            failed[record.hash] = errors.text_too_long(record.where, prompt.dropped, encoder.room() or 0)
+            failed[record.hash] = partial(errors.corpus_text_too_long, dropped=prompt.dropped, room=encoder.room() or 0)
         else:
             prompts[record.hash] = prompt
 
@@ -104,14 +125,15 @@ def _slice(
         length = float(np.linalg.norm(vector_D.astype(np.float64)))
         if not np.isfinite(length) or length == 0:
             reason = "is zero" if length == 0 else "is not finite"
-            failed[record.hash] = errors.vector_unusable(record.where, reason)
+            failed[record.hash] = partial(errors.corpus_vector_unusable, reason=reason)
             return
         unit_D = vector_D if abs(length - 1) < UNIT_TOLERANCE else (vector_D / length).astype(np.float32)
         stored = Stored.of(unit_D[None], precision)
-        vectors[record.hash] = Known(stored.values_ND[0], float(stored.scale_N[0]), prompts[record.hash].dropped)
+        scale, dropped = float(stored.scale_N[0]), prompts[record.hash].dropped
+        vectors[record.hash] = Known(stored.values_ND[0], scale, dropped, numerics)
 
     def fail(record: Record, error: errors.EchoembedError) -> None:
-        failed[record.hash] = errors.text_unusable(record.where, str(error))
+        failed[record.hash] = partial(errors.text_unusable, reason=str(error))
 
     def encoded(part: Sequence[Record]) -> NDArray[np.float32]:
         vectors_ND = encoder.encode([prompts[record.hash] for record in part])
@@ -121,7 +143,7 @@ def _slice(
 
     _each(records, lambda part: encoder.read([record.text for record in part]), read, fail)
     _each([record for record in records if record.hash in prompts], encoded, keep, fail)
-    return failed
+    return vectors, failed
 
 
 def _each(

@@ -5,7 +5,7 @@ Shapes: N texts, D dimension of their vectors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,14 +20,19 @@ if TYPE_CHECKING:
     from echoembed.recipe import Kind
 
 
+JOINED = ", "
+"""Stands between the values of numerics, if vectors were computed in several ways."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Identity:
     """The origin of vectors. Vectors can be compared if their identities agree.
 
     Attributes:
         decides: All that decides a vector: the fingerprint, and its parts under the names in messages.
-        names: The names of model, adapter and recipe, for people; not compared.
-        numerics: Settings that change only the last digits: dtype, device, engine.
+        names: The names of model, adapter and recipe, its layers and its budget, for people; not compared.
+        numerics: Settings that change only the last digits: dtype, device, engine; of vectors that were computed in
+            several ways, all values, as ``mixed`` returns them.
         instruction: The text in place of the template's ``{instruction}``; a query may have another.
     """
 
@@ -48,6 +53,20 @@ class Identity:
     def other_numerics(self, other: Identity) -> dict[str, tuple[object, object]]:
         """Return the numerics that differ, each with both values."""
         return _differing(self.numerics, other.numerics)
+
+
+def mixed(ways: Iterable[Mapping[str, object]]) -> dict[str, object]:
+    """Return the numerics of vectors that were computed in these ways; where ways differ, all their values, sorted."""
+    values: dict[str, set[str]] = {}
+    for way in ways:
+        for name, value in way.items():
+            values.setdefault(name, set()).update(each(value))
+    return {name: JOINED.join(sorted(all_)) for name, all_ in values.items()}
+
+
+def each(value: object) -> list[str]:
+    """Return the values of one of the numerics, which are several if its vectors were computed in several ways."""
+    return str(value).split(JOINED)
 
 
 def shown(differences: Mapping[str, tuple[object, object]]) -> str:
@@ -166,7 +185,7 @@ def identity_of(model: SentenceTransformer, kind: Kind, instruction: str | None 
     later = [module_identity(module) for module in list(model)[1:]]
     return Identity(
         decides={**{name: facts[name] for name in decides}, "modules": ", ".join(filter(None, later))},
-        names={name: facts[name] for name in ("model", "adapter", "recipe")},
+        names={name: facts[name] for name in ("model", "adapter", "recipe", "layers", "budget")},
         numerics={"dtype": facts["dtype"], "device": facts["device"], "engine": str(facts["engine"]).split(" ")[0]},
         instruction=(instruction or recipe.instruction) if has_place else "",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 
 from echoembed import errors
 
@@ -35,7 +36,15 @@ def condition(where: object, columns: Sequence[str]) -> str:
     for sign, what in _FORBIDDEN.items():
         if sign in bare:
             raise errors.corpus_filter(where, f"it holds {what}, and one condition is all it may be", columns)
+    if not _paired(bare):
+        raise errors.corpus_filter(where, "its brackets are not in pairs", columns)
     return f"({where})"
+
+
+def _paired(bare: str) -> bool:
+    """Whether every bracket has its other one: one too many would end the condition in our own."""
+    depths = list(accumulate({"(": 1, ")": -1}.get(character, 0) for character in bare))
+    return not depths or (min(depths) >= 0 and depths[-1] == 0)
 
 
 def reason(error: Exception, asked: str | None = None) -> str:

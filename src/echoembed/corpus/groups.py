@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from echoembed import errors
 from echoembed.corpus.chunks import Chunker
-from echoembed.corpus.inputs import SUFFIXES, InputFile, Inputs
+from echoembed.corpus.inputs import FORMATS, SUFFIXES, InputFile, Inputs
 from echoembed.corpus.readers import Raw, rows_of
 from echoembed.corpus.records import Keep, Record, Rejected
 from echoembed.corpus.scratch import Seen
@@ -16,6 +16,7 @@ from echoembed.prompts.text import check_text
 from echoembed.texts.rows import Columns, delimiter_of
 
 GROUP_BYTES = 32 * 2**20
+_HAVE_COLUMNS = "files with columns, such as JSONL and CSV"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,26 @@ class Reading:
         for name in names:
             if names.count(name) > 1:
                 raise errors.CorpusError.bad_value("--keep", name, "every column once")
+
+    def check(self, inputs: Inputs) -> None:
+        """Refuse what none of the inputs can use, which would be passed over without a word.
+
+        Raises:
+            CorpusError: If there is such a setting.
+        """
+        formats = inputs.formats()
+        tables, rows = {"csv", "tsv"}, set(FORMATS) - {"document", "lines"}
+        chunked = self.chunk or (self.chunk is None and "document" in formats)
+        unused = {
+            "--chunk-tokens": (self.chunk_tokens is not None and not chunked, "texts that are cut: with --chunk"),
+            "--delimiter": (self.delimiter is not None and not formats & tables, "CSV and TSV"),
+            "--column": (self.text != Reading.text and not formats & rows, _HAVE_COLUMNS),
+            "--id-column": (self.id is not None and not formats & rows, _HAVE_COLUMNS),
+            "--keep": (bool(self.keep) and not formats & rows, _HAVE_COLUMNS),
+        }
+        for option, (is_unused, needs) in unused.items():
+            if is_unused:
+                raise errors.corpus_option_unused(option, needs)
 
 
 class Group(NamedTuple):

@@ -71,7 +71,7 @@ class Inputs:
             _check_input(path, file_format)
             if leave_out is not None and (leave_out / SHARDS).is_dir() and _inside(path.resolve(), leave_out.resolve()):
                 raise errors.corpus_input_inside(_utf8(str(path)), leave_out)
-        self._base = os.path.commonpath([path.absolute().parent for path in self._paths])
+        self._base = os.path.commonpath([_place(path).parent for path in self._paths])
 
     def __iter__(self) -> Iterator[InputFile | Rejected]:
         """Files in the order of inputs, those of a folder sorted by name; folders that cannot be listed as rejected.
@@ -81,13 +81,13 @@ class Inputs:
         self.ignored = 0
         named: set[Path] = set()  # memory does not hold the files of folders
         for path in self._paths:
-            place = Path(os.path.abspath(path))  # noqa: PTH100 (.. must go, links must stay)
+            place = _place(path)
             if not named.isdisjoint((place, *place.parents)):
                 continue
             for entry in self._walk(path, self._not_walked()) if path.is_dir() else [path]:
                 if isinstance(entry, Rejected):
                     yield entry
-                elif not named or named.isdisjoint((absolute := Path(os.path.abspath(entry)), *absolute.parents)):  # noqa: PTH100
+                elif not named or named.isdisjoint((absolute := _place(entry), *absolute.parents)):
                     yield self._file(entry)
             named.add(place)
 
@@ -95,13 +95,21 @@ class Inputs:
         """Return the size of all files, for estimates of the time left."""
         return sum(_size(file.path) for file in self if isinstance(file, InputFile))
 
+    def formats(self) -> set[str]:
+        """Return the formats that the files may have: any, if one of the inputs is a folder."""
+        if self._format is not None:
+            return {self._format}
+        named = {kind_of(path.name)[0] for path in self._paths if not path.is_dir()}
+        folders = any(path.is_dir() for path in self._paths)
+        return set(FORMATS) if folders else {format_ for format_ in named if format_}
+
     def names(self) -> list[str]:
         """Return the inputs as they were given."""
         return [_utf8(str(path)) for path in self._paths]
 
     def _file(self, path: Path) -> InputFile:
         format_, packed = kind_of(path.name)
-        name = _utf8(Path(os.path.relpath(path.absolute(), self._base)).as_posix())
+        name = _utf8(Path(os.path.relpath(_place(path), self._base)).as_posix())
         return InputFile(path, name, self._format or format_ or "lines", packed)
 
     def _not_walked(self) -> set[tuple[int, int]]:
@@ -162,6 +170,11 @@ def _check_input(path: Path, format_: str | None) -> None:
         raise errors.file_unreadable(name, "it is neither a file nor a folder")
     if format_ is None and kind_of(path.name)[0] is None:
         raise errors.format_untold(name, (*SUFFIXES, ".jsonl.gz", ".jsonl.zst"), "Rename it, or say --format")
+
+
+def _place(path: Path) -> Path:
+    """Return where a path leads, however it is written: ``..`` goes, links stay."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def _inside(path: Path, folder: Path) -> bool:

@@ -8,7 +8,7 @@ So continuing a build, repairing a corpus and updating it for changed inputs are
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,16 @@ from echoembed import errors
 from echoembed.corpus import folder as corpus_folder
 from echoembed.corpus import manifest as manifests
 from echoembed.corpus import shard
-from echoembed.corpus.before import Before, first_reason
+from echoembed.corpus.before import Before
 from echoembed.corpus.chunks import DEFAULT_TOKENS, Chunker
-from echoembed.corpus.encoder import Encoder
+from echoembed.corpus.embed import Known
+from echoembed.corpus.encoder import Encoder, mixed
 from echoembed.corpus.groups import Group, Groups, Reading
 from echoembed.corpus.inputs import Inputs
 from echoembed.corpus.manifest import SHARDS, Manifest
 from echoembed.corpus.pool import Pool
 from echoembed.corpus.records import Rejected, key_of
-from echoembed.corpus.scratch import Places, Seen
+from echoembed.corpus.scratch import Places, Seen, Wheres
 from echoembed.corpus.shard import Entry, Precision
 from echoembed.corpus.work import BuildProgress, Engine, Here, Report, ShardTask, ShardWork
 from echoembed.files import WholeFile, reason_of
@@ -72,6 +73,7 @@ def build(
         raise errors.CorpusError.bad_value("--precision", precision, ", ".join(shard.PRECISIONS))
     target = Path(out).expanduser()
     files = Inputs(inputs, file_format=file_format, leave_out=target)
+    (reading or Reading()).check(files)
     manifest = Manifest(
         state="building",
         identity=encoder.identity(),
@@ -108,6 +110,7 @@ class _Job:
     engine: Engine
     progress: Callable[[BuildProgress], None]
     embedded: int = 0
+    reused: int = 0
     done: int = 0
     kept: int = 0
     empty: bool = False
@@ -125,32 +128,47 @@ class _Job:
             set_aside = _Lines(rejected)
             seen = stack.enter_context(Seen(self.folder / ".ids"))
             places = stack.enter_context(Places(self.folder / ".places"))
+            wheres = stack.enter_context(Wheres(self.folder / ".wheres"))
             groups = Groups(self.inputs, self.work.reading, chunker, seen, set_aside)
-            entries = self._shards(groups, before, places)
+            entries = self._shards(groups, before, places, wheres)
             if not sum(entry.rows for entry in entries):
-                reason = groups.first_reason or first_reason(self.folder, entries) or groups.nothing()
+                first = next(self._rejected(entries, wheres), None)
+                reason = groups.first_reason or (first.reason if first else groups.nothing())
                 if before.manifest is None:
                     corpus_folder.clear(self.folder, keep=())
                     self.empty = True
                 raise errors.corpus_no_rows(reason)
             # 3. Copy the rejections of each shard to rejected.jsonl. Write the manifest last, when all else is there.
-            for entry in entries:
-                if entry.rejected:
-                    for where, reason in shard.meta_of(self.folder / SHARDS / entry.name)["rejected"]:
-                        set_aside(Rejected(where, reason))
+            for rejection in self._rejected(entries, wheres):
+                set_aside(rejection)
             rejected.seal()
             rejected.commit()
-            whole = replace(self.manifest, state="complete", shards=entries, rejected=set_aside.lines)
+            # Of vectors that were copied, the numerics are those under which they were computed, not ours.
+            ways = [shard.numerics_of(self._path(entry)) for entry in entries if entry.rows]
+            identity = replace(self.manifest.identity, numerics=mixed(ways))
+            whole = replace(
+                self.manifest, state="complete", identity=identity, shards=entries, rejected=set_aside.lines
+            )
             manifests.write(self.folder, whole)
         corpus_folder.clear(self.folder, keep=[entry.name for entry in entries])
         made = len(entries) - self.kept
-        return Report(whole, self.embedded, self.kept, made, self.inputs.ignored, before.remarks)
+        return Report(whole, self.embedded, self.reused, self.kept, made, self.inputs.ignored, before.remarks)
 
     def _leave_nothing(self) -> None:
         if self.empty:
             corpus_folder.undo(self.folder)
 
-    def _shards(self, groups: Groups, before: Before, places: Places) -> list[Entry]:
+    def _path(self, entry: Entry) -> Path:
+        return self.work.folder / entry.name
+
+    def _rejected(self, entries: Sequence[Entry], wheres: Wheres) -> Iterator[Rejected]:
+        """Yield the texts that the model could not embed, each with its present place."""
+        for entry in entries:
+            if entry.rejected:
+                for row, reason in shard.rejections_of(self._path(entry)):
+                    yield Rejected.at(wheres.of(entry.number, row), reason)
+
+    def _shards(self, groups: Groups, before: Before, places: Places, wheres: Wheres) -> list[Entry]:
         """Keep or make the shards of all groups, and return their entries in order."""
         entries: dict[int, Entry] = {}
         pool = Pool(places)
@@ -169,23 +187,40 @@ class _Job:
             if entry is None:
                 if not old_added and before.has_changed(group.number, key):  # any text may have its vector already
                     for path in before.usable():
-                        pool.add(path)
+                        pool.add(path, old=True)
                     old_added = True
-                known = pool.find([record.hash for record in group.records])
+                known = self._usable(pool.find([record.hash for record in group.records]))
+                self.reused += sum(record.hash in known and known[record.hash].old for record in group.records)
                 entry = self.engine.submit(ShardTask(group.number, key, group.records, known), self.work, tell)
+                was_there = False
             else:
                 self.kept += 1
+                self.reused += entry.rows
                 tell(0)
+                was_there = True
+            wheres.add(group.number, self._asked(group, entry))
             if entry is not None:  # texts that return in later shards are copied from this one
                 entries[group.number] = entry
-                pool.add(self.work.folder / entry.name)
+                pool.add(self._path(entry), old=was_there)
         entries |= {entry.number: entry for entry in self.engine.finish(self.work, tell)}
         return [entries[number] for number in sorted(entries)]
+
+    def _usable(self, known: dict[bytes, Known]) -> dict[bytes, Known]:
+        """Leave out vectors of texts that were cut, if such texts are to be rejected."""
+        return {hash_: one for hash_, one in known.items() if not (self.work.refuse_cut and one.dropped)}
+
+    def _asked(self, group: Group, entry: Entry | None) -> dict[int, str]:
+        """Return the places of the rejected records; of all records, if the shard is not made yet."""
+        if entry is None:
+            return {row: record.where for row, record in enumerate(group.records)}
+        rejections = shard.rejections_of(self._path(entry)) if entry.rejected else []
+        return {row: group.records[row].where for row, _ in rejections}
 
     def _key(self, group: Group) -> str:
         identity, work = self.manifest.identity, self.work
         decides = repr(sorted(identity.as_dict()["decides"].items()))
-        settings = (manifests.FORMAT, work.precision, work.reading.keep, work.refuse_cut, decides, identity.instruction)
+        how = (work.precision, work.reading.keep, work.refuse_cut)
+        settings = (manifests.FORMAT, shard.LAYOUT, *how, decides, identity.instruction)
         return key_of(group.records, map(repr, settings))
 
 

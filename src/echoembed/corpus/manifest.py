@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -125,6 +126,15 @@ def _check_values(plain: Mapping[str, Any]) -> None:
         raise ValueError(f"its {wrong!r} is {errors.quoted(plain[wrong], 100)}")
 
 
+def stamp(folder: Path) -> tuple[int, ...] | None:
+    """Return what changes whenever a manifest is written, without reading it; None if there is none."""
+    try:
+        status = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
 def read(folder: Path) -> Manifest:
     """Read the manifest of a corpus, or its backup if the manifest is damaged.
 
@@ -178,9 +188,36 @@ def damage(folder: Path) -> str | None:
 
 
 def plain_load(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of ``echoembed.load`` as the manifest stores them, without those that are None."""
-    plain = {name: value.as_dict() if isinstance(value, Recipe) else value for name, value in arguments.items()}
-    return {name: value for name, value in plain.items() if value is not None}
+    """Return arguments of ``echoembed.load`` as the manifest stores them, without those that are None.
+
+    Folders and files of models are stored with their whole path, for whoever loads the model in another folder.
+    """
+    plain = {name: value for name, value in arguments.items() if value is not None}
+    for name in ("model", "adapter"):
+        if name in plain:
+            plain[name] = _located(plain[name])
+    if isinstance(recipe := plain.get("recipe"), Recipe):
+        local = replace(
+            recipe,
+            checkpoint=_located(recipe.checkpoint) if recipe.checkpoint else "",
+            adapters=tuple(map(_located, recipe.adapters)),
+        )
+        plain["recipe"] = local.as_dict()
+    return plain
+
+
+def _located(name: str | os.PathLike[str]) -> str:
+    """Return the name of a model or an adapter: of a folder or a file, its whole path."""
+    from echoembed.files import folder_of
+    from echoembed.sources.adapters import bundled
+    from echoembed.sources.packaged import RESERVED
+    from echoembed.sources.resolve import existing_gguf
+
+    text = os.fspath(name)
+    if text.lower() in RESERVED or text in bundled():
+        return text
+    path = existing_gguf(text) or folder_of(text)
+    return text if path is None else str(path.absolute())
 
 
 def load_model(manifest: Manifest) -> SentenceTransformer:

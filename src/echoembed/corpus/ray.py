@@ -93,9 +93,9 @@ class OnRay(Engine):
         for row in results.iter_rows():
             if row["kind"]:
                 raise getattr(errors, row["kind"])(row["message"])
-            packed = shard.Packed(Entry(*_values(row)), row["data"])
+            packed = shard.Packed(Entry(*_values(row)), row["data"], int(row["embedded"]))
             entries.append(shard.write(work.folder, packed))
-            progress(packed.entry.rows + packed.entry.rejected)
+            progress(packed.embedded)
         self._tasks = []
         return entries
 
@@ -116,12 +116,13 @@ class _Actor:
         try:
             packed = self._work.make(ray.get(self._tasks[int(number)]), self._encoder)
         except errors.EchoembedError as error:  # returned, because Ray would wrap a raised error, and try again
-            return _row(Entry("", 0, 0, 0, 0, 0, ""), b"", type(error).__name__, str(error))
-        return _row(packed.entry, bytes(packed.data), "", "")
+            return _row(shard.Packed(Entry("", 0, 0, 0, 0, 0, ""), b""), type(error).__name__, str(error))
+        return _row(packed, "", "")
 
 
-def _row(entry: Entry, data: bytes, kind: str, message: str) -> dict[str, Any]:
-    columns = {**entry._asdict(), "data": data, "kind": kind, "message": message}
+def _row(packed: shard.Packed, kind: str, message: str) -> dict[str, Any]:
+    made = {"data": bytes(packed.data), "embedded": packed.embedded}
+    columns = {**packed.entry._asdict(), **made, "kind": kind, "message": message}
     return {
         name: np.array([value], dtype=None if isinstance(value, int) else object) for name, value in columns.items()
     }

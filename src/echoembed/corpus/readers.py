@@ -14,7 +14,7 @@ from echoembed import errors
 from echoembed.corpus.inputs import InputFile
 from echoembed.corpus.records import Rejected
 from echoembed.corpus.unpack import unpacked
-from echoembed.texts.lines import LINE_LIMIT, as_utf8
+from echoembed.texts.lines import LINE_LIMIT, as_utf8, without_end
 from echoembed.texts.rows import BATCH_ROWS, DELIMITERS, Columns, cell_value, check_delimiter, json_object, readable
 
 _BOM = b"\xef\xbb\xbf"
@@ -91,9 +91,13 @@ def _plain(handle: BinaryIO, file: InputFile, columns: Columns) -> Read:
             if isinstance(line, Rejected):
                 yield line
             elif line.strip():
-                yield Raw(
-                    where, number, _decoded(where, line.removesuffix(b"\n").removesuffix(b"\r")), None, _none(columns)
-                )
+                text = _decoded(where, line)
+                try:
+                    text = without_end(where, text) if isinstance(text, str) else text
+                except errors.FileError as error:
+                    yield Rejected(where, str(error))
+                    continue
+                yield Raw(where, number, text, None, _none(columns))
         return
     data = handle.read(LINE_LIMIT + 1)
     if (recoded := as_utf8(data, handle, file.name)) is not None:

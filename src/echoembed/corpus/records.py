@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ LANCE = ("_rowid", "_rowaddr", "_rowoffset", "_score", "_distance", "_relevance_
 """Columns that the index adds to what it finds."""
 EXACT = 2.0**53  # from here on, a float skips whole numbers
 TYPES = ("text", "int", "float", "bool")
+PLACE = "<place>"
+"""Stands for a row's place in a reason that a shard stores: the row may have another place when the shard is kept."""
 Value = str | int | float | bool | None
 
 
@@ -73,14 +76,18 @@ class Keep(NamedTuple):
             if self.type == "bool":
                 words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
                 return words[str(value).strip().lower()]
-            number = float(str(value))
-            if not math.isfinite(number):
+            text = str(value)
+            number = float(text)
+            if not math.isfinite(number) or "_" in text:  # Python takes 1_000 for a number
                 raise ValueError("no number that JSON has")
             if self.type == "float":
                 return number
+            if isinstance(value, float) and abs(value) >= EXACT:
+                raise ValueError("perhaps not the number that was written")
+            exact = Decimal(text)
             # Tables with gaps have their whole numbers as 3.0.
-            whole = int(number) if isinstance(value, float) or "." in str(value) else int(str(value))
-            if (whole != number and abs(number) < EXACT) or not -(2**63) <= whole < 2**63:
+            whole = int(exact) if isinstance(value, float) or "." in text else int(text)
+            if whole != exact or not -(2**63) <= whole < 2**63:
                 raise ValueError("not whole, or over 64 bits")
             return whole
         except (ValueError, KeyError) as error:
@@ -124,6 +131,11 @@ class Rejected(NamedTuple):
 
     where: str
     reason: str
+
+    @classmethod
+    def at(cls, where: str, reason: str) -> Rejected:
+        """Make the rejection of a row that is at this place now, of the reason that a shard stores."""
+        return cls(where, reason.replace(PLACE, where, 1))
 
     def line(self) -> bytes:
         """Return the line of JSON; lone surrogates are escaped."""

@@ -1,9 +1,9 @@
-"""Large tables on disk, in SQLite, to save memory: the ids seen so far, and the place of each text's vector."""
+"""Large tables on disk, in SQLite, to save memory: ids seen so far, places of texts' vectors, places of rows."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -82,3 +82,22 @@ class Places(Scratch):
             rows = self._run(f"SELECT hash, shard, row FROM places WHERE hash IN ({marks})", part)  # noqa: S608 (marks)
             places.update({hash_: (shard, row) for hash_, shard, row in rows})
         return places
+
+
+class Wheres(Scratch):
+    """Shard and number of a record in it → the record's place in the inputs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "CREATE TABLE wheres (shard INTEGER, row INTEGER, name TEXT, PRIMARY KEY (shard, row));")
+
+    def add(self, shard: int, wheres: Mapping[int, str]) -> None:
+        """Remember the places of records of a shard."""
+        try:
+            self._db.executemany("INSERT INTO wheres VALUES (?, ?, ?)", [(shard, *item) for item in wheres.items()])
+        except sqlite3.Error as error:
+            raise errors.output_unwritable(self._path, str(error)) from error
+
+    def of(self, shard: int, row: int) -> str:
+        """Return the place of a record."""
+        [where] = self._run("SELECT name FROM wheres WHERE shard = ? AND row = ?", (shard, row)).fetchone()
+        return str(where)

@@ -18,7 +18,7 @@ from echoembed import errors
 from echoembed.corpus import folder as corpus_folder
 from echoembed.corpus import index, shard
 from echoembed.corpus import manifest as manifests
-from echoembed.corpus.encoder import ModelEncoder, identity_of, shown
+from echoembed.corpus.encoder import ModelEncoder, each, identity_of, shown
 from echoembed.corpus.filters import condition, reason
 from echoembed.corpus.manifest import SHARDS, Manifest
 from echoembed.corpus.records import Value
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REMEDY = "Search with the model and the recipe that the corpus was built with, or build it again with these"
 REFINED = 20  # candidates from the index for each text asked for; their exact cosines are then compared
+FUSED = 100  # texts by vector, and texts by words, whose ranks a hybrid search fuses, however few are asked for
 PROBED = 40  # partitions of the index that a search looks into
 # Largest distance between a stored unit vector and the same text's vector computed under other numerics.
 BOUND = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 6e-2, "int8": 6e-2}
@@ -78,7 +79,7 @@ class Corpus:
             all texts.
 
     Attributes:
-        manifest: The corpus's manifest.
+        manifest: The corpus's manifest, as of the last call: a corpus that is built again is searched as it is then.
         remarks: A line for each difference between the numerics of the query and the corpus; set by the first query.
 
     Raises:
@@ -93,14 +94,36 @@ class Corpus:
         exact_below: int = index.EXACT_BELOW,
     ) -> None:
         self.folder = Path(folder).expanduser()
-        self.manifest: Manifest = manifests.read(self.folder)
-        if self.manifest.state != "complete":
-            raise errors.corpus_unfinished(self.folder)
+        self._stamp = manifests.stamp(self.folder)
+        self.manifest: Manifest = self._complete()
         self.remarks: list[str] = []
         self._given = model
         self._exact_below = exact_below
 
+    def _complete(self) -> Manifest:
+        manifest = manifests.read(self.folder)
+        if manifest.state != "complete":
+            raise errors.corpus_unfinished(self.folder)
+        return manifest
+
+    def _refresh(self) -> None:
+        """Where a build has replaced the corpus since it was opened, go on with the new one.
+
+        Raises:
+            CorpusError: If there is no corpus any more, or its vectors cannot be compared with those before.
+        """
+        stamp = manifests.stamp(self.folder)  # before the manifest is read: it may be replaced in between
+        if stamp == self._stamp:
+            return
+        now = self._complete()
+        if differences := self.manifest.identity.differences(now.identity):
+            raise errors.corpus_differs(self.folder, shown(differences), "Open it again")
+        if now != self.manifest:
+            vars(self).pop("table", None)
+        self.manifest, self._stamp = now, stamp
+
     def __len__(self) -> int:
+        self._refresh()
         return self.manifest.rows
 
     def __enter__(self) -> Self:
@@ -129,7 +152,7 @@ class Corpus:
         others = stored.other_numerics(identity)
         if not others:
             return
-        dtypes = [str(side.numerics.get("dtype")) for side in (stored, identity)]
+        dtypes = [dtype for side in (stored, identity) for dtype in each(side.numerics.get("dtype"))]
         allowed = max(BOUND.get(dtype, 0.0) for dtype in dtypes) + STORED_BOUND[self.manifest.precision]
         encoder = ModelEncoder(model, kind=self.manifest.kind, instruction=stored.instruction or None)  # type: ignore[arg-type]
         path = next(self.folder / SHARDS / entry.name for entry in self.manifest.shards if entry.rows)
@@ -199,6 +222,7 @@ class Corpus:
             CorpusError: If the vector, the number or the filter cannot be used.
         """
         _check_count(k)
+        self._refresh()
         vector_D = self._unit(vector_D)
         asked = None if where is None else condition(where, self.columns)
         if words is not None and (not isinstance(words, str) or not words.strip()):
@@ -259,7 +283,8 @@ class Corpus:
             request = request.nprobes(PROBED).refine_factor(REFINED)
         if where is not None:
             request = request.where(where, prefilter=True) if words is None else request.where(where)
-        return request.limit(k).to_arrow()
+        # LanceDB fuses the ranks of as many texts as it is asked for; the first of them must not depend on how many.
+        return request.limit(k if words is None else max(k, FUSED)).to_arrow().slice(0, k)
 
     @property
     def columns(self) -> list[str]:
@@ -272,6 +297,7 @@ class Corpus:
         Raises:
             CorpusError: If a shard is damaged.
         """
+        self._refresh()
         for entry in self.manifest.shards:
             table = shard.read(self.folder / SHARDS / entry.name)
             yield table.column("id").to_pylist(), shard.stored_of(table).unit()
@@ -282,16 +308,14 @@ class Corpus:
         return self._opened()
 
     def _opened(self, *, rebuild: bool = False) -> Any:
-        """Open the table; where a build has replaced the corpus since it was opened, that of the new corpus."""
+        """Open the table; where a build replaces the corpus meanwhile, that of the new corpus."""
         try:
             return index.open_table(self.folder, self.manifest, exact_below=self._exact_below, rebuild=rebuild)
         except errors.CorpusError:
-            now = manifests.read(self.folder)
-            if now == self.manifest or now.state != "complete":
+            before = self.manifest
+            self._refresh()
+            if self.manifest == before:
                 raise
-            if differences := self.manifest.identity.differences(now.identity):
-                raise errors.corpus_differs(self.folder, shown(differences), "Open it again") from None
-            self.manifest = now
             return self._opened(rebuild=rebuild)
 
     def _hits(self, rows: Any, vector_D: NDArray[np.float32], *, by_cosine: bool) -> list[Hit]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed import errors
-from echoembed.corpus.records import HASH_BYTES, Keep, Record, Rejected
+from echoembed.corpus.records import HASH_BYTES, Keep, Record
 from echoembed.files import WholeFile, reason_of, sync_folder
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Precision = Literal["float32", "float16", "int8"]
 PRECISIONS = ("float32", "float16", "int8")
 NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})-([0-9a-f]{16})\.parquet")
 META = b"echoembed"
+LAYOUT = 2  # of what a shard says of itself
 INT8_TOP = 127
 
 
@@ -99,13 +100,28 @@ class Stored(NamedTuple):
         return np.asarray(vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True), np.float32)
 
 
+Rejection = tuple[int, str]
+"""The number of a rejected record among the records of its shard, and the reason, with ``PLACE`` for its place."""
+
+
 class EmbeddedRecords(NamedTuple):
-    """The records of a shard that have a vector, with the vectors, and the rejections of the others."""
+    """The records of a shard that have a vector, with the vectors, and the rejections of the others.
+
+    Attributes:
+        records: The records with a vector.
+        stored: Their vectors.
+        dropped: How many tokens of each were cut off.
+        rejected: The other records.
+        numerics: How the vectors were computed.
+        embedded: How many texts the model embedded; the vectors of the others were copied.
+    """
 
     records: Sequence[Record]
     stored: Stored
     dropped: Sequence[int]
-    rejected: Sequence[Rejected] = ()
+    rejected: Sequence[Rejection]
+    numerics: Mapping[str, object]
+    embedded: int
 
 
 def schema(dimension: int, precision: Precision, keep: Sequence[Keep]) -> pa.Schema:
@@ -159,13 +175,14 @@ def table_of(embedded: EmbeddedRecords, dimension: int, precision: Precision, ke
 
 
 class Packed(NamedTuple):
-    """A shard in memory, not written yet."""
+    """A shard in memory, not written yet, and the number of its texts that the model embedded for it."""
 
     entry: Entry
     data: bytes | memoryview
+    embedded: int = 0
 
 
-def pack(number: int, key: str, table: pa.Table, rejected: Sequence[Rejected], about: Mapping[str, object]) -> Packed:
+def pack(number: int, key: str, table: pa.Table, rejected: Sequence[Rejection], about: Mapping[str, object]) -> Packed:
     """Make the bytes of a shard, and its name.
 
     Args:
@@ -256,6 +273,25 @@ def meta_of(path: Path) -> dict[str, Any]:
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.corpus_damaged(path, str(error).splitlines()[0] if str(error) else "it has no notes") from error
     return meta
+
+
+def rejections_of(path: Path) -> list[Rejection]:
+    """Read the rejections of a shard.
+
+    Raises:
+        CorpusError: If the shard cannot be read.
+    """
+    return [(row, reason) for row, reason in meta_of(path)["rejected"]]
+
+
+def numerics_of(path: Path) -> Mapping[str, object]:
+    """Read how the vectors of a shard were computed.
+
+    Raises:
+        CorpusError: If the shard cannot be read.
+    """
+    numerics: Mapping[str, object] = meta_of(path)["identity"]["numerics"]
+    return numerics
 
 
 def shape_of(path: Path) -> tuple[pa.Schema, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from echoembed.corpus import shard
 from echoembed.corpus.embed import Known, embed_records
@@ -43,20 +43,24 @@ class ShardWork:
     precision: Precision
     dimension: int
     refuse_cut: bool
-    about: Mapping[str, object]
+    about: Mapping[str, Any]
 
     def make(self, task: ShardTask, encoder: Encoder, progress: Callable[[int], None] = lambda _: None) -> shard.Packed:
         """Embed the texts of a shard, and pack it."""
+        identity = self.about["identity"]
         embedded = embed_records(
             encoder,
             task.records,
             task.known,
             precision=self.precision,
+            numerics=identity["numerics"],
             refuse_cut=self.refuse_cut,
             progress=progress,
         )
         table = shard.table_of(embedded, self.dimension, self.precision, self.reading.keep)
-        return shard.pack(task.number, task.key, table, embedded.rejected, self.about)
+        about = {**self.about, "identity": {**identity, "numerics": dict(embedded.numerics)}}
+        packed = shard.pack(task.number, task.key, table, embedded.rejected, about)
+        return packed._replace(embedded=embedded.embedded)
 
 
 class Engine(Protocol):
@@ -90,7 +94,8 @@ class Report:
 
     Attributes:
         manifest: The corpus's new manifest.
-        embedded: How many texts the model embedded.
+        embedded: How many texts the model embedded; of equal texts, one.
+        reused: How many texts have the vector that the corpus had for them before.
         kept_shards: How many shards existed already.
         made_shards: How many shards were made.
         ignored: How many files of other kinds there are in the inputs' folders.
@@ -100,6 +105,7 @@ class Report:
 
     manifest: Manifest
     embedded: int = 0
+    reused: int = 0
     kept_shards: int = 0
     made_shards: int = 0
     ignored: int = 0
@@ -107,9 +113,9 @@ class Report:
     seconds: float = 0.0
 
     @property
-    def reused(self) -> int:
-        """Return the number of texts whose vectors existed already."""
-        return self.manifest.rows - self.embedded
+    def repeated(self) -> int:
+        """Return the number of texts that equal one that was embedded, and have its vector."""
+        return self.manifest.rows - self.embedded - self.reused
 
 
 class BuildProgress(NamedTuple):

@@ -17,6 +17,7 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}  # neither is how a text in UTF-8 or UTF-16 begins
 
 
 def decoded_lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str | errors.TextError]]:
@@ -51,6 +52,18 @@ def decoded_lines(handle: BinaryIO, name: str) -> Iterator[tuple[str, str | erro
         line = handle.readline(LINE_LIMIT + 1)
 
 
+def without_end(where: str, line: str) -> str:
+    """Return a line of text without its line break.
+
+    Raises:
+        FileError: If there is a carriage return in it: a file with old line ends would be one text.
+    """
+    text = line.removesuffix("\n").removesuffix("\r")
+    if "\r" in text:
+        raise errors.text_file_returns(where)
+    return text
+
+
 def as_utf8(head: bytes, handle: BinaryIO, name: str) -> BinaryIO | None:
     """Convert a file that begins with the byte order mark of UTF-16 or UTF-32.
 
@@ -63,8 +76,10 @@ def as_utf8(head: bytes, handle: BinaryIO, name: str) -> BinaryIO | None:
         The whole file in UTF-8, without the mark; None if it needs no conversion.
 
     Raises:
-        FileError: If the file is UTF-16 without a mark; while the result is read, if the file is damaged.
+        FileError: If the file is UTF-16 without a mark, or compressed; while the result is read, if it is damaged.
     """
+    if (how := next((how for start, how in _COMPRESSED.items() if head.startswith(start)), None)) is not None:
+        raise errors.file_compressed(name, how)
     codec = next((codec for mark, codec in _MARKS if head.startswith(mark)), None)
     if codec is not None:
         return cast(BinaryIO, io.BufferedReader(_Recoded(head, handle, codec, name)))

@@ -100,6 +100,10 @@ class TextReader:
             for source in self._sources:
                 if source.literal is None and source.format not in _TABLES:
                     raise errors.delimiter_unused(source.name, source.format)
+        plain = [source for source in self._sources if source.literal is not None or source.format == "txt"]
+        if column != Columns().text and plain and len(plain) == len(self._sources):
+            kind = "a text" if plain[0].literal is not None else "txt"
+            raise errors.column_unused(plain[0].name, column, kind)
         self._total: int | None = None
         self._begin()
 

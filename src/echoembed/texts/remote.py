@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,14 @@ from echoembed.texts.writer import Stamp
 _TRIES = 5
 _SECONDS = 600.0
 _LONGEST_WAIT = 10
-_ITS_TEXTS = ("invalid_text", "text_too_long", "model_failed")
+_OVER_BUDGET = "text_too_long"
+_ITS_TEXTS = ("invalid_text", _OVER_BUDGET, "model_failed")
+_KEY_VARIABLE = "ECHOEMBED_API_KEY"
+_KEY_LENGTH = 16  # as the server demands
+
+
+class _TooManyTokensError(errors.ServerError):
+    """Raised within this file for a request with more tokens than the server takes in one."""
 
 
 @dataclass(kw_only=True)
@@ -55,10 +62,9 @@ class RemoteEmbedder:
 
         Raises:
             TextError: If a text cannot be embedded.
-            ServerError: If the server cannot be reached, or now serves another model.
+            ServerError: If the server cannot be reached, now serves another model, or the key cannot be one.
         """
-        parts = [self._vectors(part) for part in self._requests(texts)]
-        return np.concatenate(parts)
+        return np.concatenate([self._in_parts(part) for part in self._requests(texts)])
 
     def faults(self, items: list[Item]) -> list[errors.TextError | None]:
         """Find the texts that cannot be embedded, by a request for each: an error that names its place, or None."""
@@ -71,13 +77,14 @@ class RemoteEmbedder:
         try:
             self._vectors([item.text])
         except errors.TextError as error:
-            return errors.text_unusable(item.where, str(error))
+            fault = errors.text_unusable(item.where, str(error))
+            return errors.OverBudgetError(str(fault)) if isinstance(error, errors.OverBudgetError) else fault
         return None
 
     def stamp(self) -> Stamp:
         """Return the stamp that is stored with the vectors."""
         facts = self._info["echoembed"]
-        has_place = "{instruction" in facts[f"{self.kind}_template"]
+        has_place = self._has_place(facts)
         of_recipe = facts.get("instruction", "")
         return Stamp(
             model=str(facts["model"]),
@@ -94,7 +101,13 @@ class RemoteEmbedder:
         answer: dict[str, Any] = self._ask("GET", "/info")[0]
         if not isinstance(answer, dict) or not isinstance(answer.get("echoembed"), dict):
             raise errors.remote_refused(self.url, 200, "no description of a model")
+        if self.instruction and not self._has_place(facts := answer["echoembed"]):
+            raise errors.instruction_unused(str(facts["recipe"]), self.kind, self.instruction)
         return answer
+
+    def _has_place(self, facts: dict[str, Any]) -> bool:
+        """Return whether the served recipe has a place for an instruction."""
+        return "{instruction" in facts[f"{self.kind}_template"]
 
     def _requests(self, texts: list[str]) -> Iterator[list[str]]:
         """Split the texts into requests within the server's limits."""
@@ -110,9 +123,22 @@ class RemoteEmbedder:
             size += length
         yield part
 
+    def _in_parts(self, texts: list[str]) -> NDArray[np.float32]:
+        """Embed texts by one request, or by several if the server finds too many tokens in it."""
+        try:
+            return self._vectors(texts)
+        except _TooManyTokensError:
+            if len(texts) == 1:
+                raise
+        middle = len(texts) // 2  # only the server can count tokens
+        return np.concatenate([self._in_parts(texts[:middle]), self._in_parts(texts[middle:])])
+
     def _vectors(self, texts: list[str]) -> NDArray[np.float32]:
         body: dict[str, Any] = {"input": texts, "encoding_format": "base64", "task": self.kind}
         body |= {"truncate": self.truncate, "instruction": self.instruction}
+        most = int(self._info["max_body_bytes"])
+        if len(texts) == 1 and (size := len(json.dumps(body))) > most:
+            raise errors.remote_text_too_large(size, most)
         answer, headers = self._ask("POST", "/v1/embeddings", body)
         before, now = self._info["echoembed"]["fingerprint"], headers.get("X-Echoembed-Fingerprint", "none")
         if before != now:
@@ -137,19 +163,20 @@ class RemoteEmbedder:
                 return answer, headers
             fault = answer.get("error") if isinstance(answer, dict) else None
             message = fault.get("message") if isinstance(fault, dict) else fault
-            if isinstance(fault, dict) and fault.get("code") in _ITS_TEXTS:
-                raise errors.TextError(str(message))
+            code = fault.get("code") if isinstance(fault, dict) else None
+            if code in _ITS_TEXTS:
+                raise (errors.OverBudgetError if code == _OVER_BUDGET else errors.TextError)(str(message))
             break
-        raise errors.remote_refused(self.url, status, str(message or "nothing more"))
+        refused = errors.remote_refused(self.url, status, str(message or "nothing more"))
+        raise _TooManyTokensError(*refused.args) if code == "too_many_tokens" else refused
 
     def _exchange(self, method: str, path: str, body: object) -> tuple[int, Any, bytes]:
-        parts = urlsplit(self.url if "://" in self.url else f"http://{self.url}")
-        secure = parts.scheme == "https"
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("ECHOEMBED_API_KEY"):
+        if key := _key():
             headers["Authorization"] = f"Bearer {key}"
         try:
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+            parts = web_address(self.url if "://" in self.url else f"http://{self.url}")
+            kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
             connection = kind(parts.hostname or "", parts.port, timeout=_SECONDS)
             try:
                 content = None if body is None else json.dumps(body).encode()
@@ -159,7 +186,32 @@ class RemoteEmbedder:
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise errors.remote_unreachable(self.url, str(error) or type(error).__name__) from error
+            shown = self.url.rpartition("@")[2]  # without a password
+            raise errors.remote_unreachable(shown, str(error) or type(error).__name__) from error
+
+
+def web_address(url: str) -> SplitResult:
+    """Return the parts of a server's address, all of which a request uses.
+
+    Raises:
+        ValueError: If it is no address of the web, or has a part that would be left out.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("it begins with neither http:// nor https://")
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("a user, a password, a query or a fragment in it would not be sent")
+    return parts
+
+
+def _key() -> str:
+    """Return the server's key; empty if there is none. A key that no server takes could break the header, and show."""
+    key = os.environ.get(_KEY_VARIABLE, "")
+    if key and (len(key) < _KEY_LENGTH or not all("!" <= character <= "~" for character in key)):
+        raise errors.server_keys(_KEY_VARIABLE, "the key is shorter, or holds another character")
+    return key
 
 
 def _wait(retry_after: str) -> float:

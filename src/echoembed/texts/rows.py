@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from echoembed import errors
-from echoembed.texts.lines import LINE_LIMIT, decoded_lines
+from echoembed.texts.lines import LINE_LIMIT, decoded_lines, without_end
 
 FORMATS = ("txt", "jsonl", "csv", "tsv", "parquet")
 SUFFIXES = (*(f".{kind}{packed}" for packed in ("", ".gz") for kind in FORMATS[:-1]), ".parquet")
@@ -187,7 +187,7 @@ def records(
         if isinstance(line, errors.TextError):
             yield where, line
         elif kind == "txt":
-            yield where, {"text": line.removesuffix("\n").removesuffix("\r")}
+            yield where, {"text": without_end(where, line)}
         elif not line.strip():
             yield where, None
         else:
