@@ -172,3 +172,60 @@ def test_scikit_learn_pipeline_clones_pickles_and_takes_a_series(folder, sides):
     pipeline = make_pipeline(EchoVectorizer(folder), LogisticRegression()).fit(pd.Series(DOCUMENTS), [0, 1, 1])
     again = pickle.loads(pickle.dumps(pipeline))
     assert list(again.predict(DOCUMENTS)) == list(pipeline.predict(DOCUMENTS))
+
+
+def several_of(adapter, model, folder):
+    """The calls of an adapter that take several texts."""
+    if adapter == "langchain_core":
+        from echoembed.integrations.langchain import EchoEmbeddings
+
+        return [EchoEmbeddings(model).embed_documents]
+    if adapter == "chromadb":
+        from echoembed.integrations.chroma import EchoFunction
+
+        return [EchoFunction(folder), EchoFunction(folder).embed_query]
+    if adapter == "lancedb":
+        return [lancedb_function(folder).generate_embeddings]
+    if adapter == "llm":
+        from echoembed.integrations.llm import EchoModel
+
+        return [lambda texts: list(EchoModel("document").embed_batch(texts))]
+    from echoembed.integrations.sklearn import EchoVectorizer
+
+    return [EchoVectorizer(folder).fit(None).transform]
+
+
+@pytest.mark.parametrize("adapter", ["langchain_core", "chromadb", "lancedb", "llm", "sklearn"])
+def test_a_text_or_a_table_in_place_of_several_texts_is_refused(adapter, model, folder, monkeypatch):
+    """As lists, they are characters and names of columns."""
+    pytest.importorskip(adapter)
+    pd = pytest.importorskip("pandas")
+    monkeypatch.setenv("ECHOEMBED_LLM_MODEL", folder)
+    for embed in several_of(adapter, model, folder):
+        for wrong in ("bread", pd.DataFrame({"text": DOCUMENTS}), {"text": DOCUMENTS[0]}):
+            with pytest.raises(errors.TextError, match=r"Got texts = .*a list of str"):
+                embed(wrong)
+
+
+def test_scikit_learn_knows_whether_it_is_fitted_and_names_the_columns(folder, sides):
+    pd = pytest.importorskip("pandas")
+    from sklearn.exceptions import NotFittedError
+
+    from echoembed.integrations.sklearn import EchoVectorizer
+
+    vectorizer = EchoVectorizer(folder, kind="document")
+    for early in (lambda: vectorizer.transform(DOCUMENTS), vectorizer.get_feature_names_out):
+        with pytest.raises(NotFittedError):
+            early()
+    frame = vectorizer.set_output(transform="pandas").fit_transform(DOCUMENTS)
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame.columns) == list(vectorizer.get_feature_names_out())
+    close(frame.to_numpy(), sides[0])
+
+
+def test_scikit_learn_is_refused_a_kind_that_does_not_exist_before_any_text_is_read(folder):
+    pytest.importorskip("sklearn")
+    from echoembed.integrations.sklearn import EchoVectorizer
+
+    with pytest.raises(errors.ModelError, match=r"kind = 'documents'.*query, document"):
+        EchoVectorizer(folder, kind="documents").fit(DOCUMENTS)

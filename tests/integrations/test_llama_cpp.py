@@ -8,12 +8,14 @@ version and command stand in the recording. Texts that are not recorded need a s
 import gzip
 import json
 import os
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import echoembed
 from echoembed import errors
@@ -135,4 +137,65 @@ def test_a_calibrated_recipe_is_never_left_to_the_server(tmp_path):
 def test_notes_are_refused_for_what_llama_cpp_cannot_do(recipe, tmp_path):
     with pytest.raises(errors.ModelError, match=f"{recipe}.*--gguf"):
         write_notes(echoembed.load("tiny", recipe=recipe), tmp_path / "notes")
+    assert list(tmp_path.iterdir()) == []
+
+
+def loaded_by(folder, monkeypatch, saved=None):
+    """The model that the code of the notes loads, run where they are."""
+    code = re.search(r"```python\n(.*?)^remote = ", (folder / "README.md").read_text(), re.DOTALL | re.MULTILINE)[1]
+    monkeypatch.chdir(folder)
+    namespace = {}
+    exec(code.replace("SAVED_FOLDER", str(saved)), namespace)
+    return namespace["model"]
+
+
+def like_its_vector(model, folder):
+    vector_D = json.loads((folder / "vector.json").read_text())
+    np.testing.assert_allclose(model.encode_document(EXAMPLE), vector_D, atol=1e-6)
+    return True
+
+
+MINE = echoembed.Recipe(
+    name="mine", query_template="{bos}Q: {text:pool}", document_template="{bos}D: {mark:pool}{text:pool}",
+    markers={"mark": "*"}, budget=40,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options", [{"recipe": "echo"}, {"recipe": "echo", "budget": 3}, {"recipe": MINE}, {"recipe": MINE, "budget": 3}]
+)
+def test_the_code_of_the_notes_loads_the_model_that_was_exported(options, tmp_path, monkeypatch):
+    model = echoembed.load("tiny", overflow="ignore", **options)
+    folder = write_notes(model, tmp_path / "notes")
+    again = loaded_by(folder, monkeypatch)
+    assert echoembed.fingerprint(again) == echoembed.fingerprint(model)
+    assert like_its_vector(again, folder)
+
+
+def test_the_notes_of_a_saved_model_load_it_from_where_it_is(tmp_path, monkeypatch):
+    texts = [f"{text} {number}" for number in range(20) for text in TEXTS[:3]]
+    calibrated = echoembed.calibrate(echoembed.load("tiny", recipe="prompteol"), texts, "z-score")
+    cut = echoembed.load("tiny", recipe="prompteol")
+    cut.truncate_dim = 64
+    for name, model in {"plain": echoembed.load("tiny", recipe=MINE), "calibrated": calibrated, "cut": cut}.items():
+        saved = echoembed.save(model, tmp_path / name)
+        folder = write_notes(echoembed.load(saved), tmp_path / f"{name}-notes")
+        assert "which is the vector" not in (folder / "README.md").read_text()
+        assert like_its_vector(loaded_by(folder, monkeypatch, saved), folder)
+
+
+def trained(model):
+    with torch.no_grad():
+        model[0].model.get_input_embeddings().weight += 0.01
+    return model
+
+
+@pytest.mark.parametrize(
+    "load",
+    [lambda: echoembed.load("tiny", adapter="tiny-echo"), lambda: trained(echoembed.load("tiny"))],
+    ids=["an adapter", "training"],
+)
+def test_notes_are_refused_for_weights_that_no_file_for_llama_cpp_holds(load, tmp_path):
+    with pytest.raises(errors.ModelError, match=r"--gguf: .*an adapter or training has changed"):
+        write_notes(load(), tmp_path / "notes")
     assert list(tmp_path.iterdir()) == []

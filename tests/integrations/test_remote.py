@@ -27,7 +27,7 @@ class Server(HTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.model = AutoModel.from_pretrained(TINY, dtype=torch.float32).eval()
         self.spoil = lambda states: states
-        self.answer = None
+        self.answer = self.raw = None
 
     def states(self, ids):
         with torch.inference_mode():
@@ -39,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         rows = [self.server.states(ids) for ids in body["input"]]
+        if self.server.raw is not None:
+            self.wfile.write(self.server.raw)
+            return
         if self.path == "/embeddings":
             answer = [{"index": number, "embedding": row} for number, row in enumerate(rows)]
         elif self.path == "/pooling" and body["task"] == "token_embed" and body["model"] == "tiny":
@@ -65,7 +68,7 @@ def running():
 
 @pytest.fixture
 def server(running):
-    running.spoil, running.answer = (lambda states: states), None
+    running.spoil, running.answer, running.raw = (lambda states: states), None, None
     return running
 
 
@@ -109,7 +112,27 @@ def test_an_answer_without_states_is_refused(server, model, answer):
         RemoteModel(model, TokenStates(url=address(server)))
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "file:///etc/passwd", "nonsense"])
+@pytest.mark.parametrize("raw", [b"no protocol\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n[]"])
+def test_an_answer_that_breaks_the_protocol_is_refused(server, model, raw):
+    server.raw = raw
+    with pytest.raises(errors.ModelError, match="cannot be used"):
+        RemoteModel(model, TokenStates(url=address(server)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9",
+        "file:///etc/passwd",
+        "nonsense",
+        "http://",
+        "http://[::1",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:9?x=1",
+        "http://127.0.0.1:9#x",
+        "http://a b",
+    ],
+)
 def test_a_server_that_is_not_there_is_one_line(model, url):
     with pytest.raises(errors.ModelError, match="cannot be used"):
         RemoteModel(model, TokenStates(url=url))
@@ -121,3 +144,65 @@ def test_a_layer_that_no_server_gives_is_refused(server):
         RemoteModel(model, TokenStates(url=address(server)))
     with pytest.raises(errors.ModelError, match="a single prompt"):
         RemoteModel(echoembed.load(TINY, recipe="metaeol"), TokenStates(url=address(server)))
+
+
+def test_an_address_in_capitals_is_the_same_address(server, model):
+    states = TokenStates(url=f"HTTP://127.0.0.1:{server.server_port}/")
+    assert RemoteModel(model, states).distance < 1e-5
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown(model):
+    with pytest.raises(errors.ModelError, match="cannot be used") as caught:
+        RemoteModel(model, TokenStates(url="http://me:hidden@127.0.0.1:9"))
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"protocol": "ollama"}, {"timeout": 0.0}, {"timeout": float("inf")}, {"url": None}, {"model": 7}]
+)
+def test_settings_of_a_server_are_checked_when_they_are_made(settings):
+    with pytest.raises(errors.ModelError, match=f"Got {next(iter(settings))} = "):
+        TokenStates(**{"url": "http://127.0.0.1:9", **settings})
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
+def test_a_size_of_no_request_is_refused(server, model, batch_size):
+    with pytest.raises(errors.ModelError, match="batch_size"):
+        RemoteModel(model, TokenStates(url=address(server)), batch_size=batch_size)
+
+
+def test_one_text_has_the_shape_that_the_model_gives_it_and_none_are_an_empty_array(server, model):
+    remote = RemoteModel(model, TokenStates(url=address(server)))
+    for texts in (QUERY, [QUERY]):
+        vectors, of_model = remote.encode(texts), model.encode(texts)
+        assert (vectors.shape, vectors.dtype) == (of_model.shape, of_model.dtype)
+        np.testing.assert_allclose(vectors, of_model, atol=1e-5)
+    none_ND = remote.encode([])
+    assert (none_ND.shape, none_ND.dtype) == ((0, model.get_embedding_dimension()), np.float32)
+
+
+def test_a_table_in_place_of_texts_is_refused(server, model):
+    pd = pytest.importorskip("pandas")
+    remote = RemoteModel(model, TokenStates(url=address(server)))
+    with pytest.raises(errors.TextError, match=r"Got texts = .*a list of str"):
+        remote.encode(pd.DataFrame({"text": DOCUMENTS}))
+
+
+def test_vectors_are_cut_to_the_models_dimension(server):
+    model = echoembed.load(TINY, recipe=RECIPE)
+    model.truncate_dim = 64
+    remote = RemoteModel(model, TokenStates(url=address(server)))
+    vectors_ND = remote.encode(DOCUMENTS, task="document")
+    wanted_ND = model.encode_document(DOCUMENTS, normalize_embeddings=True)
+    np.testing.assert_allclose(vectors_ND, wanted_ND, atol=1e-5)
+    assert remote.encode([]).shape == (0, 64)
+
+
+def test_what_is_cut_from_a_text_is_said_as_the_model_says_it(server, model):
+    remote, long = RemoteModel(model, TokenStates(url=address(server))), ["town " * 900]
+    with pytest.warns(echoembed.TruncationWarning) as of_model:
+        wanted_ND = model.encode(long)
+    with pytest.warns(echoembed.TruncationWarning) as of_remote:
+        vectors_ND = remote.encode(long)
+    assert [str(one.message) for one in of_remote] == [str(one.message) for one in of_model]
+    np.testing.assert_allclose(vectors_ND, wanted_ND, atol=1e-5)

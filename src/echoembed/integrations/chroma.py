@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from chromadb.api.types import Documents, EmbeddingFunction
 from chromadb.utils.embedding_functions import register_embedding_function
 
+from echoembed.integrations.several import texts_of
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -35,11 +37,11 @@ class EchoFunction(EmbeddingFunction[Documents]):  # type: ignore[misc]
 
     def __call__(self, input: Documents) -> list[Any]:  # noqa: A002 (the name is Chroma's)
         """Embed documents."""
-        return list(self._model.encode_document(list(input), show_progress_bar=False))
+        return list(self._model.encode_document(texts_of(input), show_progress_bar=False))
 
     def embed_query(self, input: Documents) -> list[Any]:  # noqa: A002
         """Embed queries."""
-        return list(self._model.encode_query(list(input), show_progress_bar=False))
+        return list(self._model.encode_query(texts_of(input), show_progress_bar=False))
 
     @staticmethod
     def name() -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from lancedb.embeddings import TextEmbeddingFunction, register
 from pydantic import PrivateAttr
 
+from echoembed.integrations.several import texts_of
+
 
 @register("echoembed")  # type: ignore[no-untyped-call]
 class EchoTextFunction(TextEmbeddingFunction):
@@ -40,7 +42,7 @@ class EchoTextFunction(TextEmbeddingFunction):
 
     def generate_embeddings(self, texts: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Embed documents."""
-        return list(self._loaded().encode_document(list(texts), show_progress_bar=False))
+        return list(self._loaded().encode_document(texts_of(texts), show_progress_bar=False))
 
     def compute_query_embeddings(self, query: str, *args: Any, **kwargs: Any) -> list[Any]:
         """Embed a query; returns a list of one vector."""

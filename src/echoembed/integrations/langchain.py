@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from langchain_core.embeddings import Embeddings
 
+from echoembed.integrations.several import texts_of
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -28,9 +30,9 @@ class EchoEmbeddings(Embeddings):  # type: ignore[misc]
         """Embed documents, with their line breaks.
 
         Raises:
-            TextError: If a text cannot be embedded.
+            TextError: If a text cannot be embedded, or these are one text or a table.
         """
-        vectors: list[list[float]] = self.model.encode_document(list(texts), show_progress_bar=False).tolist()
+        vectors: list[list[float]] = self.model.encode_document(texts_of(texts), show_progress_bar=False).tolist()
         return vectors
 
     def embed_query(self, text: str) -> list[float]:

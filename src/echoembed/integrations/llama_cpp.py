@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING
 
 from echoembed import errors
 from echoembed.model.save import CARD, whole_folder
+from echoembed.model.weights import sketch
+from echoembed.recipe import recipes
+from echoembed.sources.files import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from echoembed.model.transformer import EchoTransformer
 
 EXAMPLE = "A baker makes bread before dawn."
 _STEP = 512  # llama.cpp's own batch; sizes are multiples of it
@@ -38,8 +43,8 @@ fewer bits and llama.cpp's own rounding move a vector a little; at a cosine belo
 _LAST = """The recipe pools the prompt's last token, and so does `--pooling last`: `embedding` of the answer has one
 row, of length 1, which is the vector.
 """
-_CALIBRATED = """The recipe pools the last token and then calibrates, which llama.cpp does not. With `--pooling none` it
-gives the state of every token, and echoembed does both.
+_CHANGED = """The recipe pools the last token, and then the vector is {how}, which llama.cpp does not do. With
+`--pooling none` it gives the state of every token, and echoembed does both.
 """
 _SPAN = """The recipe pools a part of the prompt, which no `--pooling` of llama.cpp does: `mean` would take the template
 and the first reading too, and give other vectors. With `--pooling none`, `embedding` of the answer has a row for
@@ -50,16 +55,22 @@ From Python, echoembed renders, pools and calibrates, whatever the recipe pools,
 of another model. Start the server with `--pooling none`:
 
 ```python
-import echoembed
+{imports}import echoembed
 from echoembed.integrations.remote import RemoteModel, TokenStates
 
-model = echoembed.load({name!r}, recipe={recipe!r})
+{load}
 remote = RemoteModel(model, TokenStates(url="{url}"))
 vectors = remote.encode(["A text."], task="document")
 ```
 
 Beyond llama.cpp: recipes that pool another layer than the last, or take the causal mask away.
 """
+_ROW = "model = echoembed.load({name!r}, recipe={recipe!r})"
+_FILE = """# The recipe is not one of echoembed's table.
+recipe = echoembed.Recipe(**json.loads(Path("recipe.json").read_text(encoding="utf-8")))
+model = echoembed.load({name!r}, recipe=recipe)"""
+_SAVED = """# Where echoembed.save has written the model: its vectors are {how}, which no name says.
+model = echoembed.load("SAVED_FOLDER")"""
 _URL = "http://127.0.0.1:8080"
 
 
@@ -76,9 +87,9 @@ def write_notes(model: SentenceTransformer, folder: str | os.PathLike[str], *, o
 
     Raises:
         FileError: If the folder exists, or cannot be written.
-        ModelError: If llama.cpp cannot give the states that the recipe pools, or the model is not from ``load``.
+        ModelError: If llama.cpp cannot give the states that the recipe pools, no GGUF file has the model's weights, or
+            the model is not from ``load``.
     """
-    from echoembed.model.calibration import Calibration
     from echoembed.model.describe import describe
     from echoembed.model.transformer import transformer_of
 
@@ -94,10 +105,13 @@ def write_notes(model: SentenceTransformer, folder: str | os.PathLike[str], *, o
     reason = next((fault for fault, is_so in faults.items() if is_so), "")
     if reason:
         raise errors.export_impossible(recipe.name, "--gguf", f"it {reason}, and llama.cpp does not")
+    if _has_weights_of_its_own(transformer):
+        reason = "an adapter or training has changed the model's weights, and no GGUF file has these"
+        raise errors.export_impossible(recipe.name, "--gguf", reason)
     # 1. What llama.cpp can do of the recipe.
     prompt = transformer.reader.render([EXAMPLE], task="document")[0]
-    calibrated = any(isinstance(module, Calibration) for module in model)
-    pools_last = recipe.pooling == "last" and prompt.span[1] == len(prompt.ids) and not calibrated
+    how = _changed(model)
+    pools_last = recipe.pooling == "last" and prompt.span[1] == len(prompt.ids) and not how
     longest = max(
         sum(len(ids) if ids is not None else room for ids in renderer.layout(transformer.reader.instruction))
         for kind, renderer in transformer.reader.renderers.items()
@@ -126,16 +140,42 @@ def write_notes(model: SentenceTransformer, folder: str | os.PathLike[str], *, o
     )
     if pools_last:
         page += _LAST
-    elif recipe.pooling == "last":
-        page += _CALIBRATED
+    elif recipe.pooling == "last" and how:
+        page += _CHANGED.format(how=how)
     else:
         page += _SPAN.format(start=prompt.span[0], stop=prompt.span[1] - 1)
-    page += _PYTHON.format(name=transformer.name, recipe=recipe.name, url=_URL)
-    # 3. The folder, whole.
+    # 3. How the very same model is loaded.
+    in_file = not how and recipes.get(recipe.name) != recipe
+    load = _SAVED if how else _FILE if in_file else _ROW
+    place = transformer.base.name if transformer.base else transformer.name  # a saved model has its source's name
+    page += _PYTHON.format(
+        imports="import json\nfrom pathlib import Path\n\n" if in_file else "",
+        load=load.format(name=place, recipe=recipe.name, how=how),
+        url=_URL,
+    )
+    # 4. The folder, whole.
     vector_D = model.encode_document([EXAMPLE], show_progress_bar=False)[0]
     with whole_folder(folder, overwrite=overwrite) as unfinished:
         request = {"input": [list(prompt.ids)], "encoding_format": "float"}
-        for part, content in (("request.json", request), ("vector.json", [float(value) for value in vector_D])):
+        parts = {"request.json": request, "vector.json": [float(value) for value in vector_D]}
+        parts |= {"recipe.json": recipe.as_dict()} if in_file else {}
+        for part, content in parts.items():
             (unfinished / part).write_text(json.dumps(content) + "\n", encoding="utf-8")
         (unfinished / CARD).write_text(page, encoding="utf-8")
     return Path(folder).expanduser()
+
+
+def _has_weights_of_its_own(transformer: EchoTransformer) -> bool:
+    """Return whether the weights are others than those of the files that the model was loaded from."""
+    merged = bool(transformer.adapter) or (transformer.base is not None and bool(transformer.base.adapters))
+    merged = merged or (transformer.weights_folder / ADAPTER_CONFIG).is_file()
+    return merged or not (transformer.int8 or sketch(transformer.model) == transformer.sketch)
+
+
+def _changed(model: SentenceTransformer) -> str:
+    """Say what is done to a pooled vector, apart from scaling it to length 1; empty for nothing."""
+    from echoembed.model.calibration import Calibration
+
+    calibrated = any(isinstance(module, Calibration) for module in model)
+    cut = "" if model.truncate_dim is None else f"cut to {model.truncate_dim} dimensions"
+    return " and ".join(filter(None, ("calibrated" * calibrated, cut)))

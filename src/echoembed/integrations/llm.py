@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import llm
 
+from echoembed.integrations.several import texts_of
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -32,14 +34,15 @@ class EchoModel(llm.EmbeddingModel):  # type: ignore[misc]
         """Embed texts.
 
         Raises:
-            TextError: If a text cannot be embedded.
+            TextError: If a text cannot be embedded, or these are one text or a table.
         """
+        texts = texts_of(items)  # type: ignore[arg-type]  # the model refuses bytes
         if self._model is None:
             import echoembed
 
             settings = os.environ.get("ECHOEMBED_LLM_MODEL"), os.environ.get("ECHOEMBED_LLM_RECIPE")
             self._model = echoembed.load(settings[0] or None, recipe=settings[1] or None)
-        vectors_ND = self._model.encode(list(items), task=self._kind, show_progress_bar=False)
+        vectors_ND = self._model.encode(texts, task=self._kind, show_progress_bar=False)
         yield from vectors_ND.tolist()
 
 

@@ -9,6 +9,7 @@ Shapes: N prompts, T tokens of a prompt, D width of the model.
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -20,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echoembed import errors
+from echoembed.checks import ABOVE_ZERO, check_fields
+from echoembed.integrations.several import texts_of
+from echoembed.texts.remote import web_address
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -41,12 +45,18 @@ class TokenStates:
             pooling`` with a token pooler.
         model: The model's name on a vLLM server.
         timeout: Seconds to wait for an answer.
+
+    Raises:
+        ModelError: If a setting has a value that is not allowed.
     """
 
     url: str
     protocol: Protocol = "llama.cpp"
     model: str | None = None
     timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, errors.ModelError.bad_value, {"timeout": ABOVE_ZERO})
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Return the states of each prompt, float32 ``_TD``.
@@ -75,21 +85,21 @@ class TokenStates:
         return states
 
     def _ask(self, body: dict[str, Any]) -> Any:
-        if not self.url.startswith(("http://", "https://")):
-            raise errors.remote_states(self.url, "it is no address of the web")
-        request = urllib.request.Request(  # noqa: S310 (checked above)
-            self.url.rstrip("/") + ROUTES[self.protocol],
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
         try:
+            web_address(self.url)
+            request = urllib.request.Request(  # noqa: S310 (checked above)
+                self.url.rstrip("/") + ROUTES[self.protocol],
+                data=json.dumps(body).encode(),
+                headers={"Content-Type": "application/json"},
+            )
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310 (checked above)
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             answer_text = error.read(300).decode("utf-8", "replace")
             raise errors.remote_states(self.url, f"it answers {error.code}: {answer_text}") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise errors.remote_states(self.url, str(error)) from error
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+            # A password in the address is not shown.
+            raise errors.remote_states(self.url.rpartition("@")[2], str(error) or type(error).__name__) from error
 
 
 class RemoteModel:
@@ -106,7 +116,8 @@ class RemoteModel:
         distance: How far the vector of a probe text was.
 
     Raises:
-        ModelError: If the recipe pools another layer than the last, or the server's vectors differ.
+        ModelError: If the recipe pools another layer than the last, the server's vectors differ, or ``batch_size`` is
+            not above 0.
     """
 
     def __init__(
@@ -114,6 +125,8 @@ class RemoteModel:
     ) -> None:
         from echoembed.model.transformer import transformer_of
 
+        if type(batch_size) is not int or batch_size < 1:
+            raise errors.ModelError.bad_value("batch_size", batch_size, "a whole number above 0")
         transformer = transformer_of(model)
         self._model = model
         self._reader = transformer.reader
@@ -135,24 +148,28 @@ class RemoteModel:
             raise errors.remote_states(states.url, reason)
 
     def encode(
-        self, texts: Sequence[str], *, task: Kind = "query", instruction: str | None = None
+        self, texts: str | Sequence[str], *, task: Kind = "query", instruction: str | None = None
     ) -> NDArray[np.float32]:
-        """Embed texts: float32 ``_ND`` of length 1, in order.
+        """Embed texts: float32 ``_ND`` of length 1, in order; ``_D`` for one text that is in no list.
 
         Raises:
-            TextError: If a text cannot be embedded.
+            TextError: If a text cannot be embedded, or these are a table.
             ModelError: As for ``TokenStates``.
         """
-        prompts = self._reader.render(list(texts), task=task, instruction=instruction)
+        several = [texts] if isinstance(texts, str) else texts_of(texts)
+        prompts = self._reader.render(several, task=task, instruction=instruction)
+        self._reader.warn_of_cuts(prompts)
         vectors = []
         for start in range(0, len(prompts), self._batch_size):
             part = prompts[start : start + self._batch_size]
             for prompt, states_TD in zip(part, self._states([prompt.ids for prompt in part]), strict=True):
                 vectors.append(self._pooled(states_TD[slice(*prompt.span)]))
-        return np.stack(vectors)
+        if not vectors:
+            return np.empty((0, self._model.get_embedding_dimension() or 0), np.float32)
+        return vectors[0] if isinstance(texts, str) else np.stack(vectors)
 
     def _pooled(self, span_TD: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Apply the model's later modules to a span: pooling, calibration, scaling to length 1."""
+        """Apply the model's later modules to a span: pooling, calibration, cutting, scaling to length 1."""
         import torch
 
         states_1TD = torch.from_numpy(np.ascontiguousarray(span_TD))[None].to(self._model.device)
@@ -163,5 +180,5 @@ class RemoteModel:
         with torch.inference_mode():
             for module in list(self._model)[1:]:
                 features = module(features)
-        vector_D = features["sentence_embedding"][0].float().cpu().numpy()
+        vector_D = features["sentence_embedding"][0][: self._model.truncate_dim].float().cpu().numpy()
         return np.asarray(vector_D / np.linalg.norm(vector_D), np.float32)
