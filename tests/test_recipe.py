@@ -197,6 +197,12 @@ def test_fingerprint_stays_the_same_from_version_to_version():
     assert recipes["echo"].fingerprint() == "c6566713f6e9d71e"
 
 
+def test_a_recipe_whose_copies_differ_in_their_blank_has_another_fingerprint_than_in_the_first_release():
+    """Its vectors are others than then: copies had the blank of the first one. Those of other recipes are the same."""
+    assert Recipe(name="x", query_template="{bos}{text} {text:pool}").fingerprint() != "57a3a443a7827400"
+    assert Recipe(name="x", query_template="{bos}a {text} {text:pool}").fingerprint() == "867e3af05a352c3a"
+
+
 def test_equal_recipes_are_equal_and_hash_alike():
     assert recipe() == recipe()
     assert hash(recipe()) == hash(recipe())

@@ -208,17 +208,17 @@ class Recipe:
     def fingerprint(self) -> str:
         """Hash all fields that decide a vector to 16 hexadecimal digits; name and notes are left out.
 
-        A field that was added after the first release is also left out where it has its default. So older recipes keep
-        their hashes, and vectors that were stored with them can still be compared.
+        A field that was added after the first release is left out where it has its default, so that older hashes hold.
         """
         notes = {"name", "checkpoint", "adapters", "trained", "tuned_for", "source", "description"}
-        plain, default = self.as_dict(), _DEFAULTS
-        plain["beside"] = [part.fingerprint() for part in self.beside]
+        plain = {**self.as_dict(), "beside": [part.fingerprint() for part in self.beside]}
         decides = {
             key: value
             for key, value in plain.items()
-            if key not in notes and (key in _FIRST_RELEASE or value != default[key])
+            if key not in notes and (key in _FIRST_RELEASE or value != _DEFAULTS[key])
         }
+        if any(self.template(kind).mixed for kind in get_args(Kind)):
+            decides["copies"] = "each as it stands"  # in the first release, all had the first one's blank
         if not self.beside:
             decides.pop("join", None)  # nothing is joined
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

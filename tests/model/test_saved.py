@@ -80,9 +80,9 @@ def test_the_librarys_card_says_how_to_load_the_model(tags, tmp_path):
     [
         ({"model_kwargs": {"dtype": "int8"}}, r"Got dtype = 'int8'.*float32, bfloat16, float16.*echoembed\.load"),
         ({"model_kwargs": {"torch_dtype": "float64"}}, "Got dtype = 'float64'"),
-        ({"model_kwargs": {"attn_implementation": "eager"}}, "Got model_kwargs = .*'eager'"),
-        ({"processor_kwargs": {"padding_side": "left"}}, "Got processor_kwargs"),
-        ({"config_kwargs": {"num_hidden_layers": 1}}, "Got config_kwargs"),
+        ({"model_kwargs": {"attn_implementation": "eager"}}, r"Got model_kwargs\['attn_implementation'\] = 'eager'"),
+        ({"processor_kwargs": {"model_max_length": 9}}, r"Got processor_kwargs\['model_max_length'\] = 9"),
+        ({"config_kwargs": {"num_hidden_layers": 1}}, r"Got config_kwargs\['num_hidden_layers'\] = 1"),
         ({"backend": "onnx"}, "Got backend = 'onnx'"),
     ],
     ids=str,
@@ -90,6 +90,16 @@ def test_the_librarys_card_says_how_to_load_the_model(tags, tmp_path):
 def test_what_the_library_asks_for_in_vain_is_refused_by_name(saved, settings, told):
     with pytest.raises(ModelError, match=told):
         of_library(saved, **settings)
+
+
+def test_arguments_that_change_nothing_are_taken(saved, vectors):
+    model = of_library(
+        saved,
+        model_kwargs={"attn_implementation": "sdpa", "trust_remote_code": True, "local_files_only": True},
+        processor_kwargs={"padding_side": "left", "use_fast": True},
+        config_kwargs={"trust_remote_code": True},
+    )
+    assert np.array_equal(model.encode(TEXTS), of_library(saved).encode(TEXTS))
 
 
 def test_the_library_refuses_it_otherwise(saved):

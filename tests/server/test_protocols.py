@@ -368,7 +368,6 @@ TWICE = [
     (EMBEDDINGS, {"input": "a", "dimensions": 5, "output_dimension": 7}, "output_dimension"),
     (EMBEDDINGS, {"input": "a", "truncate": False, "truncation": True}, "truncation"),
     (EMBEDDINGS, {"input": "a", "truncate": True, "truncation": False}, "truncation"),
-    (EMBEDDINGS, {"input": "a", "encoding_format": "float", "embedding_type": "base64"}, "embedding_type"),
     ("/v2/embed", {"texts": ["a"], "input_type": "query", "dimensions": 5, "output_dimension": 7}, "output_dimension"),
     ("/v1/embed", {"texts": ["a"], "dimensions": 5, "output_dimension": 7}, "output_dimension"),
     ("/v2/rerank", {**RERANK, "top_n": 2, "top_k": 1}, "top_k"),

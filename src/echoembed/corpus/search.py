@@ -5,6 +5,7 @@ Shapes: K texts found, D dimension of the vectors.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 REMEDY = "Search with the model and the recipe that the corpus was built with, or build it again with these"
 REFINED = 20  # candidates from the index for each text asked for; their exact cosines are then compared
 FUSED = 100  # texts by vector, and texts by words, whose ranks a hybrid search fuses, however few are asked for
-# A rank r counts 1 / (RANK + r). Under LanceDB's own 60, a text that is 60th in both lists is before one that is first in
-# one list alone, which finds less where one list is much better than the other (docs/corpora.md).
+# A rank r counts 1 / (RANK + r). Under LanceDB's own 60, a text that is 60th in both lists is before one that is first
+# in one list alone, which finds less where one list is much better than the other (docs/corpora.md).
 RANK = 10
 PROBED = 40  # partitions of the index that a search looks into
 # Largest distance between a stored unit vector and the same text's vector computed under other numerics.
@@ -97,6 +98,8 @@ class Corpus:
         exact_below: int = index.EXACT_BELOW,
     ) -> None:
         self.folder = Path(folder).expanduser()
+        self._table: Any = None
+        self._changing = threading.RLock()  # held while the manifest or the table that belongs to it is replaced
         self._stamp = manifests.stamp(self.folder)
         self.manifest: Manifest = self._complete()
         self.remarks: list[str] = []
@@ -121,9 +124,10 @@ class Corpus:
         now = self._complete()
         if differences := self.manifest.identity.differences(now.identity):
             raise errors.corpus_differs(self.folder, shown(differences), "Open it again")
-        if now != self.manifest:
-            vars(self).pop("table", None)
-        self.manifest, self._stamp = now, stamp
+        with self._changing:
+            before, self.manifest, self._stamp = self.manifest, now, stamp
+            if now != before:
+                self._table = None
 
     def __len__(self) -> int:
         self._refresh()
@@ -239,7 +243,7 @@ class Corpus:
             if where is not None and self._answers(vector_D, words, exact):
                 raise errors.corpus_filter(where, reason(error, asked), self.columns) from error
             # Then the index is damaged. It is made of the shards, so it is made again.
-            self.table = self._opened(rebuild=True)
+            self._table = self._opened(rebuild=True)
             try:
                 rows = self._rows(vector_D, k, asked, words, exact)
             except _FAILURES as again:
@@ -307,10 +311,12 @@ class Corpus:
             table = shard.read(self.folder / SHARDS / entry.name)
             yield table.column("id").to_pylist(), shard.stored_of(table).unit()
 
-    @cached_property
+    @property
     def table(self) -> Any:
         """Return LanceDB's table of the corpus; build it now if there is none."""
-        return self._opened()
+        with self._changing:
+            self._table = self._opened() if self._table is None else self._table
+            return self._table
 
     def _opened(self, *, rebuild: bool = False) -> Any:
         """Open the table; where a build replaces the corpus meanwhile, that of the new corpus."""

@@ -13,8 +13,17 @@ from echoembed.model.saved import saved_dtype
 from echoembed.sources.resolve import Source, resolve
 
 _DTYPE = ("dtype", "torch_dtype")
-_DONE_ANYWAY = {"use_safetensors": True, "trust_remote_code": False}
-"""Arguments for the language model that say what our own loading does without being told."""
+_WHERE = ("token", "cache_dir", "local_files_only")
+_NO_MATTER: dict[str, tuple[object, ...]] = {
+    "trust_remote_code": (True, False),  # no code of a folder runs here, whatever the caller trusts
+    "use_safetensors": (True,),
+    "attn_implementation": ("sdpa",),
+    "low_cpu_mem_usage": (True, False),
+    "use_fast": (True,),
+    "padding_side": ("left", "right"),  # prompts are padded by us
+}
+"""Arguments for the language model and the tokenizer → values that change nothing here."""
+_ALLOWED = "model_kwargs={'dtype': ...}; leave it out, or use echoembed.load, which has further arguments"
 
 
 def asked(name: str, revision: str | None, arguments: Mapping[str, Any]) -> tuple[Source, Running]:
@@ -29,28 +38,21 @@ def asked(name: str, revision: str | None, arguments: Mapping[str, Any]) -> tupl
         ModelError: If an argument has a value that our loading cannot honour, or the files cannot be found.
     """
     settings = {key: value for key, value in (arguments.get("model_kwargs") or {}).items() if value is not None}
-    dtype = next((settings[key] for key in _DTYPE if key in settings), None)
-    others = {
-        key: value
-        for key, value in settings.items()
-        if key not in _DTYPE and (key not in _DONE_ANYWAY or value != _DONE_ANYWAY[key])
-    }
-    backend = arguments.get("backend", "torch")
-    for field, value in {
-        "model_kwargs": others,
-        "processor_kwargs": arguments.get("processor_kwargs"),
-        "config_kwargs": arguments.get("config_kwargs"),
-        "backend": None if backend == "torch" else backend,
-    }.items():
-        if value:
-            allowed = "model_kwargs={'dtype': ...} and backend='torch'; echoembed.load has further arguments"
-            raise errors.ModelError.bad_value(field, value, allowed)
+    dtype = next((settings.pop(key) for key in _DTYPE if key in settings), None)
+    where = {key: settings.pop(key) for key in _WHERE if key in settings}
+    further = {name: arguments.get(name) or {} for name in ("processor_kwargs", "config_kwargs")}
+    for field, given in {"model_kwargs": settings, **further}.items():
+        for key, value in given.items():
+            if value not in _NO_MATTER.get(key, (None,)):
+                raise errors.ModelError.bad_value(f"{field}[{key!r}]", value, _ALLOWED)
+    if (backend := arguments.get("backend", "torch")) != "torch":
+        raise errors.ModelError.bad_value("backend", backend, "torch")
     source = resolve(
         name,
         revision=revision,
-        local_files_only=bool(arguments.get("local_files_only")),
-        token=arguments.get("token"),
-        cache_folder=arguments.get("cache_folder"),
+        local_files_only=bool(arguments.get("local_files_only") or where.get("local_files_only")),
+        token=arguments.get("token") or where.get("token"),
+        cache_folder=arguments.get("cache_folder") or where.get("cache_dir"),
     )
     reason = "the default" if dtype is None else "asked for"
     return source, Running(dtype=_dtype(dtype, source), dtype_reason=reason)

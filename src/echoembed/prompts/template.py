@@ -26,8 +26,6 @@ from echoembed.prompts.pieces import Piece, PieceTokenizer
 Kind = Literal["query", "document"]
 Standing = tuple[bool, bool]
 """What stands before a copy of the text: whether the template has a blank there, and whether the tokenizer adds one."""
-Copy = tuple[str, Piece]
-"""A copy of the text as a string, with the blanks that belong to it, and as tokens."""
 SLOTS = ("text", "instruction", "bos", "eos")
 
 
@@ -103,6 +101,13 @@ class Template:
     def copies(self) -> int:
         """The number of copies of the text in a prompt."""
         return sum(part.slot == "text" for part in self.parts)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether copies of the text may have different tokens: after a blank, after none, or at the beginning."""
+        first = next(place for place, part in enumerate(self.parts) if part.slot not in ("bos", "eos"))
+        copies = [(part.blank, place == first) for place, part in enumerate(self.parts) if part.slot == "text"]
+        return len(set(copies)) > 1
 
     def has(self, slot: str) -> bool:
         """Return whether the template has a slot of that name."""
@@ -190,6 +195,8 @@ class Renderer:
         # One tokenisation serves all copies that stand alike; of these, the first is kept here.
         copies = [part for part in template.parts if part.slot == "text"]
         self._copies = {self._standing(part): part for part in reversed(copies)}
+        kinds = list(self._copies)
+        self._kinds = [kinds.index(self._standing(part)) if part.slot == "text" else -1 for part in template.parts]
         self._fixed = [self._fixed_ids(part) for part in template.parts]
         self._instructions: dict[str, Piece] = {}
 
@@ -281,56 +288,33 @@ class Renderer:
         """
         room = self.room(instruction)
         prepared = [self._prepare(text) for text in texts]
-        read: list[dict[Standing, Copy]] = [{} for _ in texts]
-        for standing, part in self._copies.items():
-            spaced = [self._spaced(part, text) for text in prepared]
-            for copies, copy in zip(read, zip(spaced, self._tokenizer.encode(spaced), strict=True), strict=True):
-                copies[standing] = copy
-        return [
-            self._assemble(copies, self._kept(copies, len(text), room), instruction, room)
-            for text, copies in zip(prepared, read, strict=True)
-        ]
-
-    def _kept(self, copies: Mapping[Standing, Copy], length: int, room: int | None) -> dict[Standing, int]:
-        """Return how many tokens of each copy are read: as many as there is room for, to the same character in all."""
-        for copy, piece in copies.values():
-            if not piece.ids:
-                raise errors.text_without_tokens(copy)
-        kept = {standing: len(piece.ids[:room]) for standing, (_, piece) in copies.items()}
-        if len(copies) > 1 and any(kept[standing] < len(piece.ids) for standing, (_, piece) in copies.items()):
-            ends = {
-                standing: [end - (len(copy) - length) for end in piece.ends[: kept[standing]]]
-                for standing, (copy, piece) in copies.items()
-            }
-            stop = min(own[-1] for own in ends.values())
-            kept = {standing: max(1, sum(end <= stop for end in own)) for standing, own in ends.items()}
-        return kept
+        spaced = [[self._spaced(part, text) for text in prepared] for part in self._copies.values()]
+        pieces = [self._tokenizer.encode(copies) for copies in spaced]
+        by_text = zip(prepared, zip(*spaced, strict=True), zip(*pieces, strict=True), strict=True)
+        return [self._assemble(copies, pieces, len(text), instruction, room) for text, copies, pieces in by_text]
 
     def _assemble(
-        self,
-        copies: Mapping[Standing, Copy],
-        kept: Mapping[Standing, int],
-        instruction: str,
-        room: int | None,
+        self, copies: Sequence[str], pieces: Sequence[Piece], length: int, instruction: str, room: int | None
     ) -> Rendered:
-        # 1. Cut each copy.
-        cut = {
-            standing: (piece.ids[:count], copy if count == len(piece.ids) else copy[: piece.ends[count - 1]])
-            for standing, (copy, piece) in copies.items()
-            for count in [kept[standing]]
-        }
-        dropped = max(len(piece.ids) - kept[standing] for standing, (_, piece) in copies.items())
+        # 1. Cut each kind of copy to the room there is, all at the same character.
+        kept = _kept(copies, pieces, length, room)
+        dropped = max(len(piece.ids) - count for piece, count in zip(pieces, kept, strict=True))
+        cut = [piece.ids[:count] for piece, count in zip(pieces, kept, strict=True)]
+        if dropped:
+            copies = [
+                copy if count == len(piece.ids) else copy[: piece.ends[count - 1]]
+                for copy, piece, count in zip(copies, pieces, kept, strict=True)
+            ]
         # 2. Put the parts in order.
         ids: list[int] = []
         strings: list[str] = []
         bounds: list[int] = []
         places: list[tuple[int, int]] = []
-        for part, fixed in zip(self.template.parts, self._fixed, strict=True):
+        for part, kind, fixed in zip(self.template.parts, self._kinds, self._fixed, strict=True):
             start = len(ids)
             if part.slot == "text":
-                text_ids, string = cut[self._standing(part)]
-                ids.extend(text_ids)
-                strings.append(string)
+                ids.extend(cut[kind])
+                strings.append(copies[kind])
                 places.append((start, len(ids)))
             elif part.slot == "instruction":
                 ids.extend(self._instruction(part, instruction).ids)
@@ -350,6 +334,28 @@ class Renderer:
         if part.slot in ("bos", "eos"):
             return "".join(map(self._tokenizer.token, fixed))
         return self._spaced(part, part.content if part.slot is None else self.template.spelled[part.slot])
+
+
+def _kept(copies: Sequence[str], pieces: Sequence[Piece], length: int, room: int | None) -> list[int]:
+    """Return how many tokens are read of each kind of copy: as many as there is room for, to the same character.
+
+    Args:
+        copies: The copies, each with the blanks that belong to it.
+        pieces: Their tokens.
+        length: The number of the text's characters, without the blanks.
+        room: The most tokens of a copy.
+    """
+    if not all(piece.ids for piece in pieces):
+        raise errors.text_without_tokens(copies[0])
+    kept = [len(piece.ids) if room is None else min(len(piece.ids), room) for piece in pieces]
+    if len(pieces) > 1 and any(count < len(piece.ids) for piece, count in zip(pieces, kept, strict=True)):
+        ends = [
+            [end - (len(copy) - length) for end in piece.ends[:count]]
+            for copy, piece, count in zip(copies, pieces, kept, strict=True)
+        ]
+        stop = min(own[-1] for own in ends)
+        kept = [max(1, sum(end <= stop for end in own)) for own in ends]
+    return kept
 
 
 def _unbalanced_at(source: str) -> int:

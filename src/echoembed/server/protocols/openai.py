@@ -42,7 +42,8 @@ async def embeddings(service: Service, body: EmbeddingsBody) -> Answer:
         truncate=bool(agreed(body, "truncate", "truncation")),
         dimensions=agreed(body, "dimensions", "output_dimension"),
     )
-    encoding: Encoding = agreed(body, "encoding_format", "embedding_type") or "float"
+    # OpenAI's client sends an encoding_format of its own beside an embedding_type that its user chose.
+    encoding: Encoding = body.embedding_type or body.encoding_format or "float"
     [answer] = await service.embed(ask)
     scale = body.normalized and not service.encoder.scales
     vectors_ND = of_length_one(answer.vectors) if scale else answer.vectors
