@@ -279,11 +279,11 @@ class Corpus:
 
     def _rows(self, vector_D: NDArray[np.float32], k: int, where: str | None, words: str | None, exact: bool) -> Any:
         """What LanceDB finds, as an Arrow table."""
-        from lancedb.rerankers import RRFReranker
-
         if words is None:
             request = self.table.search(vector_D, vector_column_name="vector").distance_type("cosine")
         else:
+            from lancedb.rerankers import RRFReranker
+
             request = self.table.search(query_type="hybrid", vector_column_name="vector")
             request = request.vector(vector_D).text(words).distance_type("cosine").rerank(RRFReranker(K=RANK))
         if exact:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from echoembed import errors
 from echoembed.server.protocols.fields import Answer, Body, answer_of
 from echoembed.server.protocols.tei import show
 from echoembed.server.service import Ask, Embedded, Service, cosines
-
-if TYPE_CHECKING:
-    pass
 
 MOST_TEXTS = 32
 
