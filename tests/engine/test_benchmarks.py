@@ -1,9 +1,7 @@
 """What the benchmarks count and compare is what they say."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,23 +10,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import echoembed
 import tiny_models
+from scripts import importing
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TEXTS = ["the cat sat on a mat", "rain", "boats on the river", "nobody waits near the old town", "a", "the harbour"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def benchmarks_can_be_imported():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
+@pytest.fixture(scope="module")
+def module():
+    with importing("benchmarks") as script:
+        yield script
 
 
-def module(name):
-    return importlib.import_module(name)
-
-
-def test_slices_are_made_of_the_batches_of_one_call(monkeypatch):
+def test_slices_are_made_of_the_batches_of_one_call(monkeypatch, module):
     texts = ["x" * (7 * number % 40 + 1) + str(number) for number in range(50)]
     model = echoembed.load(tiny_models.folder("llama"), device="cpu", engine="padded")
     batches = []
@@ -44,7 +37,7 @@ def test_slices_are_made_of_the_batches_of_one_call(monkeypatch):
     assert sorted(ours) == sorted(lengths)
 
 
-def test_a_system_sits_out_what_it_has_no_time_for_and_is_compared_on_the_rest(monkeypatch):
+def test_a_system_sits_out_what_it_has_no_time_for_and_is_compared_on_the_rest(monkeypatch, module):
     measure = module("measure")
     clock = [0.0]
     monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
@@ -63,7 +56,7 @@ def test_a_system_sits_out_what_it_has_no_time_for_and_is_compared_on_the_rest(m
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_operations_are_those_that_torch_counts(family):
+def test_operations_are_those_that_torch_counts(family, module):
     model = echoembed.load(tiny_models.folder(family), device="cpu", engine="padded")
     text = "the cat sat on a mat while rain fell"
     counted = FlopCounterMode(display=False)
@@ -82,7 +75,7 @@ def test_operations_are_those_that_torch_counts(family):
         assert square == attention / 2  # torch counts what the causal mask hides
 
 
-def test_tokens_are_those_that_go_through_the_model():
+def test_tokens_are_those_that_go_through_the_model(module):
     model = echoembed.load(tiny_models.folder("llama"), device="cpu", engine="padded")
     tokens = []
     hook = (
@@ -95,7 +88,7 @@ def test_tokens_are_those_that_go_through_the_model():
     assert (work.texts, work.tokens) == (len(TEXTS), sum(tokens))
 
 
-def test_the_bundled_model_with_a_longer_context_gives_the_same_vectors(tmp_path):
+def test_the_bundled_model_with_a_longer_context_gives_the_same_vectors(tmp_path, module):
     folder = module("models").make("bundled", tmp_path / "model")
     model = echoembed.load(folder, device="cpu")
     assert model[0].context > 1024
@@ -103,7 +96,7 @@ def test_the_bundled_model_with_a_longer_context_gives_the_same_vectors(tmp_path
 
 
 @pytest.mark.parametrize("name", ["llama-100m", "0.6b", "mistral-7b"])
-def test_random_models_load_in_every_way_a_gpu_would_run_them(name, tmp_path, monkeypatch):
+def test_random_models_load_in_every_way_a_gpu_would_run_them(name, tmp_path, monkeypatch, module):
     models, systems, measure = module("models"), module("systems"), module("measure")
     small = {**models._SHAPES[name], "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
     monkeypatch.setitem(models._SHAPES, name, {**small, "num_attention_heads": 4, "num_key_value_heads": 2})
@@ -121,7 +114,7 @@ def test_random_models_load_in_every_way_a_gpu_would_run_them(name, tmp_path, mo
     assert measure.work(found[systems.OURS].counted, TEXTS).needed > 0
 
 
-def test_main_writes_results_and_says_what_it_left_out(tmp_path, monkeypatch):
+def test_main_writes_results_and_says_what_it_left_out(tmp_path, monkeypatch, module):
     models, engine = module("models"), module("engine")
     small = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -149,7 +142,7 @@ def test_main_writes_results_and_says_what_it_left_out(tmp_path, monkeypatch):
     assert file.with_suffix(".png").stat().st_size > 1000
 
 
-def test_the_script_for_a_gpu_runs_every_step_on_tiny_shapes(tmp_path, monkeypatch):
+def test_the_script_for_a_gpu_runs_every_step_on_tiny_shapes(tmp_path, monkeypatch, module):
     models, gpu = module("models"), module("gpu")
     monkeypatch.setattr(models, "_SHAPES", {name: dict(shape) for name, shape in models._SHAPES.items()})
     monkeypatch.setattr(gpu, "TESTS", tmp_path / "run elsewhere")
@@ -165,7 +158,7 @@ def test_the_script_for_a_gpu_runs_every_step_on_tiny_shapes(tmp_path, monkeypat
         assert steps[name]["sentences"][gpu.CLASSICAL]["texts/s"] > 0
 
 
-def test_a_step_that_fails_or_has_no_time_is_named_and_the_others_are_done(tmp_path, monkeypatch):
+def test_a_step_that_fails_or_has_no_time_is_named_and_the_others_are_done(tmp_path, monkeypatch, module):
     gpu = module("gpu")
     monkeypatch.setattr(gpu.measure, "ceiling", lambda *_, **__: 100.0)
     run = gpu.Run(device="cpu", tiny=False, out=tmp_path, seconds=100)
@@ -178,7 +171,7 @@ def test_a_step_that_fails_or_has_no_time_is_named_and_the_others_are_done(tmp_p
     assert steps["done"]["found"] == 1
 
 
-def test_scores_of_timed_vectors_are_those_of_a_plain_computation():
+def test_scores_of_timed_vectors_are_those_of_a_plain_computation(module):
     scores = module("scores")
     vectors = {"a": [1.0, 0.0], "b": [0.8, 0.6], "c": [0.0, 1.0]}
     exact, rough = scores.Kept(lambda texts: [vectors[text] for text in texts]), scores.Kept(lambda texts: [[2.0, 0.0]])
@@ -193,7 +186,7 @@ def test_scores_of_timed_vectors_are_those_of_a_plain_computation():
     assert found["float32"]["pairs"] == 12
 
 
-def test_rotation_of_neighbours_is_that_of_halves_with_rows_in_another_order():
+def test_rotation_of_neighbours_is_that_of_halves_with_rows_in_another_order(module):
     peer = module("llama_cpp_peer")
     heads, head, width = 2, 6, 5
     weight, states = np.random.default_rng(0).normal(size=(heads * head, width)), np.ones(width)
@@ -209,7 +202,7 @@ def test_rotation_of_neighbours_is_that_of_halves_with_rows_in_another_order():
         np.testing.assert_allclose(got, wanted)
 
 
-def test_llama_cpp_gives_our_vectors(tmp_path):
+def test_llama_cpp_gives_our_vectors(tmp_path, module):
     for name in ("llama_cpp", "gguf"):
         pytest.importorskip(name)
     model = echoembed.load("tiny", device="cpu")
@@ -221,7 +214,7 @@ def test_llama_cpp_gives_our_vectors(tmp_path):
             assert llama_cpp.check(model, TEXTS) > limit
 
 
-def test_openvino_gives_our_vectors():
+def test_openvino_gives_our_vectors(module):
     pytest.importorskip("openvino")
     model = echoembed.load("tiny", device="cpu", engine="padded")
     assert module("openvino_peer").OpenVino(model, 3).check(model, TEXTS) > 0.9999

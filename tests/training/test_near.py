@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-PLACE = Path(__file__).parents[2] / "models" / "smollm2" / "near.py"
+from scripts import importing
 
 
 @pytest.fixture(scope="module")
 def near():
-    spec = importlib.util.spec_from_file_location("near", PLACE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with importing("models/smollm2") as script:
+        yield script("near")
 
 
 def drawn(count):

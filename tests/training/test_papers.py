@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "models" / "smollm2"
+from scripts import importing
+
 XML = """<article><front><permissions><license>{licence}</license></permissions>
 <abstract><p>Mice that lack the <italic>Abc</italic> gene gain weight on every diet that was tried.</p></abstract>
 </front><body><sec><p>Loss of <italic>Abc</italic> &amp; its partner raised the level of insulin in blood
@@ -20,14 +17,8 @@ It fell again after four weeks, as Smith et al. Have shown in rats <xref ref-typ
 
 @pytest.fixture(scope="module")
 def papers():
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("papers", FOLDER / "papers.py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(FOLDER))
-    return module
+    with importing("models/smollm2") as script:
+        yield script("papers")
 
 
 def test_an_article_is_read_without_citations_captions_and_markup(papers, tmp_path):
