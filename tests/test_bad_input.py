@@ -475,9 +475,7 @@ def test_weights_that_the_disk_does_not_take_leave_nothing_behind(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        message = refused(
-            lambda: echoembed.save(model(), tmp_path / "model"), FileError, "File too large", "Free some space"
-        )
+        message = refused(lambda: echoembed.save(model(), tmp_path / "model"), FileError, "File too large", "has room")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(tmp_path / "model") in message
@@ -490,7 +488,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path):
         lambda: echoembed.save(model(), tmp_path / "file" / "model"),
         FileError,
         "cannot be written",
-        "choose a folder",
+        "Choose a folder",
     )
     refused(lambda: echoembed.save(None, tmp_path / "none"), ModelError, "Got model = None", "echoembed.load")
     assert not (tmp_path / "none").exists()

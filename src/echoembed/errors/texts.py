@@ -219,8 +219,8 @@ def output_is_input(path: object, name: str) -> FileError:
 def output_unwritable(path: object, reason: str) -> FileError:
     """An output that cannot be written; its unfinished file has been removed."""
     return FileError(
-        f"{quoted(str(path), 200)} cannot be written: {reason}. No partial file was left. Free some space, or choose "
-        "a folder in which you can write."
+        f"{quoted(str(path), 200)} cannot be written: {reason}. No partial file was left. Choose a folder that "
+        "exists, has room and lets you write."
     )
 
 
