@@ -19,6 +19,7 @@ COLOURS = {
     "prompteol-bag": "#3d2758",
     "bag-of-words": "#9a9a9a",
     "echo-deep": "#063b53",
+    "mntp": "#dc9dbe",
     "llm2vec": "#b8457e",
     "bidirectional": "#5b8c3a",
     "compute-matched": "#7fb8d1",

@@ -1,11 +1,18 @@
 """Tables of fine-tuned models: a row of the paper's system is of the paper's weights, and says which and on what."""
 
+from dataclasses import replace
+
 import pytest
 
+import echoembed
+from echoembed.evaluation import peers
+from echoembed.evaluation.local import local_tasks
+from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
 from echoembed.evaluation.task import KINDS
 from echoembed.experiments import reproduce
 from echoembed.experiments.experiment import Setting
+from echoembed.experiments.results import read_rows
 from echoembed.recipe import recipes
 
 NAME = "echo-finetuned-last"
@@ -43,7 +50,8 @@ def test_scores_of_the_published_checkpoint_are_the_papers_system_and_any_other_
     assert ours(five)["Echo (ours)"] == [f"ours, {PUBLISHED}", *["50.00"] * 8]
     assert ours(five)["classical-finetuned, mine"][0] == "ours"
     assert "Echo + last token pooling" in ours(fourteen)
-    assert f"Ours under {NAME}: {PUBLISHED}, on 7 data sets, at most 100 texts of each." in five.summary.notes
+    sets = ", ".join(f"{kind} 1" for kind in KINDS)
+    assert f"Ours under {NAME}: {PUBLISHED}. Sets: at most 100 texts of each of {sets}." in five.summary.notes
 
 
 def test_another_model_alone_under_a_papers_recipe_is_not_the_papers_system(tables):
@@ -79,3 +87,21 @@ def test_models_in_one_folder_are_not_averaged_and_a_folder_hides_no_recipe(tabl
     tables("m", recipe="echo", print_="e", score=0.5)
     (result,) = tables.make("table5")
     assert len(ours(result)) == 5
+
+
+def test_a_bag_of_words_and_encoders_stand_beside_our_models_on_the_same_samples(data, tmp_path, monkeypatch):
+    """As evaluate() scores them on these tasks; a set that is another one in the given data is left out."""
+    monkeypatch.setattr(peers, "find_spec", lambda _: None)
+    model = echoembed.load("tiny", recipe="classical", device="cpu")
+    tasks = local_tasks(data, ["sts/one", "reranking/ranks"], max_texts=20, seed=7)
+    scores = evaluate(model, tasks, store=Store(tmp_path / "kept" / "mine"))
+    (two,) = evaluate(model, local_tasks(data, ["sts/two"]))
+    Store(tmp_path / "kept" / "mine").save(replace(two, identity={**two.identity, "data": "of other pairs"}))
+    setting = Setting(out=tmp_path / "out", scores=tmp_path / "kept", data=data, models=("tiny",))
+    five, eighteen = reproduce.reproduce(["table5", "table18"], setting)
+    rows = {row["system"]: row for row in read_rows(tmp_path / "out" / "table5.parquet")[0] if row["column"] == "sts"}
+    wanted = evaluate(echoembed.load("tiny", recipe="bag-of-words", device="cpu"), tasks)
+    assert rows["bag-of-words, tiny"]["ours"] == pytest.approx(100 * wanted[0].score)
+    assert rows["mine, tiny"]["ours"] == pytest.approx(50 * (scores[0].score + two.score))
+    assert any("Sets: at most 20 texts of each of one, ranks; all of two." in note for note in five.summary.notes)
+    assert not any("bag-of-words" in row[0] for row in eighteen.summary.rows)

@@ -111,12 +111,81 @@ def test_the_command_on_the_page_has_every_option_that_decides_a_number_and_no_p
 )
 def test_the_verdict_on_prompts_has_the_same_rule_for_both_signs(echo, classical, verdict):
     rows = [
-        {"model": "tiny", "method": f"{method} mean", "prompt": str(prompt), "score": score}
+        {"model": "tiny", "method": f"{method} mean", "prompt": str(prompt), "score": score, "task": "one"}
         for method, scores in (("echo", echo), ("classical", classical))
         for prompt, score in enumerate(scores)
     ]
     (row,) = overview.overview({"figure3": rows}).rows
     assert row[-1] == verdict
+
+
+def test_the_verdict_on_prompts_names_the_sets_on_which_it_does_not_hold():
+    rows = [
+        {
+            "model": "tiny",
+            "method": f"{method} mean",
+            "prompt": str(prompt),
+            "score": score + prompt / 100,
+            "task": task,
+        }
+        for method, task, score in (
+            ("echo", "a", 0.9),
+            ("classical", "a", 0.3),
+            ("echo", "b", 0.5),
+            ("classical", "b", 0.5),
+        )
+        for prompt in range(3)
+    ]
+    (row,) = overview.overview({"figure3": rows}).rows
+    assert row[-1] == "on average, but not on b"
+
+
+def test_the_page_lists_the_sets_of_every_result_with_every_size(tmp_path):
+    results = [
+        Result(made_up(name), Summary(["a"], [["b"]]), {"key": "k", "tasks": tasks})
+        for name, tasks in {
+            "copies": {"stsb": ["1234567890", "('max_texts', 400)", "('sample_seed', 42)"]},
+            "interval": {"stsb": ["1234567890"], "imdb": ["abcdefghij"]},
+        }.items()
+    ]
+    write_report(tmp_path / "page.md", results, Setting(out=tmp_path, models=("tiny",)), "any")
+    assert "| data | stsb `12345678` (at most 400 texts or all), imdb `abcdefgh` (all) |" in (
+        tmp_path / "page.md"
+    ).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("objective", "allowed"), [("contrastive", False), ("distil", False), ("simcse", True), ("mntp", True)]
+)
+@pytest.mark.parametrize("place", ["model", "models/step-3"])
+def test_a_model_of_another_objective_is_not_called_llm2vec(tmp_path, objective, allowed, place):
+    (tmp_path / "run" / place).mkdir(parents=True)
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"config": {"objective": objective}}))
+    command = [
+        "reproduce",
+        "table3",
+        "--llm2vec",
+        str(tmp_path / "run" / place),
+        "-o",
+        str(tmp_path / "out"),
+        "-m",
+        "tiny",
+    ]
+    run = CliRunner().invoke(app, command)
+    assert (run.exit_code == 0) == allowed
+    assert allowed or f"that of this one was {objective}" in run.stderr
+
+
+@pytest.mark.parametrize("verb", [["reproduce", "figure2"], ["eval", "-b", "sts"]])
+def test_a_folder_of_results_that_cannot_be_made_is_refused_before_anything_is_computed(
+    verb, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: pytest.fail("begun"))
+    monkeypatch.setattr("echoembed.cli.session.load", lambda *_, **__: pytest.fail("begun"))
+    run = CliRunner().invoke(app, [*verb, "-m", "tiny", "--data", str(data), "--out", "/proc/none"])
+    assert run.exit_code == 1
+    assert "'/proc/none' cannot be written" in run.stderr
+    assert "Choose a folder" in run.stderr
 
 
 def test_scores_of_a_folder_are_not_dropped_for_those_of_mteb(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
 """Every experiment runs and draws on small data, is not run again, and is run again when what decides it changes."""
 
 import json
+import re
 import resource
 import shutil
 import warnings
+from ast import literal_eval
 from dataclasses import replace
 
 import numpy as np
@@ -67,6 +69,17 @@ def test_every_experiment_keeps_rows_and_draws(results, setting, name):
     assert "<svg" in (setting.out / f"{name}.svg").read_text()
     assert all(len(row) == len(result.summary.columns) for row in result.summary.rows)
     assert result.summary.notes
+
+
+@pytest.mark.parametrize("name", sorted(set(reproduce.EXPERIMENTS) - NOT_RUN))
+def test_every_experiment_names_each_set_that_it_used_and_how_much_of_it(results, name):
+    tasks = results[name].about["tasks"]
+    line = next((note for note in results[name].summary.notes if "Sets: " in note), "")
+    said = re.findall(r"(all|at most [\d,]+ texts) of (?:each of )?([^;.]+)", line.partition("Sets: ")[2])
+    assert {set_: size for size, sets in said for set_ in sets.split(", ")} == {
+        name: f"at most {dict(map(literal_eval, options))['max_texts']} texts" if options else "all"
+        for name, (_, *options) in tasks.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["interval", "figure6", "layers"])

@@ -11,7 +11,7 @@ from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
 from echoembed.cli.eval_progress import EvalProgress
-from echoembed.files import folder_of, lookup
+from echoembed.cli.folders import writable_folder
 
 if TYPE_CHECKING:
     from echoembed.evaluation.store import Score
@@ -54,7 +54,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Score each local data set on a sample of at most this many texts."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.", min=0)] = 42,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     recipe: Annotated[
@@ -83,11 +83,9 @@ def evaluate(
     from echoembed.evaluation.benchmarks import find_tasks
     from echoembed.evaluation.store import Store
 
-    if output is not None and lookup(output).exists() and folder_of(output) is None:
-        raise errors.output_unwritable(output, "it is a file, and scores need a folder")
     names: list[str | None] = list(dict.fromkeys(recipe)) if recipe else [None]
     session.check_names(options, names)  # now, not after hours
-    store = None if output is None else Store(output)
+    store = None if output is None else Store(writable_folder(output, "scores"))
     tasks = find_tasks(benchmark or ["local"], folder=data, max_texts=max_texts, seed=seed)
     session.silence()
     from echoembed.evaluation.run import evaluate as evaluate_

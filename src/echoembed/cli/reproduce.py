@@ -12,6 +12,7 @@ import typer
 from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
+from echoembed.cli.folders import writable_folder
 from echoembed.files import check_free, folder_of, lookup
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def reproduce(
         bool,
         typer.Option(
             "--whole-sts",
-            help="With --quick: score every pair of the STS sets in interval, figure6 and layers, but samples "
-            "elsewhere. An hour of a core for a model of 135 M weights.",
+            help="With --quick: score every pair of the STS sets in interval, figure6, layers, copies and cost, but "
+            "samples elsewhere. An hour of a core for a model of 135 M weights.",
         ),
     ] = False,
     report: Annotated[
@@ -117,7 +118,7 @@ def reproduce(
             "do nothing.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of samples, toy sentences and bootstraps.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of samples, toy sentences and bootstraps.", min=0)] = 42,
     json: opt.Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     batch_size: opt.BatchSize = 32,
@@ -141,7 +142,7 @@ def reproduce(
             "would be two folders of scores, as --mteb fills OUT/mteb; give one of them",
             param_hint="--mteb and --scores",
         )
-    _check_folders(output, data, [("--checkpoints", checkpoints), ("--scores", scores)], llm2vec or [])
+    _check_folders(output, data, [("--checkpoints", checkpoints), ("--scores", scores)], llm2vec or [], dry_run=dry_run)
     session.silence()
     from echoembed.experiments.experiment import Setting
     from echoembed.experiments.report import write_report
@@ -189,18 +190,21 @@ def reproduce(
 
 
 def _check_folders(
-    output: Path, data: Path | None, folders: list[tuple[str, Path | None]], llm2vec: list[Path]
+    output: Path, data: Path | None, folders: list[tuple[str, Path | None]], llm2vec: list[Path], *, dry_run: bool
 ) -> None:
     """Refuse a folder that does not exist, and a folder of results that cannot be made, before anything is computed."""
     from echoembed import errors
+    from echoembed.experiments.experiment import check_llm2vec
 
-    if lookup(output).exists() and folder_of(output) is None:
-        raise errors.output_unwritable(output, "it is a file, and the results need a folder")
     if data is not None and folder_of(data) is None:
         raise errors.data_folder_missing(data)
     for option, folder in [*folders, *(("--llm2vec", folder) for folder in llm2vec)]:
         if folder is not None and folder_of(folder) is None:
             raise errors.ExperimentError.bad_value(option, str(folder), "a folder that exists")
+    for folder in llm2vec:
+        check_llm2vec(folder)
+    if not dry_run:
+        writable_folder(output, "results")
 
 
 def _on_mteb(names: list[str], setting: Setting, *, dry_run: bool, as_json: bool, quiet: bool) -> Setting:

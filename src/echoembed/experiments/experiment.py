@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from echoembed import errors
 from echoembed.engine import Engine
 from echoembed.evaluation.cache import MEAN_AND_LAST, VectorCache, Vectors
 from echoembed.evaluation.items import Items
@@ -34,6 +35,9 @@ from echoembed.recipe import Recipe, find_recipe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from sentence_transformers import SentenceTransformer
+
+_LLM2VEC = ("mntp", "simcse")
+"""The objectives of LLM2Vec's two stages."""
 
 
 MAIN = "the main model"
@@ -307,6 +311,23 @@ def machine() -> str:
     return f"{computer}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, {gpu}"
 
 
+def check_llm2vec(folder: Path) -> None:
+    """Refuse a model that is not of LLM2Vec's stages, as far as the folder of its run records its objective.
+
+    Raises:
+        ExperimentError: If its run had another objective.
+    """
+    for run in (folder.absolute().parent, folder.absolute().parent.parent):  # of model/, or models/step-N/
+        try:
+            objective = json.loads((run / "config.json").read_text(encoding="utf-8"))["config"]["objective"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if objective not in _LLM2VEC:
+            allowed = f"a model trained with objective {' or '.join(_LLM2VEC)}; that of this one was {objective}"
+            raise errors.ExperimentError.bad_value("--llm2vec", str(folder), allowed)
+        return
+
+
 def training_of(run: Path) -> str:
     """Describe in a sentence how much a run trained on; "" if its log is missing."""
     try:
@@ -315,7 +336,7 @@ def training_of(run: Path) -> str:
     except (OSError, ValueError, KeyError):
         return ""
     tokens, texts = (sum(int(line[key]) for line in steps.values()) for key in ("tokens", "rows"))
-    return f"{len(steps):,} steps, {texts:,} texts, {tokens:,} tokens: very little beside the paper's."
+    return f"{len(steps):,} steps, {texts:,} texts, {tokens:,} tokens."
 
 
 def work(recipe: Recipe, task: Task) -> float:

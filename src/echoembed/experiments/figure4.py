@@ -70,12 +70,12 @@ def plan_fine_tuned(bench: Bench) -> Plan:
 def fine_tuned(folder: Path | None) -> dict[Path, Recipe]:
     """Return the models in a folder and their recipes: the one saved with a model, else the one its folder names."""
     paths = sorted(path for path in folder.iterdir() if path.is_dir()) if folder and folder.is_dir() else []
-    return {path: _saved_recipe(path) or find_recipe(path.name) for path in paths}
+    return {path: saved_recipe(str(path)) or find_recipe(path.name) for path in paths}
 
 
-def _saved_recipe(folder: Path) -> Recipe | None:
-    name = str(folder)
-    if adapters.is_adapter(name):
+def saved_recipe(name: str) -> Recipe | None:
+    """Return the recipe that was saved with an adapter, or with a model in a folder; None if it has none."""
+    if adapters.names_one(name):
         return adapters.find(name).recipe
     ours = any(module["type"] == OURS for module in read_modules(resolve(name)))
     return transformer_of(load(name)).recipe if ours else None

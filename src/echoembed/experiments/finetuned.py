@@ -12,17 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from echoembed import plots
+from echoembed.evaluation.local import data_sets, local_tasks
 from echoembed.evaluation.names import display_name
+from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Score, Store
-from echoembed.evaluation.task import KINDS
+from echoembed.evaluation.task import KINDS, Task
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Summary
+from echoembed.experiments.others import BAG, installed
 from echoembed.experiments.paper import FIELDS, paper_table
 from echoembed.experiments.results import Row
 from echoembed.experiments.results import values as equal
+from echoembed.experiments.sets import sets_line
 from echoembed.recipe import recipes
 
 if TYPE_CHECKING:
@@ -125,19 +130,46 @@ def _largest_samples(scores: list[Score]) -> list[Score]:
     return [score for score in scores if largest[score.fingerprint, score.task] is score]
 
 
-def plan(bench: Bench) -> Plan:
-    """Plan the scores that exist."""
+def _tasks(bench: Bench, scored: Sequence[_Scored]) -> list[Task]:
+    """Return the tasks of the local data on which models that are not the paper's were scored, in the same samples."""
+    folder = bench.setting.data
+    known = data_sets(folder) if folder else {}
+    tasks: dict[str, Task] = {}
+    for score in (score for one in scored if not one.of_paper for score in one.scores):
+        if folder is not None and score.task in known and score.task not in tasks:
+            sample = {"max_texts": score.identity.get("max_texts"), "seed": score.identity.get("sample_seed", 0)}
+            (task,) = local_tasks(folder, [score.task], **sample)
+            if task.data == score.identity.get("data"):  # else their scores say nothing about these
+                tasks[task.name] = task
+    return list(tasks.values())
+
+
+def _beside(bench: Bench, tasks: Sequence[Task]) -> list[_Scored]:
+    """Score what stands beside our models: a bag of words, and the encoders that are installed."""
+    systems = {BAG: bench.models.get(bench.model_name, BAG)} | {system.name: system for system in installed(bench)}
+    options: dict[str, Any] = {"store": bench.store, "cache": bench.cache, "batch_size": bench.setting.batch_size}
+    return [_Scored(name, evaluate(system, tasks, **options)) for name, system in systems.items()]
+
+
+def plan(table: str, bench: Bench) -> Plan:
+    """Plan the scores that exist, and the same tasks for what stands beside them (Table 18 has MTEB's tasks only)."""
+    scored = _scored(bench)
     scores = [
         f"{one.name} {one.model} {score.fingerprint} {score.task} {score.identity.get('max_texts')} {score.score}"
-        for one in _scored(bench)
+        for one in scored
         for score in one.scores
     ]
-    return Plan(settings={"scores": sorted(scores)})
+    tasks = _tasks(bench, scored) if table != "table18" else []
+    settings = {"scores": sorted(scores)}
+    if not tasks:
+        return Plan(settings=settings)
+    beside = [system.identity for system in installed(bench)]
+    return Plan([recipes[BAG]], tasks, {**settings, "beside": beside}, (bench.model_name,))
 
 
-def _run(table: str, bench: Bench) -> list[Row]:
+def _run(table: str, bench: Bench, plan: Plan) -> list[Row]:
     """Return a row for each number of the paper's table; ``ours`` is None without a score."""
-    scored = _scored(bench)
+    scored = [*_scored(bench), *(_beside(bench, plan.tasks) if plan.tasks else [])]
     of_paper = {one.name: one for one in scored if one.of_paper}
     rows: list[Row] = []
     for printed in paper_table(table).rows:
@@ -196,13 +228,8 @@ def _kinds(fields: Sequence[str]) -> list[str]:
 
 
 def _data(scores: list[Score]) -> str:
-    """Say on how many data sets a model was scored, and on how many texts of each."""
-    counts = {score.identity.get("max_texts") for score in scores}
-    limits = [count for count in counts if count]
-    sizes = f"at most {max(limits):,} texts of each" if limits else "whole"
-    if limits and None in counts:
-        sizes = "some of them samples"
-    return f"{len({score.task for score in scores})} data sets, {sizes}"
+    """Say on which data sets a model was scored, and on how many texts of each."""
+    return sets_line({score.task: score.identity.get("max_texts") for score in scores})
 
 
 def _mean(scores: list[Score], field: str, needed: Sequence[str]) -> float | None:
@@ -230,9 +257,9 @@ def summary(rows: list[Row]) -> Summary:
                 out.append([system, shown, *("-" if value is None else f"{value:.2f}" for value in values)])
     notes = [f"The paper's rows: {table.model}, on {table.data}."]
     ours = dict.fromkeys((row["recipe"], row["model"], row["data"]) for row in rows if row["model"])
-    notes += [f"Ours under {recipe}: {model}, on {data}." for recipe, model, data in ours]
+    notes += [f"Ours under {recipe}: {model}. {data}" for recipe, model, data in ours]
     further = dict.fromkeys(row["data"] for row in rows if row["data"] and not row["model"])
-    notes += [f"Further rows: {data}; compare their order with the paper's, not the scores." for data in further]
+    notes += [f"Further rows: compare their order with the paper's, not the scores. {data}" for data in further]
     if all(row["ours"] is None for row in rows):
         needed = sorted({_needed(row["recipe"]) for row in rows})
         notes.append(
@@ -260,11 +287,11 @@ def plot(rows: list[Row]) -> Figure:
     places = list(range(len(shown_rows)))[::-1]
     printed = [(place, row["paper"]) for place, row in zip(places, shown_rows, strict=True) if row["paper"] is not None]
     axes[0].scatter([value for _, value in printed], [place for place, _ in printed], label="paper", **plots.PAPER)
-    ours = [(place, row["ours"]) for place, row in zip(places, shown_rows, strict=True) if row["ours"] is not None]
+    ours = [(place, row) for place, row in zip(places, shown_rows, strict=True) if row["ours"] is not None]
+    for place, row in ours:
+        axes[0].scatter(row["ours"], place, color=plots.colour(row["system"].lower()))
     if ours:
-        axes[0].scatter(
-            [value for _, value in ours], [place for place, _ in ours], color=plots.COLOURS["echo"], label="ours"
-        )
+        axes[0].scatter([], [], color=plots.COLOURS["other"], label="ours, by method")
     axes[0].set_yticks(places, [row["system"] for row in shown_rows])
     axes[0].set_xlabel(f"score × 100: {column.replace('_', ' ')}")
     axes[0].margins(x=0.15)
@@ -277,8 +304,8 @@ def _experiment(table: str) -> Experiment:
         name=table,
         title=TITLES[table],
         source=f"{table.capitalize().replace('Table', 'Table ')}, {_SOURCES.get(table, 'Appendix F')}",
-        plan=plan,
-        run=lambda bench, _: _run(table, bench),
+        plan=partial(plan, table),
+        run=partial(_run, table),
         summary=summary,
         plot=plot,
     )

@@ -114,9 +114,10 @@ def best(rows: list[Row], **equal: object) -> tuple[int, float]:
 
 
 def _sets(rows: list[Row], model: str) -> str:
-    """Describe how many pairs a model was scored on: ``6 sets, 1,200 pairs``."""
+    """Describe what a model was scored on: ``6 sets, 1,200 pairs``, or ``stsb, 200 pairs``."""
     set_rows = values(rows, model=model, method=rows[0]["method"], form=RAW, layer=0)
-    return f"{len(set_rows)} set{'s' if len(set_rows) > 1 else ''}, {sum(row['pairs'] for row in set_rows):,} pairs"
+    named = f"{len(set_rows)} sets" if len(set_rows) > 1 else set_rows[0]["task"]
+    return f"{named}, {sum(row['pairs'] for row in set_rows):,} pairs"
 
 
 def summary(rows: list[Row]) -> Summary:

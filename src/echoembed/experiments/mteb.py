@@ -22,8 +22,10 @@ from echoembed.evaluation.run import evaluate
 from echoembed.evaluation.store import Store
 from echoembed.evaluation.task import Task
 from echoembed.experiments.experiment import Setting
+from echoembed.experiments.figure4 import saved_recipe
 from echoembed.experiments.finetuned import RECIPES, TITLES
 from echoembed.experiments.paper import paper_table
+from echoembed.files import folder_of
 from echoembed.model.load import load
 from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Recipe, find_recipe, recipes
@@ -79,12 +81,18 @@ def jobs(tables: Sequence[str], models: Sequence[str | None]) -> list[MtebRun]:
     """Return the runs for these tables: of the given models, else of the paper's models with published weights."""
     given_models = [name for name in models if name is not None]
     if given_models:
-        return [MtebRun(name, find_recipe(recipe)) for name in given_models for recipe in ZERO_SHOT]
+        return [MtebRun(name, recipe) for name in given_models for recipe in _recipes_of(name)]
     systems = [value for table in tables for row in paper_table(table).rows for value in row.values()]
     names = dict.fromkeys(RECIPES[system] for system in systems if isinstance(system, str) and system in RECIPES)
     if "table18" in tables:
         names |= dict.fromkeys(("echo-finetuned-last", "echo-finetuned-mean"))
     return [MtebRun(None, recipes[name]) for name in names if recipes[name].checkpoint]
+
+
+def _recipes_of(name: str) -> list[Recipe]:
+    """Return the recipe saved with a model or an adapter; for plain language models, those without training."""
+    own = saved_recipe(name) if adapters.names_one(name) or folder_of(name) else None
+    return [find_recipe(recipe) for recipe in ZERO_SHOT] if own is None else [own]
 
 
 def speed(model: SentenceTransformer) -> float:
@@ -140,9 +148,20 @@ def _here(name: str | None) -> Source | None:
     try:
         return resolve(name, local_files_only=True)
     except errors.ModelError:
-        if name is None or name == DEFAULT or on_hub(name):
+        if name is None or name == DEFAULT or (on_hub(name) and _allowed_on_hub(name)):
             return None
         raise
+
+
+def _allowed_on_hub(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(name)
 
 
 def _estimate(job: MtebRun, tokens: int, products_a_second: float) -> dict[str, Any]:

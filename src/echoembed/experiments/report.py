@@ -15,6 +15,7 @@ from echoembed.experiments.overview import overview
 from echoembed.experiments.reproduce import Result, shown_seconds
 from echoembed.experiments.results import Row, read_rows
 from echoembed.experiments.scoretable import NO_DATA
+from echoembed.experiments.sets import sizes_of
 from echoembed.files import reason_of, write_text
 from echoembed.sources.packaged import BUNDLED
 
@@ -75,16 +76,14 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
     about = next((result.about for result in done if result.about.get("models")), {})
     of_main = [result.experiment.name for result in done if result.about.get("models")]  # not those of checkpoints
     fingerprints = _fingerprints([rows[name] for name in of_main if name in rows])
-    table1 = next((result.about for result in done if result.experiment.name == "table1"), {})
     versions = ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())
-    size = "samples" if setting.quick else "whole data sets"
     models = dict.fromkeys(name for result in done for name in result.about.get("models", []))
     facts = [
         ("models", ", ".join(models) or "-"),
         ("machine", about.get("machine", "-")),
         ("versions", versions or "-"),
         ("seed", str(setting.seed)),
-        ("data", f"{size}: {_data(table1)}" if table1 else "-"),
+        ("data", _data([result.about for result in done])),
         (
             "fingerprints",
             ", ".join(
@@ -100,7 +99,7 @@ def _head(done: Sequence[Result], setting: Setting, command: str, folder: Path, 
     tiny = setting.models[0] == BUNDLED
     sizes = "on samples of the data sets that each table names" if setting.quick else "on whole data sets"
     if setting.quick and setting.whole_sts:
-        sizes += "; interval, figure6 and layers have every pair of the STS sets"
+        sizes += "; interval, figure6, layers, copies and cost have every pair of their STS sets"
     claims = overview(rows)
     return _HEAD.format(
         of=" of the bundled model" if tiny else "",
@@ -135,13 +134,16 @@ def _picture(result: Result, rows: Mapping[str, list[Row]], folder: Path, pictur
     return f"![{experiment.title}]({(pictures / picture.name).as_posix()})"
 
 
-def _data(about: dict[str, dict[str, list[str]]]) -> str:
-    lines = []
-    for name, (digest, *options) in about.get("tasks", {}).items():
-        most = next((option for option in options if "max_texts" in option), "")
-        count = "".join(char for char in most if char.isdigit())
-        lines.append(f"{name} `{digest[:8]}`" + (f" (at most {count} texts)" if count else ""))
-    return ", ".join(lines)
+def _data(abouts: Sequence[Mapping[str, Any]]) -> str:
+    """Name every data set of the results, with the hash of its files and how much of it they used."""
+    digests: dict[str, str] = {}
+    sizes: dict[str, list[str]] = {}
+    for about in abouts:
+        for name, most in sizes_of(about.get("tasks", {})).items():
+            digests[name] = about["tasks"][name][0]
+            sizes.setdefault(name, []).append("all" if most is None else f"at most {most} texts")
+    used = {name: " or ".join(dict.fromkeys(listed)) for name, listed in sizes.items()}
+    return ", ".join(f"{name} `{digest[:8]}` ({used[name]})" for name, digest in digests.items()) or "-"
 
 
 def _section(result: Result, folder: Path, pictures: Path, setting: Setting) -> str:

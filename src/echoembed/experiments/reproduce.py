@@ -6,7 +6,7 @@ import datetime
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from echoembed.experiments import (
 )
 from echoembed.experiments.experiment import Bench, Experiment, Plan, Setting, Summary, machine, planned_work
 from echoembed.experiments.results import Row, read_rows, write_rows
+from echoembed.experiments.sets import sets_line, sizes_of
 from echoembed.progress import shown_time
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -146,7 +147,11 @@ def _finish(experiment: Experiment, plan: Plan, bench: Bench) -> Result:
             picture.unlink(missing_ok=True)
         write_rows(path, rows, about)
     pictures = _pictures(experiment, rows, out / experiment.name)
-    return Result(experiment, experiment.summary(rows), about, reused, pictures=pictures)
+    summary = experiment.summary(rows)
+    sets = sets_line(sizes_of(about["tasks"])) if about["tasks"] else ""
+    if sets and not any(sets in note for note in summary.notes):
+        summary = replace(summary, notes=[*summary.notes, sets])
+    return Result(experiment, summary, about, reused, pictures=pictures)
 
 
 def _files(stem: Path) -> list[Path]:

@@ -36,8 +36,9 @@ def plan_of(recipes: Sequence[Recipe], *kinds: str) -> Callable[[Bench], Plan]:
 
 
 def sts_plan(bench: Bench, recipes: Sequence[Recipe], *, few: bool = False, **settings: Any) -> Plan:
-    """Plan recipes on the STS sets (with ``few``, on samples of a few of them if quick), with further settings."""
-    tasks = [task for task in bench.few if task.kind == "STS"] if few else bench.sts_tasks
+    """Plan recipes on the STS sets (with ``few``, on a few of them if quick), with further settings."""
+    names = {task.name for task in bench.few}
+    tasks = [task for task in bench.sts_tasks if task.name in names or not few]
     return Plan(recipes=recipes, tasks=tasks, settings=settings, models=(bench.model_name,), needs=needs(bench, tasks))
 
 
@@ -91,18 +92,6 @@ def category_summary(
         *missing,
     ]
     return Summary(columns, out, notes)
-
-
-def sizes(rows: Sequence[Row]) -> list[str]:
-    """Return a line on the samples of data sets; none if all data sets were scored whole."""
-    sampled = {row["task"]: row["max_texts"] for row in rows if row.get("max_texts")}
-    if not sampled:
-        return []
-    most: dict[int, list[str]] = {}
-    for task, count in sampled.items():
-        most.setdefault(count, []).append(task)
-    counts = "; ".join(f"at most {count} texts of {', '.join(tasks)}" for count, tasks in most.items())
-    return [f"Samples: {counts}."]
 
 
 MOST_BARS = 8

@@ -136,9 +136,7 @@ def summary(rows: list[Row]) -> Summary:
         "Intervals are from 1,000 bootstrap draws of the items, the same draws for both systems. A draw contains some "
         "items twice, which raises V-measures a little: the intervals of clustering are shifted to one side."
     )
-    return Summary(
-        table.columns, [*leads, *table.rows], [*order(rows), drawn, *table.notes, *scoretable.sizes(scored_rows)]
-    )
+    return Summary(table.columns, [*leads, *table.rows], [*order(rows), drawn, *table.notes])
 
 
 def lead(rows: Sequence[Row], name: str, kind: str) -> str:

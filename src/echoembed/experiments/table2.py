@@ -60,8 +60,7 @@ def summary(rows: list[Row]) -> Summary:
     notes.append(
         "For the paper's models: --model princeton-nlp/Sheared-LLaMA-1.3B --model meta-llama/Llama-2-7b-chat-hf."
     )
-    table = scoretable.category_summary(rows, paper_table("table12"), _PAPER, column="system", missing=notes)
-    return Summary(table.columns, table.rows, [*table.notes, *scoretable.sizes(rows)])
+    return scoretable.category_summary(rows, paper_table("table12"), _PAPER, column="system", missing=notes)
 
 
 def plot(rows: list[Row]) -> Figure:

@@ -63,7 +63,7 @@ def summary(rows: list[Row]) -> Summary:
     notes = [f"Averages: our rows over {len(distinct(rows, 'task'))} local tasks, the paper's over {table.data}."]
     first_rows = [values(rows, recipe=name)[0] for name in further]
     notes += [f"{row['recipe']}: {row['training']}" for row in first_rows if row["training"]]
-    return Summary(["model", *names], out, [*notes, *scoretable.sizes(rows)])
+    return Summary(["model", *names], out, notes)
 
 
 def plot(rows: list[Row]) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,6 +32,8 @@ from echoembed.sources.resolve import Source, joint_revision, resolve, resolve_a
 
 _REASONS = {"None": "the default", "auto": "auto, not on a CPU: as it was saved"}
 DEFAULT_RECIPE = "echo"
+_ABOUT = ("name", "checkpoint", "adapters", "trained", "tuned_for", "source", "description")
+"""Fields of a recipe that decide no vector."""
 
 
 class RecipeWarning(UserWarning):
@@ -320,11 +323,17 @@ def _warn_if_trained_with_another(name: str, recipe: Recipe, chosen: Recipe | No
             )
         return
     warnings.warn(
-        f"{name} was saved with the recipe {recipe.name!r} and is read with {chosen.name!r}: its vectors mean "
-        "something else now.",
+        f"{name} was saved with the recipe {recipe.name!r} and is read with {chosen.name!r}, which has another "
+        f"{_differences(chosen, recipe)}: its vectors mean something else now.",
         RecipeWarning,
         stacklevel=4,
     )
+
+
+def _differences(chosen: Recipe, saved: Recipe) -> str:
+    """Name the fields, of those that decide vectors, in which two recipes differ."""
+    names = [entry.name for entry in fields(Recipe) if entry.name not in _ABOUT]
+    return ", ".join(name for name in names if getattr(chosen, name) != getattr(saved, name))
 
 
 def _best_device() -> torch.device:

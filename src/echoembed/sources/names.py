@@ -62,7 +62,9 @@ def check_adapter(name: str | None) -> None:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    """Return a hint at similar names: known names, and folders beside the one that was named."""
+    """Return a hint at similar names: known names, and folders beside the one that was named; "" if that one exists."""
+    if folder_of(name) is not None:
+        return ""
     try:
         folders = [str(path) for path in Path(name).expanduser().parent.iterdir() if path.is_dir()]
     except (OSError, RuntimeError):
