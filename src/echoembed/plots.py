@@ -49,7 +49,7 @@ _STYLE: Any = {
 
 def colour(name: str) -> str:
     """Return the colour of a recipe or system, by its name."""
-    return next((value for key, value in COLOURS.items() if key in name), COLOURS["other"])
+    return next((value for key, value in COLOURS.items() if key.lower() in name.lower()), COLOURS["other"])
 
 
 def figure(

@@ -207,7 +207,7 @@ def _further(table: str, rows: list[Row], scored: Sequence[_Scored]) -> list[Row
     """Return the rows of models that the paper does not have; Table 18 gets a column for each."""
     further: list[Row] = []
     for one in scored:
-        name = f"{one.name}, {one.model}"
+        name = ", ".join(dict.fromkeys([one.name, one.model]))
         if table == "table18":
             tasks = list(dict.fromkeys(row["system"] for row in rows))
             cells = [(score.task, name, 100 * score.score) for score in one.scores if score.task in tasks]
@@ -289,7 +289,7 @@ def plot(rows: list[Row]) -> Figure:
     axes[0].scatter([value for _, value in printed], [place for place, _ in printed], label="paper", **plots.PAPER)
     ours = [(place, row) for place, row in zip(places, shown_rows, strict=True) if row["ours"] is not None]
     for place, row in ours:
-        axes[0].scatter(row["ours"], place, color=plots.colour(row["system"].lower()))
+        axes[0].scatter(row["ours"], place, color=plots.colour(row["system"]))
     if ours:
         axes[0].scatter([], [], color=plots.COLOURS["other"], label="ours, by method")
     axes[0].set_yticks(places, [row["system"] for row in shown_rows])

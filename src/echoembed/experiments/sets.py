@@ -24,8 +24,8 @@ def sets_line(sizes: Mapping[str, int | None]) -> str:
     by_size: dict[int | None, list[str]] = {}
     for name, most in sizes.items():
         by_size.setdefault(most, []).append(name)
-    parts = [
-        f"{'all' if most is None else f'at most {most:,} texts'} of {'each of ' * (len(names) > 1)}{', '.join(names)}"
-        for most, names in by_size.items()
-    ]
+    parts = []
+    for most, names in by_size.items():
+        each = "each of " if most is not None and len(names) > 1 else ""
+        parts.append(f"{'all' if most is None else f'at most {most:,} texts'} of {each}{', '.join(names)}")
     return f"Sets: {'; '.join(parts)}."
