@@ -19,6 +19,7 @@ from echoembed.experiments import interval, layers, mteb, others, overview, repr
 from echoembed.experiments.experiment import Setting
 from echoembed.experiments.results import read_rows, values
 from echoembed.recipe import recipes
+from echoembed.sources.adapters import find
 
 TEXTS = ["The cat is here today.", "A loan was never seen again.", "The rain left town early."]
 
@@ -268,3 +269,20 @@ def test_without_a_model_the_papers_own_are_run():
 
 def test_correlations_of_constant_numbers_are_0():
     assert correlation(np.ones(4), np.arange(4.0)) == 0
+
+
+def test_a_saved_model_or_adapter_is_scored_on_mteb_under_its_own_recipe_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(mteb, "speed", lambda _: 1000.0)
+    saved = replace(recipes["classical"], name="mine", layer=2)
+    echoembed.save(echoembed.load("tiny", recipe=saved), tmp_path / "model")
+    own = {job.model: job.recipe for job in mteb.jobs(["table18"], [str(tmp_path / "model"), "smollm2-echo"])}
+    assert own[str(tmp_path / "model")].fingerprint() == saved.fingerprint()
+    assert own["smollm2-echo"] == find("smollm2-echo").recipe
+    assert [job.recipe.name for job in mteb.jobs(["table18"], ["tiny"])] == list(mteb.ZERO_SHOT)
+
+
+@pytest.mark.parametrize("name", ["", "a b/c d", "a/b--c", "owner/" + "x" * 100])
+def test_a_dry_run_refuses_what_cannot_be_a_models_name(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(mteb, "speed", lambda _: 1000.0)
+    with pytest.raises(errors.ModelError, match="is not a model's name"):
+        mteb.dry_run(["table18"], Setting(out=tmp_path, models=("tiny", name)))

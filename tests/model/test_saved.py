@@ -361,5 +361,6 @@ def test_trained_weights_under_another_budget_are_as_they_were_trained(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RecipeWarning)
         echoembed.load(tmp_path / "model", recipe=replace(trained, name="other", budget=8))
-    with pytest.warns(RecipeWarning, match="was saved with the recipe 'mine' and is read with 'echo'"):
+    said = "recipe 'mine' and is read with 'echo', which has another query_template, document_template"
+    with pytest.warns(RecipeWarning, match=said):
         echoembed.load(tmp_path / "model", recipe="echo")
