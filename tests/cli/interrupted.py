@@ -22,6 +22,7 @@ PATIENCE = 120.0
 
 
 def main() -> None:
+    import echoembed.cli.verbs
     import echoembed.evaluation.run
     import echoembed.experiments.reproduce
     import echoembed.training.run  # noqa: F401

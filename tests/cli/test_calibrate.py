@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import echoembed
 from echoembed.cli import app
 from echoembed.model.calibrate import sentences
+from echoembed.model.moments import Moments, map_of
 from loaded import TEXTS
 
 FITTED_ON = [text for text in sentences() if len(text) < 200][:40]
@@ -91,3 +92,31 @@ def test_a_recipes_own_calibration_is_fitted_on_the_texts_alone(run, monkeypatch
     told = run(*args, "-o", "model")
     assert "calibrated (components-8) on 40 texts" in told.stderr
     assert "texts were over the budget" in told.stderr
+
+
+def test_a_remedy_for_equal_numbers_is_one_that_helps(run, tmp_path):
+    """Where all texts are alike, a mean helps no more than a deviation; and what cut them is said before."""
+    (tmp_path / "alike.txt").write_text("".join(f"A cat sat on mat number {number}.\n" for number in range(20)))
+    for kind in ("z-score", "mean", "whiten-4"):
+        told = run("tiny", "alike.txt", "--budget", "3", "--calibration", kind, "-o", "model", code=1).stderr
+        warning, error = told.strip().splitlines()
+        assert warning.startswith("warning: 20 texts were over the budget"), kind
+        assert error.startswith("error: The calibration")
+        assert error.endswith("Add texts that differ."), kind
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_was_left_out_is_said_though_too_few_texts_remain(run):
+    told = run("tiny", "-t", "one", "-t", " ", "-t", " ", "--on-bad-text", "skip", "-o", "model", code=1).stderr
+    warning, error = told.strip().splitlines()
+    assert warning.startswith("warning: left out 2 of 3 texts")
+    assert "was to be fitted on 1 texts" in error
+
+
+@pytest.mark.parametrize("kind", ["z-score", "z-components-1"])
+def test_a_mean_is_offered_where_some_numbers_differ(kind):
+    moments = Moments(full=True)
+    moments.add(np.random.default_rng(0).normal(size=(20, 4)) * [1, 1, 0, 1])
+    with pytest.raises(echoembed.errors.ModelError, match="choose calibration='mean'"):
+        map_of(kind, moments)
+    assert list(map_of("mean", moments)) == ["shift_D"]

@@ -421,6 +421,7 @@ def test_standard_output_on_a_full_disk_is_an_error():
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command("embed", "a text"), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert "No space left on device" in one_line(done.stderr, "error: ")
+    assert "with --output" in done.stderr
     assert done.returncode == 1
 
 
@@ -486,6 +487,7 @@ def test_results_that_cannot_be_written_are_one_line(args):
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command(*args), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert "Standard output cannot be written: No space left on device" in one_line(done.stderr, "error: ")
+    assert "--output" not in done.stderr  # which these verbs do not have
     assert done.returncode == 1
 
 
@@ -495,4 +497,5 @@ def test_a_closed_standard_output_is_one_line(args):
         ["sh", "-c", 'exec "$@" >&-', "sh", *command(*args)], stderr=subprocess.PIPE, text=True, check=False
     )
     assert "Standard output cannot be written: it is closed" in one_line(done.stderr, "error: ")
+    assert ("--output" in done.stderr) == (args[0] == "embed")
     assert done.returncode == 1

@@ -100,3 +100,29 @@ def test_what_is_said_to_be_kept_is_there(said):
     last = said["train"][2].splitlines()[-1]
     assert any(str(step) in last for step in said["train"][3].glob("out/checkpoints/step-*")), last
     assert not [path for name in VERBS for path in said[name][3].rglob("*.part")]
+
+
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("words", ["embed a -m tiny", "--help"])
+@pytest.mark.parametrize("module", ["typer", "echoembed.cli.tune", "rich"])
+def test_an_interrupt_of_the_imports_is_one_line_too(sent, code, words, module):
+    """The signal comes when a module is looked for, as Ctrl-C in the first second does."""
+    script = f"""
+import os, signal, sys
+
+class Finder:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.{sent})
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder)
+sys.argv = ["echoembed", *{words.split()}]
+from echoembed.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    word = {130: "interrupted", 143: "terminated"}[code]
+    assert (done.stdout, done.stderr) == ("", f"error: {word}: nothing was written\n")
+    assert done.returncode == code

@@ -176,6 +176,20 @@ def test_a_model_of_another_objective_is_not_called_llm2vec(tmp_path, objective,
     assert allowed or f"that of this one was {objective}" in run.stderr
 
 
+def test_a_report_replaces_no_other_file_than_an_earlier_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: pytest.fail("begun"))
+    toy, notes, page = tmp_path / "toy.jsonl", tmp_path / "notes.md", tmp_path / "page.md"
+    for path, text in ((toy, "{}"), (notes, "# My notes"), (page, "# Results of mine")):
+        path.write_text(text)
+    command = ["reproduce", "figure2", "-m", "tiny", "--toy", str(toy), "-o", str(tmp_path / "out"), "--report"]
+    assert "is the input" in CliRunner().invoke(app, [*command, str(toy)]).stderr
+    assert "is not a page of results" in CliRunner().invoke(app, [*command, str(notes)]).stderr
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: [])
+    assert CliRunner().invoke(app, [*command, str(page)]).exit_code == 0
+    assert (toy.read_text(), notes.read_text()) == ("{}", "# My notes")
+    assert page.read_text("utf-8").startswith("# Results of the bundled model")
+
+
 @pytest.mark.parametrize("verb", [["reproduce", "figure2"], ["eval", "-b", "sts"]])
 def test_a_folder_of_results_that_cannot_be_made_is_refused_before_anything_is_computed(
     verb, data, tmp_path, monkeypatch

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from echoembed import errors
 from echoembed.cli import groups, session
 from echoembed.cli import options as opt
 from echoembed.cli import output as out
@@ -37,7 +39,7 @@ def calibrate(
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="mean, z-score, components-K, z-components-K, whiten-K, or spectrum-R, which needs no "
+            help="mean, z-score, components-K, z-components-K, whiten-K, or spectrum-R, which reads no "
             "texts; for all prompts of the recipe. Default: the recipe's own, else z-score."
         ),
     ] = None,
@@ -50,12 +52,14 @@ def calibrate(
     Some hundreds of texts like those that you will embed are enough; they need no labels. Do not use texts on which you
     will evaluate the result. Pass the folder to --model or to echoembed.load.
     """
-    from echoembed import errors, save
+    from echoembed import save
     from echoembed.recipe import CALIBRATIONS, calibration_parts, find_recipe
 
     options = with_model(options, model_name)
     # 1. Report everything that can be wrong before the model reads the first text.
-    session.check_target(folder, overwrite=overwrite, inputs=[*(texts.inputs or ()), options.recipes_file])
+    session.check_target(
+        folder, overwrite=overwrite, inputs=[*(texts.inputs or ()), *session.inputs_of(options, recipe)]
+    )
     session.check_names(options, [recipe])
     row = session.recipe_named(recipe, options.recipes_file)
     named = None if row is None else find_recipe(row)
@@ -64,7 +68,10 @@ def calibrate(
         raise errors.recipe_bad_field(name, "calibration", calibration, CALIBRATIONS.removeprefix("none, "))
     own = [] if named is None else [prompt.calibration for prompt in named.prompts if prompt.calibration != "none"]
     reads = any(not kind.startswith("spectrum-") for kind in ([calibration] if calibration else own or [""]))
-    reader = texts.reader() if texts.inputs or texts.text or reads else None
+    if not reads and (texts.inputs or texts.text):
+        kinds = ", ".join(dict.fromkeys([calibration] if calibration else own))
+        raise typer.BadParameter(f"{kinds} reads no texts; leave them out", param_hint="TEXT|FILE|-...")
+    reader = texts.reader() if reads else None
     if reader is not None:
         session.check_texts(reader, quiet=quiet)
     model = session.load(options, recipe, on_overflow=texts.on_overflow, calibrated=False)
@@ -77,7 +84,8 @@ def calibrate(
     # 2. Read the texts once.
     cut: list[int] = []
     expected = reader.expected if reader is not None else (lambda: None)
-    with Progress(expected, what="calibrating", shown=not quiet) as progress:
+    told = _losses_told(reader, cut, texts.on_overflow)
+    with told, Progress(expected, what="calibrating", shown=not quiet) as progress:
         given = _readable(reader, model, cut)
         if named is not None and own and calibration is None:
             under = with_calibrations_of(transformer_of(model).recipe, named)
@@ -86,10 +94,6 @@ def calibrate(
             calibrated = fit(model, given, calibration, progress=progress)
     # 3. Save the model with its calibration.
     save(calibrated, folder, overwrite=overwrite)
-    if reader is not None:
-        session.report_skipped(reader)
-    if cut and texts.on_overflow == "warn":
-        out.warn(f"{out.cut(len(cut), sum(cut))} Raise --budget.")
     if not quiet:
         kinds = ", ".join(prompt.calibration for prompt in transformer_of(calibrated).recipe.prompts)
         read = 0 if reader is None else reader.count - reader.skipped
@@ -97,9 +101,24 @@ def calibrate(
         out.note(f"calibrated ({kinds}) {on}in {progress.seconds:.1f} s → {folder}")
 
 
+@contextlib.contextmanager
+def _losses_told(reader: TextReader | None, cut: list[int], on_overflow: str) -> Iterator[None]:
+    """Warn of texts that were left out or cut in the block, also where it fails: they may be the cause."""
+    failure: errors.EchoembedError | None = None
+    try:
+        yield
+    except errors.EchoembedError as error:
+        failure = error
+    if reader is not None:
+        session.report_skipped(reader)
+    if cut and on_overflow == "warn":
+        out.warn(f"{out.cut(len(cut), sum(cut))} Raise --budget.")
+    if failure is not None:
+        raise failure
+
+
 def _readable(reader: TextReader | None, model: SentenceTransformer, cut: list[int]) -> Iterator[str]:
     """Yield the texts that the model can read, and add the tokens cut from each to ``cut``."""
-    from echoembed import errors
     from echoembed.model.transformer import transformer_of
 
     for item in reader or ():

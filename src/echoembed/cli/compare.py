@@ -43,13 +43,14 @@ def compare(
     Compare the order of the pairs, not the numbers: each recipe has its own range of cosines.
     """
     reader = texts.reader()
-    names = list(dict.fromkeys(recipe or ["classical", "echo"]))
+    names = list(dict.fromkeys(recipe or session.names_in(model.recipes_file) or ["classical", "echo"]))
     session.check_names(model, names)
     if heatmap is not None:
         from echoembed.cli.heatmap import check_heatmap
 
         check_heatmap(heatmap, overwrite=overwrite)
         reader.refuse_as_output(heatmap)
+        session.refuse_inputs(heatmap, [model.recipes_file])
     items = session.few_texts(reader, least=2)
     matrices: dict[str, list[list[float]]] = {}
     by_recipe: dict[str, tuple[list[Item], NDArray[np.float32]]] = {}

@@ -61,6 +61,8 @@ def embed(
     file = None if output in (None, "-") else output
     if file is not None:
         reader.refuse_as_output(*output_files(file))
+        for written in output_files(file):
+            session.refuse_inputs(written, [model.recipes_file])
         check_output(file, overwrite=overwrite)
     else:
         session.check_standard_output(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,8 +20,17 @@ EPILOG = opt.examples(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SavedOptions(ModelOptions):
+    """The model, and what of it is saved: not how it computes."""
+
+    engine: opt.Engine | None = field(default=None, init=False)
+    deterministic: bool = field(default=False, init=False)
+    pack_tokens: int | None = field(default=None, init=False)
+
+
 def export(
-    options: ModelOptions,
+    saved: SavedOptions,
     model_name: Annotated[str, typer.Argument(metavar="MODEL", help="Name on the Hugging Face hub, or a folder.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write; must not exist.")],
     self_contained: Annotated[
@@ -44,7 +54,8 @@ def export(
     bare: Annotated[
         Literal["query", "document"] | None,
         typer.Option(
-            help="Template for tools that do not tell queries from documents. Default: query.", show_default=False
+            help="Template for tools that do not tell queries from documents; not with --gguf. Default: query.",
+            show_default=False,
         ),
     ] = None,
     overwrite: opt.OverwriteModel = False,
@@ -62,8 +73,12 @@ def export(
     ]
     if len(chosen) > 1:
         raise typer.BadParameter(f"{' and '.join(chosen)} exclude each other: give one of them.")
-    options = with_model(options, model_name)
-    session.check_target(folder, overwrite=overwrite)
+    if gguf and bare is not None:
+        raise typer.BadParameter(
+            "a tool that reads the notes renders each text itself; leave it out", param_hint="--bare"
+        )
+    options = with_model(saved, model_name)
+    session.check_target(folder, overwrite=overwrite, inputs=session.inputs_of(options, recipe))
     session.check_names(options, [recipe])
     model = session.load(options, recipe)
     if bare is not None:

@@ -1,6 +1,7 @@
 """Groups of options, which verbs take as one parameter.
 
-A group is a frozen dataclass. ``with_options`` makes an option of each field, and passes the group to the verb.
+A group is a frozen dataclass. ``with_options`` makes an option of each field, and passes the group to the verb. A field
+with ``init=False`` is no option: a verb that has no use for an inherited one leaves it out so.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def flat(**arguments: Any) -> None:
         for name, group in groups.items():
-            arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group)})
+            arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group) if field.init})
         verb(**arguments)
 
     flat.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
@@ -125,7 +126,7 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options_of(group: type[Any]) -> list[inspect.Parameter]:
-    """Return an option for each field; the fields of the class itself come before inherited ones."""
+    """Return an option for each field that is set; the fields of the class itself come before inherited ones."""
     hints = get_type_hints(group, include_extras=True)
     own_first = sorted(fields(group), key=lambda field: field.name not in group.__annotations__)
     return [
@@ -133,4 +134,5 @@ def _options_of(group: type[Any]) -> list[inspect.Parameter]:
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
         )
         for field in own_first
+        if field.init
     ]

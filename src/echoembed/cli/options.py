@@ -56,13 +56,16 @@ Recipes = Annotated[
     typer.Option(
         "--recipe",
         "-r",
-        help="Row of 'echoembed recipes'; repeat it. Default: classical and echo.",
+        help="Row of 'echoembed recipes'; repeat it. Default: all of --recipes-file, else classical and echo.",
         rich_help_panel=_MODEL,
     ),
 ]
 RecipesFile = Annotated[
     Path | None,
-    typer.Option(help="TOML file with your own recipes, for --recipe.", rich_help_panel=_MODEL),
+    typer.Option(
+        help="TOML file with your own recipes, for --recipe; if it has only one, that is used by default.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.", rich_help_panel=_MODEL)]
 Layer = Annotated[

@@ -46,7 +46,7 @@ def kept(what: str | Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
-        error.add_note(what if isinstance(what, str) else what())
+        error.add_note(one_line(what if isinstance(what, str) else what()))
         raise
 
 
@@ -58,7 +58,7 @@ def printing() -> Iterator[None]:
         FileError: If standard output cannot be written.
     """
     if sys.stdout is None:
-        raise errors.stream_unwritable("it is closed")
+        raise errors.result_unwritable("it is closed")
     try:
         yield
         sys.stdout.flush()
@@ -66,7 +66,7 @@ def printing() -> Iterator[None]:
         raise
     except OSError as error:
         let_go_of_standard_output()
-        raise errors.stream_unwritable(reason_of(error)) from error
+        raise errors.result_unwritable(reason_of(error)) from error
 
 
 def let_go_of_standard_output() -> None:

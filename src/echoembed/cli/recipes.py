@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,18 +23,23 @@ SAMPLE = "The cat sat on the mat."
 
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this recipe, and its prompt for a text.")] = None,
-    text: Annotated[str, typer.Option("--text", "-t", help="The text for the prompt.")] = SAMPLE,
+    text: Annotated[
+        str | None, typer.Option("--text", "-t", help=f"The text for the prompt of NAME. Default: {SAMPLE!r}.")
+    ] = None,
     json: opt.Json = False,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Use this model's tokenizer. Default: the bundled model's."),
+        typer.Option("--model", "-m", help="Use this model's tokenizer for NAME. Default: the bundled model's."),
     ] = None,
-    recipes_file: opt.RecipesFile = None,
+    recipes_file: Annotated[Path | None, typer.Option(help="TOML file with your own recipes, which are added.")] = None,
 ) -> None:
     """List the recipes, or show one recipe and its prompt for a text."""
     from echoembed import load_recipes
     from echoembed import recipes as table
 
+    given = [option for option, value in (("--model", model), ("--text", text)) if value is not None]
+    if name is None and given:
+        raise typer.BadParameter("is for one recipe; add its NAME", param_hint=" and ".join(given))
     rows = {**table, **(load_recipes(recipes_file) if recipes_file else {})}
     if name is None and json:
         out.print_json({row.name: {**row.as_dict(), "fingerprint": row.fingerprint()} for row in rows.values()})
@@ -53,7 +59,7 @@ def recipes(
         shown_columns = len(columns) if out.console().width >= WIDE_ENOUGH else len(columns) - 1
         out.print_table(columns[:shown_columns], [line[:shown_columns] for line in cells], right=["reads", "budget"])
     else:
-        facts = session.shown_recipe(name, recipes_file, model, text)
+        facts = session.shown_recipe(name, recipes_file, model, SAMPLE if text is None else text)
         if json:
             out.print_json(facts)
         else:

@@ -64,7 +64,10 @@ def reproduce(
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write all results as a Markdown page, with pictures beside it."),
+        typer.Option(
+            help="Write all results as a Markdown page, with pictures beside it. Of files that exist, only such a page "
+            "is replaced."
+        ),
     ] = None,
     toy: Annotated[
         Path | None,
@@ -129,6 +132,7 @@ def reproduce(
     marked, with their model and data. Experiments that need weights or data which you did not give are listed as not
     run. An experiment that fails does not stop the others; the exit code is then 1.
     """
+    from echoembed import errors
     from echoembed.experiments import check_names
     from echoembed.sources.names import check_model
 
@@ -136,7 +140,10 @@ def reproduce(
     for name in [] if dry_run else model or []:  # which would be fetched from the hub
         check_model(name)
     if report is not None:
+        session.refuse_inputs(report, [*(model or []), toy, splitter])
         check_free(report, overwrite=True)
+        if report.exists() and not _is_report(report):
+            raise errors.output_not_results(report)
     if mteb and scores is not None:
         raise typer.BadParameter(
             "would be two folders of scores, as --mteb fills OUT/mteb; give one of them",
@@ -205,6 +212,14 @@ def _check_folders(
         check_llm2vec(folder)
     if not dry_run:
         writable_folder(output, "results")
+
+
+def _is_report(path: Path) -> bool:
+    """Return whether a file is a page that this verb wrote, which may be replaced."""
+    try:
+        return path.read_text(encoding="utf-8").startswith("# Results")
+    except (OSError, ValueError):
+        return False
 
 
 def _on_mteb(names: list[str], setting: Setting, *, dry_run: bool, as_json: bool, quiet: bool) -> Setting:

@@ -13,6 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import typer
+
 from echoembed.cli import startup, threads
 from echoembed.cli.output import cut, warn
 
@@ -67,7 +69,12 @@ def _silence_imports() -> None:
 
 
 def recipe_named(name: str | None, file: Path | None) -> str | Recipe | None:
-    """Return the recipe of that name in the user's file, or else the name, which the library looks up."""
+    """Return the recipe of that name in the user's file, or else the name, which the library looks up.
+
+    Raises:
+        RecipeError: If there is no recipe of that name.
+        BadParameter: If none is named, and the file has not exactly one.
+    """
     if file is None:
         return name
     from echoembed import errors, load_recipes, recipes
@@ -75,9 +82,33 @@ def recipe_named(name: str | None, file: Path | None) -> str | Recipe | None:
     rows = load_recipes(file)
     if name is None and len(rows) == 1:
         return next(iter(rows.values()))
-    if name is None or (name not in rows and name not in recipes):
+    if name is None:
+        raise _none_named(file, rows)
+    if name not in rows and name not in recipes:
         raise errors.recipe_unknown(name, [*rows, *recipes])
     return rows.get(name, name)
+
+
+def names_in(file: Path | None) -> list[str]:
+    """Return the names of all recipes in the user's file; none without a file.
+
+    Raises:
+        RecipeError: If the file cannot be read.
+        BadParameter: If it has no recipe.
+    """
+    if file is None:
+        return []
+    from echoembed import load_recipes
+
+    rows = load_recipes(file)
+    if not rows:
+        raise _none_named(file, rows)
+    return list(rows)
+
+
+def _none_named(file: Path, rows: Iterable[str]) -> typer.BadParameter:
+    has = f"the recipes {', '.join(rows)}" if rows else "no recipe"
+    return typer.BadParameter(f"{file} has {has}; name one with --recipe", param_hint="--recipes-file")
 
 
 def check_names(options: ModelOptions, names: Sequence[str | None]) -> None:
@@ -166,8 +197,6 @@ def remote(
     Raises:
         BadParameter: If an option chooses a model or a recipe, which the server has chosen already.
     """
-    import typer
-
     from echoembed.texts.remote import RemoteEmbedder
 
     options_set = [entry.name for entry in fields(model) if getattr(model, entry.name) != entry.default]
@@ -218,18 +247,57 @@ def check_target(
         raise
     except (OSError, ValueError) as error:
         raise errors.output_unwritable(folder, reason_of(error)) from error
+    refuse_inputs(folder, inputs)
+
+
+def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> None:
+    """Refuse an output that is an input, or has one in it, by whatever name or link, as the input would be lost.
+
+    Args:
+        output: The file or folder to write.
+        inputs: What the work reads or keeps: paths, or names that may be paths; None is passed over.
+
+    Raises:
+        FileError: If it is or has one.
+    """
+    from echoembed import errors
+
     for source in inputs:
-        if source is not None and _is_in(source, target):
-            raise errors.output_is_input(folder, str(source))
+        if source is not None and _is_in(source, Path(output).expanduser()):
+            raise errors.output_is_input(output, str(source))
 
 
 def _is_in(source: str | os.PathLike[str], target: Path) -> bool:
     try:
-        if not isinstance(source, Path) and not Path(source).exists():  # a name of something else
+        path = Path(source).expanduser()
+        if not isinstance(source, Path) and not path.exists():  # a name of something else
             return False
-        return Path(source).resolve().is_relative_to(target.resolve())
-    except (OSError, ValueError):  # a text, which is no path
+        return path.resolve().is_relative_to(target.resolve())
+    except (OSError, RuntimeError, ValueError):  # a text, which is no path
         return False
+
+
+def inputs_of(options: ModelOptions, recipe: str | None = None) -> list[str | Path | None]:
+    """Return all that may lie on this machine of what a model is loaded from, for ``check_target``.
+
+    That is the model, the adapter, the file of recipes, the adapters of the recipe, and what an adapter was trained on.
+
+    Raises:
+        RecipeError: If there is no such recipe.
+        ModelError: If an adapter cannot be read.
+    """
+    from echoembed.recipe import find_recipe
+    from echoembed.sources import adapters
+    from echoembed.sources.packaged import RESERVED
+
+    row = recipe_named(recipe, options.recipes_file)
+    named = [options.model, options.adapter]
+    named += [] if row is None else [part for part in (find_recipe(row).checkpoint, *find_recipe(row).adapters) if part]
+    folders = [name for name in named if name and name.lower() not in RESERVED and name not in adapters.bundled()]
+    for base in [adapters.find(name).base for name in folders if adapters.is_adapter(name)]:
+        folders += [] if base.model is None else [base.model]
+        folders += [name for name, _ in base.adapters]
+    return [*folders, options.recipes_file]
 
 
 def check_texts(reader: TextReader, *, quiet: bool) -> None:

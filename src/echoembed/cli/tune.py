@@ -80,7 +80,7 @@ def tune(
         raise typer.BadParameter("a search has the prompts of the table; leave it out", param_hint="--recipes-file")
     if options.dtype == "int8":
         raise errors.ModelError.bad_value("dtype", "int8", "float32, bfloat16 or float16, to save the model")
-    session.check_target(output, overwrite=overwrite, inputs=[texts, pairs, store, options.model, options.adapter])
+    session.check_target(output, overwrite=overwrite, inputs=[texts, pairs, store, *session.inputs_of(options)])
     session.check_names(options, [None])
     from echoembed.texts import TextReader
 

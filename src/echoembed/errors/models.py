@@ -215,9 +215,10 @@ def calibration_too_many(kind: str, width: int, most: int) -> ModelError:
 
 def calibration_constant(kind: str, constant: int, width: int) -> ModelError:
     """Vectors with a constant dimension, which cannot be divided by its deviation."""
+    mean = ", or choose calibration='mean'" if constant < width else ""  # which would leave only zeros
     return ModelError(
         f"The calibration {kind!r} found {constant} of {width} dimensions in which all texts have the same number. "
-        "Add texts that differ, or choose calibration='mean'."
+        f"Add texts that differ{mean}."
     )
 
 

@@ -208,6 +208,13 @@ def output_not_ours(path: object, what: str) -> FileError:
     )
 
 
+def output_not_results(path: object) -> FileError:
+    """A page of results that would replace another file."""
+    return FileError(
+        f"{quoted(str(path), 200)} exists, and is not a page of results. Choose another name, or remove it yourself."
+    )
+
+
 def output_is_input(path: object, name: str) -> FileError:
     """An output that is also an input, by whatever name."""
     return FileError(
@@ -224,8 +231,16 @@ def output_unwritable(path: object, reason: str) -> FileError:
     )
 
 
+def result_unwritable(reason: str) -> FileError:
+    """Standard output that cannot be written, of a command that writes its result nowhere else."""
+    return FileError(
+        f"Standard output cannot be written: {reason}. What was printed is not complete; files that were written are "
+        "kept. Send the output to a file on a disk with room."
+    )
+
+
 def stream_unwritable(reason: str) -> FileError:
-    """Standard output that cannot be written."""
+    """Standard output that cannot be written, of a command that could write a file."""
     return FileError(
         f"Standard output cannot be written: {reason}. The output so far is not complete. Write a file with --output, "
         "which appears whole or not at all."

@@ -67,14 +67,18 @@ def summary(rows: list[Row]) -> Summary:
     means = {step: scoretable.by_kind(values(rows, step=step)) for step in steps}
     columns = ["step", *means[steps[0]]]
     out = [[str(step), *(f"{value:.2f}" for value in means[step].values())] for step in steps]
-    return Summary(columns, out, ["The paper shows its curves only in a picture; for many tasks the scores fall."])
+    notes = [
+        f"Scores × 100 of {rows[0]['model']}, fine-tuned under the recipe {rows[0]['recipe']}.",
+        "The paper shows its curves only in a picture; for many tasks the scores fall.",
+    ]
+    return Summary(columns, out, notes)
 
 
 def plot(rows: list[Row]) -> Figure:
     """Draw a line for each task, in panels by category."""
     figure, axes = sweep.panels(
-        {kind: values(rows, kind=kind) for kind in distinct(rows, "kind")},
-        title="Scores during fine-tuning",
+        {scoretable.spaced(kind): values(rows, kind=kind) for kind in distinct(rows, "kind")},
+        title=f"Scores during fine-tuning ({rows[0]['model']})",
         by="task",
         x="step",
         xlabel="steps",

@@ -29,13 +29,20 @@ def table(rows: Sequence[Row], *, by: str, x: str, at: Sequence[object]) -> list
 def panels(
     groups: Mapping[str, Sequence[Row]], *, title: str, by: str, x: str, xlabel: str
 ) -> tuple[Figure, list[Axes]]:
-    """Draw a panel for each group of rows, with a curve for each value of the column ``by``."""
-    figure, axes = plots.figure(title, columns=len(groups), width=3.1 * len(groups) + 0.2, sharey=True)
-    for axis, (name, rows) in zip(axes, groups.items(), strict=True):
+    """Draw a panel for each group of rows, with a curve for each value of the column ``by``; four panels in a line."""
+    lines = -(-len(groups) // 4)
+    columns = -(-len(groups) // lines)
+    figure, axes = plots.figure(
+        title, columns=columns, rows=lines, width=3.1 * columns + 0.2, height=0.4 + 3.2 * lines, sharey=True
+    )
+    for axis, (name, rows) in zip(axes, groups.items(), strict=False):
         curves(axis, rows, by=by, x=x)
         axis.set(title=name, xlabel=xlabel)
-    axes[0].set_ylabel("score × 100")
-    return figure, axes
+    for axis in axes[::columns]:
+        axis.set_ylabel("score × 100")
+    for axis in axes[len(groups) :]:
+        axis.set_visible(False)
+    return figure, axes[: len(groups)]
 
 
 def curves(axis: Axes, rows: Sequence[Row], *, by: str | None, x: str, **style: Any) -> None:
