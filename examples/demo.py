@@ -46,6 +46,9 @@ def main() -> None:
     console = Console(width=min(Console().width, 100), highlight=False)
     started = time.perf_counter()
     with console.status("importing"):
+        from echoembed.cli import threads
+
+        threads.settle()  # before PyTorch is imported, so that its threads do not spin beside other programs
         import echoembed
         from echoembed.experiments import selection
     (pairs,) = selection.sts_pairs(DATA, quick=False, seed=0)

@@ -53,6 +53,11 @@ def test_llama_index(model, sides):
     from echoembed.integrations.llama_index import EchoEmbedding
 
     embedding = EchoEmbedding(model)
+    pair = EchoEmbedding(model, embed_batch_size=2)  # the last batch is not full
+    close(pair.get_text_embedding_batch(text for text in DOCUMENTS), sides[0])
+    close(asyncio.run(pair.aget_text_embedding_batch(text for text in DOCUMENTS)), sides[0])
+    close(pair.get_agg_embedding_from_queries(query for query in (QUERY, QUERY)), sides[1])
+    close(asyncio.run(pair.aget_agg_embedding_from_queries(query for query in (QUERY, QUERY))), sides[1])
     close(embedding.get_text_embedding_batch(DOCUMENTS), sides[0])
     close(embedding.get_text_embedding(DOCUMENTS[0]), sides[0][0])
     close(embedding.get_query_embedding(QUERY), sides[1])
@@ -184,6 +189,13 @@ def several_of(adapter, model, folder):
         from echoembed.integrations.chroma import EchoFunction
 
         return [EchoFunction(folder), EchoFunction(folder).embed_query]
+    if adapter == "llama_index.core":
+        from echoembed.integrations.llama_index import EchoEmbedding
+
+        one = EchoEmbedding(model)
+        at_once = (one.aget_text_embedding_batch, one.aget_agg_embedding_from_queries)
+        waiting = [lambda texts, call=call: asyncio.run(call(texts)) for call in at_once]
+        return [one.get_text_embedding_batch, one.get_agg_embedding_from_queries, *waiting]
     if adapter == "lancedb":
         return [lancedb_function(folder).generate_embeddings]
     if adapter == "llm":
@@ -195,7 +207,7 @@ def several_of(adapter, model, folder):
     return [EchoVectorizer(folder).fit(None).transform]
 
 
-@pytest.mark.parametrize("adapter", ["langchain_core", "chromadb", "lancedb", "llm", "sklearn"])
+@pytest.mark.parametrize("adapter", ["langchain_core", "llama_index.core", "chromadb", "lancedb", "llm", "sklearn"])
 def test_a_text_or_a_table_in_place_of_several_texts_is_refused(adapter, model, folder, monkeypatch):
     """As lists, they are characters and names of columns."""
     pytest.importorskip(adapter)

@@ -149,7 +149,7 @@ def test_huggingface_hub(address, expected, monkeypatch):
         client.feature_extraction(" ")
 
 
-# Cohere's, voyage's and Ollama's.
+# Cohere's, voyage's, Ollama's and Mistral's.
 
 
 def test_cohere(address, expected):
@@ -158,7 +158,7 @@ def test_cohere(address, expected):
     for side, kind in (("search_query", "query"), ("search_document", "document")):
         answer = client.embed(texts=TEXTS, model=MODEL, input_type=side, embedding_types=["float"])
         assert close(answer.embeddings.float_, expected[kind])
-    ranked = client.rerank(model=MODEL, query=TEXTS[0], documents=TEXTS, top_n=2)
+    ranked = client.rerank(model=MODEL, query=TEXTS[0], documents=TEXTS, top_n=2, max_tokens_per_doc=4096)
     scores = expected["document"] @ expected["query"][0]
     assert [row.index for row in ranked.results] == np.argsort(-scores)[:2].tolist()
     assert close([row.relevance_score for row in ranked.results], np.sort(scores)[::-1][:2])
@@ -197,6 +197,18 @@ def test_ollama(address, expected):
     assert close(client.embed(model=f"{MODEL}:document", input=TEXTS).embeddings, expected["document"])
     assert close(client.embeddings(model=f"{MODEL}:query", prompt=TEXTS[1]).embedding, expected["query"][1])
     assert [one.model for one in client.list().models] == [MODEL, f"{MODEL}:query", f"{MODEL}:document"]
+    with pytest.raises(library.ResponseError, match=r"^input is blank"):
+        client.embed(model=MODEL, input=" ")
+
+
+def test_mistral(address, expected):
+    library = pytest.importorskip("mistralai.client")
+    client = library.Mistral(api_key="unused", server_url=address)
+    answer = client.embeddings.create(model=f"{MODEL}:document", inputs=TEXTS)
+    assert close([row.embedding for row in answer.data], expected["document"])
+    names = [MODEL, f"{MODEL}:query", f"{MODEL}:document"]
+    assert [one.id for one in client.models.list().data] == names
+    assert [client.models.retrieve(model_id=name).id for name in names] == names
 
 
 # Which brings its own form of each service's requests.

@@ -187,6 +187,75 @@ def test_a_server_that_has_gone_is_said(page):
     playwright.expect(page.get_by_role("alert")).to_contain_text("does not answer")
 
 
+def test_the_latest_request_alone_is_answered_whichever_answer_comes_first(page):
+    """An example's button asks while an earlier request still runs."""
+    held = []
+    page.route("**/compare", lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    page.get_by_role("textbox", name="Query").fill(QUERY)
+    page.get_by_role("button", name="Rank the texts").click()
+    page.get_by_role("group", name="Examples").get_by_role("button").last.click()
+    first, second = held
+    let_go(page, first)
+    playwright.expect(page.locator("body")).to_have_attribute("aria-busy", "true")
+    playwright.expect(page.locator("#rank")).to_be_disabled()
+    let_go(page, second)
+    ready(page)
+    matches_its_fields(page)
+
+
+def test_an_answer_that_comes_after_that_to_a_later_request_is_not_shown(page):
+    held = []
+    page.route("**/compare", lambda route: route.continue_() if held else held.append(route))
+    page.get_by_role("textbox", name="Query").fill(QUERY)
+    page.get_by_role("button", name="Rank the texts").click()
+    page.get_by_role("group", name="Examples").get_by_role("button").last.click()
+    ready(page)
+    let_go(page, held[0])
+    matches_its_fields(page)
+    assert page.get_by_role("alert").is_hidden()
+
+
+def test_an_answer_does_not_hide_that_the_fields_cannot_be_ranked(page):
+    held = []
+    page.route("**/compare", lambda route: route.continue_() if held else held.append(route))
+    page.get_by_role("button", name="Rank the texts").click()
+    page.get_by_role("textbox", name="Query").fill("")
+    page.keyboard.press("Control+Enter")
+    let_go(page, held[0])
+    playwright.expect(page.get_by_role("alert")).to_contain_text("Type a query")
+    ready(page)
+
+
+def let_go(page, route) -> None:
+    """Send a request that was held back, and wait until the server has answered a later one of the same page."""
+    route.continue_()
+    page.evaluate(
+        "fetch('/compare', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: "
+        "JSON.stringify({query: 'a', texts: ['b']})}).then((answer) => answer.json())"
+    )
+
+
+def matches_its_fields(page) -> None:
+    """What is shown is of the texts that are in the fields."""
+    query = page.get_by_role("textbox", name="Query").input_value()
+    assert page.get_by_label("Show the prompt of").locator("option").first.inner_text() == f"the query: {query}"
+    texts = page.get_by_role("textbox", name="Texts").input_value().split("\n")
+    assert sorted(page.get_by_role("list", name="Texts by echo").locator(".text").all_inner_texts()) == sorted(texts)
+
+
+def test_a_token_inside_a_character_has_a_place_but_no_text(page):
+    fill(page, "a 🧑‍🍳")
+    tokens = page.get_by_role("region", name="Prompt of echo").get_by_role("option")
+    assert "".join(tokens.all_inner_texts()).count("a 🧑‍🍳") == 2
+    inside = page.get_by_role("region", name="Prompt of echo").get_by_role("option", name="part of a character").first
+    assert inside.bounding_box()["width"] > 4
+    inside.hover()
+    assert (
+        "“part of a character” has seen"
+        in page.get_by_role("region", name="Prompt of echo").locator(".seen").inner_text()
+    )
+
+
 def test_texts_are_texts_and_nothing_is_asked_elsewhere(page, server):
     fill(page, texts=[*TEXTS, '<img src=x onerror="document.title=1">'])
     assert page.locator("main img, main b").count() == 0

@@ -11,6 +11,8 @@ import pytest
 
 import echoembed
 import serving
+import tiny_models
+from echoembed.model.transformer import transformer_of
 from echoembed.recipe import Recipe
 from echoembed.server.encoder import ServedModel
 from echoembed.server.routes import ROUTES
@@ -189,6 +191,54 @@ def test_tokenize_shows_the_prompt_its_span_and_what_was_dropped(client, model):
     assert long["dropped"] == echoembed.render(model, "town " * 3000).dropped > 0
 
 
+MANY_BYTES = "🧑‍🍳 cooks, שלום to 日本語."
+
+
+def tokens_of(loaded, text):
+    """The prompt of a text, and the texts of its tokens as the server shows them."""
+    encoder = ServedModel(loaded)
+    [prompt] = encoder.read([text], "query")
+    tokens = encoder.tokens(prompt)
+    assert [token.id for token in tokens] == list(prompt.ids)
+    return prompt, [token.text for token in tokens]
+
+
+@pytest.mark.parametrize("source", ["tiny", "llama", "gemma", "qwen2"])
+@pytest.mark.parametrize("text", [MANY_BYTES, "two  blanks, \n a line", "it has \ufffd", "ends in \ufffd"])
+def test_the_tokens_texts_join_to_the_prompt(source, text):
+    """With bytes for tokens, and with a blank that belongs to the token after it."""
+    path = serving.TINY if source == "tiny" else tiny_models.folder(source, max_position_embeddings=512)
+    prompt, texts = tokens_of(echoembed.load(path), text)
+    assert "".join(texts) == prompt.text
+    assert prompt.text.count(text) == 2
+    start, stop = prompt.span
+    assert "".join(texts[start:stop]).strip() == text
+
+
+def test_the_last_token_of_a_character_has_it_and_those_before_have_no_text():
+    prompt, texts = tokens_of(echoembed.load(tiny_models.folder("llama", max_position_embeddings=512)), "a🧑")
+    start, stop = prompt.span
+    assert texts[start:stop] == [" a", "", "", "", "🧑"]
+
+
+def test_a_character_that_is_cut_in_two_is_shown_as_unknown():
+    prompt, texts = tokens_of(
+        echoembed.load(tiny_models.folder("llama", max_position_embeddings=512), budget=3), "a🧑 b"
+    )
+    start, stop = prompt.span
+    assert "".join(texts[start:stop]) == " a\ufffd\ufffd"
+
+
+def test_tokens_are_shown_singly_if_the_tokenizer_writes_them_anew_with_the_next():
+    from tokenizers import decoders
+
+    loaded = echoembed.load(serving.TINY)
+    backend = transformer_of(loaded).tokenizer.backend_tokenizer
+    backend.decoder = decoders.Sequence([backend.decoder, decoders.Fuse(), decoders.Replace("e t", "E t")])
+    _, texts = tokens_of(loaded, "Where there are ships.")
+    assert "".join(texts).count("Where there") == 2
+
+
 def test_cohere(client, expected):
     answer = post(
         client,
@@ -216,6 +266,47 @@ def test_cohere_must_say_which_side(client):
 def test_cohere_forms_that_are_not_given_are_refused(client, body):
     answer = client.post("/v2/embed", json={"texts": ["a"], "input_type": "search_query", **body})
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("field", ["images", "inputs", "text"])
+def test_a_field_that_does_not_exist_is_named_before_one_that_is_missing_for_it(client, field):
+    answer = client.post("/v2/embed", json={"model": "tiny", "input_type": "search_query", field: ["a"]})
+    assert answer.status_code == 400
+    assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == (field, "unknown_field")
+
+
+CAPPED = [
+    ("/rerank", "max_tokens_per_doc", {"query": "a", "texts": ["b"]}),
+    ("/v1/rerank", "max_tokens_per_doc", {"query": "a", "documents": ["b"]}),
+    ("/v2/rerank", "max_tokens_per_doc", {"query": "a", "documents": ["b"]}),
+    ("/v2/embed", "max_tokens", {"texts": ["b"], "input_type": "search_document"}),
+]
+
+
+@pytest.mark.parametrize(("path", "field", "body"), CAPPED, ids=[path for path, *_ in CAPPED])
+def test_a_most_of_tokens_is_taken_if_no_text_would_be_cut_by_it(client, model, path, field, body):
+    most = echoembed.render(model, "town " * 3000, kind="document")
+    room = most.copies[0][1] - most.copies[0][0]
+    plain = post(client, path, **body)
+    for value in (room, 4096, None):
+        assert post(client, path, **body, **{field: value}) == plain
+    for value in (room - 1, 0, -1):
+        refused = client.post(path, json={**body, field: value})
+        assert refused.status_code == 400
+        assert f"Got {field} = {value}. Allowed: {room} or more" in refused.headers["x-error-message"]
+        assert refused.headers["x-error-message"].endswith(": leave it out.")
+    assert client.post(path, json={**body, field: str(room)}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"late_chunking": True}, "Got late_chunking = true. Allowed: false."),
+        ({"normalized": False}, "Got normalized = false. Allowed: true."),
+    ],
+)
+def test_an_error_writes_values_as_json_does(client, body, said):
+    assert client.post("/v1/embeddings", json={"input": "a", **body}).json()["error"]["message"] == said
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
@@ -431,7 +522,7 @@ def test_vectors_have_length_1_when_jinas_field_says_so(kind):
 def test_a_path_that_a_client_puts_together_wrongly_is_answered_with_the_right_one(client, path, hint):
     answer = client.post(path, json={})
     assert answer.status_code == 404
-    assert hint in answer.json()["message"]
+    assert hint in answer.headers["x-error-message"]
 
 
 def test_ollamas_older_route_and_the_names_that_its_tools_list(client, expected):
@@ -441,10 +532,38 @@ def test_ollamas_older_route_and_the_names_that_its_tools_list(client, expected)
     assert names == [row["id"] for row in client.get("/v1/models").json()["data"]]
     for name in names:
         assert client.get(f"/v1/models/{name}").json()["id"] == name
-    assert client.get("/v1/models/another").status_code == 404
     assert client.get("/models").json() == client.get("/v1/models").json()
     assert client.get("/api/version").json() == {"version": echoembed.__version__}
     assert client.post("/api/embeddings", json={"prompt": "a", "options": {"seed": 1}}).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["another", "org/another", "tiny:documents", "another model"])
+def test_a_model_that_is_not_served_is_the_same_error_by_its_address_as_in_a_request(client, name):
+    by_address = client.get(f"/v1/models/{name}")
+    in_request = client.post("/v1/embeddings", json={"input": "a", "model": name})
+    assert by_address.status_code == in_request.status_code == 404
+    assert by_address.json() == in_request.json()
+    assert by_address.json()["error"]["code"] == "model_not_found"
+    assert "Served: tiny, tiny:query, tiny:document" in by_address.json()["message"]
+
+
+def test_errors_on_ollamas_routes_have_its_form(client):
+    """Its clients show the field ``error`` as it is."""
+    for path, body in (
+        ("/api/embed", {"input": "a", "model": "another"}),
+        ("/api/embeddings", {"prompt": " "}),
+        ("/api/tags", {}),
+        ("/api/chat", {"model": "tiny"}),
+    ):
+        answer = client.post(path, json=body)
+        assert answer.status_code >= 400
+        assert answer.json() == {"error": answer.headers["x-error-message"]}
+
+
+def test_mistrals_client_finds_what_kind_of_model_each_is(client):
+    for row in client.get("/v1/models").json()["data"]:
+        assert (row["type"], row["capabilities"]) == ("base", {})
+        assert client.get(f"/v1/models/{row['id']}").json() == row
 
 
 @pytest.mark.parametrize("more", ["", "; charset=utf-8", '; charset="UTF-8"; profile=x', "; profile=x; charset=utf8"])

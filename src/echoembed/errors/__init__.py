@@ -49,7 +49,7 @@ from echoembed.errors.prompts import (
 )
 from echoembed.errors.server import (
     RequestError, ServerError, remote_changed, remote_refused, remote_text_too_large, remote_unreachable,
-    request_content_type, request_cuts_sooner, request_field,
+    request_content_type, request_field,
     request_field_missing, request_field_unknown, request_fields_differ, request_host, request_key,
     request_kinds_differ, request_method,
     request_model_unknown, request_no_route, request_not_finite, request_not_http, request_not_json, request_not_object,
@@ -70,7 +70,8 @@ from echoembed.errors.texts import (
     delimiter_bad, delimiter_unused, file_compressed, file_encoding, file_missing, file_unreadable, format_needs_file,
     format_untold, id_twice, id_unusable, json_malformed, line_too_long, no_texts, output_exists, output_is_input,
     output_not_ours, output_not_results, output_unknown, output_unwritable, result_unwritable, stream_unwritable,
-    text_file_returns, text_not_utf8, text_too_long, text_unusable, too_few_texts, too_many_texts, vector_unusable, vectors_misshapen,
+    text_file_returns, text_not_utf8, text_too_long, text_unusable, too_few_texts, too_many_texts, vector_unusable,
+    vectors_misshapen,
 )
 from echoembed.errors.training import (
     TrainingStoppedError, adapter_end_token_missing, adapter_layers_missing, adapter_start_unusable,

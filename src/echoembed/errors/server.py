@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from echoembed.errors.base import EchoembedError, TextError, near, quoted
@@ -105,7 +106,8 @@ def request_slow(seconds: float) -> RequestError:
 
 def request_field(param: str, value: object, allowed: str) -> RequestError:
     """A field with a value that is not allowed."""
-    return RequestError(f"Got {param} = {quoted(value)}. Allowed: {allowed}.", code="invalid_value", param=param)
+    got = json.dumps(value) if value is None or isinstance(value, bool) else quoted(value)
+    return RequestError(f"Got {param} = {got}. Allowed: {allowed}.", code="invalid_value", param=param)
 
 
 def request_field_missing(param: str) -> RequestError:

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from echoembed import errors
 from echoembed.server import http, json_body, logs, openapi
-from echoembed.server.routes import Route, no_route, routes_of
+from echoembed.server.routes import Route, error_form, no_route, routes_of
 from echoembed.server.service import Service
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ class App:
             status = failed.status
             if not started:
                 page = path in PAGE and method in ("GET", "HEAD")
-                tei = any(route.tei for route in self._routes.get(path, {}).values()) and not page
-                body = orjson.dumps(http.error_content(failed, tei=tei))
+                body = orjson.dumps(http.error_content(failed, "openai" if page else error_form(path)))
                 headers = {"X-Request-Id": id_, **http.error_headers(failed)}
                 if failed.status == 408 or not await http.drain(request, self.settings.limits):
                     headers["Connection"] = "close"  # no more of the body is read
@@ -170,7 +169,7 @@ class App:
         if path in PAGE or path in self._plain or path in _OPEN:
             methods.append("GET")
         if not methods:
-            raise no_route(path)
+            raise no_route(path, self.service.listed)
         asked = "GET" if method == "HEAD" else method
         if asked not in self._routes.get(path, {}):
             also = ["HEAD"] if "GET" in methods else []

@@ -138,7 +138,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _send_error(self, error: errors.RequestError, id_: str) -> None:
-        body = orjson.dumps(http.error_content(error, tei=False))
+        body = orjson.dumps(http.error_content(error))
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
         headers["X-Request-Id"] = id_
         raw = [(name.encode(), value.encode()) for name, value in {**headers, **http.error_headers(error)}.items()]
@@ -170,6 +170,6 @@ def _full(most: int, requests: Counter) -> Any:
         error = errors.server_connections(most)
         headers = {"Connection": "close", "X-Request-Id": http.request_id(scope), **http.error_headers(error)}
         _note(scope, error, requests)
-        await http.send_response(send, error.status, orjson.dumps(http.error_content(error, tei=False)), headers)
+        await http.send_response(send, error.status, orjson.dumps(http.error_content(error)), headers)
 
     return app

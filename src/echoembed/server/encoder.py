@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import batch_to_device, truncate_embeddings
+from tokenizers.decoders import DecodeStream
 
 from echoembed import recipes
 from echoembed.model.describe import describe
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
 
     from echoembed.prompts.template import Rendered
     from echoembed.recipe import Kind, Recipe
@@ -45,7 +47,7 @@ class Vectors(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A token of a prompt, for ``/tokenize``."""
+    """A token of a prompt, for ``/tokenize``; of a character's tokens, the last has it, and the others have no text."""
 
     id: int
     text: str
@@ -150,8 +152,8 @@ class ServedModel:
         transformer = transformer_of(self.lanes[self.served])
         special = transformer.pieces.special_ids
         assert transformer.tokenizer is not None
-        texts = [transformer.tokenizer.decode([id_]) for id_ in prompt.ids]
-        return [Token(id_, str(text), id_ in special) for id_, text in zip(prompt.ids, texts, strict=True)]
+        texts = _texts_of(prompt.ids, transformer.tokenizer.backend_tokenizer)
+        return [Token(id_, text, id_ in special) for id_, text in zip(prompt.ids, texts, strict=True)]
 
     @torch.inference_mode()
     def vectors(self, prompts: Sequence[Rendered], lane: str = "") -> Vectors:
@@ -170,6 +172,19 @@ class ServedModel:
         unscaled = before_last if isinstance(model[-1], Normalize) and before_last is not None else vectors
         raw, cut = (truncate_embeddings(part, model.truncate_dim).float().cpu().numpy() for part in (unscaled, vectors))
         return Vectors(raw, cut)
+
+
+def _texts_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """Return the text that each token adds to those before it; all texts, one after another, are what the ids spell."""
+    stream = DecodeStream(skip_special_tokens=False)
+    try:
+        texts = [stream.step(tokenizer, id_) or "" for id_ in ids]
+    except Exception:  # the library's, if a token changes the text of those before it
+        return [str(tokenizer.decode([id_], skip_special_tokens=False)) for id_ in ids]
+    # The stream waits for the rest of a character, which does not come if the text was cut in the middle of it.
+    whole = tokenizer.decode(list(ids), skip_special_tokens=False)
+    texts[-1] += whole[len("".join(texts)) :]
+    return texts
 
 
 def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:

@@ -214,10 +214,12 @@ def encode(content: object) -> bytes:
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def error_content(error: errors.RequestError, *, tei: bool) -> dict[str, Any]:
-    """Return the body of an error for the clients of OpenAI, Cohere and voyage, or for those of TEI."""
+def error_content(error: errors.RequestError, form: str = "openai") -> dict[str, Any]:
+    """Return the body of an error in a form of ``routes.error_form``; Cohere's and voyage's clients read ``openai``."""
     message = str(error)
-    if tei:
+    if form == "ollama":
+        return {"error": message}
+    if form == "tei":
         return {"error": message, "error_type": _TEI_TYPES.get(error.status, "Validation")}
     type_ = _OPENAI_TYPES.get(error.status, "invalid_request_error")
     described = {"message": message, "type": type_, "param": error.param, "code": error.code}

@@ -23,7 +23,6 @@ class Route:
         summary: A line for the OpenAPI document.
         answer: Makes the answer from the service and the request's JSON object, which is empty for GET.
         bodies: The forms that the object may have.
-        tei: Whether errors have TEI's form.
     """
 
     method: str
@@ -31,7 +30,6 @@ class Route:
     summary: str
     answer: Handler
     bodies: tuple[type[Body], ...] = ()
-    tei: bool = False
 
     @property
     def queued(self) -> bool:
@@ -39,18 +37,18 @@ class Route:
         return self.method == "POST" and self.path != "/tokenize"
 
 
-def _post(path: str, body: type[Body], answer: Callable[[Service, Any], Work], *, tei: bool = False) -> Route:
+def _post(path: str, body: type[Body], answer: Callable[[Service, Any], Work]) -> Route:
     async def handler(service: Service, data: dict[str, Any]) -> Answer:
         return await answer(service, read(body, data))
 
-    return Route("POST", path, _line(answer), handler, (body,), tei)
+    return Route("POST", path, _line(answer), handler, (body,))
 
 
-def _get(path: str, answer: Callable[[Service], Work], *, tei: bool = False) -> Route:
+def _get(path: str, answer: Callable[[Service], Work]) -> Route:
     async def handler(service: Service, _: dict[str, Any]) -> Answer:
         return await answer(service)
 
-    return Route("GET", path, _line(answer), handler, (), tei)
+    return Route("GET", path, _line(answer), handler)
 
 
 def _line(function: Callable[..., Any]) -> str:
@@ -62,14 +60,14 @@ ROUTES: tuple[Route, ...] = (
     _post("/embeddings", openai.EmbeddingsBody, openai.embeddings),
     _get("/v1/models", openai.models),
     _get("/models", openai.models),
-    Route("POST", "/", _line(tei.root), tei.root, (tei.TeiEmbedBody, tei.SimilarityBody), tei=True),
-    _post("/embed", tei.TeiEmbedBody, tei.embed, tei=True),
-    _post("/similarity", tei.SimilarityBody, tei.similarity, tei=True),
-    _post("/tokenize", tei.TokenizeBody, tei.tokenize, tei=True),
-    _get("/info", tei.info, tei=True),
+    Route("POST", "/", _line(tei.root), tei.root, (tei.TeiEmbedBody, tei.SimilarityBody)),
+    _post("/embed", tei.TeiEmbedBody, tei.embed),
+    _post("/similarity", tei.SimilarityBody, tei.similarity),
+    _post("/tokenize", tei.TokenizeBody, tei.tokenize),
+    _get("/info", tei.info),
     _post("/v2/embed", cohere.CohereEmbedBody, cohere.embed),
     _post("/v1/embed", cohere.CohereV1EmbedBody, cohere.embed_v1),
-    _post("/rerank", cohere.RerankBody, cohere.rerank, tei=True),
+    _post("/rerank", cohere.RerankBody, cohere.rerank),
     _post("/v1/rerank", cohere.RerankBody, cohere.rerank),
     _post("/v2/rerank", cohere.RerankBody, cohere.rerank),
     _post("/api/embed", ollama.OllamaEmbedBody, ollama.embed),
@@ -78,6 +76,16 @@ ROUTES: tuple[Route, ...] = (
     _get("/api/version", ollama.version),
     _post("/compare", page.CompareBody, page.compare),
 )
+
+_MODELS = "/v1/models/"
+_TEI = frozenset({"/", "/embed", "/similarity", "/tokenize", "/info", "/rerank"})
+
+
+def error_form(path: str) -> str:
+    """Return the form that errors have at a path, also at one of Ollama's that is not served."""
+    if path in _TEI:
+        return "tei"
+    return "ollama" if path.startswith("/api/") else "openai"
 
 
 def routes_of(names: Sequence[str]) -> list[Route]:
@@ -89,7 +97,7 @@ def _named(name: str) -> Route:
     async def handler(_: Service, __: dict[str, Any]) -> Answer:
         return await openai.model(name)
 
-    return Route("GET", f"/v1/models/{name}", _line(openai.model), handler)
+    return Route("GET", f"{_MODELS}{name}", _line(openai.model), handler)
 
 
 _HINTS = {
@@ -107,7 +115,9 @@ _BY_LAST_WORD = {
 }
 
 
-def no_route(path: str) -> errors.RequestError:
-    """Build the error for a path that is not served."""
+def no_route(path: str, names: Sequence[str]) -> errors.RequestError:
+    """Build the error for a path that is not served; ``names`` are the model's, each of which has a path."""
+    if path.startswith(_MODELS) and path != _MODELS:
+        return errors.request_model_unknown(path.removeprefix(_MODELS), names)
     last_word = path.rstrip("/").rpartition("/")[2]
     return errors.request_no_route(path, _HINTS.get(path) or _BY_LAST_WORD.get(last_word) or "no route has this path")

@@ -52,6 +52,7 @@ class Ask:
         truncate: Whether a text over the limit is cut rather than refused.
         dimensions: How many leading dimensions to return; None for all.
         normalize: Whether vectors are scaled to length 1.
+        most: A field that cuts texts at so many tokens, and its value; refused if the model reads more.
         many: Whether the field is a list, so that errors state a text's place in it.
     """
 
@@ -62,6 +63,7 @@ class Ask:
     truncate: bool = False
     dimensions: int | None = None
     normalize: bool = True
+    most: tuple[str, int] | None = None
     many: bool = True
 
     def place(self, index: int) -> str:
@@ -235,6 +237,9 @@ class Service:
                 param = "instruction"
                 self.encoder.read(["a"], kind, ask.instruction, lane)
             room = self.encoder.room(kind, ask.instruction, lane)
+            if ask.most and (room is None or ask.most[1] < room):
+                least = "null" if room is None else f"{room} or more, as the model reads so many tokens of a text"
+                raise errors.request_field(*ask.most, f"{least}: leave it out")
             try:
                 prompts = self.encoder.read(texts, kind, ask.instruction, lane)
             except errors.TextError:  # find the text at fault

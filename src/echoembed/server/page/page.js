@@ -33,6 +33,7 @@ function make(tag, properties = {}, ...children) {
 }
 
 const short = (text) => (text.length > 70 ? text.slice(0, 69) + "…" : text);
+const visible = (text, blank) => text.trim() || (text ? blank : "part of a character");
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
 // The state: what is typed, and the address that carries it. A fragment is never sent to any server.
@@ -65,28 +66,42 @@ function complain(message) {
   if (message) byId("results").hidden = true;
 }
 
+let latest = new AbortController();
+
+function busy(is) {
+  byId("rank").disabled = is;
+  if (is) document.body.setAttribute("aria-busy", "true");
+  else document.body.removeAttribute("aria-busy");
+}
+
+/** Asks for what is typed; an earlier request is given up, for its answer would be to texts that are typed no more. */
 async function rank() {
+  latest.abort();
+  busy(false);
   const asked = typed();
   if (!asked.query) { complain("Type a query first."); byId("query").focus(); return; }
   if (!asked.texts.length) { complain("Type at least one text to rank."); byId("texts").focus(); return; }
   remember(asked);
-  byId("rank").disabled = true;
-  document.body.setAttribute("aria-busy", "true");
+  latest = new AbortController();
+  const { signal } = latest;
+  busy(true);
   try {
     const answer = await fetch("/compare", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(asked),
+      signal,
     });
     const content = await answer.json();
+    if (signal.aborted) return;
     if (!answer.ok) throw new Error(content.detail);
     complain("");
     show(asked, content);
   } catch (error) {
+    if (signal.aborted) return;
     complain(error instanceof TypeError ? "The server does not answer. Is it still running?" : error.message);
   } finally {
-    byId("rank").disabled = false;
-    document.body.removeAttribute("aria-busy");
+    if (!signal.aborted) busy(false);
   }
 }
 
@@ -173,7 +188,7 @@ function seenBy(prompt, at, causal) {
 function sentence(prompt, at, causal) {
   const size = prompt.copies[0][1] - prompt.copies[0][0];
   const { whole, part, again } = seenBy(prompt, at, causal);
-  const token = `“${prompt.tokens[at].text.trim() || "␣"}”`;
+  const token = `“${visible(prompt.tokens[at].text, "␣")}”`;
   if (!causal) return `${token} sees every token: attention here goes both ways.`;
   if (!part) return `${token} comes before the text and has seen nothing of it.`;
   if (!whole) return `${token} has seen ${part} of the text’s ${plural(size, "token")}.`;
@@ -186,7 +201,7 @@ function tokens(name, prompt, causal, seen) {
     className: ["token", token.pooled && "pooled", token.special && "special"].filter(Boolean).join(" "),
     tabIndex: at === prompt.span[0] ? 0 : -1,
     role: "option",
-    "aria-label": `${token.text.trim() || "blank"}${token.pooled ? ", pooled" : ""}`,
+    "aria-label": `${visible(token.text, "blank")}${token.pooled ? ", pooled" : ""}`,
     "aria-selected": "false",
   }, token.text));
   const choose = (at) => {

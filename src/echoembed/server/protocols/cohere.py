@@ -31,7 +31,8 @@ class CohereEmbedBody(KindTexts):
     embedding_types: list[Literal["float", "base64"]] = ["float"]  # noqa: RUF012 (pydantic copies it)
     output_dimension: int | None = None
     truncate: Literal["NONE", "END"] | None = None  # type: ignore[assignment]
-    max_tokens: None = None
+    max_tokens: int | None = None
+    """Accepted from the limit of a text up, where it changes nothing; like max_tokens_per_doc."""
     priority: int | None = None
 
 
@@ -43,6 +44,7 @@ async def embed(service: Service, body: CohereEmbedBody) -> Answer:
         "texts",
         truncate=body.truncate == "END",
         dimensions=agreed(body, "dimensions", "output_dimension"),
+        most=_most("max_tokens", body.max_tokens),
     )
     [answer] = await service.embed(ask)
     types = dict.fromkeys(body.embedding_types or ["float"])
@@ -97,7 +99,7 @@ class RerankBody(Texts):
     """Accepted, but not used: cosines are the only scores, and nothing rescales them."""
     truncation: bool | None = None
     truncation_direction: Literal["right", "Right"] = "right"
-    max_tokens_per_doc: None = None
+    max_tokens_per_doc: int | None = None
     priority: int | None = None
 
 
@@ -118,9 +120,10 @@ async def rerank(service: Service, body: RerankBody) -> Answer:
         param, documents = "documents", [_text(entry, at) for at, entry in enumerate(body.documents)]
     truncate = bool(agreed(body, "truncate", "truncation"))
     top = agreed(body, "top_n", "top_k")
+    most = _most("max_tokens_per_doc", body.max_tokens_per_doc)
     query, answer = await service.embed(
         body.ask(service, body.query, "query", kind="query", truncate=truncate),
-        body.ask(service, documents, param, kind="document", truncate=truncate, instruction=None),
+        body.ask(service, documents, param, kind="document", truncate=truncate, instruction=None, most=most),
     )
     scores_N = cosines(answer.vectors, query.vectors)[:, 0]
     order = np.argsort(-scores_N, kind="stable")[:top].tolist()
@@ -165,6 +168,10 @@ def _ranked(
         "usage": {"total_tokens": tokens},
         "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}, "warnings": [NOTE]},
     }
+
+
+def _most(field: str, value: int | None) -> tuple[str, int] | None:
+    return None if value is None else (field, value)
 
 
 def _text(document: str | dict[str, Any], at: int) -> str:

@@ -168,18 +168,20 @@ def read(model: type[Body], data: dict[str, Any]) -> Any:
     """Read a request's JSON object into its model.
 
     Raises:
-        RequestError: For the first field that is wrong, missing or unknown.
+        RequestError: For the first field that is wrong or unknown; if there is none, for one that is missing.
     """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
+        # A field that is missing comes last: another, which the route does not have, may have been sent in its place.
+        fault = min(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
     where = _path(fault["loc"])
     if fault["type"] == "missing":
         raise errors.request_field_missing(where)
     if fault["type"] == "extra_forbidden":
         raise errors.request_field_unknown(where, model.model_fields)
     allowed = fault["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    allowed = {"True": "true", "False": "false"}.get(allowed, allowed)
     raise errors.request_field(where, fault["input"], allowed)
 
 

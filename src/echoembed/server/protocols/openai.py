@@ -70,4 +70,6 @@ async def model(name: str) -> Answer:
 
 
 def _described(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "echoembed"}
+    # Mistral's client needs the last two.
+    facts = {"object": "model", "created": 0, "owned_by": "echoembed", "type": "base", "capabilities": {}}
+    return {"id": name, **facts}
