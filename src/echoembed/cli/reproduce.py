@@ -103,7 +103,10 @@ def reproduce(
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled."),
+        typer.Option(
+            help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled. With --data, a bag of "
+            "words and the installed encoders are scored beside them."
+        ),
     ] = None,
     mteb: Annotated[
         bool,
