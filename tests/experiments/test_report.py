@@ -176,17 +176,39 @@ def test_a_model_of_another_objective_is_not_called_llm2vec(tmp_path, objective,
     assert allowed or f"that of this one was {objective}" in run.stderr
 
 
+def test_folders_of_results_are_those_that_were_tried_and_a_mistake_leaves_none(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(reproduce, "reproduce", lambda _, setting, **__: seen.append(setting.out) or [])
+    CliRunner().invoke(app, ["reproduce", "figure2", "-m", "tiny", "--out", "~/res"])
+    assert seen == [tmp_path / "home" / "res"]
+    assert seen[0].is_dir()
+    run = CliRunner().invoke(app, ["reproduce", "figure2", "-m", "tiny", "--out", "new", "--report", "new/page.md"])
+    assert run.exit_code == 0
+    unknown = CliRunner().invoke(app, ["reproduce", "figure2", "-m", "tiny", "--out", "~nobody-at-all/x"])
+    assert "RuntimeError" not in unknown.stderr
+    for wrong in (["--data", "none"], ["--data", str(data), "-b", "nosuch"]):
+        assert CliRunner().invoke(app, ["eval", "-m", "tiny", "--out", "sc", *wrong]).exit_code == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "new"]
+
+
 def test_a_report_replaces_no_other_file_than_an_earlier_report(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: pytest.fail("begun"))
     toy, notes, page = tmp_path / "toy.jsonl", tmp_path / "notes.md", tmp_path / "page.md"
-    for path, text in ((toy, "{}"), (notes, "# My notes"), (page, "# Results of mine")):
+    for path, text in (
+        (toy, "{}"),
+        (notes, "# Results of mine"),
+        (page, "# Results\n\nMade by `echoembed reproduce all`; old"),
+    ):
         path.write_text(text)
     command = ["reproduce", "figure2", "-m", "tiny", "--toy", str(toy), "-o", str(tmp_path / "out"), "--report"]
     assert "is the input" in CliRunner().invoke(app, [*command, str(toy)]).stderr
     assert "is not a page of results" in CliRunner().invoke(app, [*command, str(notes)]).stderr
     monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: [])
     assert CliRunner().invoke(app, [*command, str(page)]).exit_code == 0
-    assert (toy.read_text(), notes.read_text()) == ("{}", "# My notes")
+    assert (toy.read_text(), notes.read_text()) == ("{}", "# Results of mine")
     assert page.read_text("utf-8").startswith("# Results of the bundled model")
 
 

@@ -221,12 +221,20 @@ def test_the_last_token_of_a_character_has_it_and_those_before_have_no_text():
     assert texts[start:stop] == [" a", "", "", "", "🧑"]
 
 
-def test_a_character_that_is_cut_in_two_is_shown_as_unknown():
-    prompt, texts = tokens_of(
-        echoembed.load(tiny_models.folder("llama", max_position_embeddings=512), budget=3), "a🧑 b"
-    )
+@pytest.mark.parametrize(("text", "budget"), [("a🧑 b", 3), ("🧑🧑🧑", 10), ("🧑🧑🧑", 11), ("🇩🇪🇩🇪", 7)])
+def test_a_character_that_is_cut_is_shown_as_unknown_and_all_others_as_they_are(text, budget):
+    """The decoder of this tokenizer makes unknown characters of a whole run of bytes if its last are no character."""
+    loaded = echoembed.load(tiny_models.folder("llama", max_position_embeddings=512), budget=budget)
+    prompt, texts = tokens_of(loaded, text)
+    spelled = loaded[0].tokenizer.convert_ids_to_tokens(prompt.ids[slice(*prompt.span)])
+    parts = [bytes([int(token[3:5], 16)]) if token.startswith("<0x") else token.encode() for token in spelled]
+    wanted = b"".join(parts).decode("utf-8", "replace").replace("▁", " ")
+    assert wanted.count("\ufffd") == 1
     start, stop = prompt.span
-    assert "".join(texts[start:stop]) == " a\ufffd\ufffd"
+    assert re.sub("\ufffd+", "\ufffd", "".join(texts[start:stop])) == wanted
+    assert "".join(texts[: prompt.copies[0][0]]) in prompt.text
+    between = "".join(texts[prompt.copies[0][1] : start])
+    assert "The rewritten paragraph:" in between
 
 
 def test_tokens_are_shown_singly_if_the_tokenizer_writes_them_anew_with_the_next():

@@ -85,8 +85,8 @@ def evaluate(
 
     names: list[str | None] = list(dict.fromkeys(recipe)) if recipe else [None]
     session.check_names(options, names)  # now, not after hours
-    store = None if output is None else Store(writable_folder(output, "scores"))
     tasks = find_tasks(benchmark or ["local"], folder=data, max_texts=max_texts, seed=seed)
+    store = None if output is None else Store(writable_folder(output, "scores"))
     session.silence()
     from echoembed.evaluation.run import evaluate as evaluate_
     from echoembed.model.transformer import transformer_of

@@ -10,7 +10,7 @@ from echoembed.files import folder_of, lookup, reason_of
 
 
 def writable_folder(path: Path, holds: str) -> Path:
-    """Make a folder, and write in it: better refused now than after an hour.
+    """Make a folder, write in it, and return it with ``~`` expanded: better refused now than after an hour.
 
     Args:
         path: The folder.
@@ -19,12 +19,12 @@ def writable_folder(path: Path, holds: str) -> Path:
     Raises:
         FileError: If it is a file, or cannot be made or written.
     """
-    if lookup(path).exists() and folder_of(path) is None:
+    folder = lookup(path)
+    if folder.exists() and folder_of(folder) is None:
         raise errors.output_unwritable(path, f"it is a file, and {holds} need a folder")
-    folder = path.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return path
+            return folder
     except OSError as error:
         raise errors.output_unwritable(path, reason_of(error)) from error

@@ -104,8 +104,8 @@ def reproduce(
     scores: Annotated[
         Path | None,
         typer.Option(
-            help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled. With --data, a bag of "
-            "words and the installed encoders are scored beside them."
+            help="For the tables of fine-tuned models: folder that 'echoembed eval --out' filled. With --data, a bag "
+            "of words and the installed encoders are scored beside them."
         ),
     ] = None,
     mteb: Annotated[
@@ -142,17 +142,20 @@ def reproduce(
     check_names(names)
     for name in [] if dry_run else model or []:  # which would be fetched from the hub
         check_model(name)
-    if report is not None:
-        session.refuse_inputs(report, [*(model or []), toy, splitter])
-        check_free(report, overwrite=True)
-        if report.exists() and not _is_report(report):
-            raise errors.output_not_results(report)
     if mteb and scores is not None:
         raise typer.BadParameter(
             "would be two folders of scores, as --mteb fills OUT/mteb; give one of them",
             param_hint="--mteb and --scores",
         )
-    _check_folders(output, data, [("--checkpoints", checkpoints), ("--scores", scores)], llm2vec or [], dry_run=dry_run)
+    if report is not None:
+        session.refuse_inputs(report, [*(model or []), toy, splitter])
+        if report.resolve().parent != lookup(output).resolve():  # which is made below
+            check_free(report, overwrite=True)
+        if report.exists() and not _is_report(report):
+            raise errors.output_not_results(report)
+    _check_folders(data, [("--checkpoints", checkpoints), ("--scores", scores)], llm2vec or [])
+    if not dry_run:
+        output = writable_folder(output, "results")
     session.silence()
     from echoembed.experiments.experiment import Setting
     from echoembed.experiments.report import write_report
@@ -199,12 +202,9 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _check_folders(
-    output: Path, data: Path | None, folders: list[tuple[str, Path | None]], llm2vec: list[Path], *, dry_run: bool
-) -> None:
-    """Refuse a folder that does not exist, and a folder of results that cannot be made, before anything is computed."""
+def _check_folders(data: Path | None, folders: list[tuple[str, Path | None]], llm2vec: list[Path]) -> None:
+    """Refuse a folder that does not exist, before anything is computed."""
     from echoembed import errors
-    from echoembed.experiments.experiment import check_llm2vec
 
     if data is not None and folder_of(data) is None:
         raise errors.data_folder_missing(data)
@@ -212,15 +212,16 @@ def _check_folders(
         if folder is not None and folder_of(folder) is None:
             raise errors.ExperimentError.bad_value(option, str(folder), "a folder that exists")
     for folder in llm2vec:
-        check_llm2vec(folder)
-    if not dry_run:
-        writable_folder(output, "results")
+        from echoembed.experiments.experiment import check_llm2vec  # with all that it imports
+
+        check_llm2vec(folder.expanduser())
 
 
 def _is_report(path: Path) -> bool:
     """Return whether a file is a page that this verb wrote, which may be replaced."""
     try:
-        return path.read_text(encoding="utf-8").startswith("# Results")
+        page = path.read_text(encoding="utf-8")
+        return page.startswith("# Results") and "\nMade by `echoembed reproduce " in page
     except (OSError, ValueError):
         return False
 

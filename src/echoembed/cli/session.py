@@ -247,14 +247,14 @@ def check_target(
         raise
     except (OSError, ValueError) as error:
         raise errors.output_unwritable(folder, reason_of(error)) from error
-    refuse_inputs(folder, inputs)
+    refuse_inputs(target, inputs)
 
 
 def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str] | None]) -> None:
     """Refuse an output that is an input, or has one in it, by whatever name or link, as the input would be lost.
 
     Args:
-        output: The file or folder to write.
+        output: The file or folder to write; a ``~`` in it is a letter.
         inputs: What the work reads or keeps: paths, or names that may be paths; None is passed over.
 
     Raises:
@@ -263,7 +263,7 @@ def refuse_inputs(output: str | os.PathLike[str], inputs: Iterable[str | os.Path
     from echoembed import errors
 
     for source in inputs:
-        if source is not None and _is_in(source, Path(output).expanduser()):
+        if source is not None and _is_in(source, Path(output)):
             raise errors.output_is_input(output, str(source))
 
 

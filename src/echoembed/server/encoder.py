@@ -174,17 +174,45 @@ class ServedModel:
         return Vectors(raw, cut)
 
 
+_CUT = "\ufffd"
+"""What stands for a character that is not whole."""
+
+
 def _texts_of(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
-    """Return the text that each token adds to those before it; all texts, one after another, are what the ids spell."""
+    """Return the text that each token adds to those before it; all texts, one after another, are what the ids spell.
+
+    Of a character that is cut, its last token has the mark of a character that cannot be shown, and the others nothing.
+    """
+    stream, texts = DecodeStream(skip_special_tokens=False), [""] * len(ids)
+    waiting = 0  # how many tokens before this one belong to a character that is not whole yet
+    ordinary: list[int] = []
+    for place, id_ in enumerate(ids):
+        try:
+            text = stream.step(tokenizer, id_)
+        except Exception:  # the library's: the text had been cut in the middle of a character, and goes on after it
+            texts[place - 1] += _CUT * bool(waiting)
+            waiting = 0
+            stream, text = _begun_anew(tokenizer, ordinary, id_)
+        texts[place] = text or ""
+        if text and not waiting:
+            ordinary = [id_]
+        waiting = 0 if text else waiting + 1
+    whole = tokenizer.decode(list(ids), skip_special_tokens=False)
+    told = "".join(texts)
+    if waiting:
+        texts[-1] += whole[len(told) :] if whole.startswith(told) else _CUT
+    return texts
+
+
+def _begun_anew(tokenizer: Tokenizer, before: list[int], id_: int) -> tuple[DecodeStream, str | None]:
+    """Return a stream that has read a token, and its text; the first token of a stream may lose its blank."""
     stream = DecodeStream(skip_special_tokens=False)
     try:
-        texts = [stream.step(tokenizer, id_) or "" for id_ in ids]
-    except Exception:  # the library's, if a token changes the text of those before it
-        return [str(tokenizer.decode([id_], skip_special_tokens=False)) for id_ in ids]
-    # The stream waits for the rest of a character, which does not come if the text was cut in the middle of it.
-    whole = tokenizer.decode(list(ids), skip_special_tokens=False)
-    texts[-1] += whole[len("".join(texts)) :]
-    return texts
+        for other in before:
+            stream.step(tokenizer, other)
+        return stream, stream.step(tokenizer, id_)
+    except Exception:  # as before: this tokenizer writes a token anew with the next
+        return DecodeStream(skip_special_tokens=False), tokenizer.decode([id_], skip_special_tokens=False)
 
 
 def _pack_tokens(model: torch.nn.Module, *, solo: bool) -> int:
