@@ -187,11 +187,16 @@ def test_folders_of_results_are_those_that_were_tried_and_a_mistake_leaves_none(
     assert seen[0].is_dir()
     run = CliRunner().invoke(app, ["reproduce", "figure2", "-m", "tiny", "--out", "new", "--report", "new/page.md"])
     assert run.exit_code == 0
+    seen.clear()
+    for _ in range(2):  # a name that no file can have, in a folder that is made, and in one that is there
+        run = CliRunner().invoke(app, ["reproduce", "figure2", "--out", "new2", "--report", f"new2/{'x' * 300}"])
+        assert "cannot be written: File name too long" in run.stderr
+    assert not seen
     unknown = CliRunner().invoke(app, ["reproduce", "figure2", "-m", "tiny", "--out", "~nobody-at-all/x"])
     assert "RuntimeError" not in unknown.stderr
     for wrong in (["--data", "none"], ["--data", str(data), "-b", "nosuch"]):
         assert CliRunner().invoke(app, ["eval", "-m", "tiny", "--out", "sc", *wrong]).exit_code == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "new", "new2"]
 
 
 def test_a_report_replaces_no_other_file_than_an_earlier_report(tmp_path, monkeypatch):

@@ -135,7 +135,6 @@ def reproduce(
     marked, with their model and data. Experiments that need weights or data which you did not give are listed as not
     run. An experiment that fails does not stop the others; the exit code is then 1.
     """
-    from echoembed import errors
     from echoembed.experiments import check_names
     from echoembed.sources.names import check_model
 
@@ -147,15 +146,16 @@ def reproduce(
             "would be two folders of scores, as --mteb fills OUT/mteb; give one of them",
             param_hint="--mteb and --scores",
         )
+    made = report is not None and report.resolve().parent == lookup(output).resolve()  # the report's folder, below
     if report is not None:
         session.refuse_inputs(report, [*(model or []), toy, splitter])
-        if report.resolve().parent != lookup(output).resolve():  # which is made below
-            check_free(report, overwrite=True)
-        if report.exists() and not _is_report(report):
-            raise errors.output_not_results(report)
+        if not made:
+            _check_report(report)
     _check_folders(data, [("--checkpoints", checkpoints), ("--scores", scores)], llm2vec or [])
     if not dry_run:
         output = writable_folder(output, "results")
+        if report is not None and made:
+            _check_report(report)
     session.silence()
     from echoembed.experiments.experiment import Setting
     from echoembed.experiments.report import write_report
@@ -217,13 +217,17 @@ def _check_folders(data: Path | None, folders: list[tuple[str, Path | None]], ll
         check_llm2vec(folder.expanduser())
 
 
-def _is_report(path: Path) -> bool:
-    """Return whether a file is a page that this verb wrote, which may be replaced."""
+def _check_report(path: Path) -> None:
+    """Refuse a page that cannot be written, or that would replace what this verb did not write."""
+    check_free(path, overwrite=True)
     try:
-        page = path.read_text(encoding="utf-8")
-        return page.startswith("# Results") and "\nMade by `echoembed reproduce " in page
+        page = path.read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, ValueError):
-        return False
+        page = "another file"
+    if page and not (page.startswith("# Results") and "\nMade by `echoembed reproduce " in page):
+        from echoembed import errors
+
+        raise errors.output_not_results(path)
 
 
 def _on_mteb(names: list[str], setting: Setting, *, dry_run: bool, as_json: bool, quiet: bool) -> Setting:
